@@ -1,0 +1,278 @@
+"""A run's settings: one frozen dataclass, and presets that state only how they differ from it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vqa_utils.artifacts import read_json, write_json
+from vqa_utils.paths import RunPaths
+
+DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
+DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model
+QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used, with all their problems."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run. Saved as `config.json` and beside each adapter.
+
+    The defaults are those of the preset `safe`.
+
+    Raises:
+        ConfigError: with every problem of the values at once.
+    """
+
+    preset: str = "safe"
+    model: str = QWEN3_30B
+    """A model's name on the hub, a local folder, or "demo"."""
+    data: str = ""
+    """A folder with train.csv, test.csv, sample_submission.csv and the images, or "easy-vqa"."""
+    limit: int = 0
+    """Use only the first rows of train.csv and test.csv, this many; 0 uses all."""
+
+    image_side: int = 384
+    """px; an image gets at most image_side squared pixels, its aspect ratio is kept."""
+
+    quantization: str = "nf4"
+    """"nf4" (bitsandbytes, experts included) or "none"."""
+    use_double_quant: bool = True
+    """Quantise the scales of the 4-bit blocks too: 0.37 bits a weight less."""
+    device_map: str = "auto"
+    max_memory: tuple[str, ...] = ()
+    """One limit a GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none."""
+
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Layers of the language model that get LoRA; the vision tower's layers of the same name do not."""
+
+    micro_batch: int = 1
+    """Rows a forward and backward pass."""
+    accumulation: int = 16
+    """Passes an optimizer step."""
+    epochs: float = 2
+    learning_rate: float = 5e-5
+    warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises, before its cosine decay."""
+    max_grad_norm: float = 0.5
+    use_amp: bool = True
+    """fp16 with loss scaling on a GPU; a CPU computes in fp32 either way."""
+    use_gradient_checkpointing: bool = True
+    use_cpu_offload: bool = False
+    """Optimizer state in pageable host memory (bitsandbytes' paged AdamW); needs a GPU."""
+
+    use_kfold: bool = True
+    """False trains once, on a stratified split."""
+    n_folds: int = 3
+    holdout_fraction: float = 0.2
+    """The held-out share of the rows where use_kfold is False."""
+
+    score_batch: int = 8
+    """Rows a forward pass when options are scored."""
+    baselines: bool = False
+    """Score the held-out rows without the adapter and with blank images too."""
+
+    num_workers: int = 2
+    """Processes that decode images; 0 decodes in the training process."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that the Trainer reports to, such as "tensorboard" or "wandb"."""
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        problems = [problem for name, kind in field_types().items() if (problem := _type_problem(self, name, kind))]
+        if problems:
+            raise ConfigError(_listed(problems))
+        checks = {
+            "image_side: expected at least 28 px": self.image_side >= 28,
+            'quantization: expected "nf4" or "none"': self.quantization in ("nf4", "none"),
+            "max_memory: expected sizes such as 14GB or 13GiB": all(map(_is_size, self.max_memory)),
+            "limit: expected 0 or more rows": self.limit >= 0,
+            "lora_r: expected at least 1": self.lora_r >= 1,
+            "lora_alpha: expected at least 1": self.lora_alpha >= 1,
+            "lora_dropout: expected 0 to below 1": 0 <= self.lora_dropout < 1,
+            "target_modules: expected at least one": len(self.target_modules) > 0,
+            "micro_batch: expected at least 1": self.micro_batch >= 1,
+            "accumulation: expected at least 1": self.accumulation >= 1,
+            "epochs: expected more than 0": self.epochs > 0,
+            "learning_rate: expected more than 0": self.learning_rate > 0,
+            "warmup_ratio: expected 0 to below 1": 0 <= self.warmup_ratio < 1,
+            "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
+            "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
+            "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
+            "score_batch: expected at least 1": self.score_batch >= 1,
+            "num_workers: expected 0 or more": self.num_workers >= 0,
+        }
+        problems = [f"{rule}, found {getattr(self, rule.split(':')[0])!r}" for rule, holds in checks.items() if not holds]
+        if problems:
+            raise ConfigError(_listed(problems))
+
+    @property
+    def fold_numbers(self) -> tuple[int, ...]:
+        """The folds that are trained."""
+        return tuple(range(self.n_folds)) if self.use_kfold else (0,)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that change with any setting."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named settings: how they differ from the defaults, and which machine they are for."""
+
+    for_what: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+_DENSE = {"lora_r": 16, "lora_alpha": 32, "learning_rate": 1e-4}  # fewer weights to move, so more rank and a higher rate
+PRESETS: dict[str, Preset] = {
+    "safe": Preset("two T4 of 16 GB (recommended)", {"max_memory": ("14GB", "14GB")}),  # 14.74 GiB usable a T4
+    "balanced": Preset(
+        "two T4 of 16 GB, more pixels and epochs",
+        # 448 px: 196 image tokens against 144; accumulation 12 keeps the step count up over three epochs
+        {"image_side": 448, "lora_r": 12, "lora_alpha": 24, "accumulation": 12, "epochs": 3, "max_memory": ("14GB", "14GB")},
+    ),
+    "performance": Preset(
+        "two V100 of 32 GB, or any two cards of 24 GB or more",
+        # 512 px: 256 image tokens; 24 GB cards keep 4 GB for the context and for batches of uneven length
+        {"image_side": 512, "lora_r": 16, "lora_alpha": 32, "micro_batch": 2, "accumulation": 8, "epochs": 3,
+         "max_memory": ("20GB", "20GB")},
+    ),
+    "low_memory": Preset(
+        "two T4, after an out-of-memory error",
+        # 320 px: 100 image tokens; 12 GB leave 2 GB a card for what else runs there
+        {"image_side": 320, "lora_r": 4, "lora_alpha": 8, "accumulation": 32, "use_cpu_offload": True,
+         "max_memory": ("12GB", "12GB")},
+    ),
+    "single_gpu": Preset(
+        "one T4 of 16 GB",
+        {**_DENSE, "model": "Qwen/Qwen2.5-VL-3B-Instruct", "image_side": 512, "accumulation": 8, "max_memory": ("14GB",)},
+    ),
+    "dense_8b": Preset(
+        "one T4 of 16 GB a fold",
+        {**_DENSE, "model": "Qwen/Qwen3-VL-8B-Instruct", "image_side": 448, "max_memory": ("14GB",)},
+    ),
+    "demo": Preset(
+        "any machine, no GPU (the default)",
+        # The tiny base reads 64 px; a small model far from its optimum takes a high rate and a few short epochs.
+        # Without dropout and with one process, since a step takes a fifth of a second
+        {"model": DEMO_MODEL_NAME, "data": DEMO_DATA, "image_side": 64, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
+         "micro_batch": 16, "accumulation": 1, "epochs": 4, "learning_rate": 3e-3, "score_batch": 32, "baselines": True,
+         "num_workers": 0},
+    ),
+}  # fmt: skip
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """The config of a preset, with `changes` on top.
+
+    Raises:
+        ConfigError: no preset has that name, or a value does not fit.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
+    return Config(**{"preset": name, **PRESETS[name].changes, **changes})
+
+
+def field_types() -> dict[str, Any]:
+    """Each setting's name and type."""
+    hints = typing.get_type_hints(Config)
+    return {f.name: hints[f.name] for f in dataclasses.fields(Config)}
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`["image_side=448", "max_memory=12GB,15GB"]` as values of the settings' types.
+
+    Raises:
+        ConfigError: with every unknown name and every value of the wrong type.
+    """
+    values, problems, types = {}, [], field_types()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in types:
+            problems.append(f"{setting}: expected NAME=VALUE with one of the names {', '.join(types)}")
+            continue
+        try:
+            values[name] = _parse(text, types[name])
+        except ValueError:
+            problems.append(f"{name}: expected {_kind(types[name])}, found {text!r}")
+    if problems:
+        raise ConfigError(_listed(problems))
+    return values
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """JSON values; `from_dict` reads them back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`; an unknown or missing setting is an error."""
+    types = field_types()
+    unknown, missing = sorted(values.keys() - types.keys()), sorted(types.keys() - values.keys())
+    if unknown or missing:
+        raise ConfigError(f"expected the settings of this version, found unknown {unknown} and missing {missing}")
+    return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def open_run(run_id: str) -> tuple[RunPaths, Config]:
+    """The paths and settings of a run; the run `interactive` is made with the preset demo where it is not there.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    paths = RunPaths(run_id)
+    if not paths.config.exists():
+        if run_id != "interactive":
+            raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
+        write_json(paths.config, to_dict(preset("demo")))
+    return paths, from_dict(read_json(paths.config))
+
+
+def size_in_bytes(size: str) -> int:
+    """"14GB" is 14e9 bytes, "13GiB" is 13 * 2**30."""
+    number, unit = re.fullmatch(r"([\d.]+)\s*(GB|GiB|MB|MiB)", size).groups()
+    return int(float(number) * {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}[unit])
+
+
+def _is_size(size: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?\s*(GB|GiB|MB|MiB)", size) is not None
+
+
+def _parse(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return kind(text)
+
+
+def _type_problem(config: Config, name: str, kind: Any) -> str | None:
+    value = getattr(config, name)
+    if typing.get_origin(kind) is tuple:
+        fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    elif kind is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    else:
+        fits = type(value) is kind
+    return None if fits else f"{name}: expected {_kind(kind)}, found {value!r}"
+
+
+def _kind(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, "values separated by commas")
+
+
+def _listed(problems: list[str]) -> str:
+    return "\n".join(["settings that cannot be used:", *(f"  - {problem}" for problem in problems)])

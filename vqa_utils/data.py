@@ -1,0 +1,183 @@
+"""The challenge's files: CSVs in the encodings the field uses, images opened when needed, all problems in one error."""
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, ImageOps
+
+from vqa_utils.artifacts import sha256
+from vqa_utils.config import DEMO_DATA, Config
+from vqa_utils.paths import demo_data_dir
+from vqa_utils.prompts import LETTERS
+
+ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
+QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
+SHOWN = 12  # problems listed a kind; the rest is counted
+Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
+
+
+class DataError(ValueError):
+    """Everything that is wrong with an input folder."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A challenge's rows, checked. All columns are text; `answer` is one of a to d."""
+
+    folder: Path
+    train: pd.DataFrame
+    """id, path, question, a, b, c, d, answer"""
+    test: pd.DataFrame
+    """id, path, question, a, b, c, d"""
+    sample_submission: pd.DataFrame
+    """id, answer"""
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
+
+
+def data_dir(config: Config) -> Path:
+    """The folder of the run's challenge; easy-VQA is written there first where it is asked for and missing."""
+    if config.data != DEMO_DATA:
+        return Path(config.data)
+    from vqa_utils.demo.challenge import write_challenge  # the demo stands beside the floors
+
+    return write_challenge(demo_data_dir())
+
+
+def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
+    """Read and check a run's challenge.
+
+    Args:
+        config: `data` names the folder, `limit` the number of rows.
+        check_images: decode every image too (a thumbnail's worth where the format allows it).
+
+    Raises:
+        DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
+            missing or unreadable image, and id of sample_submission.csv that test.csv lacks.
+    """
+    folder = data_dir(config)
+    problems: list[str] = []
+    columns = {"train.csv": (*QUESTION_COLUMNS, "answer"), "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
+    frames = {name: _read(folder / name, wanted, problems) for name, wanted in columns.items()}
+    if problems:
+        raise DataError(_listed(folder, problems))
+    train, test, sample = frames.values()
+    train["answer"] = train["answer"].str.strip().str.lower()
+    wrong_answer = ~train["answer"].isin(LETTERS)
+    problems += _rows("train.csv", train, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
+    for name, frame in (("train.csv", train), ("test.csv", test)):
+        problems += _question_problems(name, frame)
+    problems += _rows("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
+    unknown = ~sample["id"].isin(test["id"])
+    problems += _rows("sample_submission.csv", sample, unknown, "id {id!r}: expected an id of test.csv, found none there")
+    if config.limit:
+        train, test = train.head(config.limit), test.head(config.limit)
+        sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
+    if check_images:
+        problems += _image_problems(folder, {"train.csv": train, "test.csv": test})
+    if problems:
+        raise DataError(_listed(folder, problems))
+    return Challenge(folder, train, test, sample)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image in RGB, turned the way its EXIF data says."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def image_sizes(folder: Path, paths: Iterable[str]) -> pd.DataFrame:
+    """`width` and `height` in px for each path, read from the files' headers."""
+    sizes = []
+    for path in paths:
+        with Image.open(folder / path) as image:
+            sizes.append(image.size)
+    return pd.DataFrame(sizes, columns=["width", "height"])
+
+
+def image_hashes(folder: Path, paths: Iterable[str]) -> list[str]:
+    """SHA-256 of each image file, 16 hex digits: equal pictures under different names have equal hashes."""
+    with ThreadPoolExecutor() as pool:
+        return [digest[:16] for digest in pool.map(lambda path: sha256(folder / path), paths)]
+
+
+def question_kind(row: pd.Series) -> str:
+    """A coarse kind of question, in English or Korean: yes/no, counting, colour, shape, text in the image, other."""
+    options = {str(row[letter]).strip().lower() for letter in LETTERS}
+    if options & {"yes", "예", "네"} and options & {"no", "아니요", "아니오"}:
+        return "yes/no"
+    patterns = {"counting": r"how many|몇 |개수", "colour": r"\bcolou?r|색", "shape": r"\bshape|모양", "text": r"written|글자|적힌|적혀"}
+    question = str(row["question"]).lower()
+    return next((kind for kind, pattern in patterns.items() if re.search(pattern, question)), "other")
+
+
+def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
+    """All cells as text: "None" and "01" are options, not a missing value and a number."""
+    if not path.exists():
+        problems.append(f"{path.name}: expected a file, found none")
+        return None
+    for encoding in ENCODINGS:
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        problems.append(f"{path.name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
+        return None
+    frame.columns = [column.strip() for column in frame.columns]
+    if "path" not in frame and "image" in frame:
+        frame = frame.rename(columns={"image": "path"})
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        problems.append(f"{path.name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}")
+    elif frame.empty:
+        problems.append(f"{path.name}: expected rows, found none")
+    return frame
+
+
+def _question_problems(name: str, frame: pd.DataFrame) -> list[str]:
+    problems = _rows(name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
+    problems += _rows(name, frame, frame["id"].duplicated() & (frame["id"] != ""), "id {id!r}: expected once, found again")
+    for column in ("path", "question", *LETTERS):
+        empty = frame[column].str.strip() == ""
+        problems += _rows(name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
+    return problems
+
+
+def _image_problems(folder: Path, frames: dict[str, pd.DataFrame]) -> list[str]:
+    problems = []
+    with ThreadPoolExecutor() as pool:
+        for name, frame in frames.items():
+            found = pd.Series(list(pool.map(lambda path: _image_problem(folder / path), frame["path"])), frame.index)
+            problems += _rows(name, frame.assign(problem=found), found != "", "{path}: expected an image, {problem}")
+    return problems
+
+
+def _image_problem(path: Path) -> str:
+    if not path.is_file():
+        return "found no file"
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (64, 64))  # a JPEG is read whole but decoded small
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
+        return f"found {error}"
+    return ""
+
+
+def _rows(name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:
+    """One line a wrong row, with its line number in the file; past `SHOWN` the rest is counted."""
+    rows = frame[wrong]
+    lines = [f"{name} line {i + 2}: {template.format(**row)}" for i, row in rows.head(SHOWN).to_dict("index").items()]
+    return lines + ([f"{name}: {len(rows) - SHOWN} more rows like the last"] if len(rows) > SHOWN else [])
+
+
+def _listed(folder: Path, problems: list[str]) -> str:
+    return "\n".join([f"{folder}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)])

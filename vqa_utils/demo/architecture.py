@@ -1,0 +1,74 @@
+"""The tiny base's shape and its processor: real Qwen3-VL-MoE classes with small numbers."""
+
+from collections.abc import Iterable
+
+from transformers import Qwen2Tokenizer, Qwen3VLMoeConfig, Qwen3VLProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+PATCH_PX = 8  # a 64 x 64 image is 8 x 8 patches, merged 2 x 2 to 16 image tokens
+VOCABULARY = 640
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+# Qwen's ChatML: what Qwen3-VL's own template makes of text and images
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\n' }}
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- else -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
+"""
+
+
+def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
+    """A byte-level BPE tokenizer of Qwen's class trained on `texts`, with the image processor for `PATCH_PX`.
+
+    All 256 bytes are tokens, so it reads any script (Korean takes three tokens a syllable).
+    """
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL)
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    sizes = {"patch_size": PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
+    half = [0.5, 0.5, 0.5]
+    images = Qwen2VLImageProcessor(image_mean=half, image_std=half, **sizes)
+    videos = Qwen3VLVideoProcessor(image_mean=half, image_std=half, **sizes)
+    return Qwen3VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
+
+
+def tiny_config(tokenizer: Qwen2Tokenizer, **text: int) -> Qwen3VLMoeConfig:
+    """About 5 M parameters, 2.4 M of them in fused experts whose sizes all differ (no silent transpose fits).
+
+    Args:
+        tokenizer: gives the ids of the special tokens.
+        text: values that replace those of the text part, such as `num_hidden_layers`.
+    """
+    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
+    text_config = {
+        "vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "moe_intermediate_size": 96,
+        "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "decoder_sparse_step": 1,
+        "mlp_only_layers": [], "rope_parameters": rope, "max_position_embeddings": 4096,
+        "tie_word_embeddings": False, "router_aux_loss_coef": 0.01, **text,
+    }  # fmt: skip
+    vision_config = {
+        "depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "patch_size": PATCH_PX,
+        "out_hidden_size": text_config["hidden_size"], "deepstack_visual_indexes": [1, 2],
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+    }  # fmt: skip
+    return Qwen3VLMoeConfig(
+        text_config=text_config,
+        vision_config=vision_config,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )

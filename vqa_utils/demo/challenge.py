@@ -1,0 +1,92 @@
+"""easy-VQA (the PyPI package, MIT licence) as a four-choice challenge of the usual files."""
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from vqa_utils.artifacts import write_csv, write_json
+
+SHAPES = ("circle", "rectangle", "triangle")
+COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+# Each kind's answers, and wrong options from outside them where there are fewer than four
+KINDS = {
+    "yes/no": (("yes", "no"), ("only partly", "it cannot be told")),
+    "shape": (SHAPES, ("star", "line")),
+    "colour": (COLOURS, ()),
+}
+SEED = 7
+ROWS = {"train": 900, "test": 300}
+
+
+def write_challenge(folder: Path) -> Path:
+    """Write train.csv, test.csv, sample_submission.csv and the images into `folder`, and return it.
+
+    Does nothing where they are already there. The kinds of question are sampled evenly, and yes and no evenly within
+    each form of question, so that a reader of the questions alone gets 0.5, 0.33 and 0.25 of them right. Two rows
+    share an image on average; each row has a file of its own, as in the challenge.
+    """
+    marker = folder / "source.json"
+    if marker.exists():
+        return folder
+    import easy_vqa
+
+    source = {
+        "train": (easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()),
+        "test": (easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()),
+    }
+    for split, (questions, image_paths) in source.items():
+        rng = random.Random(f"{SEED} {split}")
+        picked = _pick(list(zip(*questions, strict=True)), ROWS[split], rng)
+        rows = [_row(f"{split}_{i + 1:04d}", *question, rng) for i, question in enumerate(picked)]
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for row, (_, _, image_id) in zip(rows, picked, strict=True):
+            shutil.copyfile(image_paths[image_id], folder / row["path"])
+        frame = pd.DataFrame(rows)
+        write_csv(folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer"))
+        if split == "test":
+            write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
+    write_json(marker, {"source": "easy-vqa 1.0 (PyPI, MIT)", "seed": SEED, "rows": ROWS})
+    return folder
+
+
+def _pick(questions: list[tuple[str, str, int]], count: int, rng: random.Random) -> list[tuple[str, str, int]]:
+    """`count` questions about half as many images: a third of each kind, half of the yes/no ones answered yes."""
+    images = set(rng.sample(sorted({image for _, _, image in questions}), count // 2))
+    cells: dict[tuple[str, ...], list] = {}
+    for question in rng.sample(questions, len(questions)):
+        text, answer, image = question
+        if image in images:
+            kind = _kind(answer)
+            cells.setdefault((kind, _form(text), answer) if kind == "yes/no" else (kind,), []).append(question)
+    yes_no = [cell for cell in cells if cell[0] == "yes/no"]
+    share = {cell: count // 3 // len(yes_no) for cell in yes_no} | {("shape",): count // 3, ("colour",): count // 3}
+    share[("shape",)] += count - sum(share.values())  # what the division left
+    picked = [question for cell, number in share.items() for question in cells[cell][:number]]
+    return rng.sample(picked, len(picked))
+
+
+def _form(text: str) -> str:
+    """Asks for a shape or a colour, and whether it is there or not: what the answer yes must not follow from."""
+    asks_for = "shape" if any(shape in text for shape in SHAPES) else "colour"
+    return f"{asks_for} {'not' if ' not ' in text or ' no ' in text else 'is'}"
+
+
+def _kind(answer: str) -> str:
+    return next(kind for kind, (answers, _) in KINDS.items() if answer in answers)
+
+
+def _row(row_id: str, question: str, answer: str, image_id: int, rng: random.Random) -> dict[str, str]:
+    answers, fill = KINDS[_kind(answer)]
+    wrong = _sample([option for option in answers if option != answer], 3, rng)
+    options = [answer, *wrong, *_sample(fill, 3 - len(wrong), rng)]
+    rng.shuffle(options)
+    letters = dict(zip("abcd", options, strict=True))
+    path = f"{row_id.split('_')[0]}/{row_id}.png"
+    return {"id": row_id, "path": path, "question": question, **letters, "answer": "abcd"[options.index(answer)]}
+
+
+def _sample(options: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    return rng.sample(options, min(count, len(options)))

@@ -1,0 +1,54 @@
+"""Scores of option probabilities, and what chance makes of their differences."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from vqa_utils.prompts import LETTERS
+
+
+def predictions(probs: pd.DataFrame) -> pd.Series:
+    """The most probable letter of each row; the earlier letter at a tie."""
+    return probs[list(LETTERS)].idxmax(axis=1)
+
+
+def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:
+    """bool [N]: whether the most probable letter is the answer. Rows are matched by position."""
+    return predictions(probs).to_numpy() == answers.to_numpy()
+
+
+def accuracy(probs: pd.DataFrame, answers: pd.Series) -> float:
+    """The share of right rows, the challenge's metric."""
+    return float(correct(probs, answers).mean())
+
+
+def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
+    """Mean negative log-probability of the answer, in nats (chance on four options: 1.386)."""
+    return float(sklearn_log_loss(answers, probs[list(LETTERS)].to_numpy(), labels=list(LETTERS)))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided exact p-value that two models are right equally often, from bool [N] over the same rows.
+
+    McNemar (1947): only rows on which the two differ count, and by chance half of them favour either.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.DataFrame:
+    """Confidence against accuracy in equal-width bins of confidence: `confidence`, `accuracy`, `rows`; empty bins left out."""
+    confidence = probs[list(LETTERS)].max(axis=1).to_numpy()
+    bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
+    frame = pd.DataFrame({"bin": bin_of_row, "confidence": confidence, "right": correct(probs, answers)})
+    grouped = frame.groupby("bin")
+    return pd.DataFrame({"confidence": grouped["confidence"].mean(), "accuracy": grouped["right"].mean(), "rows": grouped.size()})
+
+
+def expected_calibration_error(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> float:
+    """Mean distance between confidence and accuracy over the bins, weighted by rows (Guo et al. 2017, equation 3)."""
+    table = reliability(probs, answers, bins)
+    return float((table["rows"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["rows"].sum())

@@ -1,0 +1,94 @@
+"""Every path of the project and of a run, in one place."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+DEMO_MODEL = ROOT / "vqa_utils" / "demo" / "model"
+RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk, elsewhere
+
+
+def runs_dir() -> Path:
+    """The folder that holds all runs: `runs/`, or what the environment variable VQA_RUNS_DIR says."""
+    return Path(os.environ.get(RUNS_VARIABLE) or ROOT / "runs").absolute()
+
+
+def demo_data_dir() -> Path:
+    """easy-VQA in the challenge's format; made once, shared by all runs."""
+    return runs_dir() / "demo-data"
+
+
+@dataclass(frozen=True)
+class FoldPaths:
+    """The files of one fold: `adapter`, its training log, its probabilities."""
+
+    folder: Path
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def train_log(self) -> Path:
+        return self.folder / "train_log.csv"
+
+    @property
+    def meta(self) -> Path:
+        """Written last: the fold is trained."""
+        return self.folder / "meta.json"
+
+    def probs(self, rows: str) -> Path:
+        """Probabilities of `rows`: oof, test, zero_shot or blank."""
+        return self.folder / f"probs_{rows}.csv"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run, `runs/<run_id>/`."""
+
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        return runs_dir() / self.run_id
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.folder / "provenance.json"
+
+    @property
+    def folds(self) -> Path:
+        return self.folder / "folds.csv"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.folder / "notebooks"
+
+    @property
+    def stages(self) -> Path:
+        """One marker a finished stage: what it read and wrote, by hash."""
+        return self.folder / "stages"
+
+    @property
+    def ensemble(self) -> Path:
+        return self.folder / "ensemble"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    def fold(self, k: int) -> FoldPaths:
+        return FoldPaths(self.folder / f"fold{k}")
+
+    def submission(self, use_kfold: bool) -> Path:
+        return self.folder / ("submission_ensemble.csv" if use_kfold else "submission_single.csv")
