@@ -1,0 +1,105 @@
+"""Rows and images -> the model's tensors, with labels where the model learns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from qwen_vl_utils import process_vision_info
+from transformers import BatchFeature, ProcessorMixin
+
+from vqa_utils.data import open_image
+from vqa_utils.prompts import LETTERS, chat
+
+IGNORED = -100  # the label that the loss passes over
+BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey, of the size of the one it stands for
+Row = dict[str, Any]
+
+
+class Encoder:
+    """Makes batches of rows: `questions` for scoring, `examples` for training. Picklable, for DataLoader workers."""
+
+    def __init__(self, processor: ProcessorMixin, folder: Path, image_side: int):
+        """`folder` is what the rows' `path` is relative to; an image gets at most `image_side` squared pixels."""
+        self.processor, self.folder, self.image_side = processor, folder, image_side
+        letter_token_ids(processor)  # raises where a letter is not one token
+
+    def questions(self, rows: Sequence[Row], *, blank: bool = False) -> BatchFeature:
+        """Left-padded prompts that end where the answer's letter follows.
+
+        Args:
+            rows: `path`, `question`, `a` to `d`.
+            blank: show a grey picture of the same size in place of each image.
+
+        Returns:
+            input_ids, attention_mask [B, L], pixel_values, image_grid_thw and what else the processor gives.
+        """
+        return self._encode([self._chat(row, None, blank) for row in rows], add_generation_prompt=True)
+
+    def examples(self, rows: Sequence[Row]) -> BatchFeature:
+        """Like `questions`, with the answer's turn appended, and `labels` [B, L] that are -100 but on the letter.
+
+        `logits_to_keep` says how many last positions the loss needs: the one before the letter and what follows.
+
+        Raises:
+            ValueError: the label of the batch's first row does not decode to its answer.
+        """
+        batch = self._encode([self._chat(row, row["answer"], False) for row in rows], add_generation_prompt=False)
+        from_end = len(self._after_letter()) + 1
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        labels[:, -from_end] = batch["input_ids"][:, -from_end]
+        decoded = self.processor.tokenizer.decode(labels[0][labels[0] != IGNORED])
+        if decoded != rows[0]["answer"]:
+            raise ValueError(
+                f"id {rows[0].get('id')}: expected the label {rows[0]['answer']!r}, found {decoded!r}; the chat template does "
+                "not put the assistant's text right before its end marker"
+            )
+        batch["labels"], batch["logits_to_keep"] = labels, from_end + 1
+        return batch
+
+    def _chat(self, row: Row, answer: str | None, blank: bool) -> list[dict]:
+        image = open_image(self.folder / row["path"])
+        if blank:
+            image = Image.new("RGB", image.size, BLANK)
+        return chat(row, image, answer=answer, max_pixels=self.image_side**2, min_pixels=self._factor**2)
+
+    def _encode(self, chats: list[list[dict]], *, add_generation_prompt: bool) -> BatchFeature:
+        images, _ = process_vision_info(chats, image_patch_size=self.processor.image_processor.patch_size)
+        texts = [self._render(messages, add_generation_prompt) for messages in chats]
+        return self.processor(
+            text=texts, images=images, do_resize=False, padding=True, padding_side="left", return_tensors="pt"
+        )
+
+    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    def _after_letter(self) -> list[int]:
+        """The token ids that end the assistant's turn, behind the letter."""
+        row = {"question": "", **dict.fromkeys(LETTERS, "")}
+        prompt = self._render(chat(row, None), True)
+        full = self._render(chat(row, None, answer="a"), False)
+        if not full.startswith(prompt + "a"):
+            raise ValueError(f"expected the chat with an answer to go on from the prompt {prompt!r}, found {full!r}")
+        return self.processor.tokenizer(full[len(prompt) + 1 :], add_special_tokens=False)["input_ids"]
+
+    @property
+    def _factor(self) -> int:
+        """Images have sides of a multiple of this many px: a merged patch."""
+        images = self.processor.image_processor
+        return images.patch_size * images.merge_size
+
+
+def letter_token_ids(processor: ProcessorMixin) -> list[int]:
+    """The tokens of the letters a to d.
+
+    Raises:
+        ValueError: a letter is not one token of the tokenizer.
+    """
+    ids = [processor.tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in LETTERS]
+    if any(len(tokens) != 1 for tokens in ids):
+        raise ValueError(f"expected one token for each of the letters {LETTERS}, found {ids}; use another tokenizer")
+    return [tokens[0] for tokens in ids]
+
+
+

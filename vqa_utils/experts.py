@@ -1,0 +1,79 @@
+"""The forward and backward of frozen mixture-of-experts weights that are kept in 4 bits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+Counts = Sequence[int]
+
+
+def grouped_product(rows: torch.Tensor, weights: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """Each expert's rows times its own matrix.
+
+    Args:
+        rows: [N, in], sorted by expert.
+        weights: [E, in, out].
+        counts: E row counts that sum to N; an expert without rows costs nothing.
+
+    Returns:
+        [N, out]
+    """
+    out = rows.new_empty(len(rows), weights.shape[2])
+    start = 0
+    for expert, count in enumerate(counts):
+        if count:
+            torch.mm(rows[start : start + count], weights[expert], out=out[start : start + count])
+        start += count
+    return out
+
+
+class FrozenExperts(torch.autograd.Function):
+    """y[t] = sum_k w[t, k] * down_e(gate(gate_up_e(x[t]))), with e the k-th expert of token t.
+
+    Only the inputs are saved: the backward dequantises the weights again, since keeping a layer's dense weights for
+    all layers would undo the 4 bits. There is no gradient for the weights. One host synchronisation a call, for the
+    number of tokens of each expert.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
+        """x [T, H], weights [T, k] and index [T, k] of the router, module with `dense` and `apply_gate` -> [T, H]."""
+        ctx.save_for_backward(x, weights, index)
+        ctx.module = module
+        order, token, counts = sort_by_expert(index, module.num_experts)
+        pre = grouped_product(x[token], module.dense("gate_up_proj").mT, counts)
+        y = grouped_product(module.apply_gate(pre), module.dense("down_proj").mT, counts)
+        y *= weights.flatten()[order, None].to(y.dtype)
+        return sum_over_experts(y, order, index.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of x and of the router's weights."""
+        (x, weights, index), module = ctx.saved_tensors, ctx.module
+        order, token, counts = sort_by_expert(index, module.num_experts)
+        gate_up = module.dense("gate_up_proj")
+        pre = grouped_product(x[token], gate_up.mT, counts)
+        with torch.enable_grad():
+            pre.requires_grad_()
+            h = module.apply_gate(pre)
+        # loss = <grad, w * down(h)>, so its gradient is <down^T grad, h> in w and w * down^T grad in h
+        back = grouped_product(grad[token].to(x.dtype), module.dense("down_proj"), counts)
+        grad_weights = torch.empty(weights.numel(), dtype=torch.float32, device=x.device)
+        grad_weights[order] = (back.float() * h.detach().float()).sum(-1)
+        (grad_pre,) = torch.autograd.grad(h, pre, back * weights.flatten()[order, None].to(back.dtype))
+        grad_x = sum_over_experts(grouped_product(grad_pre, gate_up, counts), order, index.shape)
+        return grad_x, grad_weights.view_as(weights).to(weights.dtype), None, None
+
+
+def sort_by_expert(index: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Pairs of token and expert sorted by expert: their places in `index` [T * k], their tokens, rows for each expert."""
+    flat = index.flatten()
+    order = flat.argsort(stable=True)
+    return order, order // index.shape[1], torch.bincount(flat, minlength=num_experts).tolist()
+
+
+def sum_over_experts(rows: torch.Tensor, order: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Rows [T * k, H] in sorted order -> [T, H], the k rows of each token added without atomics."""
+    unsorted = torch.empty_like(rows).index_copy_(0, order, rows)
+    return unsorted.view(*shape, -1).sum(1)
