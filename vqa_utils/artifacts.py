@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from vqa_utils.errors import VqaError
 from vqa_utils.paths import ROOT
 
 PROBABILITY_COLUMNS = ["id", "a", "b", "c", "d"]
@@ -21,7 +22,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class ArtifactError(ValueError):
+class ArtifactError(VqaError):
     """A file between two stages is missing or is not what its reader expects."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vqa_utils.artifacts import read_json, write_json
+from vqa_utils.errors import VqaError
 from vqa_utils.paths import RunPaths
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
@@ -17,7 +18,7 @@ DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base i
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
-class ConfigError(ValueError):
+class ConfigError(VqaError):
     """Settings that cannot be used, with all their problems."""
 
 
@@ -166,9 +167,9 @@ PRESETS: dict[str, Preset] = {
     "demo": Preset(
         "any machine, no GPU (the default)",
         # The tiny base reads 64 px; a small model far from its optimum takes a high rate and a few short epochs.
-        # Without dropout and with one process, since a step takes a fifth of a second
+        # Without dropout and in one process, since a step takes a fifth of a second
         {"model": DEMO_MODEL_NAME, "data": DEMO_DATA, "image_side": 64, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
-         "micro_batch": 16, "accumulation": 1, "epochs": 4, "learning_rate": 3e-3, "score_batch": 32, "baselines": True,
+         "micro_batch": 16, "accumulation": 1, "epochs": 3, "learning_rate": 3e-3, "score_batch": 32, "baselines": True,
          "num_workers": 0},
     ),
 }  # fmt: skip

@@ -1,7 +1,6 @@
 """The challenge's files: CSVs in the encodings the field uses, images opened when needed, all problems in one error."""
 
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +8,19 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageOps
 
-from vqa_utils.artifacts import sha256
 from vqa_utils.config import DEMO_DATA, Config
+from vqa_utils.errors import VqaError
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
+UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
 SHOWN = 12  # problems listed a kind; the rest is counted
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 
 
-class DataError(ValueError):
+class DataError(VqaError):
     """Everything that is wrong with an input folder."""
 
 
@@ -75,7 +75,7 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
         problems += _question_problems(name, frame)
     problems += _rows("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
     unknown = ~sample["id"].isin(test["id"])
-    problems += _rows("sample_submission.csv", sample, unknown, "id {id!r}: expected an id of test.csv, found none there")
+    problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
@@ -86,25 +86,30 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     return Challenge(folder, train, test, sample)
 
 
+def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a test set alone, and the rows to submit: its sample_submission.csv, or all of test.csv without one.
+
+    Raises:
+        DataError: as `load_challenge`, images included.
+    """
+    problems: list[str] = []
+    test = _read(folder / "test.csv", QUESTION_COLUMNS, problems)
+    sample_file = folder / "sample_submission.csv"
+    sample = _read(sample_file, ("id", "answer"), problems) if sample_file.exists() else None
+    if not problems:
+        problems += _question_problems("test.csv", test) + _image_problems(folder, {"test.csv": test})
+    if not problems and sample is not None:
+        unknown = ~sample["id"].isin(test["id"])
+        problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    if problems:
+        raise DataError(_listed(folder, problems))
+    return test, test[["id"]] if sample is None else sample
+
+
 def open_image(path: Path) -> Image.Image:
     """The image in RGB, turned the way its EXIF data says."""
     with Image.open(path) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def image_sizes(folder: Path, paths: Iterable[str]) -> pd.DataFrame:
-    """`width` and `height` in px for each path, read from the files' headers."""
-    sizes = []
-    for path in paths:
-        with Image.open(folder / path) as image:
-            sizes.append(image.size)
-    return pd.DataFrame(sizes, columns=["width", "height"])
-
-
-def image_hashes(folder: Path, paths: Iterable[str]) -> list[str]:
-    """SHA-256 of each image file, 16 hex digits: equal pictures under different names have equal hashes."""
-    with ThreadPoolExecutor() as pool:
-        return [digest[:16] for digest in pool.map(lambda path: sha256(folder / path), paths)]
 
 
 def question_kind(row: pd.Series) -> str:

@@ -1,35 +1,96 @@
 """From the folds' probabilities to one answer a row."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
+from vqa_utils.artifacts import ArtifactError, read_probabilities
+from vqa_utils.config import Config
 from vqa_utils.metrics import predictions
+from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
 
-def mean_probabilities(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Member:
+    """One fold's probabilities: `id`, `a` to `d`."""
+
+    fold: int
+    oof: pd.DataFrame
+    """the rows that it held out, in the order of train.csv"""
+    test: pd.DataFrame
+    """all rows of test.csv, in its order"""
+
+
+def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]:
+    """The folds whose test probabilities are there, and those that are missing.
+
+    Raises:
+        ArtifactError: none is there.
+    """
+    there = [k for k in config.fold_numbers if paths.fold(k).probs("test").exists()]
+    if not there:
+        raise ArtifactError(
+            f"{paths.folder}: expected fold*/probs_test.csv, found none; run notebooks 03_train_fold and 04_infer first"
+        )
+    return there, [k for k in config.fold_numbers if k not in there]
+
+
+def read_members(paths: RunPaths, config: Config, folds: pd.DataFrame, test_ids: Sequence[str]) -> list[Member]:
+    """The members that are there, each checked against the rows that it should have scored.
+
+    Args:
+        folds: `id` and `fold` of the train rows.
+    """
+    held_out = {k: folds["id"][folds["fold"] == k] for k in config.fold_numbers}
+    return [
+        Member(
+            k,
+            oof=read_probabilities(paths.fold(k).probs("oof"), held_out[k]),
+            test=read_probabilities(paths.fold(k).probs("test"), test_ids),
+        )
+        for k in scored_folds(paths, config)[0]
+    ]
+
+
+def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> pd.DataFrame | None:
+    """The out-of-fold probabilities of all scored folds as one frame, with the column `fold`; None where not asked for.
+
+    Args:
+        rows: oof, zero_shot or blank.
+    """
+    there = scored_folds(paths, config)[0]
+    if not all(paths.fold(k).probs(rows).exists() for k in there):
+        return None
+    parts = [
+        read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(fold=k) for k in there
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def mean_probabilities(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The mean of the members' probabilities, row by row.
 
     Args:
-        members: frames with `id` and `a` to `d`, with the same ids in the same order.
+        frames: `id` and `a` to `d`, with the same ids in the same order.
 
     Raises:
         ValueError: there is no member, or two name different rows.
     """
-    if not members:
+    if not frames:
         raise ValueError("expected at least one member to average, found none")
-    ids = list(members[0]["id"])
-    if any(list(member["id"]) != ids for member in members):
+    ids = list(frames[0]["id"])
+    if any(list(frame["id"]) != ids for frame in frames):
         raise ValueError("expected the same ids in the same order in all members, found different ones")
-    mean = sum(member[list(LETTERS)] for member in members) / len(members)
-    return pd.concat([members[0][["id"]], mean], axis=1)
+    mean = sum(frame[list(LETTERS)] for frame in frames) / len(frames)
+    return pd.concat([frames[0][["id"]], mean], axis=1)
 
 
-def agreement(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The share of rows on which each pair of members predicts the same letter: a symmetric table."""
-    letters = [predictions(member).to_numpy() for member in members]
-    return pd.DataFrame([[float((x == y).mean()) for y in letters] for x in letters])
+def agreement(members: Sequence[Member]) -> pd.DataFrame:
+    """The share of test rows on which each pair of members predicts the same letter: a symmetric table."""
+    letters = {f"fold {member.fold}": predictions(member.test).to_numpy() for member in members}
+    return pd.DataFrame({a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()})
 
 
 def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,12 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from vqa_utils.config import Config
+from vqa_utils.errors import VqaError
 
 ALWAYS_TRAIN = -1  # the fold of rows that no model holds out (use_kfold=false)
 
 
-class FoldError(ValueError):
+class FoldError(VqaError):
     """Rows that cannot be folded as asked."""
 
 

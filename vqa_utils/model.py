@@ -42,12 +42,12 @@ def load_base(config: Config) -> PreTrainedModel:
     model = AutoModelForImageTextToText.from_pretrained(
         model_path(config), dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", **placement
     )
-    model.config.use_cache = False
+    model.config.use_cache = model.config.get_text_config().use_cache = False
     return model.requires_grad_(False).eval()
 
 
 def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
-    """New LoRA layers, in fp32, on the language model's `target_modules`.
+    """New LoRA layers, in fp32, on the language model's `target_modules`; with gradient checkpointing where it is asked for.
 
     Raises:
         ValueError: the model has no linear layer of one of these names there.
@@ -61,9 +61,12 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=rf"{LANGUAGE_MODEL}\.({'|'.join(map(re.escape, config.target_modules))})",
-        base_model_name_or_path=config.model,
     )
     torch.manual_seed(config.seed)
+    if config.use_gradient_checkpointing:
+        # transformers 5.23 renamed the method; 5.17 has the old name alone
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
 
 

@@ -20,6 +20,11 @@ def demo_data_dir() -> Path:
     return runs_dir() / "demo-data"
 
 
+def shown(path: Path) -> str:
+    """A path as people are told of it: from the runs folder on, wherever that lies."""
+    return f"runs/{path.relative_to(runs_dir())}" if path.is_relative_to(runs_dir()) else str(path)
+
+
 @dataclass(frozen=True)
 class FoldPaths:
     """The files of one fold: `adapter`, its training log, its probabilities."""
@@ -92,3 +97,7 @@ class RunPaths:
 
     def submission(self, use_kfold: bool) -> Path:
         return self.folder / ("submission_ensemble.csv" if use_kfold else "submission_single.csv")
+
+    def predicting(self, predict: str) -> "RunPaths":
+        """Where the answers to another test set go, named after its folder; this run where `predict` is empty."""
+        return RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}") if predict else self

@@ -1,15 +1,54 @@
 """Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them."""
 
 import contextlib
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import track
+from peft import PeftModel
 
+from vqa_utils.artifacts import write_probabilities
+from vqa_utils.config import Config
+from vqa_utils.data import load_challenge, load_test
 from vqa_utils.encode import Encoder, letter_token_ids
+from vqa_utils.folds import read_folds
+from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS, question_text
+
+
+def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:
+    """The rows that a fold's model scores, without their answers: `oof` (held out) and `test`.
+
+    Args:
+        predict: a folder with another test.csv, which is then the only set.
+
+    Returns:
+        The folder that the images are relative to, and the rows by set.
+    """
+    if predict:
+        return Path(predict), {"test": load_test(Path(predict))[0]}
+    challenge = load_challenge(config)
+    held_out = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+    return challenge.folder, {"oof": challenge.train[held_out].drop(columns="answer"), "test": challenge.test}
+
+
+def score_fold(
+    model: PeftModel, encoder: Encoder, questions: dict[str, pd.DataFrame], config: Config, out: FoldPaths
+) -> dict[str, pd.DataFrame]:
+    """Score each set of rows and write `probs_<set>.csv`; with `config.baselines`, the held-out rows twice more.
+
+    The baselines are `zero_shot`, the base without its adapter, and `blank`, the adapter with grey pictures.
+    """
+    options = {"batch_size": config.score_batch, "use_amp": config.use_amp}
+    probs = {name: score_options(model, encoder, rows, **options) for name, rows in questions.items()}
+    if config.baselines and "oof" in questions:
+        with model.disable_adapter():
+            probs["zero_shot"] = score_options(model, encoder, questions["oof"], **options)
+        probs["blank"] = score_options(model, encoder, questions["oof"], blank=True, **options)
+    for name, frame in probs.items():
+        write_probabilities(out.probs(name), frame)
+    return probs
 
 
 def autocast(device: torch.device, use_amp: bool) -> contextlib.AbstractContextManager:
@@ -26,7 +65,6 @@ def score_options(
     batch_size: int,
     use_amp: bool = True,
     blank: bool = False,
-    progress: Callable = track,
 ) -> pd.DataFrame:
     """The probability of each option of each row.
 
@@ -35,7 +73,6 @@ def score_options(
         rows: `id`, `path`, `question`, `a` to `d`.
         batch_size: rows a forward pass; rows of like length go together, so that little is padding.
         blank: show grey pictures (the no-image baseline).
-        progress: wraps the batches; `rich.progress.track` by default.
 
     Returns:
         `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
@@ -45,7 +82,7 @@ def score_options(
     longest_first = sorted(range(len(records)), key=lambda i: -len(question_text(records[i])))
     starts = range(0, len(records), batch_size)
     probs = np.empty((len(records), len(LETTERS)))
-    for start in progress(starts, description="scoring"):
+    for start in starts:
         chosen = longest_first[start : start + batch_size]
         batch = encoder.questions([records[i] for i in chosen], blank=blank).to(model.device)
         with autocast(model.device, use_amp):

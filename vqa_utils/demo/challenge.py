@@ -13,7 +13,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 # Each kind's answers, and wrong options from outside them where there are fewer than four
 KINDS = {
-    "yes/no": (("yes", "no"), ("only partly", "it cannot be told")),
+    "yes/no": (("yes", "no"), ("maybe", "unknown")),
     "shape": (SHAPES, ("star", "line")),
     "colour": (COLOURS, ()),
 }

@@ -1,0 +1,71 @@
+# %% [markdown]
+# # 3 · Train one fold
+#
+# A fresh base in 4 bits, LoRA on the attention of its language model, and the rows of all other folds. How well does it
+# answer the rows that it has not seen?
+
+# %%
+import sys
+
+sys.path.insert(0, "..")
+import pandas as pd
+
+from vqa_utils import figures
+from vqa_utils.config import open_run
+from vqa_utils.data import load_challenge
+from vqa_utils.encode import IGNORED, Encoder
+from vqa_utils.folds import read_folds
+from vqa_utils.model import load_processor
+from vqa_utils.paths import shown
+from vqa_utils.train import train_fold
+
+# %% tags=["parameters"]
+run_id: str = "interactive"  # the run's folder below runs/
+fold: int = 0  # the fold to hold out
+
+# %%
+paths, config = open_run(run_id)
+challenge = load_challenge(config)
+held_out_mask = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+train, held_out = challenge.train[~held_out_mask], challenge.train[held_out_mask]
+print(f"fold {fold}: {len(train)} rows to train on, {len(held_out)} held out")
+
+# %% [markdown]
+# ## What the model learns from
+#
+# The chat ends with the right letter, and only that token has a label: the loss is about the answer alone.
+
+# %%
+encoder = Encoder(load_processor(config), challenge.folder, config.image_side)
+example = encoder.examples(train.head(1).to_dict("records"))
+tokens = [encoder.processor.tokenizer.decode(token) for token in example["input_ids"][0]]
+is_label = (example["labels"][0] != IGNORED).tolist()
+print(f"{sum(is_label)} of {len(tokens)} tokens has a label: {tokens[is_label.index(True)]!r}")
+
+# %% tags=["nbval-ignore-output"]
+figures.label_mask(tokens, is_label)
+
+# %% [markdown]
+# ## Training
+#
+# The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept.
+
+# %% tags=["nbval-ignore-output"]
+result = train_fold(config, encoder, train, held_out, paths.fold(fold))
+
+# %%
+print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")
+
+# %% tags=["nbval-ignore-output"]
+best = min(result["epochs"], key=lambda scores: scores["log_loss"])
+print(f"Best epoch {best['epoch']:g}: held-out accuracy {best['accuracy']:.3f}, log loss {best['log_loss']:.3f} nats.")
+print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (a GPU each, or the process on a CPU).")
+
+# %% tags=["nbval-ignore-output"]
+figures.training_curves(pd.read_csv(paths.fold(fold).train_log), pd.DataFrame(result["epochs"]))
+
+# %%
+print("wrote", *(shown(path) for path in (paths.fold(fold).adapter, paths.fold(fold).train_log, paths.fold(fold).meta)))
+
+# %% [markdown]
+# **Recap.** `adapter/` holds the LoRA weights with the settings beside them; [04_infer](04_infer.ipynb) reads both.

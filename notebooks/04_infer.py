@@ -1,0 +1,67 @@
+# %% [markdown]
+# # 4 · How probable is each option?
+#
+# The fold's adapter scores the rows that it has not seen: those held out, and the test set. One forward pass a batch: the
+# logits of the letters a to d at the last position, and a softmax over the four.
+
+# %%
+import sys
+
+sys.path.insert(0, "..")
+import pandas as pd
+
+from vqa_utils import figures
+from vqa_utils.config import open_run
+from vqa_utils.encode import Encoder
+from vqa_utils.metrics import predictions
+from vqa_utils.model import load_adapter
+from vqa_utils.paths import shown
+from vqa_utils.report import gallery
+from vqa_utils.score import questions_of_fold, score_fold
+
+# %% tags=["parameters"]
+run_id: str = "interactive"  # the run's folder below runs/
+fold: int = 0  # the fold whose adapter answers
+predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
+
+# %%
+paths, _ = open_run(run_id)
+model, processor, config = load_adapter(paths.fold(fold).adapter)
+folder, questions = questions_of_fold(paths, config, fold, predict)
+print({name: f"{len(rows)} rows" for name, rows in questions.items()})
+
+# %% [markdown]
+# The answers of these rows are not loaded at all. With `baselines` on, the held-out rows are scored twice more: by the
+# base without its adapter (`zero_shot`), and with grey pictures (`blank`).
+
+# %% tags=["nbval-ignore-output"]
+out = paths.predicting(predict).fold(fold)
+encoder = Encoder(processor, folder, config.image_side)
+probs = score_fold(model, encoder, questions, config, out)
+
+# %%
+for name, frame in probs.items():
+    print(f"{name}: {len(frame)} rows, probabilities sum to {frame[['a', 'b', 'c', 'd']].sum(axis=1).mean():.3f}")
+
+# %% tags=["nbval-ignore-output"]
+confidence = {name: frame[["a", "b", "c", "d"]].max(axis=1) for name, frame in probs.items()}
+summary = pd.DataFrame({name: values.describe() for name, values in confidence.items()}).T
+print(f"The chosen option of a test row has probability {summary.loc['test', 'mean']:.3f} in the mean.")
+summary[["count", "mean", "min", "50%"]]
+
+# %% tags=["nbval-ignore-output"]
+figures.confidences(probs)
+
+# %% [markdown]
+# ## The least certain test rows
+
+# %% tags=["nbval-ignore-output"]
+least = confidence["test"].nsmallest(6)
+rows = questions["test"].reset_index(drop=True).loc[least.index]
+gallery(rows.assign(chosen=predictions(probs["test"])[least.index], p_chosen=least), folder)
+
+# %%
+print("wrote", *(shown(out.probs(name)) for name in probs))
+
+# %% [markdown]
+# **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`. [05_ensemble](05_ensemble.ipynb) averages those of all folds.

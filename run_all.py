@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Run the notebook series: explore, fold, train and score each fold, ensemble, analyse. Every notebook is archived.
+
+    python run_all.py                              a small demo, on any machine
+    python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqa_utils.errors import VqaError
+from vqa_utils.paths import shown
+from vqa_utils.stages import Stage, select_steps
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STAGES = (
+    Stage("01_eda"),
+    Stage("02_folds", writes=("folds.csv",)),
+    Stage("03_train_fold", ("folds.csv",), ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"), per_fold=True),
+    Stage("04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True),
+    Stage("05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "submission_*.csv")),
+    Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html",)),
+)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--preset", help="named settings (default: demo); see --list-presets")
+    what.add_argument("--data", help="folder with train.csv, test.csv, sample_submission.csv and the images")
+    what.add_argument("--model", help="a model on the hub, or a local folder")
+    what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, such as image_side=448")
+    what.add_argument("--limit", type=int, metavar="N", help="the first N rows of train.csv and test.csv: a smoke run")
+    which = parser.add_argument_group("which run, which part of it")
+    which.add_argument("--run-id", help="the run's folder below runs/ (default: time and preset; with --resume the newest)")
+    which.add_argument("--folds", default="", metavar="0,2", help="only these folds")
+    which.add_argument("--only", default="", metavar="STAGE", help="only this notebook, such as 03_train_fold")
+    which.add_argument("--from", dest="start", default="", metavar="STAGE", help="this notebook and those after it")
+    which.add_argument("--resume", action="store_true", help="go on with a run; what is whole and unchanged is reused")
+    which.add_argument("--force", action="store_true", help="run again what could be reused")
+    which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
+    look = parser.add_argument_group("look, run nothing")
+    look.add_argument("--dry-run", action="store_true", help="the notebooks that would run, and what would be reused")
+    look.add_argument("--status", action="store_true", help="how far a run is")
+    look.add_argument("--list-presets", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Do what the command line says; an error that a user can mend is one message and exit status 1."""
+    args = parse_arguments()
+    from rich.console import Console  # after the arguments, so that --help answers at once
+
+    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+    try:
+        run(args, console)
+    except VqaError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        sys.exit(1)
+
+
+def run(args: argparse.Namespace, console: "Console") -> None:
+    """Settle the run and its steps; look, predict, or execute what is due."""
+    from vqa_utils.plan import check_machine, find_gpus
+    from vqa_utils.runner import Runner, predict, settle_run, start_run, with_data
+    from vqa_utils.terminal import print_presets, print_results, print_table
+
+    if args.list_presets:
+        return print_presets(console)
+    paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
+    chosen = [int(k) for k in args.folds.split(",") if k]
+    steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
+    runner = Runner(paths, config, console, reuse=not args.force)
+    if args.status or args.dry_run:
+        return print_table(console, f"run {paths.run_id}", runner.table(steps))
+    check_machine(config, find_gpus())
+    if args.predict:
+        return console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
+    runner.config = config = with_data(config)
+    start_run(paths, config)
+    console.print(f"run {paths.run_id}: {shown(paths.folder)}")
+    start = time.time()
+    for step in steps:
+        runner.run(step)
+    print_results(paths, config, console)
+    console.print(f"{(time.time() - start) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What the terminal shows: a line for the running notebook (step, loss, pace, time left), and the results' tables."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vqa_utils.config import PRESETS, Config, preset
+from vqa_utils.data import load_challenge
+from vqa_utils.ensemble import scored_folds
+from vqa_utils.folds import read_folds
+from vqa_utils.paths import RunPaths, shown
+from vqa_utils.report import baseline_table, fold_table, read_baselines
+
+POLL_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def following(name: str, train_log: Path | None, console: Console) -> Iterator[None]:
+    """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    before = _modified(train_log)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"{name:<22}", total=None, said="")
+        stop = threading.Event()
+
+        def follow() -> None:
+            while not stop.wait(POLL_SECONDS):
+                if _modified(train_log) != before:
+                    step, max_steps, said = last_step(train_log)
+                    progress.update(task, completed=step, total=max_steps, said=said)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        progress.update(task, completed=1, total=1)
+
+
+def _modified(path: Path | None) -> int:
+    return path.stat().st_mtime_ns if path is not None and path.exists() else 0
+
+
+def last_step(train_log: Path) -> tuple[int, int, str]:
+    """Step, number of steps, and a text such as `step 40/114  loss 0.213  0.19 s/step  0:14 left`."""
+    lines = train_log.read_text().splitlines()
+    if len(lines) < 2 or lines[-1].count(",") != lines[0].count(","):  # no step yet, or a line half written
+        return 0, 1, ""
+    log = pd.read_csv(train_log)
+    last, pace = log.iloc[-1], log["seconds_per_step"].tail(20).mean()
+    step, max_steps = int(last["step"]), int(last["max_steps"])
+    left = int(pace * (max_steps - step))
+    return step, max_steps, f"step {step}/{max_steps}  loss {last['loss']:.3f}  {pace:.2f} s/step  {left // 60}:{left % 60:02d} left"
+
+
+def print_presets(console: Console) -> None:
+    """Two lines a preset: what it is for, and the settings that matter most."""
+    for name, settings in PRESETS.items():
+        c = preset(name)
+        console.print(f"{name:<13}{settings.for_what}")
+        numbers = f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, batch {c.micro_batch} x {c.accumulation}"
+        console.print(f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}", style="dim")
+
+
+def print_results(paths: RunPaths, config: Config, console: Console) -> None:
+    """The folds' scores, the baselines, and where the submission and the report are; what is missing is left out."""
+    if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
+        train = load_challenge(config).train
+        folds = read_folds(paths.folds, train)
+        print_table(console, "folds", fold_table(paths, config, folds, train))
+        baselines = baseline_table(paths, config, folds, train)
+        print_table(console, "out of fold, against the baselines", baselines)
+        console.print(read_baselines(baselines), markup=False)
+        missing = scored_folds(paths, config)[1]
+        if missing:
+            console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
+    for name, path in {"submission": paths.submission(config.use_kfold), "report": paths.report / "index.html"}.items():
+        if path.exists():
+            console.print(f"{name}: {shown(path)}")
+
+
+def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
+    """A table in the terminal; numbers with at most four digits."""
+    table = Table(title=title, title_justify="left")
+    for column in frame:
+        table.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+    console.print(table)

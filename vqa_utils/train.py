@@ -1,0 +1,183 @@
+"""One fold: a fresh 4-bit base, LoRA, transformers' Trainer, and the adapter of the best epoch."""
+
+import csv
+import hashlib
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from vqa_utils.artifacts import sha256, write_json
+from vqa_utils.config import Config
+from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
+from vqa_utils.metrics import accuracy, log_loss
+from vqa_utils.model import add_lora, load_base, save_adapter
+from vqa_utils.paths import FoldPaths
+from vqa_utils.prompts import LETTERS
+
+LOG_COLUMNS = ["step", "max_steps", "epoch", "loss", "learning_rate", "grad_norm", "seconds_per_step", "memory_gib"]
+
+
+def train_fold(config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths) -> dict[str, Any]:
+    """Train one adapter and keep its best epoch, by log loss on the held-out rows.
+
+    A run that was cut off goes on from its last checkpoint, the end of an epoch.
+
+    Args:
+        encoder: makes the batches.
+        train, held_out: the challenge's rows, with `answer`.
+        paths: where the fold's adapter, log and meta.json go; meta.json is written last.
+
+    Returns:
+        What meta.json holds: rows, trainable parameters, each epoch's scores, the best epoch, seconds, memory.
+    """
+    start = time.time()
+    model = add_lora(load_base(config), config)
+    reset_peak_memory()
+    letters = letter_token_ids(encoder.processor)
+    checkpoints = paths.checkpoints / training_key(config, train)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(config, checkpoints),
+        data_collator=encoder.examples,
+        train_dataset=train.to_dict("records"),
+        eval_dataset=held_out.to_dict("records"),
+        compute_loss_func=answer_loss,
+        preprocess_logits_for_metrics=lambda logits, labels: logits[:, 0, letters],
+        compute_metrics=lambda prediction: held_out_scores(prediction, letters),
+        callbacks=[TrainLog(paths.train_log)],
+    )
+    trainer.remove_callback(PrinterCallback)  # the log file says it, and a notebook should not hold a line a step
+    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
+    save_adapter(model, config, paths.adapter)
+    epochs = epoch_scores(trainer.state.log_history)
+    meta = {
+        "train_rows": len(train),
+        "held_out_rows": len(held_out),
+        "trainable_parameters": trainable_parameters(model),
+        "steps": trainer.state.global_step,
+        "epochs": epochs,
+        "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"],
+        "seconds": round(time.time() - start, 1),
+        "peak_memory_gib": peak_memory_gib(),
+        "adapter_sha256": sha256(paths.adapter),
+    }
+    write_json(paths.meta, meta)
+    shutil.rmtree(paths.checkpoints, ignore_errors=True)  # optimizer states; the adapter is kept
+    return meta
+
+
+def training_key(config: Config, train: pd.DataFrame) -> str:
+    """Names the checkpoints of this training alone: other settings or rows start anew."""
+    return hashlib.sha256("\n".join([config.hash, *train["id"]]).encode()).hexdigest()[:12]
+
+
+def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
+    """The config in the Trainer's words."""
+    gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=config.micro_batch,
+        per_device_eval_batch_size=config.score_batch,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        max_grad_norm=config.max_grad_norm,
+        optim="paged_adamw_32bit" if config.use_cpu_offload else "adamw_torch",
+        fp16=gpu and config.use_amp,
+        use_cpu=not gpu,
+        dataloader_num_workers=config.num_workers,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,  # the collator reads them
+        label_names=["labels"],
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="log_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=list(config.report_to) or "none",
+        seed=config.seed,
+    )
+
+
+def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Cross-entropy summed over the answer tokens, divided by their number in the whole accumulated batch.
+
+    outputs.logits: [B, K, V] at the last K positions, the first of them the one before the letter; labels: [B, L].
+    """
+    logits = outputs.logits[:, :-1].float()
+    targets = labels[:, -logits.shape[1] :].to(logits.device)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+
+
+def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str, float]:
+    """Accuracy and log loss from the letters' logits [N, 4] and the labels [N, L], whose one letter is not ignored."""
+    labels = prediction.label_ids
+    answers = pd.Series([LETTERS[letters.index(row[row != IGNORED][0])] for row in labels])
+    probs = torch.from_numpy(prediction.predictions).double().softmax(-1).numpy()
+    frame = pd.DataFrame(probs, columns=list(LETTERS))
+    return {"accuracy": accuracy(frame, answers), "log_loss": log_loss(frame, answers)}
+
+
+class TrainLog(TrainerCallback):
+    """Appends one line a step to train_log.csv, so that a killed run still has its log and the terminal can follow it."""
+
+    def __init__(self, path: Path):
+        self.path, self.step_start = path, time.time()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A new log; a resumed run keeps the lines up to its checkpoint."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = pd.read_csv(self.path) if state.global_step and self.path.exists() else pd.DataFrame(columns=LOG_COLUMNS)
+        kept[kept["step"] <= state.global_step].to_csv(self.path, index=False)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step_start = time.time()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        measured = {"seconds_per_step": round(time.time() - self.step_start, 4), "memory_gib": sum(peak_memory_gib())}
+        line = {"step": state.global_step, "max_steps": state.max_steps, **logs, **measured}
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)
+
+
+def epoch_scores(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Each epoch's scores on the held-out rows, from the Trainer's log."""
+    return [
+        {"epoch": round(entry["epoch"], 2), "accuracy": entry["eval_accuracy"], "log_loss": entry["eval_log_loss"]}
+        for entry in history
+        if "eval_log_loss" in entry
+    ]
+
+
+def trainable_parameters(model: PeftModel) -> int:
+    """How many weights learn."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def reset_peak_memory() -> None:
+    """Count GPU memory peaks from here."""
+    for gpu in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(gpu)
+
+
+def peak_memory_gib() -> list[float]:
+    """The allocator's peak on each GPU; on a CPU, the process's largest resident size."""
+    if torch.cuda.is_available():
+        return [round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2) for gpu in range(torch.cuda.device_count())]
+    return [round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)]
