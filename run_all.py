@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run the notebook series: explore, fold, train and score each fold, ensemble, analyse. Every notebook is archived.
 
-    python run_all.py                              a small demo, on any machine
-    python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
+python run_all.py                              a small demo, on any machine
+python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
 """
 
 import argparse
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 STAGES = (
     Stage("01_eda"),
     Stage("02_folds", writes=("folds.csv",)),
-    Stage("03_train_fold", ("folds.csv",), ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"), per_fold=True),
-    Stage("04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True),
+    Stage(
+        "03_train_fold",
+        ("folds.csv",),
+        ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"),
+        per_fold=True,
+    ),
+    Stage(
+        "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True
+    ),
     Stage("05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "submission_*.csv")),
     Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html",)),
 )
@@ -63,25 +70,32 @@ def main() -> None:
     except VqaError as error:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; python run_all.py --resume goes on from here", style="yellow")
+        sys.exit(130)
 
 
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Settle the run and its steps; look, predict, or execute what is due."""
     from vqa_utils.plan import check_machine, find_gpus
-    from vqa_utils.runner import Runner, predict, settle_run, start_run, with_data
+    from vqa_utils.runner import Runner, predict
+    from vqa_utils.runs import settle_run, start_run, with_data
     from vqa_utils.terminal import print_presets, print_results, print_table
 
     if args.list_presets:
-        return print_presets(console)
+        print_presets(console)
+        return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     chosen = [int(k) for k in args.folds.split(",") if k]
     steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
     runner = Runner(paths, config, console, reuse=not args.force)
     if args.status or args.dry_run:
-        return print_table(console, f"run {paths.run_id}", runner.table(steps))
+        print_table(console, f"run {paths.run_id}", runner.table(steps))
+        return
     check_machine(config, find_gpus())
     if args.predict:
-        return console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
+        console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
+        return
     runner.config = config = with_data(config)
     start_run(paths, config)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")

@@ -11,12 +11,12 @@ sys.path.insert(0, "..")
 import pandas as pd
 
 from vqa_utils import figures
-from vqa_utils.config import open_run
 from vqa_utils.data import load_challenge
 from vqa_utils.encode import IGNORED, Encoder
 from vqa_utils.folds import read_folds
 from vqa_utils.model import load_processor
 from vqa_utils.paths import shown
+from vqa_utils.runs import open_run
 from vqa_utils.train import train_fold
 
 # %% tags=["parameters"]
@@ -57,12 +57,13 @@ result = train_fold(config, encoder, train, held_out, paths.fold(fold))
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")
 
 # %% tags=["nbval-ignore-output"]
-best = min(result["epochs"], key=lambda scores: scores["log_loss"])
+epochs = pd.DataFrame(result["epochs"])
+best = epochs.loc[epochs["log_loss"].idxmin()]
 print(f"Best epoch {best['epoch']:g}: held-out accuracy {best['accuracy']:.3f}, log loss {best['log_loss']:.3f} nats.")
 print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (a GPU each, or the process on a CPU).")
 
 # %% tags=["nbval-ignore-output"]
-figures.training_curves(pd.read_csv(paths.fold(fold).train_log), pd.DataFrame(result["epochs"]))
+figures.training_curves(pd.read_csv(paths.fold(fold).train_log), epochs)
 
 # %%
 print("wrote", *(shown(path) for path in (paths.fold(fold).adapter, paths.fold(fold).train_log, paths.fold(fold).meta)))

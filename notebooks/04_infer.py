@@ -11,12 +11,12 @@ sys.path.insert(0, "..")
 import pandas as pd
 
 from vqa_utils import figures
-from vqa_utils.config import open_run
 from vqa_utils.encode import Encoder
 from vqa_utils.metrics import predictions
 from vqa_utils.model import load_adapter
 from vqa_utils.paths import shown
 from vqa_utils.report import gallery
+from vqa_utils.runs import open_run
 from vqa_utils.score import questions_of_fold, score_fold
 
 # %% tags=["parameters"]
@@ -24,9 +24,11 @@ run_id: str = "interactive"  # the run's folder below runs/
 fold: int = 0  # the fold whose adapter answers
 predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
 
-# %%
+# %% tags=["nbval-ignore-output"]
 paths, _ = open_run(run_id)
 model, processor, config = load_adapter(paths.fold(fold).adapter)
+
+# %%
 folder, questions = questions_of_fold(paths, config, fold, predict)
 print({name: f"{len(rows)} rows" for name, rows in questions.items()})
 

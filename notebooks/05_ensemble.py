@@ -10,12 +10,12 @@ import sys
 sys.path.insert(0, "..")
 from vqa_utils import figures
 from vqa_utils.artifacts import write_csv, write_probabilities
-from vqa_utils.config import open_run
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import agreement, mean_probabilities, pooled, read_members, scored_folds, submission
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import shown
 from vqa_utils.report import fold_table, read_agreement
+from vqa_utils.runs import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

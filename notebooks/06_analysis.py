@@ -8,12 +8,12 @@ import sys
 
 sys.path.insert(0, "..")
 from vqa_utils import figures, report
-from vqa_utils.config import open_run
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import pooled, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.metrics import accuracy, expected_calibration_error
 from vqa_utils.paths import shown
+from vqa_utils.runs import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

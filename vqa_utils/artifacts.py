@@ -31,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     write(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -63,7 +63,11 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     """
     folder = data_dir(config)
     problems: list[str] = []
-    columns = {"train.csv": (*QUESTION_COLUMNS, "answer"), "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
+    columns = {
+        "train.csv": (*QUESTION_COLUMNS, "answer"),
+        "test.csv": QUESTION_COLUMNS,
+        "sample_submission.csv": ("id", "answer"),
+    }
     frames = {name: _read(folder / name, wanted, problems) for name, wanted in columns.items()}
     if problems:
         raise DataError(_listed(folder, problems))
@@ -117,7 +121,12 @@ def question_kind(row: pd.Series) -> str:
     options = {str(row[letter]).strip().lower() for letter in LETTERS}
     if options & {"yes", "예", "네"} and options & {"no", "아니요", "아니오"}:
         return "yes/no"
-    patterns = {"counting": r"how many|몇 |개수", "colour": r"\bcolou?r|색", "shape": r"\bshape|모양", "text": r"written|글자|적힌|적혀"}
+    patterns = {
+        "counting": r"how many|몇 |개수",
+        "colour": r"\bcolou?r|색",
+        "shape": r"\bshape|모양",
+        "text": r"written|글자|적힌|적혀",
+    }
     question = str(row["question"]).lower()
     return next((kind for kind, pattern in patterns.items() if re.search(pattern, question)), "other")
 
@@ -141,7 +150,9 @@ def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataF
         frame = frame.rename(columns={"image": "path"})
     missing = [column for column in columns if column not in frame]
     if missing:
-        problems.append(f"{path.name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}")
+        problems.append(
+            f"{path.name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}"
+        )
     elif frame.empty:
         problems.append(f"{path.name}: expected rows, found none")
     return frame

@@ -100,6 +100,3 @@ def letter_token_ids(processor: ProcessorMixin) -> list[int]:
     if any(len(tokens) != 1 for tokens in ids):
         raise ValueError(f"expected one token for each of the letters {LETTERS}, found {ids}; use another tokenizer")
     return [tokens[0] for tokens in ids]
-
-
-

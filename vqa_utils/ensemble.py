@@ -63,9 +63,7 @@ def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> p
     there = scored_folds(paths, config)[0]
     if not all(paths.fold(k).probs(rows).exists() for k in there):
         return None
-    parts = [
-        read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(fold=k) for k in there
-    ]
+    parts = [read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(fold=k) for k in there]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -38,7 +38,7 @@ class FrozenExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
-        """x [T, H], weights [T, k] and index [T, k] of the router, module with `dense` and `apply_gate` -> [T, H]."""
+        """Inputs x [T, H], weights [T, k] and index [T, k] of the router, module with `dense` and `apply_gate` -> [T, H]."""
         ctx.save_for_backward(x, weights, index)
         ctx.module = module
         order, token, counts = sort_by_expert(index, module.num_experts)

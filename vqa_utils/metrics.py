@@ -14,7 +14,7 @@ def predictions(probs: pd.DataFrame) -> pd.Series:
 
 
 def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:
-    """bool [N]: whether the most probable letter is the answer. Rows are matched by position."""
+    """Whether the most probable letter is the answer, bool [N]. Rows are matched by position."""
     return predictions(probs).to_numpy() == answers.to_numpy()
 
 
@@ -45,7 +45,9 @@ def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.D
     bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
     frame = pd.DataFrame({"bin": bin_of_row, "confidence": confidence, "right": correct(probs, answers)})
     grouped = frame.groupby("bin")
-    return pd.DataFrame({"confidence": grouped["confidence"].mean(), "accuracy": grouped["right"].mean(), "rows": grouped.size()})
+    return pd.DataFrame(
+        {"confidence": grouped["confidence"].mean(), "accuracy": grouped["right"].mean(), "rows": grouped.size()}
+    )
 
 
 def expected_calibration_error(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> float:

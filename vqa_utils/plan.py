@@ -5,8 +5,9 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqa_utils.config import DEMO_MODEL_NAME, PRESETS, QWEN3_30B, Config, preset, size_in_bytes
+from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config, size_in_bytes
 from vqa_utils.errors import VqaError
+from vqa_utils.presets import PRESETS, preset
 
 NF4_BITS = 4.127  # a weight, with double quantisation: 4 + 8/64 + 32/(64 * 256)
 # Activations, logits and dequantised experts beside the weights, at batch 1 and image side 384: peaks of 9.57 and

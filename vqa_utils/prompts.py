@@ -13,9 +13,7 @@ def question_text(row: Mapping[str, Any]) -> str:
     return "\n".join([str(row["question"]), *options])
 
 
-def chat(
-    row: Mapping[str, Any], image: Any, *, answer: str | None = None, **image_options: Any
-) -> list[dict]:
+def chat(row: Mapping[str, Any], image: Any, *, answer: str | None = None, **image_options: Any) -> list[dict]:
     """One question as a list of chat messages, in the order instruction, image, question, options.
 
     What several option orders of one row have in common comes first, so that a prefix cache can share it.

@@ -27,7 +27,7 @@ METHOD = "nf4_with_experts"
 PROJECTIONS = ("gate_up_proj", "down_proj")
 BLOCK = 64  # weights that share one scale (bitsandbytes' default)
 GROUP = 256  # scales that share one second-level scale (fixed in bitsandbytes)
-KEPT_IN_16_BITS = ("visual", "lm_head")  # naming any replaces transformers' own list, so the head is named too
+KEPT_IN_16_BITS = ("model.visual", "lm_head")  # naming any replaces transformers' own list, so the head is named too
 
 
 class NF4Experts(nn.Module):
@@ -52,8 +52,10 @@ class NF4Experts(nn.Module):
                 self.register_buffer(name + suffix, torch.empty(count, *shape, dtype=dtype, device="meta"))
 
     def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """What is kept beside the packed weights of an expert. (A name such as `gate_up_proj.absmax` would match the
-        loader's pattern for the weight itself.)"""
+        """Type and shape of what is kept beside an expert's packed weights, by name suffix.
+
+        (A name such as `gate_up_proj.absmax` would match the loader's pattern for the weight itself.)
+        """
         if not self.double_quant:
             return {"_absmax": (torch.float32, (blocks,))}
         groups = math.ceil(blocks / GROUP)

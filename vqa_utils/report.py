@@ -20,7 +20,8 @@ from vqa_utils.prompts import LETTERS
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #223 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde }
 img { max-width: 100% }
 """
 SETS = {"oof": "fine-tuned", "zero_shot": "base, zero-shot", "blank": "fine-tuned, blank images"}
@@ -102,8 +103,8 @@ def read_baselines(table: pd.DataFrame) -> str:
     lines = [f"fine-tuned: {tuned['accuracy']:.3f} right"]
     for other in others:
         gap = (tuned["accuracy"] - other["accuracy"]) * 100
-        beyond = "beyond" if other["mcnemar_p"] < 0.01 else "not beyond"
-        lines.append(f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, {beyond} chance (p = {other['mcnemar_p']:.2g})")
+        beyond = f"{'beyond' if other['mcnemar_p'] < 0.01 else 'not beyond'} chance (p = {other['mcnemar_p']:.2g})"
+        lines.append(f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, {beyond}")
     return "\n".join(lines)
 
 
@@ -145,8 +146,8 @@ def write_report(paths: RunPaths, config: Config, tables: dict[str, pd.DataFrame
         write_atomically(paths.report / name, lambda path, figure=figure: figure.savefig(path, format="png"))
         parts.append(f'<h2>{html.escape(title)}</h2><img src="{name}" alt="{html.escape(title)}">')
     page = paths.report / "index.html"
-    head = f"<!doctype html><html><head><meta charset=utf-8><title>{html.escape(paths.run_id)}</title><style>{STYLE}</style></head>"
-    write_text(page, f"{head}<body>{''.join(parts)}</body></html>\n")
+    head = f"<meta charset=utf-8><title>{html.escape(paths.run_id)}</title><style>{STYLE}</style>"
+    write_text(page, f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n")
     return page
 
 

@@ -1,9 +1,6 @@
 """Runs the notebooks with papermill: each one executed and archived, and what is whole and unchanged reused."""
 
-import argparse
-import dataclasses
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,14 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from rich.console import Console
 
-from vqa_utils.artifacts import hashes, provenance, read_json, read_probabilities, sha256, write_csv, write_json
-from vqa_utils.config import DEMO_DATA, Config, from_dict, parse_settings, preset, to_dict
-from vqa_utils.data import load_challenge, load_test
+from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv, write_json
+from vqa_utils.config import Config
+from vqa_utils.data import load_test
 from vqa_utils.ensemble import mean_probabilities, submission
-from vqa_utils.paths import NOTEBOOKS, RunPaths, runs_dir, shown
+from vqa_utils.paths import NOTEBOOKS, RunPaths, shown
+from vqa_utils.runs import data_hash
 from vqa_utils.stages import RunError, Step
 from vqa_utils.terminal import following
-
-KAGGLE_INPUT = Path("/kaggle/input")
 
 
 class Runner:
@@ -108,61 +104,6 @@ def execute(name: str, archived: Path, parameters: dict[str, Any], console: Cons
         raise RunError(f"{archived.stem}: {reason}\nnotebook: {shown(archived)}") from error
 
 
-def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
-    """Which run a command is about: its paths and its settings.
-
-    Args:
-        args: run_all.py's.
-        new_id: names a new run, together with its preset.
-
-    Raises:
-        RunError: the run is there and nothing says to go on with it, or it is not there and should be.
-        ConfigError: settings that cannot be used.
-    """
-    changes = {key: value for key in ("data", "model", "limit") if (value := getattr(args, key)) is not None}
-    changes |= parse_settings(args.set)
-    if changes.get("data") not in (None, DEMO_DATA):
-        changes["data"] = str(Path(changes["data"]).resolve())
-    continues = args.resume or args.status or args.predict
-    run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
-    paths = RunPaths(run_id)
-    if paths.config.exists():
-        if not (continues or args.force or args.dry_run):
-            raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
-        paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
-        base = from_dict(read_json(paths.config)) if args.preset is None else preset(args.preset)
-        return paths, dataclasses.replace(base, **changes)
-    if continues:
-        raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
-    return paths, preset(args.preset or "demo", **changes)
-
-
-def with_data(config: Config) -> Config:
-    """The settings with their data: where none is named, the one folder with a train.csv below Kaggle's input folder.
-
-    Raises:
-        RunError: there is none, or more than one.
-    """
-    if config.data:
-        return config
-    found = sorted(str(file.parent) for file in KAGGLE_INPUT.glob("**/train.csv"))
-    if len(found) != 1:
-        seen = f"found {', '.join(found)}" if found else "found none to take instead"
-        raise RunError(f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}")
-    return dataclasses.replace(config, data=found[0])
-
-
-def start_run(paths: RunPaths, config: Config) -> None:
-    """Check the data, write the run's settings and provenance, and point `runs/latest` to it."""
-    challenge = load_challenge(config, check_images=True)
-    write_json(paths.config, to_dict(config))
-    inputs = hashes(challenge.files, challenge.folder)
-    write_json(paths.provenance, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(), "inputs": inputs})
-    latest = runs_dir() / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(paths.run_id, target_is_directory=True)
-
-
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
     """Answer another test set with the run's adapters: 04_infer for each trained fold, and the mean of the folds.
 
@@ -184,11 +125,3 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     probs = mean_probabilities([read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained])
     write_csv(out.submission(config.use_kfold), submission(sample, probs))
     return out.submission(config.use_kfold)
-
-
-def data_hash(config: Config) -> str:
-    """Changes with the CSVs, and with the name, size or time of any picture."""
-    challenge = load_challenge(config)
-    files = [challenge.folder / path for path in pd.concat([challenge.train["path"], challenge.test["path"]])]
-    stats = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
-    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *stats])).sum())

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vqa_utils.config import PRESETS, Config, preset
+from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import RunPaths, shown
+from vqa_utils.presets import PRESETS, preset
 from vqa_utils.report import baseline_table, fold_table, read_baselines
 
 POLL_SECONDS = 0.5
@@ -23,7 +24,13 @@ POLL_SECONDS = 0.5
 @contextlib.contextmanager
 def following(name: str, train_log: Path | None, console: Console) -> Iterator[None]:
     """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
     before = _modified(train_log)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{name:<22}", total=None, said="")
@@ -58,7 +65,11 @@ def last_step(train_log: Path) -> tuple[int, int, str]:
     last, pace = log.iloc[-1], log["seconds_per_step"].tail(20).mean()
     step, max_steps = int(last["step"]), int(last["max_steps"])
     left = int(pace * (max_steps - step))
-    return step, max_steps, f"step {step}/{max_steps}  loss {last['loss']:.3f}  {pace:.2f} s/step  {left // 60}:{left % 60:02d} left"
+    return (
+        step,
+        max_steps,
+        f"step {step}/{max_steps}  loss {last['loss']:.3f}  {pace:.2f} s/step  {left // 60}:{left % 60:02d} left",
+    )
 
 
 def print_presets(console: Console) -> None:

@@ -25,7 +25,9 @@ from vqa_utils.prompts import LETTERS
 LOG_COLUMNS = ["step", "max_steps", "epoch", "loss", "learning_rate", "grad_norm", "seconds_per_step", "memory_gib"]
 
 
-def train_fold(config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths) -> dict[str, Any]:
+def train_fold(
+    config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths
+) -> dict[str, Any]:
     """Train one adapter and keep its best epoch, by log loss on the held-out rows.
 
     A run that was cut off goes on from its last checkpoint, the end of an epoch.

@@ -31,9 +31,7 @@ def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
 
     All 256 bytes are tokens, so it reads any script (Korean takes three tokens a syllable).
     """
-    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
-        texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL)
-    )
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL))
     tokenizer.chat_template = CHAT_TEMPLATE
     sizes = {"patch_size": PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
     half = [0.5, 0.5, 0.5]

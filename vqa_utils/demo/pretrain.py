@@ -11,12 +11,19 @@ import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor, get_cosine_schedule_with_warmup
+from transformers import (
+    PreTrainedModel,
+    Qwen3VLMoeForConditionalGeneration,
+    Qwen3VLProcessor,
+    get_cosine_schedule_with_warmup,
+)
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.modeling_outputs import ModelOutput
 from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen
 
 from vqa_utils.demo.architecture import PATCH_PX, tiny_config, train_processor
@@ -29,7 +36,9 @@ QUESTIONS = 4  # a scene
 HELD_OUT = 2_000  # scenes
 
 
-def dense_experts(module, x, top_k_index, top_k_weights):
+def dense_experts(
+    module: torch.nn.Module, x: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
     """All experts for every token, weighted by the router: eight small experts are faster so than sorted.
 
     x: [T, H]; the router's choice is [T, k]; returns [T, H].
@@ -40,7 +49,9 @@ def dense_experts(module, x, top_k_index, top_k_weights):
     return torch.einsum("eth,te->th", y, share.scatter(1, top_k_index, top_k_weights.to(y.dtype)))
 
 
-def equal_images_attention(self, hidden_states, cu_seqlens=None, position_embeddings=None, **kwargs):
+def equal_images_attention(
+    self: torch.nn.Module, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, ...], **kwargs: Any
+) -> torch.Tensor:
     """The vision tower's attention for images of one size: a batched call in place of a loop over the images."""
     q, k, v = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # [N, heads, d]
     q, k = qwen.apply_rotary_pos_emb_vision(q, k, *position_embeddings)
@@ -61,7 +72,7 @@ def make_examples(processor: Qwen3VLProcessor, seed: int) -> tuple[np.ndarray, l
 
 
 def make_corpus(processor: Qwen3VLProcessor, scenes: int, device: str) -> dict[str, torch.Tensor]:
-    """pixels uint8 [S, 64, 64, 3], left-padded ids int16 [S, Q, L], letters [S, Q]."""
+    """Tensors by name: pixels uint8 [S, 64, 64, 3], left-padded ids int16 [S, Q, L], letters [S, Q]."""
     with ProcessPoolExecutor() as pool:
         made = list(pool.map(make_examples, itertools.repeat(processor), range(scenes), chunksize=500))
     length = max(len(ids) for _, questions, _ in made for ids in questions)
@@ -94,7 +105,7 @@ def rope_positions(ids: torch.Tensor, pad: int, image: int) -> torch.Tensor:
     return torch.where(is_image, grid, after.clamp(min=0))
 
 
-def forward(model, pixels: torch.Tensor, ids: torch.Tensor, pad: int):
+def forward(model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad: int) -> ModelOutput:
     """The model's output with logits [B, 1, V] at the last position.
 
     The images go to the vision tower as one clip of B frames, which it treats alike and computes without a loop.
@@ -111,7 +122,7 @@ def forward(model, pixels: torch.Tensor, ids: torch.Tensor, pad: int):
 
 
 @torch.no_grad()
-def accuracy(model, corpus: dict[str, torch.Tensor], scenes: slice, pad: int, tokens: torch.Tensor) -> float:
+def accuracy(model: PreTrainedModel, corpus: dict[str, torch.Tensor], scenes: slice, pad: int, tokens: torch.Tensor) -> float:
     """The share of questions about `scenes` whose most probable letter is the answer's."""
     hits = []
     for question in range(QUESTIONS):
@@ -122,7 +133,7 @@ def accuracy(model, corpus: dict[str, torch.Tensor], scenes: slice, pad: int, to
     return torch.cat(hits).float().mean().item()
 
 
-def clip_and_step(model, optimizer: torch.optim.Optimizer) -> bool:
+def clip_and_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> bool:
     """One update with the gradient norm clipped at 1; False, and no update, where the norm is not finite."""
     finite = bool(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite())
     if finite:
@@ -173,7 +184,12 @@ def train(args: argparse.Namespace) -> None:
     model.half().save_pretrained(args.out)
     processor.save_pretrained(args.out)
     record = {key: value for key, value in vars(args).items() if key != "out"}
-    record |= {"held_out_accuracy": round(score, 4), "skipped_steps": skipped, "seconds": round(time.time() - start), "torch": torch.__version__}
+    record |= {
+        "held_out_accuracy": round(score, 4),
+        "skipped_steps": skipped,
+        "seconds": round(time.time() - start),
+        "torch": torch.__version__,
+    }
     record["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 

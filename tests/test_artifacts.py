@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+
+from vqa_utils.artifacts import (
+    ArtifactError,
+    hashes,
+    provenance,
+    read_probabilities,
+    sha256,
+    write_atomically,
+    write_probabilities,
+    write_text,
+)
+from vqa_utils.paths import RunPaths, runs_dir, shown
+
+PROBS = pd.DataFrame(
+    {"id": ["01", "None", "3"], "a": [0.7, 0.1, 0.25], "b": [0.1, 0.7, 0.25], "c": [0.1, 0.1, 0.25], "d": [0.1, 0.1, 0.25]}
+)
+
+
+def test_probabilities_come_back_in_the_order_asked_for(tmp_path):
+    write_probabilities(tmp_path / "p.csv", PROBS)
+    found = read_probabilities(tmp_path / "p.csv", ["3", "01", "None"])
+    pd.testing.assert_frame_equal(found, PROBS.loc[[2, 0, 1]].reset_index(drop=True), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.assign(a=[0.7, 0.2, 0.25]), "rows that sum to 1, found 1"),
+        (lambda p: p.assign(a=[None, 0.1, 0.25]), "rows that sum to 1, found 1"),
+        (lambda p: p.assign(a=[1.7, 0.1, 0.25], b=[-0.9, 0.7, 0.25]), "rows that sum to 1, found 1"),
+        (lambda p: p.assign(id=["01", "01", "3"]), "each id once"),
+        (lambda p: p.drop(columns="d"), "expected columns"),
+        (lambda p: p.head(2), "lacks 1"),
+        (lambda p: pd.concat([p, p.tail(1).assign(id="4")]), "has 1 unknown"),
+    ],
+)
+def test_a_broken_contract_is_found_when_it_is_read(tmp_path, spoil, message):
+    spoil(PROBS).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(ArtifactError, match=message):
+        read_probabilities(tmp_path / "p.csv", PROBS["id"])
+
+
+def test_a_missing_file_names_the_notebook_to_run(tmp_path):
+    with pytest.raises(ArtifactError, match="run notebook 04_infer first"):
+        read_probabilities(tmp_path / "p.csv", [])
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+
+
+def test_hashes_follow_contents_of_files_and_folders(tmp_path):
+    write_text(tmp_path / "folder" / "a.txt", "1")
+    before = sha256(tmp_path / "folder")
+    write_text(tmp_path / "folder" / "a.txt", "2")
+    assert sha256(tmp_path / "folder") != before
+    found = hashes([tmp_path / "folder" / "a.txt", tmp_path / "none"], tmp_path)
+    assert found == {"folder/a.txt": sha256(tmp_path / "folder" / "a.txt"), "none": "missing"}
+
+
+def test_provenance_names_the_versions_that_matter():
+    found = provenance()
+    assert found["packages"]["transformers"] and found["packages"]["bitsandbytes"]
+
+
+def test_tests_do_not_write_into_the_users_runs():
+    assert "vqa-test-runs-" in str(runs_dir())
+    assert shown(RunPaths("r").folds) == "runs/r/folds.csv"
+    assert RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"

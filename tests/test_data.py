@@ -1,0 +1,139 @@
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import write_korean_challenge
+from PIL import Image
+
+from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kind
+from vqa_utils.duplicates import duplicate_table, image_hashes, image_sizes
+from vqa_utils.presets import preset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_korean_challenge(tmp_path / "data", train=6, test=3)
+
+
+def edit(folder, name, change, encoding="utf-8"):
+    frame = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
+    change(frame).to_csv(folder / name, index=False, encoding=encoding)
+
+
+def load(folder, **changes):
+    return load_challenge(preset("demo", data=str(folder), **changes), check_images=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
+def test_korean_text_is_read_in_the_fields_encodings(folder, encoding):
+    edit(folder, "train.csv", lambda frame: frame, encoding)
+    challenge = load(folder)
+    assert challenge.train["question"][0] == "이 그림에 있는 도형은 무슨 색인가요?"
+    assert challenge.train.columns[0] == "id"
+
+
+def test_an_image_column_stands_for_path_and_capitals_for_letters(folder):
+    before = load(folder).train
+    edit(folder, "train.csv", lambda f: f.rename(columns={"path": "image"}).assign(answer=f["answer"].str.upper() + " "))
+    pd.testing.assert_frame_equal(load(folder).train, before)
+
+
+def test_options_stay_text(folder):
+    edit(folder, "train.csv", lambda frame: frame.assign(a="01", b="None", c="NA", d="3.50"))
+    assert load(folder).train.loc[0, list("abcd")].tolist() == ["01", "None", "NA", "3.50"]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_limit_takes_the_first_rows_of_both_files(folder):
+    challenge = load(folder, limit=2)
+    assert (len(challenge.train), len(challenge.test), len(challenge.sample_submission)) == (2, 2, 2)
+    assert set(challenge.sample_submission["id"]) == set(challenge.test["id"])
+
+
+def test_every_problem_is_listed_with_file_and_line(folder):
+    def spoil(frame):
+        frame.loc[1, "answer"] = "e"
+        frame.loc[2, "id"] = frame.loc[0, "id"]
+        frame.loc[3, "b"] = " "
+        frame.loc[4, "path"] = "images/none.png"
+        return frame
+
+    edit(folder, "train.csv", spoil)
+    (folder / load_test(folder)[0]["path"][0]).write_bytes(b"not an image")
+    edit(folder, "sample_submission.csv", lambda frame: frame.assign(id=[*frame["id"][:2], "test_9999"]))
+    with pytest.raises(DataError) as error:
+        load(folder)
+    message = str(error.value)
+    for line in (
+        "train.csv line 3: answer: expected a, b, c or d, found 'e'",
+        "train.csv line 4: id 'train_0000': expected once, found again",
+        "train.csv line 5: b: expected a value, found none (id 'train_0003')",
+        "train.csv line 6: images/none.png: expected an image, found no file",
+        "test.csv line 2: images/test_0006.png: expected an image, found",
+        "sample_submission.csv line 4: id 'test_9999': expected an id of test.csv",
+    ):
+        assert line in message
+    assert "6 problems" in message
+
+
+def test_a_torn_image_is_found(folder):
+    path = folder / "images" / "train_0000.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"train\.csv line 2: images/train_0000\.png: expected an image"):
+        load(folder)
+
+
+def test_missing_files_and_columns_come_together(folder):
+    (folder / "sample_submission.csv").unlink()
+    edit(folder, "test.csv", lambda frame: frame.drop(columns=["c", "question"]))
+    with pytest.raises(DataError, match=r"(?s)lacks question, c.*sample_submission.csv: expected a file"):
+        load(folder)
+
+
+def test_many_problems_of_a_kind_are_counted(tmp_path):
+    folder = write_korean_challenge(tmp_path / "many", train=40, test=1)
+    edit(folder, "train.csv", lambda frame: frame.assign(answer="x"))
+    with pytest.raises(DataError, match="28 more rows like the last"):
+        load(folder)
+
+
+def test_a_test_set_alone_needs_no_sample_submission(folder):
+    (folder / "train.csv").unlink()
+    (folder / "sample_submission.csv").unlink()
+    test, sample = load_test(folder)
+    assert list(sample["id"]) == list(test["id"]) and len(test) == 3
+
+
+def test_equal_pictures_under_other_names_are_found(folder):
+    shutil.copy(folder / "images/train_0000.png", folder / "images/train_0001.png")
+    shutil.copy(folder / "images/train_0000.png", folder / "images/test_0006.png")
+    challenge = load(folder)
+    hashes = image_hashes(folder, challenge.train["path"])
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 5
+    table = duplicate_table(challenge)
+    assert table.loc["pictures"].to_dict() == {"different": 7, "train rows": 2, "test rows": 0, "test rows in train": 1}
+    assert table.loc["questions", "train rows"] == 6
+    assert image_sizes(challenge)["width"].unique().tolist() == [64]
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "kind"),
+    [
+        ("is there a cat?", ["yes", "no", "maybe", "unknown"], "yes/no"),
+        ("고양이가 있나요?", ["예", "아니요", "둘 다", "모름"], "yes/no"),
+        ("how many cats are there?", list("1234"), "counting"),
+        ("이 도형은 무슨 색인가요?", ["빨간색", "파란색", "흰색", "회색"], "colour"),
+        ("what color is the shape?", ["red", "blue", "gray", "teal"], "colour"),
+        ("what shape is present?", ["circle", "star", "line", "triangle"], "shape"),
+        ("간판에 적힌 글자는?", ["가", "나", "다", "라"], "text"),
+        ("where is this?", ["here", "there", "home", "away"], "other"),
+    ],
+)
+def test_kinds_of_question(question, options, kind):
+    assert question_kind(pd.Series({"question": question, **dict(zip("abcd", options, strict=True))})) == kind

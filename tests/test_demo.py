@@ -1,0 +1,105 @@
+import random
+import re
+
+import easy_vqa
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from vqa_utils.artifacts import read_json
+from vqa_utils.data import load_challenge, question_kind
+from vqa_utils.demo import pretrain
+from vqa_utils.demo.challenge import write_challenge
+from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
+from vqa_utils.encode import Encoder
+from vqa_utils.metrics import accuracy
+from vqa_utils.model import load_base, load_processor
+from vqa_utils.paths import DEMO_MODEL
+from vqa_utils.presets import preset
+from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.score import score_options
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_challenge(preset("demo"), check_images=True)
+
+
+def test_the_challenge_is_easy_vqa_with_its_kinds_in_balance(demo):
+    assert (len(demo.train), len(demo.test)) == (900, 300)
+    kinds = demo.train.apply(question_kind, axis=1)
+    assert kinds.value_counts().between(290, 310).all() and set(kinds) == {"yes/no", "shape", "colour"}
+    assert set(demo.train["question"]) <= set(easy_vqa.get_train_questions()[0])
+    assert set(demo.test["question"]) <= set(easy_vqa.get_test_questions()[0])
+    answers = demo.train[kinds == "yes/no"].apply(lambda row: row[row["answer"]], axis=1)
+    assert answers.value_counts().to_dict() == {"yes": len(answers) / 2, "no": len(answers) / 2}
+    assert demo.train["answer"].value_counts().between(200, 250).all()
+
+
+def test_options_are_four_different_ones(demo):
+    assert (demo.train[list(LETTERS)].nunique(axis=1) == 4).all()
+
+
+def test_the_challenge_is_the_same_each_time(demo, tmp_path):
+    folder = write_challenge(tmp_path)
+    assert (folder / "train.csv").read_bytes() == (demo.folder / "train.csv").read_bytes()
+    assert len(list(folder.glob("t*/*.png"))) == 1200
+
+
+def test_the_base_never_saw_a_question_of_easy_vqa():
+    theirs = {re.sub(r"\W+", " ", q).strip() for q in easy_vqa.get_train_questions()[0] + easy_vqa.get_test_questions()[0]}
+    rng = random.Random(0)
+    mine = {re.sub(r"\W+", " ", ask(draw_scene(seed)[1], rng)["question"]).strip() for seed in range(10_000)}
+    assert len(mine) > 400 and not mine & theirs
+
+
+def test_questions_about_scenes_have_one_right_answer():
+    rng = random.Random(1)
+    for seed in range(300):
+        _, items = draw_scene(seed)
+        row = ask(items, rng)
+        options = [row[letter] for letter in LETTERS]
+        assert len(set(options)) == 4
+        if row["question"].startswith("how many"):
+            assert row[row["answer"]] == ("zero", "one", "two", "three")[len(items)]
+        named = [item for item in items if f"is the {item.colour} {item.shape}?" in row["question"]]
+        for item in named:
+            right = {"left" if item.x < SIDE_PX / 2 else "right", "top" if item.y < SIDE_PX / 2 else "bottom"}
+            assert len(right & set(options)) == 1 and row[row["answer"]] in right
+
+
+def test_the_fast_forward_of_the_training_is_the_models_own(processor, monkeypatch):
+    scenes = [draw_scene(seed) for seed in range(4)]
+    rows = [ask(items, random.Random(seed)) for seed, (_, items) in enumerate(scenes)]
+    texts = [processor.apply_chat_template(chat(row, None), tokenize=False, add_generation_prompt=True) for row in rows]
+    images = [Image.fromarray(pixels) for pixels, _ in scenes]
+    batch = processor(text=texts, images=images, do_resize=False, padding=True, padding_side="left", return_tensors="pt")
+    model = AutoModelForImageTextToText.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(**batch, logits_to_keep=1).logits
+        monkeypatch.setattr(pretrain.qwen.Qwen3VLMoeVisionAttention, "forward", pretrain.equal_images_attention)
+        pretrain.ALL_EXPERTS_FUNCTIONS.register("dense", pretrain.dense_experts)
+        model.set_experts_implementation("dense")
+        pixels = torch.stack([torch.from_numpy(pixels) for pixels, _ in scenes])
+        found = pretrain.forward(model, pixels, batch["input_ids"], processor.tokenizer.pad_token_id).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_base_is_small_and_its_card_says_what_it_is():
+    size = (DEMO_MODEL / "model.safetensors").stat().st_size
+    assert 4e6 < size < 12e6
+    card, record = (DEMO_MODEL / "README.md").read_text(encoding="utf-8"), read_json(DEMO_MODEL / "training.json")
+    assert "not Qwen's weights" in card
+    for value in (f"{record['steps']:,}", f"{record['batch']}", f"seed {record['seed']}", f"{record['held_out_accuracy']}"):
+        assert value in card, value
+
+
+def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):
+    config = preset("demo")
+    encoder = Encoder(load_processor(config), demo.folder, config.image_side)
+    probs = score_options(load_base(config), encoder, demo.train, batch_size=32)
+    found = accuracy(probs, demo.train["answer"])
+    card = (DEMO_MODEL / "README.md").read_text(encoding="utf-8")
+    said = float(re.search(r"zero-shot accuracy of ([\d.]+)", card)[1])
+    assert found == pytest.approx(said, abs=0.01) and found > 0.6

@@ -1,0 +1,94 @@
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
+from vqa_utils.prompts import chat
+
+IMAGE = "<|image_pad|>"
+
+
+@pytest.fixture(scope="module")
+def rows(challenge):
+    rows = challenge.train.head(4).to_dict("records")
+    rows[1]["question"] += " 하나만 고르세요."  # another length
+    return rows
+
+
+def expected_ids(processor, row, image_tokens, answer):
+    text = processor.apply_chat_template(chat(row, None, answer=answer), tokenize=False, add_generation_prompt=answer is None)
+    return processor.tokenizer(text.replace(IMAGE, IMAGE * image_tokens))["input_ids"]
+
+
+def unpadded(batch, i):
+    return batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
+
+
+def test_training_and_inference_see_the_same_ids_up_to_the_letter(encoder, processor, rows):
+    questions, examples = encoder.questions(rows), encoder.examples(rows)
+    for i, row in enumerate(rows):
+        prompt = expected_ids(processor, row, 16, None)
+        letter = processor.tokenizer.convert_tokens_to_ids(row["answer"])
+        end = processor.tokenizer("<|im_end|>\n")["input_ids"]
+        assert unpadded(questions, i) == prompt
+        assert unpadded(examples, i) == [*prompt, letter, *end] == expected_ids(processor, row, 16, row["answer"])
+
+
+def test_the_letter_alone_has_a_label(encoder, processor, rows):
+    batch = encoder.examples(rows)
+    seen = batch["labels"] != IGNORED
+    assert seen.sum(1).tolist() == [1, 1, 1, 1]
+    assert [processor.tokenizer.decode(label) for label in batch["labels"][seen]] == [row["answer"] for row in rows]
+    where = seen.float().argmax(1)
+    assert torch.equal(batch["input_ids"].gather(1, where[:, None])[:, 0], batch["labels"][seen])
+    # the logits that are kept start at the position that predicts the letter
+    assert batch["input_ids"].shape[1] - batch["logits_to_keep"] == where.unique().item() - 1
+
+
+def test_padding_is_on_the_left(encoder, rows):
+    mask = encoder.questions(rows)["attention_mask"]
+    assert mask[:, -1].all() and not mask[0, 0] and mask[1].all()
+
+
+def test_a_label_that_is_not_the_answer_is_an_error(encoder, processor, rows):
+    wrong = copy.deepcopy(processor)
+    wrong.chat_template = wrong.chat_template.replace("{{ '<|im_end|>\\n' }}", "{{ '.<|im_end|>\\n' }}")
+    broken = Encoder(wrong, encoder.folder, encoder.image_side)
+    assert broken.examples(rows)["labels"].ne(IGNORED).sum() == 4  # text behind the letter is taken into account
+    template = wrong.chat_template
+    wrong.chat_template = template.replace("{{ message.content }}", "{{ 'It is ' + message.content }}")
+    with pytest.raises(ValueError, match="expected the chat with an answer to go on from the prompt"):
+        broken.examples(rows)
+    wrong.chat_template = template.replace("{{ message.content }}", "{{ 'answer: ' + message.content }}")
+    with pytest.raises(ValueError, match=r"expected the label 'a', found .*; the chat template does not put"):
+        broken.examples(rows)
+
+
+def test_images_keep_their_aspect_ratio_within_the_budget(tmp_path, processor, rows):
+    Image.new("RGB", (600, 150), "red").save(tmp_path / "wide.png")
+    batch = Encoder(processor, tmp_path, 64).questions([{**rows[0], "path": "wide.png"}])
+    _, height, width = (batch["image_grid_thw"][0] * 8).tolist()
+    assert (height, width) == (32, 128)
+    assert height * width <= 64**2
+
+
+def test_a_blank_picture_is_grey_and_of_the_same_size(encoder, rows):
+    seen, blank = encoder.questions(rows), encoder.questions(rows, blank=True)
+    assert torch.equal(seen["input_ids"], blank["input_ids"])
+    assert blank["pixel_values"].unique().numel() == 1 and blank["pixel_values"].abs().max() < 0.01
+    assert seen["pixel_values"].unique().numel() > 1
+
+
+def test_a_letter_of_several_tokens_is_refused(processor):
+    class Split:
+        def __call__(self, text, **kwargs):
+            return {"input_ids": [1, 2] if text == "c" else [1]}
+
+    class Processor:
+        tokenizer = Split()
+
+    with pytest.raises(ValueError, match=r"one token for each of the letters .* found \[\[1\], \[1\], \[1, 2\], \[1\]\]"):
+        letter_token_ids(Processor())
+    assert len(set(letter_token_ids(processor))) == 4

@@ -1,0 +1,50 @@
+import pandas as pd
+import pytest
+
+from vqa_utils.artifacts import ArtifactError, write_probabilities
+from vqa_utils.ensemble import Member, agreement, mean_probabilities, pooled, read_members, scored_folds, submission
+from vqa_utils.paths import RunPaths
+from vqa_utils.presets import preset
+
+
+def frame(ids, *rows):
+    return pd.concat([pd.DataFrame({"id": ids}), pd.DataFrame(rows, columns=list("abcd"))], axis=1)
+
+
+FIRST = frame(["x", "y"], (0.6, 0.4, 0, 0), (0.1, 0.2, 0.3, 0.4))
+SECOND = frame(["x", "y"], (0.1, 0.9, 0, 0), (0.1, 0.2, 0.3, 0.4))
+
+
+def test_the_mean_can_change_the_answer():
+    mean = mean_probabilities([FIRST, SECOND])
+    assert mean.loc[0, list("abcd")].tolist() == pytest.approx([0.35, 0.65, 0, 0])
+    assert submission(pd.DataFrame({"id": ["y", "x"]}), mean).to_dict("list") == {"id": ["y", "x"], "answer": ["d", "b"]}
+
+
+def test_members_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match="same ids in the same order"):
+        mean_probabilities([FIRST, SECOND.iloc[::-1]])
+
+
+def test_a_row_without_probabilities_is_an_error():
+    with pytest.raises(ValueError, match=r"found none for \['z'\]"):
+        submission(pd.DataFrame({"id": ["x", "z"]}), FIRST)
+
+
+def test_agreement_of_two_members():
+    table = agreement([Member(0, FIRST, FIRST), Member(2, SECOND, SECOND)])
+    assert table.loc["fold 0", "fold 2"] == 0.5 and table.loc["fold 0", "fold 0"] == 1
+
+
+def test_folds_that_are_there_are_used_and_the_missing_named():
+    paths, config = RunPaths("ensemble-test"), preset("demo")
+    folds = pd.DataFrame({"id": ["p", "q", "r"], "fold": [0, 1, 2]})
+    with pytest.raises(ArtifactError, match="run notebooks 03_train_fold and 04_infer first"):
+        scored_folds(paths, config)
+    for k, row in ((0, "p"), (2, "r")):
+        write_probabilities(paths.fold(k).probs("oof"), frame([row], (1, 0, 0, 0)))
+        write_probabilities(paths.fold(k).probs("test"), FIRST)
+    assert scored_folds(paths, config) == ([0, 2], [1])
+    assert [member.fold for member in read_members(paths, config, folds, ["x", "y"])] == [0, 2]
+    assert pooled(paths, config, folds, "oof")[["id", "fold"]].to_numpy().tolist() == [["p", 0], ["r", 2]]
+    assert pooled(paths, config, folds, "blank") is None

@@ -1,0 +1,55 @@
+import pandas as pd
+import pytest
+
+from vqa_utils.folds import ALWAYS_TRAIN, FoldError, leaks, make_folds, plain_split_leaks, read_folds
+from vqa_utils.presets import preset
+
+
+def rows(count, answers="abcd"):
+    return pd.DataFrame({"id": [f"r{i}" for i in range(count)], "answer": [answers[i % len(answers)] for i in range(count)]})
+
+
+def test_pictures_stay_together_and_letters_are_balanced():
+    train = rows(300)
+    groups = [str(i // 2) for i in range(300)]
+    folds = make_folds(train, groups, preset("demo"))
+    assert leaks(folds).empty
+    shares = folds.merge(train).groupby("fold")["answer"].value_counts(normalize=True)
+    assert folds["fold"].value_counts().between(95, 105).all() and shares.between(0.22, 0.28).all()
+
+
+def test_a_plain_split_would_leak():
+    assert plain_split_leaks(rows(300), [str(i // 2) for i in range(300)], preset("demo")) > 150
+    assert plain_split_leaks(rows(300), [str(i) for i in range(300)], preset("demo")) == 0
+
+
+def test_the_seed_decides():
+    train, groups = rows(60), [str(i) for i in range(60)]
+    first, again, other = (make_folds(train, groups, preset("demo", seed=seed))["fold"].tolist() for seed in (1, 1, 2))
+    assert first == again and first != other
+
+
+def test_twelve_rows_and_a_rare_letter_work():
+    folds = make_folds(rows(12, "aaaaabbbbccd"), [str(i) for i in range(12)], preset("demo"))
+    assert folds["fold"].value_counts().between(3, 5).all() and len(folds) == 12
+
+
+def test_too_few_pictures_are_an_error_that_says_what_to_do():
+    with pytest.raises(FoldError, match=r"found 2 images in 12 rows; set n_folds=2"):
+        make_folds(rows(12), ["x"] * 6 + ["y"] * 6, preset("demo"))
+
+
+def test_without_kfold_one_part_is_held_out():
+    folds = make_folds(rows(100), [str(i) for i in range(100)], preset("demo", use_kfold=False))
+    assert folds["fold"].value_counts().to_dict() == {ALWAYS_TRAIN: 80, 0: 20}
+
+
+def test_folds_are_checked_when_they_are_read(tmp_path):
+    path, train = tmp_path / "folds.csv", rows(4)
+    with pytest.raises(FoldError, match="run notebook 02_folds first"):
+        read_folds(path, train)
+    pd.DataFrame({"id": train["id"], "group": ["x", "x", "y", "y"], "fold": [0, 1, 0, 0]}).to_csv(path, index=False)
+    with pytest.raises(FoldError, match=r"several: \['r0', 'r1'\]"):
+        read_folds(path, train)
+    with pytest.raises(FoldError, match=r"expected the 3 rows of train.csv"):
+        read_folds(path, train.head(3))

@@ -1,0 +1,44 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vqa_utils.metrics import accuracy, expected_calibration_error, log_loss, mcnemar, predictions, reliability
+
+
+def probabilities(*rows):
+    return pd.DataFrame(rows, columns=list("abcd"))
+
+
+def test_accuracy_and_log_loss_of_known_rows():
+    probs, answers = probabilities((0.7, 0.1, 0.1, 0.1), (0.4, 0.3, 0.2, 0.1)), pd.Series(["a", "b"])
+    assert accuracy(probs, answers) == 0.5
+    assert log_loss(probs, answers) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
+
+
+def test_log_loss_knows_all_letters_even_if_some_are_no_answer():
+    assert log_loss(probabilities((0.25,) * 4, (0.25,) * 4), pd.Series(["d", "d"])) == pytest.approx(math.log(4))
+
+
+def test_a_tie_goes_to_the_earlier_letter():
+    assert predictions(probabilities((0.1, 0.4, 0.4, 0.1)))[0] == "b"
+
+
+def test_rows_are_matched_by_position_not_by_index():
+    probs = probabilities((0.7, 0.1, 0.1, 0.1), (0.1, 0.7, 0.1, 0.1))
+    assert accuracy(probs, pd.Series(["a", "b"], index=[7, 3])) == 1.0
+
+
+def test_mcnemar_against_its_exact_binomial():
+    first = np.array([True] * 9 + [False] + [True] * 20)
+    second = np.array([False] * 9 + [True] + [True] * 20)
+    assert mcnemar(first, second) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar(first, first) == 1.0
+
+
+def test_calibration_of_an_overconfident_model():
+    probs = probabilities(*[(0.9, 0.1, 0, 0)] * 10)
+    answers = pd.Series(["a"] * 6 + ["b"] * 4)
+    assert reliability(probs, answers)[["accuracy", "rows"]].iloc[0].tolist() == [0.6, 10]
+    assert expected_calibration_error(probs, answers) == pytest.approx(0.3)

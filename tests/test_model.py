@@ -1,0 +1,66 @@
+import dataclasses
+
+import pytest
+import torch
+
+from vqa_utils.config import from_dict
+from vqa_utils.model import CONFIG_NAME, add_lora, load_adapter, load_base, save_adapter
+from vqa_utils.train import trainable_parameters
+
+
+def test_lora_is_on_the_language_models_attention_alone(config):
+    model = add_lora(load_base(config), config)
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all("language_model" in name and "lora_" in name for name in learning)
+    assert {name.split(".lora_")[0].split(".")[-1] for name in learning} == set(config.target_modules)
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    # r * (in + out) for q, k, v, o of 4 layers of width 256 with 4 of 8 heads for keys and values
+    assert trainable_parameters(model) == 4 * 8 * (2 * (256 + 256) + 2 * (256 + 128))
+
+
+def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
+    with pytest.raises(ValueError, match=r"target_modules: expected layers of the language model, found none named qkv"):
+        add_lora(load_base(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
+
+
+def test_the_same_seed_starts_from_the_same_adapter(config):
+    first, again = (
+        {n: p.clone() for n, p in add_lora(load_base(config), config).named_parameters() if "lora_A" in n} for _ in range(2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(config, encoder, challenge, tmp_path):
+    config = dataclasses.replace(config, lora_r=3)
+    model = add_lora(load_base(config), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    save_adapter(model, config, tmp_path / "adapter")
+    assert {f.name for f in (tmp_path / "adapter").iterdir()} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        CONFIG_NAME,
+    }
+    loaded, _, found = load_adapter(tmp_path / "adapter")
+    assert found == config == from_dict(dataclasses.asdict(config))
+    batch = encoder.questions(challenge.test.head(2).to_dict("records"))
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
+
+
+def test_a_missing_adapter_names_the_notebook_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run notebook 03_train_fold first"):
+        load_adapter(tmp_path)
+
+
+def test_loading_twice_shares_nothing(config):
+    first, second = load_base(config), load_base(config)
+    pointers = {p.data_ptr() for p in first.parameters()}
+    assert not any(p.data_ptr() in pointers for p in second.parameters())
+
+
+def test_an_unquantised_base_is_the_checkpoint_itself(config):
+    model = load_base(dataclasses.replace(config, quantization="none"))
+    assert not any(p.dtype == torch.uint8 for p in model.parameters())

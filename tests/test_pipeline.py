@@ -1,0 +1,148 @@
+"""The whole series through its command, on Korean questions: which files it writes, what it reuses, how it fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import write_korean_challenge
+
+from vqa_utils.artifacts import read_json, read_probabilities
+from vqa_utils.paths import ROOT, RunPaths
+
+SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
+
+
+def run_all(*arguments, runs, expect=0):
+    environment = {**os.environ, "VQA_RUNS_DIR": str(runs)}
+    found = subprocess.run(
+        [sys.executable, "run_all.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == expect, found.stdout + found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_korean_challenge(tmp_path_factory.mktemp("korean") / "twelve", train=12, test=5)
+
+
+@pytest.fixture(scope="module")
+def output(runs, folder):
+    return run_all("--data", str(folder), "--run-id", "korean", *SETTINGS, runs=runs)
+
+
+@pytest.fixture
+def paths(output, runs, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(runs))
+    return RunPaths("korean")
+
+
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "README.md", "vqa_config.json"}
+FOLD = {"train_log.csv", "meta.json", *(f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank"))}
+NOTEBOOKS = ["01_eda", "02_folds", "03_train_fold-fold0", "03_train_fold-fold1", "04_infer-fold0", "04_infer-fold1",
+             "05_ensemble", "06_analysis"]  # fmt: skip
+REPORT = {"index.html", "folds.csv", "baselines.csv", "kinds_of_question.csv", "letters.csv", "worst_mistakes.csv",
+          "confusion.png", "accuracy_by_kind.png", "reliability.png"}  # fmt: skip
+
+
+def test_a_run_writes_exactly_these_files(paths):
+    expected = {"config.json", "provenance.json", "folds.csv", "submission_ensemble.csv"}
+    expected |= {f"ensemble/probs_{rows}.csv" for rows in ("oof", "test")} | {f"report/{name}" for name in REPORT}
+    expected |= {f"notebooks/{name}.ipynb" for name in NOTEBOOKS} | {f"stages/{name}.json" for name in NOTEBOOKS}
+    for k in (0, 1):
+        expected |= {f"fold{k}/{name}" for name in FOLD} | {f"fold{k}/adapter/{name}" for name in ADAPTER}
+    found = {str(path.relative_to(paths.folder)) for path in paths.folder.rglob("*") if path.is_file()}
+    assert found == expected
+
+
+def test_the_files_keep_the_contracts_between_the_stages(paths, folder):
+    train, test = (pd.read_csv(folder / f"{name}.csv", dtype=str) for name in ("train", "test"))
+    folds = pd.read_csv(paths.folds, dtype={"id": str})
+    assert list(folds) == ["id", "group", "fold"] and list(folds["id"]) == list(train["id"])
+    for k in (0, 1):
+        held_out = folds["id"][folds["fold"] == k]
+        for rows, ids in (("oof", held_out), ("zero_shot", held_out), ("blank", held_out), ("test", test["id"])):
+            read_probabilities(paths.fold(k).probs(rows), ids)
+        assert (
+            read_json(paths.fold(k).meta)["held_out_rows"] == len(held_out) == 12 - read_json(paths.fold(k).meta)["train_rows"]
+        )
+        assert read_json(paths.fold(k).adapter / "vqa_config.json") == read_json(paths.config)
+    members = [read_probabilities(paths.fold(k).probs("test"), test["id"]) for k in (0, 1)]
+    mean = read_probabilities(paths.ensemble / "probs_test.csv", test["id"])
+    assert ((members[0].iloc[:, 1:] + members[1].iloc[:, 1:]) / 2 - mean.iloc[:, 1:]).abs().max().max() < 1e-9
+    answers = pd.read_csv(paths.submission(True))
+    sample = pd.read_csv(folder / "sample_submission.csv")
+    assert list(answers) == ["id", "answer"] and list(answers["id"]) == list(sample["id"])
+    assert list(answers["answer"]) == list(mean.set_index("id").loc[sample["id"]].idxmax(axis=1))
+
+
+def test_every_archived_notebook_ran_with_its_parameters(paths):
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(paths.notebooks / f"{name}.ipynb", 4)
+        given = notebook.metadata["papermill"]["parameters"]
+        assert given == {"run_id": "korean"} | ({"fold": int(name[-1])} if "fold" in name[2:] and name[-1].isdigit() else {})
+        assert notebook.metadata["papermill"]["exception"] is None and "jupytext" not in notebook.metadata
+
+
+def test_the_origin_of_the_run_is_recorded(paths, folder):
+    found = read_json(paths.provenance)
+    assert set(found["inputs"]) == {"train.csv", "test.csv", "sample_submission.csv"} and found["packages"]["transformers"]
+    assert (paths.folder.parent / "latest").resolve() == paths.folder.resolve()
+
+
+def test_the_terminal_shows_the_scores_and_where_the_submission_is(output):
+    for text in ("run korean", "03_train_fold-fold1", "log_loss", "base, zero-shot", "runs/korean/submission_ensemble.csv"):
+        assert text in output
+
+
+def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, runs, tmp_path):
+    kept = shutil.copytree(paths.folder, tmp_path / "kept")
+    (paths.ensemble / "probs_test.csv").unlink()
+    dry = run_all("--run-id", "korean", "--resume", "--dry-run", runs=runs)
+    assert dry.count("reuse") == 7 and "05_ensemble" in dry and "run_id=korean fold=1" in dry
+    assert not (paths.ensemble / "probs_test.csv").exists(), "a dry run runs nothing"
+    found = run_all("--run-id", "korean", "--resume", runs=runs)
+    assert found.count("reused") == 7
+    assert (paths.ensemble / "probs_test.csv").read_bytes() == (kept / "ensemble" / "probs_test.csv").read_bytes()
+
+
+def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder, tmp_path):
+    hidden = tmp_path / "hidden"
+    shutil.copytree(folder, hidden)
+    for name in ("train.csv", "sample_submission.csv"):
+        (hidden / name).unlink()
+    found = run_all("--run-id", "korean", "--predict", str(hidden), runs=runs)
+    assert "runs/korean/predict/hidden/submission_ensemble.csv" in found
+    answers = pd.read_csv(paths.folder / "predict/hidden/submission_ensemble.csv")
+    pd.testing.assert_frame_equal(answers, pd.read_csv(paths.submission(True)))  # the same rows, the same adapters
+
+
+def test_bad_input_is_reported_before_anything_runs(runs, folder, tmp_path):
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    frame = pd.read_csv(bad / "train.csv").assign(answer="z")
+    frame.to_csv(bad / "train.csv", index=False)
+    found = run_all("--data", str(bad), "--run-id", "bad", runs=runs, expect=1)
+    assert "train.csv line 2: answer: expected a, b, c or d, found 'z'" in found and "Traceback" not in found
+    assert not (runs / "bad").exists()
+
+
+def test_a_notebook_whose_input_is_missing_says_what_to_run_first(runs, folder):
+    found = run_all("--data", str(folder), "--run-id", "early", "--only", "05_ensemble", *SETTINGS, runs=runs, expect=1)
+    assert "run notebook 02_folds first" in found and "runs/early/notebooks/05_ensemble.ipynb" in found
+
+
+def test_a_preset_that_cannot_run_here_says_so_at_once(runs, folder):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a GPU")
+    found = run_all("--preset", "safe", "--data", str(folder), runs=runs, expect=1)
+    assert "expected about 18.8 GiB of GPU memory" in found and "presets that work here: demo" in found

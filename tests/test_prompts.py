@@ -1,0 +1,24 @@
+import pytest
+
+from vqa_utils.prompts import INSTRUCTION, chat, question_text
+
+ROW = {"question": "색은?", "a": "빨강", "b": 7, "c": "파랑", "d": "None"}
+
+
+def test_a_question_is_followed_by_its_options():
+    assert question_text(ROW) == "색은?\na. 빨강\nb. 7\nc. 파랑\nd. None"
+
+
+def test_what_option_orders_share_comes_first():
+    system, user = chat(ROW, "picture", max_pixels=9)
+    assert system == {"role": "system", "content": INSTRUCTION}
+    assert user["content"] == [
+        {"type": "image", "image": "picture", "max_pixels": 9},
+        {"type": "text", "text": question_text(ROW)},
+    ]
+
+
+def test_an_answer_becomes_the_assistants_turn_and_changes_nothing_before_it():
+    assert chat(ROW, None, answer="b") == [*chat(ROW, None), {"role": "assistant", "content": "b"}]
+    with pytest.raises(ValueError, match="expected one of a, b, c, d, found 'B'"):
+        chat(ROW, None, answer="B")

@@ -1,0 +1,196 @@
+import argparse
+import io
+
+import nbformat
+import pytest
+from conftest import write_korean_challenge
+from nbformat.v4 import new_code_cell, new_notebook
+from rich.console import Console
+
+from vqa_utils import runner, runs
+from vqa_utils.config import ConfigError, to_dict
+from vqa_utils.paths import RunPaths, runs_dir
+from vqa_utils.presets import preset
+from vqa_utils.runner import Runner, execute
+from vqa_utils.runs import open_run, settle_run, start_run, with_data
+from vqa_utils.stages import RunError, Stage, Step
+from vqa_utils.terminal import last_step
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """A folder of small notebooks in place of the series."""
+    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
+
+    def write(name, *sources):
+        parameters = new_code_cell('run_id: str = "interactive"  # the run', metadata={"tags": ["parameters"]})
+        cells = [parameters, *map(new_code_cell, sources)]
+        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), tmp_path / f"{name}.ipynb")
+
+    return write
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+def arguments(**given):
+    nothing = {"data": None, "model": None, "limit": None, "set": [], "run_id": None, "preset": None}
+    return argparse.Namespace(
+        **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}
+    )
+
+
+def test_an_unknown_parameter_is_an_error(notebooks, console, tmp_path):
+    notebooks("two", "1 + 1")
+    with pytest.raises(RunError, match=r"two\.ipynb: expected some of the parameters \['run_id'\], found \['fold'\]"):
+        execute("two", tmp_path / "out.ipynb", {"run_id": "r", "fold": 1}, console)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_failing_notebook_is_archived_and_named(notebooks, console):
+    notebooks("broken", "print(run_id)", "raise ValueError('no such picture')", "print('never')")
+    archived = RunPaths("broken-run").notebooks / "broken.ipynb"
+    with pytest.raises(
+        RunError, match=r"(?s)broken failed: ValueError: no such picture.*runs/broken-run/notebooks/broken\.ipynb"
+    ):
+        execute("broken", archived, {"run_id": "broken-run"}, console)
+    outputs = [cell.outputs for cell in nbformat.read(archived, 4).cells if cell.cell_type == "code"]
+    text = str(outputs)
+    assert "broken-run" in text and "no such picture" in text and "never" not in text
+
+
+def test_a_kernel_that_dies_is_named(notebooks, console, tmp_path):
+    notebooks("dies", "import os; os._exit(9)")
+    with pytest.raises(RunError, match="dies: its kernel died"):
+        execute("dies", tmp_path / "dies.ipynb", {}, console)
+
+
+STAGE = Stage("writes", reads=("in.txt",), writes=("out.txt",))
+
+
+@pytest.fixture
+def small_run(notebooks, console, tmp_path, monkeypatch):
+    """A run of one notebook that counts its executions in a file."""
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    config = preset("demo", data=str(write_korean_challenge(tmp_path / "data", train=4, test=2)))
+    paths = RunPaths("small")
+    paths.folder.mkdir(parents=True)
+    (paths.folder / "in.txt").write_text("1")
+    out = str(paths.folder / "out.txt")
+    notebooks("writes", f"open({out!r}, 'a').write('x')")
+    return (
+        lambda **changes: Runner(paths, changes.get("config", config), console, reuse=changes.get("reuse", True)),
+        paths,
+        config,
+    )
+
+
+def test_a_step_is_reused_until_its_settings_inputs_or_outputs_change(small_run):
+    make, paths, config = small_run
+    step, out = Step(STAGE), paths.folder / "out.txt"
+
+    def run(**changes):
+        one = make(**changes)
+        state = one.state(step)
+        one.run(step)
+        return state, out.read_text()
+
+    assert run() == ("missing", "x")
+    assert run() == ("done", "x")
+    (paths.folder / "in.txt").write_text("2")
+    assert run() == ("changed", "x")  # what it wrote before was removed, then written anew
+    assert make().state(step) == "done"
+    out.write_text("spoilt")
+    assert run() == ("changed", "x")
+    other = preset("demo", data=config.data, seed=1)
+    assert run(config=other) == ("changed", "x")
+    (paths.folder / "stages" / "writes.json").rename(paths.folder / "kept.json")
+    assert make(config=other).state(step) == "missing"
+
+
+def test_a_changed_picture_changes_every_step(small_run):
+    make, _, config = small_run
+    step = Step(STAGE)
+    make().run(step)
+    picture = next((runs.Path(config.data) / "images").iterdir())
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert make().state(step) == "changed"
+
+
+def test_force_runs_what_could_be_reused(small_run):
+    make, paths, _ = small_run
+    make().run(Step(STAGE))
+    marker = paths.stages / "writes.json"
+    before = marker.stat().st_mtime_ns
+    make(reuse=False).run(Step(STAGE))
+    assert marker.stat().st_mtime_ns > before
+
+
+def test_a_notebook_that_does_not_write_its_files_is_an_error(small_run, notebooks):
+    make, paths, _ = small_run
+    notebooks("writes", "pass")
+    with pytest.raises(RunError, match=r"expected it to write runs/small/out\.txt, found nothing there"):
+        make().run(Step(STAGE))
+    assert not (paths.stages / "writes.json").exists()
+
+
+def test_a_new_run_has_the_presets_settings_and_what_the_command_changes():
+    paths, config = settle_run(arguments(preset="safe", set=["lora_r=12"], limit=5, data="some/where"), "now")
+    assert paths.run_id == "now-safe" and (config.lora_r, config.limit) == (12, 5)
+    assert config.data == str(runs.Path("some/where").resolve())
+
+
+def test_a_run_that_is_there_is_not_overwritten(korean_folder):
+    config = preset("demo", data=str(korean_folder), epochs=2)
+    start_run(RunPaths("there"), config)
+    assert (runs_dir() / "latest").resolve().name == "there"
+    with pytest.raises(RunError, match="runs/there is there already: --resume goes on with it"):
+        settle_run(arguments(run_id="there"), "now")
+    for given in ({"run_id": "there", "resume": True}, {"resume": True}, {"status": True}, {"run_id": "there", "force": True}):
+        paths, found = settle_run(arguments(**given), "now")
+        assert (paths.run_id, found) == ("there", config)
+    changed = settle_run(arguments(resume=True, set=["epochs=3"]), "now")[1]
+    assert to_dict(changed) == to_dict(config) | {"epochs": 3.0}
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed():
+    with pytest.raises(RunError, match="expected a run, found none"):
+        settle_run(arguments(run_id="nowhere", resume=True), "now")
+    with pytest.raises(ConfigError, match=r"start it with run_all.py"):
+        open_run("nowhere")
+
+
+def test_a_notebook_opened_by_hand_makes_the_interactive_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    paths, config = open_run("interactive")
+    assert config == preset("demo") == open_run("interactive")[1] and paths.config.exists()
+    assert not (tmp_path / "latest").exists()
+
+
+def test_data_is_found_below_kaggles_input_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "KAGGLE_INPUT", tmp_path)
+    with pytest.raises(RunError, match=r"--data: expected the folder with train.csv"):
+        with_data(preset("safe"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").touch()
+        if name == "one":
+            assert with_data(preset("safe")).data == str(tmp_path / "one")
+    with pytest.raises(RunError, match=r"found .*one, .*two"):
+        with_data(preset("safe"))
+    assert with_data(preset("demo")) == preset("demo")
+
+
+def test_the_line_of_a_training_says_step_loss_pace_and_time_left(tmp_path):
+    log = tmp_path / "train_log.csv"
+    head = "step,max_steps,epoch,loss,learning_rate,grad_norm,seconds_per_step,memory_gib\n"
+    log.write_text(head)
+    assert last_step(log) == (0, 1, "")
+    log.write_text(head + "1,41,0.1,1.5,0.1,1,2.0,1\n2,41,0.2,1.25,0.1,1,4.0,1\n")
+    assert last_step(log) == (2, 41, "step 2/41  loss 1.250  3.00 s/step  1:57 left")
+    log.write_text(log.read_text() + "3,41,0.3")
+    assert last_step(log)[2] == ""

@@ -1,0 +1,46 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.score import score_options
+
+
+def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
+    rows = challenge.train.assign(question=[q + " 자세히 보세요." * (i % 3) for i, q in enumerate(challenge.train["question"])])
+    one, many = (score_options(base, encoder, rows, batch_size=size) for size in (1, 7))
+    assert list(one["id"]) == list(many["id"]) == list(rows["id"])
+    np.testing.assert_allclose(one[list(LETTERS)], many[list(LETTERS)], atol=1e-4)
+    assert np.allclose(one[list(LETTERS)].sum(axis=1), 1)
+
+
+def test_probabilities_are_the_softmax_of_the_four_letters_logits(base, encoder, challenge, processor):
+    row = challenge.test.iloc[0]
+    image = encoder.questions([row.to_dict()])
+    text = processor.apply_chat_template(chat(row, None), tokenize=False, add_generation_prompt=True)
+    ids = processor.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * 16), return_tensors="pt")
+    with torch.no_grad():
+        logits = base(**{**image, **ids}).logits[0, -1]
+    expected = logits[processor.tokenizer.convert_tokens_to_ids(list(LETTERS))].double().softmax(-1)
+    found = score_options(base, encoder, challenge.test.head(1), batch_size=4)[list(LETTERS)].to_numpy()[0]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+def test_answers_are_not_looked_at(base, encoder, challenge):
+    rows = challenge.train.head(6)
+    with_answers, without, wrong = (
+        score_options(base, encoder, r, batch_size=3) for r in (rows, rows.drop(columns="answer"), rows.assign(answer="a"))
+    )
+    pd.testing.assert_frame_equal(with_answers, without)
+    pd.testing.assert_frame_equal(with_answers, wrong)
+
+
+def test_the_picture_matters(base, encoder, challenge):
+    seen, blank = (score_options(base, encoder, challenge.train, batch_size=8, blank=blank) for blank in (False, True))
+    assert (seen[list(LETTERS)] - blank[list(LETTERS)]).abs().to_numpy().max() > 0.1
+
+
+def test_an_image_that_is_gone_stops_the_scoring(base, encoder, challenge):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
+        score_options(base, encoder, challenge.test.head(2).assign(path="nothing.png"), batch_size=2)

@@ -1,0 +1,102 @@
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import EvalPrediction, TrainerCallback
+
+from vqa_utils import train
+from vqa_utils.artifacts import read_json
+from vqa_utils.encode import IGNORED
+from vqa_utils.paths import FoldPaths
+from vqa_utils.train import LOG_COLUMNS, answer_loss, held_out_scores, train_fold, training_key
+
+
+def weights(paths):
+    return load_file(paths.adapter / "adapter_model.safetensors")
+
+
+def test_the_loss_is_the_mean_over_the_answers_of_all_micro_batches():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3, 11), torch.full((6, 9), IGNORED)
+    labels[:, -2] = torch.randint(11, (6,))  # predicted by the first of the three kept positions
+    whole = torch.nn.functional.cross_entropy(logits[:, 0], labels[:, -2])
+    parts = [answer_loss(SimpleNamespace(logits=logits[i]), labels[i], 6) for i in (slice(0, 1), slice(1, 6))]
+    torch.testing.assert_close(sum(parts), whole)
+    torch.testing.assert_close(answer_loss(SimpleNamespace(logits=logits), labels), whole)
+
+
+def test_held_out_scores_of_known_logits():
+    labels = np.full((2, 5), IGNORED)
+    labels[:, 2] = [21, 20]  # the letters b and a
+    logits = np.log(np.array([[0.1, 0.7, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]]))
+    scores = held_out_scores(EvalPrediction(logits, labels), [20, 21, 22, 23])
+    assert scores == {"accuracy": 0.5, "log_loss": pytest.approx(-(np.log(0.7) + np.log(0.1)) / 2)}
+
+
+def test_micro_batches_and_accumulation_train_the_same_adapter(config, encoder, challenge, tmp_path):
+    rows, results = challenge.train.head(12), []
+    for micro, steps in ((4, 1), (2, 2), (1, 4)):
+        c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3)
+        paths = FoldPaths(tmp_path / f"{micro}x{steps}")
+        meta = train_fold(c, encoder, rows, challenge.train.tail(4), paths)
+        assert meta["steps"] == 3
+        results.append((pd.read_csv(paths.train_log), weights(paths)))
+    for log, adapter in results[1:]:
+        np.testing.assert_allclose(log["loss"], results[0][0]["loss"], atol=1e-4)
+        np.testing.assert_allclose(log["grad_norm"], results[0][0]["grad_norm"], rtol=1e-3)
+        for name, value in adapter.items():
+            torch.testing.assert_close(value, results[0][1][name], atol=2e-4, rtol=0)
+
+
+def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
+    config = dataclasses.replace(config, epochs=2)
+    paths = FoldPaths(tmp_path / "fold0")
+    meta = train_fold(config, encoder, challenge.train.head(16), challenge.train.tail(8), paths)
+    log = pd.read_csv(paths.train_log)
+    assert list(log) == LOG_COLUMNS and log["step"].tolist() == list(range(1, 9)) and log["max_steps"].unique() == [8]
+    assert log[["loss", "grad_norm", "seconds_per_step", "memory_gib"]].notna().all().all()
+    assert log["learning_rate"].iloc[-1] < log["learning_rate"].max() == config.learning_rate
+    assert [scores["epoch"] for scores in meta["epochs"]] == [1, 2]
+    best = min(meta["epochs"], key=lambda scores: scores["log_loss"])
+    assert meta["best_epoch"] == best["epoch"] and read_json(paths.meta) == meta
+    assert not list(paths.checkpoints.glob("*")), "optimizer states are left behind"
+
+
+class StopsAfterOneEpoch(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encoder, challenge, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, epochs=2, lora_dropout=0.1)
+    train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
+    whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
+    train_fold(config, encoder, train_rows, held_out, whole)
+    original = train.Trainer
+    monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(config, encoder, train_rows, held_out, cut)
+    assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
+    monkeypatch.setattr(train, "Trainer", original)
+    train_fold(config, encoder, train_rows, held_out, cut)
+    a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
+    assert b["step"].tolist() == a["step"].tolist()
+    np.testing.assert_allclose(b["loss"], a["loss"], atol=1e-5)
+    for name, value in weights(cut).items():
+        torch.testing.assert_close(value, weights(whole)[name], atol=1e-6, rtol=0)
+
+
+def with_callback(trainer, callback):
+    trainer.add_callback(callback)
+    return trainer
+
+
+def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge):
+    key = training_key(config, challenge.train)
+    assert key == training_key(config, challenge.train.copy())
+    assert key != training_key(dataclasses.replace(config, seed=1), challenge.train)
+    assert key != training_key(config, challenge.train.head(3))

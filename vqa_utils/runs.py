@@ -1,0 +1,97 @@
+"""A run's folder: which one a command means, its settings, its origin, and what its data is known by."""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
+from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
+from vqa_utils.data import load_challenge
+from vqa_utils.paths import RunPaths, runs_dir, shown
+from vqa_utils.presets import preset
+from vqa_utils.stages import RunError
+
+INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
+KAGGLE_INPUT = Path("/kaggle/input")
+
+
+def open_run(run_id: str) -> tuple[RunPaths, Config]:
+    """The paths and settings of a run; the run `interactive` is made with the preset demo where it is not there.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    paths = RunPaths(run_id)
+    if not paths.config.exists():
+        if run_id != INTERACTIVE:
+            raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
+        write_json(paths.config, to_dict(preset("demo")))
+    return paths, from_dict(read_json(paths.config))
+
+
+def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
+    """Which run a command is about: its paths and its settings.
+
+    Args:
+        args: run_all.py's.
+        new_id: names a new run, together with its preset.
+
+    Raises:
+        RunError: the run is there and nothing says to go on with it, or it is not there and should be.
+        ConfigError: settings that cannot be used.
+    """
+    changes = {key: value for key in ("data", "model", "limit") if (value := getattr(args, key)) is not None}
+    changes |= parse_settings(args.set)
+    if changes.get("data") not in (None, DEMO_DATA):
+        changes["data"] = str(Path(changes["data"]).resolve())
+    continues = args.resume or args.status or args.predict
+    run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
+    paths = RunPaths(run_id)
+    if paths.config.exists():
+        if not (continues or args.force or args.dry_run):
+            raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
+        paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
+        base = from_dict(read_json(paths.config))
+        if args.preset is not None:
+            base = preset(args.preset, data=base.data, limit=base.limit)
+        return paths, dataclasses.replace(base, **changes)
+    if continues:
+        raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
+    return paths, preset(args.preset or "demo", **changes)
+
+
+def with_data(config: Config) -> Config:
+    """The settings with their data: where none is named, the one folder with a train.csv below Kaggle's input folder.
+
+    Raises:
+        RunError: there is none, or more than one.
+    """
+    if config.data:
+        return config
+    found = sorted(str(file.parent) for file in KAGGLE_INPUT.glob("**/train.csv"))
+    if len(found) != 1:
+        seen = f"found {', '.join(found)}" if found else "found none to take instead"
+        raise RunError(f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}")
+    return dataclasses.replace(config, data=found[0])
+
+
+def start_run(paths: RunPaths, config: Config) -> None:
+    """Check the data, write the run's settings and provenance, and point `runs/latest` to it."""
+    challenge = load_challenge(config, check_images=True)
+    write_json(paths.config, to_dict(config))
+    inputs = hashes(challenge.files, challenge.folder)
+    write_json(paths.provenance, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(), "inputs": inputs})
+    latest = runs_dir() / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(paths.run_id, target_is_directory=True)
+
+
+def data_hash(config: Config) -> str:
+    """Changes with the CSVs, and with the name, size or time of any picture."""
+    challenge = load_challenge(config)
+    files = [challenge.folder / path for path in pd.concat([challenge.train["path"], challenge.test["path"]])]
+    stats = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
+    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *stats])).sum())
