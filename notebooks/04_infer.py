@@ -33,7 +33,7 @@ folder, questions = questions_of_fold(paths, config, fold, predict)
 print({name: f"{len(rows)} rows" for name, rows in questions.items()})
 
 # %% [markdown]
-# The answers of these rows are not loaded at all. With `baselines` on, the held-out rows are scored twice more: by the
+# The right answers are dropped before anything is scored. With `baselines` on, the held-out rows are scored twice more: by the
 # base without its adapter (`zero_shot`), and with grey pictures (`blank`).
 
 # %% tags=["nbval-ignore-output"]

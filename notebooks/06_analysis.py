@@ -35,7 +35,7 @@ print(f"{len(probs)} out-of-fold rows from folds {there}; missing folds: {missin
 
 # %% tags=["nbval-ignore-output"]
 baselines = report.baseline_table(paths, config, folds, train)
-baselines.style.format(precision=4).hide()
+baselines.style.format(precision=3, na_rep="").format("{:.1e}", subset="mcnemar_p", na_rep="").hide()
 
 # %% tags=["nbval-ignore-output"]
 print(report.read_baselines(baselines))

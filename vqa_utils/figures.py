@@ -56,7 +56,7 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
     fig, ax = plt.subplots(figsize=(11, 0.34 * rows + 0.4))
     for i, (token, is_label) in enumerate(zip(tokens, labelled, strict=True)):
         box = {"boxstyle": "round", "facecolor": "#f2b04b" if is_label else "#eef1f5", "edgecolor": "none"}
-        ax.text(i % columns, -(i // columns), token, fontsize=7, ha="center", va="center", bbox=box)
+        ax.text(i % columns, -(i // columns), token.replace("\n", "⏎"), fontsize=7, ha="center", va="center", bbox=box)
     ax.set(xlim=(-0.6, columns - 0.4), ylim=(-rows + 0.4, 0.6), title="The only token with a label is the answer's letter")
     ax.axis("off")
     return _done(fig)
