@@ -52,7 +52,7 @@ def train_fold(
         train_dataset=train.to_dict("records"),
         eval_dataset=held_out.to_dict("records"),
         compute_loss_func=answer_loss,
-        preprocess_logits_for_metrics=lambda logits, labels: logits[:, 0, letters],
+        preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
         callbacks=[TrainLog(paths.train_log)],
     )
@@ -123,6 +123,12 @@ def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Te
     targets = labels[:, -logits.shape[1] :].to(logits.device)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+
+
+def letter_logits(outputs: torch.Tensor | tuple, letters: list[int]) -> torch.Tensor:
+    """The letters' logits [B, 4] at the first kept position; some models put other outputs behind the logits."""
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits[:, 0, letters]
 
 
 def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str, float]:
