@@ -11,7 +11,9 @@ def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
     rows = challenge.train.assign(question=[q + " 자세히 보세요." * (i % 3) for i, q in enumerate(challenge.train["question"])])
     one, many = (score_options(base, encoder, rows, batch_size=size) for size in (1, 7))
     assert list(one["id"]) == list(many["id"]) == list(rows["id"])
+    alone = pd.concat([score_options(base, encoder, rows.iloc[[i]], batch_size=1) for i in range(len(rows))])
     np.testing.assert_allclose(one[list(LETTERS)], many[list(LETTERS)], atol=1e-4)
+    np.testing.assert_allclose(alone[list(LETTERS)], many[list(LETTERS)], atol=1e-4)
     assert np.allclose(one[list(LETTERS)].sum(axis=1), 1)
 
 

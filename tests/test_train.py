@@ -71,6 +71,13 @@ class StopsAfterOneEpoch(TrainerCallback):
         raise KeyboardInterrupt
 
 
+class CountsSteps(TrainerCallback):
+    steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+
 def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encoder, challenge, tmp_path, monkeypatch):
     config = dataclasses.replace(config, epochs=2, lora_dropout=0.1)
     train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
@@ -81,8 +88,10 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encod
     with pytest.raises(KeyboardInterrupt):
         train_fold(config, encoder, train_rows, held_out, cut)
     assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
-    monkeypatch.setattr(train, "Trainer", original)
+    counter = CountsSteps()
+    monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), counter))
     train_fold(config, encoder, train_rows, held_out, cut)
+    assert counter.steps == 4, "the first epoch was trained again"
     a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
     assert b["step"].tolist() == a["step"].tolist()
     np.testing.assert_allclose(b["loss"], a["loss"], atol=1e-5)

@@ -1,0 +1,89 @@
+"""The same loader, encoder, trainer and scorer on small models of the other families that the presets name."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+from vqa_utils.demo.architecture import SPECIAL
+from vqa_utils.encode import Encoder
+from vqa_utils.metrics import accuracy, log_loss
+from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
+from vqa_utils.paths import FoldPaths
+from vqa_utils.score import score_options
+from vqa_utils.train import train_fold
+
+TEXT = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
+
+
+def ids(tokenizer):
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(SPECIAL[2:])), strict=True))
+
+
+def qwen2_5_vl(tokenizer):
+    """Patches of 14 px, windows in the vision tower, whose MLP has a gate_proj as the language model's has."""
+    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14,
+              "fullatt_block_indexes": [1], "window_size": 56}  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    config = Qwen2_5_VLConfig(text_config={**TEXT, "rope_parameters": rope}, vision_config=vision, **ids(tokenizer))
+    images = Qwen2VLImageProcessor(patch_size=14, merge_size=2)
+    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen3_vl(tokenizer):
+    """The dense Qwen3-VL, patches of 16 px."""
+    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
+              "deepstack_visual_indexes": [0], "num_position_embeddings": 64}  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = {**TEXT, "head_dim": 16, "rope_parameters": rope}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids(tokenizer))
+    images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
+    processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+@pytest.fixture(params=[qwen2_5_vl, qwen3_vl], ids=["qwen2_5_vl", "qwen3_vl"])
+def family(request, tmp_path, processor, config):
+    """Settings whose model is a new small one of the family, saved as a hub's folder would be."""
+    model, its_processor = request.param(processor.tokenizer)
+    model.save_pretrained(tmp_path / "base")
+    its_processor.save_pretrained(tmp_path / "base")
+    return dataclasses.replace(config, model=str(tmp_path / "base"), image_side=112)
+
+
+def test_train_keep_load_and_score(family, challenge, tmp_path):
+    encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
+    paths = FoldPaths(tmp_path / "fold0")
+    meta = train_fold(family, encoder, challenge.train.head(8), challenge.train.tail(4), paths)
+    assert meta["steps"] == 2 and pd.read_csv(paths.train_log)["grad_norm"].gt(0).all()
+    model, processor, config = load_adapter(paths.adapter)
+    assert config == family
+    held_out = challenge.train.tail(4)
+    probs = score_options(model, Encoder(processor, challenge.folder, family.image_side), held_out, batch_size=4)
+    last = meta["epochs"][-1]
+    assert log_loss(probs, held_out["answer"]) == pytest.approx(last["log_loss"], abs=1e-4)
+    assert accuracy(probs, held_out["answer"]) == last["accuracy"]
+
+
+def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(family):
+    targets = ("gate_proj", "q_proj")
+    base = load_base(family)
+    matching = [name for name, _ in base.named_modules() if "visual" in name and name.endswith(targets)]
+    model = add_lora(base, dataclasses.replace(family, target_modules=targets))
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(learning) == 2 * 2 * 2 and all("language_model" in name for name in learning)
+    assert bool(matching) == ("Qwen2_5" in type(base).__name__)
