@@ -6,14 +6,16 @@ python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
 """
 
 import argparse
+import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.errors import VqaError
-from vqa_utils.paths import shown
-from vqa_utils.stages import Stage, select_steps
+from vqa_utils.paths import RUNS_VARIABLE, runs_dir, shown
+from vqa_utils.stages import RunError, Stage, select_steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Do what the command line says; an error that a user can mend is one message and exit status 1."""
     args = parse_arguments()
+    os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
 
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -86,7 +89,9 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         print_presets(console)
         return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
-    chosen = [int(k) for k in args.folds.split(",") if k]
+    if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
+        raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
+    chosen = sorted({int(k) for k in args.folds.split(",") if k})
     steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
     runner = Runner(paths, config, console, reuse=not args.force)
     if args.status or args.dry_run:
@@ -102,7 +107,8 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     start = time.time()
     for step in steps:
         runner.run(step)
-    print_results(paths, config, console)
+    if steps[-1].stage in STAGES[-2:]:
+        print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
 
 

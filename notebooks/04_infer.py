@@ -25,8 +25,8 @@ fold: int = 0  # the fold whose adapter answers
 predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
 
 # %% tags=["nbval-ignore-output"]
-paths, _ = open_run(run_id)
-model, processor, config = load_adapter(paths.fold(fold).adapter)
+paths, run_config = open_run(run_id)
+model, processor, config = load_adapter(paths.fold(fold).adapter, run_config)
 
 # %%
 folder, questions = questions_of_fold(paths, config, fold, predict)

@@ -1,5 +1,6 @@
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_korean_challenge
@@ -48,6 +49,24 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
     assert open_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_sixteen_bits_of_grey_do_not_turn_white(tmp_path):
+    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / "grey.png")
+    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (117, 117, 117)
+
+
+def test_a_strip_of_an_image_is_refused_before_a_model_is(folder):
+    Image.new("RGB", (3000, 8)).save(folder / "images" / "train_0000.png")
+    with pytest.raises(DataError, match=r"train\.csv line 2: .*found one of 3000 x 8 px"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "id,path\n1,2\n3,4,5,6\n"])
+def test_a_file_that_is_no_table_is_an_error_with_its_name(folder, text):
+    (folder / "test.csv").write_text(text)
+    with pytest.raises(DataError, match=r"test\.csv: expected comma-separated rows"):
+        load(folder)
 
 
 def test_limit_takes_the_first_rows_of_both_files(folder):

@@ -70,7 +70,7 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
     paths = FoldPaths(tmp_path / "fold0")
     meta = train_fold(family, encoder, challenge.train.head(8), challenge.train.tail(4), paths)
     assert meta["steps"] == 2 and pd.read_csv(paths.train_log)["grad_norm"].gt(0).all()
-    model, processor, config = load_adapter(paths.adapter)
+    model, processor, config = load_adapter(paths.adapter, family)
     assert config == family
     held_out = challenge.train.tail(4)
     probs = score_options(model, Encoder(processor, challenge.folder, family.image_side), held_out, batch_size=4)

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from vqa_utils.artifacts import ArtifactError
 from vqa_utils.config import from_dict
 from vqa_utils.model import CONFIG_NAME, add_lora, load_adapter, load_base, save_adapter
 from vqa_utils.train import trainable_parameters
@@ -43,16 +44,16 @@ def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(config, enc
         "adapter_config.json",
         CONFIG_NAME,
     }
-    loaded, _, found = load_adapter(tmp_path / "adapter")
+    loaded, _, found = load_adapter(tmp_path / "adapter", config)
     assert found == config == from_dict(dataclasses.asdict(config))
     batch = encoder.questions(challenge.test.head(2).to_dict("records"))
     with torch.no_grad():
         assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
 
 
-def test_a_missing_adapter_names_the_notebook_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run notebook 03_train_fold first"):
-        load_adapter(tmp_path)
+def test_a_missing_adapter_names_the_notebook_to_run(config, tmp_path):
+    with pytest.raises(ArtifactError, match="run notebook 03_train_fold first"):
+        load_adapter(tmp_path, config)
 
 
 def test_loading_twice_shares_nothing(config):

@@ -115,6 +115,22 @@ def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, run
     assert (paths.ensemble / "probs_test.csv").read_bytes() == (kept / "ensemble" / "probs_test.csv").read_bytes()
 
 
+def test_settings_that_an_adapter_does_not_depend_on_leave_it_alone(paths, runs):
+    dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "score_batch=3", "--from", "03_train_fold", runs=runs)
+    assert dry.count("reuse") == 2 and dry.count("run again") == 4
+    dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "lora_r=3", "--from", "03_train_fold", runs=runs)
+    assert dry.count("reuse") == 0
+
+
+def test_an_adapter_that_held_out_other_rows_is_refused(paths, runs):
+    kept = paths.folds.read_text()
+    paths.folds.write_text(pd.read_csv(paths.folds).assign(fold=lambda f: 1 - f["fold"]).to_csv(index=False))
+    found = run_all("--run-id", "korean", "--resume", "--only", "04_infer", "--folds", "0", runs=runs, expect=1)
+    paths.folds.write_text(kept)
+    assert "held out others, and may have trained on these" in found
+    run_all("--run-id", "korean", "--resume", runs=runs)
+
+
 def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder, tmp_path):
     hidden = tmp_path / "hidden"
     shutil.copytree(folder, hidden)

@@ -157,6 +157,18 @@ def test_a_run_that_is_there_is_not_overwritten(korean_folder):
     assert to_dict(changed) == to_dict(config) | {"epochs": 3.0}
 
 
+@pytest.mark.parametrize("name", ["latest", "demo-data", "a/b", "../x"])
+def test_a_run_id_is_a_plain_name(name):
+    with pytest.raises(RunError, match=r"--run-id: expected letters, digits"):
+        settle_run(arguments(run_id=name), "now")
+
+
+def test_another_preset_keeps_what_the_run_has_besides(korean_folder):
+    start_run(RunPaths("preset-change"), preset("safe", data=str(korean_folder), seed=7, n_folds=5))
+    found = settle_run(arguments(run_id="preset-change", resume=True, preset="low_memory"), "now")[1]
+    assert (found.seed, found.n_folds, found.data, found.lora_r) == (7, 5, str(korean_folder), 4)
+
+
 def test_a_run_that_is_not_there_cannot_be_resumed():
     with pytest.raises(RunError, match="expected a run, found none"):
         settle_run(arguments(run_id="nowhere", resume=True), "now")

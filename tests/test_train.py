@@ -12,7 +12,7 @@ from vqa_utils import train
 from vqa_utils.artifacts import read_json
 from vqa_utils.encode import IGNORED
 from vqa_utils.paths import FoldPaths
-from vqa_utils.train import LOG_COLUMNS, answer_loss, held_out_scores, train_fold, training_key
+from vqa_utils.train import LOG_COLUMNS, answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
 
 
 def weights(paths):
@@ -109,3 +109,35 @@ def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge
     assert key == training_key(config, challenge.train.copy())
     assert key != training_key(dataclasses.replace(config, seed=1), challenge.train)
     assert key != training_key(config, challenge.train.head(3))
+    assert key != training_key(config, challenge.train.assign(answer="a"))
+    assert key == training_key(dataclasses.replace(config, score_batch=3, baselines=False), challenge.train)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for name, whole in (("checkpoint-4", True), ("checkpoint-12", True), ("checkpoint-20", False)):
+        (tmp_path / name).mkdir()
+        if whole:
+            (tmp_path / name / "trainer_state.json").touch()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+    assert not (tmp_path / "checkpoint-20").exists() and last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challenge, tmp_path, monkeypatch):
+    seen = {}
+    original = train.Trainer
+
+    def recorded(**options):
+        seen["gpus"], seen["batch"] = options["args"].n_gpu, options["args"].train_batch_size
+        return original(**options)
+
+    monkeypatch.setattr(train, "Trainer", recorded)
+    arguments = train.training_arguments
+
+    def two_gpus(*given):
+        made = arguments(*given)
+        made._n_gpu = 2
+        return made
+
+    monkeypatch.setattr(train, "training_arguments", two_gpus)
+    train_fold(config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "fold0"))
+    assert seen == {"gpus": 1, "batch": config.micro_batch}

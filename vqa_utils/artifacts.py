@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -71,6 +72,11 @@ def hashes(paths: Iterable[Path], base: Path) -> dict[str, str]:
     }
 
 
+def ids_hash(ids: Iterable[str]) -> str:
+    """16 hex digits that name a list of rows."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
 def write_probabilities(path: Path, frame: pd.DataFrame) -> None:
     """Write option probabilities (`id`, `a` to `d`); a row that is not a distribution is an error."""
     _check_probabilities(path, frame)
@@ -118,13 +124,17 @@ def provenance() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
     return {
-        "git_commit": commit.stdout.strip() or None,
-        "git_changed": bool(changed.stdout.strip()),
+        "git_commit": _git("rev-parse", "HEAD") or None,
+        "git_changed": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "packages": versions,
     }
+
+
+def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
+    found = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

@@ -16,6 +16,13 @@ DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base i
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
+# What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
+# limits are, how fast it scores, what is reported
+NOT_OF_THE_ADAPTER = (
+    "preset", "data", "limit", "device_map", "max_memory", "score_batch", "baselines", "num_workers", "report_to",
+)  # fmt: skip
+
+
 class ConfigError(VqaError):
     """Settings that cannot be used, with all their problems."""
 
@@ -123,7 +130,12 @@ class Config:
     @property
     def hash(self) -> str:
         """16 hex digits that change with any setting."""
-        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return _hash(to_dict(self))
+
+    @property
+    def training_hash(self) -> str:
+        """16 hex digits that change with the settings that an adapter depends on."""
+        return _hash({key: value for key, value in to_dict(self).items() if key not in NOT_OF_THE_ADAPTER})
 
 
 def field_types() -> dict[str, Any]:
@@ -171,6 +183,10 @@ def size_in_bytes(size: str) -> int:
     """Bytes: "14GB" is 14e9 bytes, "13GiB" is 13 * 2**30."""
     number, unit = re.fullmatch(r"([\d.]+)\s*(GB|GiB|MB|MiB)", size).groups()
     return int(float(number) * {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}[unit])
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_size(size: str) -> bool:

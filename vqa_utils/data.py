@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
@@ -16,6 +17,7 @@ from vqa_utils.prompts import LETTERS
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
+MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 SHOWN = 12  # problems listed a kind; the rest is counted
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 
@@ -113,7 +115,10 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def open_image(path: Path) -> Image.Image:
     """The image in RGB, turned the way its EXIF data says."""
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
+            turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
+        return turned.convert("RGB")
 
 
 def question_kind(row: pd.Series) -> str:
@@ -138,10 +143,15 @@ def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataF
         return None
     for encoding in ENCODINGS:
         try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding, index_col=False)
             break
         except UnicodeDecodeError:
             continue
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            problems.append(
+                f"{path.name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}"
+            )
+            return None
     else:
         problems.append(f"{path.name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
         return None
@@ -183,6 +193,8 @@ def _image_problem(path: Path) -> str:
         with Image.open(path) as image:
             image.draft("RGB", (64, 64))  # a JPEG is read whole but decoded small
             image.load()
+            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+                return f"found one of {image.size[0]} x {image.size[1]} px, longer than {MAX_ASPECT_RATIO} times its width"
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
         return f"found {error}"
     return ""

@@ -1,5 +1,6 @@
 """Loading: the processor, the 4-bit base, and the LoRA adapter on top. Every fold starts from a fresh base."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from vqa_utils.artifacts import read_json, write_json
-from vqa_utils.config import DEMO_MODEL_NAME, Config, from_dict, size_in_bytes, to_dict
+from vqa_utils.artifacts import ArtifactError, read_json, write_json
+from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, size_in_bytes, to_dict
 from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.quantize import nf4_config
 
@@ -76,14 +77,18 @@ def save_adapter(model: PeftModel, config: Config, folder: Path) -> None:
     write_json(folder / CONFIG_NAME, to_dict(config))
 
 
-def load_adapter(folder: Path) -> tuple[PeftModel, ProcessorMixin, Config]:
+def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, Config]:
     """A fresh base with a trained adapter on it, as the settings beside the adapter say.
 
+    Args:
+        run: where an adapter does not depend on a setting (data, memory limits, batch of the scoring), this one's is used.
+
     Raises:
-        FileNotFoundError: no trained adapter lies in `folder`.
+        ArtifactError: no trained adapter lies in `folder`.
     """
     if not (folder / CONFIG_NAME).exists():
-        raise FileNotFoundError(f"{folder}: expected a trained adapter, found none; run notebook 03_train_fold first")
-    config = from_dict(read_json(folder / CONFIG_NAME))
+        raise ArtifactError(f"{folder}: expected a trained adapter, found none; run notebook 03_train_fold first")
+    of_the_run = {name: getattr(run, name) for name in NOT_OF_THE_ADAPTER}
+    config = dataclasses.replace(from_dict(read_json(folder / CONFIG_NAME)), **of_the_run)
     model = PeftModel.from_pretrained(load_base(config), folder).eval()
     return model, load_processor(config), config

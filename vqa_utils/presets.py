@@ -59,6 +59,15 @@ def preset(name: str, **changes: Any) -> Config:
     Raises:
         ConfigError: no preset has that name, or a value does not fit.
     """
+    return Config(**{"preset": name, **preset_changes(name), **changes})
+
+
+def preset_changes(name: str) -> dict[str, Any]:
+    """How a preset differs from the defaults.
+
+    Raises:
+        ConfigError: no preset has that name.
+    """
     if name not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
-    return Config(**{"preset": name, **PRESETS[name].changes, **changes})
+    return PRESETS[name].changes

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_jso
 from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.paths import RunPaths, runs_dir, shown
-from vqa_utils.presets import preset
+from vqa_utils.presets import preset, preset_changes
 from vqa_utils.stages import RunError
 
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
@@ -47,6 +48,12 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     changes |= parse_settings(args.set)
     if changes.get("data") not in (None, DEMO_DATA):
         changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("model") and Path(changes["model"]).is_dir():
+        changes["model"] = str(Path(changes["model"]).resolve())  # the notebooks run in another folder
+    if args.run_id is not None and (not re.fullmatch(r"[\w.-]+", args.run_id) or args.run_id in ("latest", "demo-data")):
+        raise RunError(
+            f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {args.run_id!r}"
+        )
     continues = args.resume or args.status or args.predict
     run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
     paths = RunPaths(run_id)
@@ -54,10 +61,9 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         if not (continues or args.force or args.dry_run):
             raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
         paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
-        base = from_dict(read_json(paths.config))
         if args.preset is not None:
-            base = preset(args.preset, data=base.data, limit=base.limit)
-        return paths, dataclasses.replace(base, **changes)
+            changes = {"preset": args.preset, **preset_changes(args.preset), **changes}
+        return paths, dataclasses.replace(from_dict(read_json(paths.config)), **changes)
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
     return paths, preset(args.preset or "demo", **changes)

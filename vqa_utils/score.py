@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from peft import PeftModel
 
-from vqa_utils.artifacts import write_probabilities
+from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge, load_test
 from vqa_utils.encode import Encoder, letter_token_ids
@@ -25,11 +25,20 @@ def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str =
 
     Returns:
         The folder that the images are relative to, and the rows by set.
+
+    Raises:
+        ArtifactError: the fold's adapter held out other rows than folds.csv says now.
     """
     if predict:
         return Path(predict), {"test": load_test(Path(predict))[0]}
     challenge = load_challenge(config)
     held_out = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+    meta = read_json(paths.fold(fold).meta) if paths.fold(fold).meta.exists() else {}
+    if meta.get("held_out_ids") != ids_hash(challenge.train["id"][held_out]):
+        raise ArtifactError(
+            f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in folds.csv, found one that "
+            "held out others, and may have trained on these; run notebook 03_train_fold again"
+        )
     return challenge.folder, {"oof": challenge.train[held_out].drop(columns="answer"), "test": challenge.test}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vqa_utils.presets import PRESETS, preset
 from vqa_utils.report import baseline_table, fold_table, read_baselines
 
 POLL_SECONDS = 0.5
+LINE_SECONDS = 60  # between lines where the output is no terminal (a notebook's `!`, a log file)
 
 
 @contextlib.contextmanager
@@ -37,10 +39,14 @@ def following(name: str, train_log: Path | None, console: Console) -> Iterator[N
         stop = threading.Event()
 
         def follow() -> None:
+            printed = time.time()
             while not stop.wait(POLL_SECONDS):
-                if _modified(train_log) != before:
+                if _modified(train_log) not in (0, before):
                     step, max_steps, said = last_step(train_log)
                     progress.update(task, completed=step, total=max_steps, said=said)
+                    if not console.is_terminal and said and time.time() - printed > LINE_SECONDS:
+                        console.print(f"  {name:<22} {said}")
+                        printed = time.time()
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()

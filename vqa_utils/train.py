@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from vqa_utils.artifacts import sha256, write_json
+from vqa_utils.artifacts import ids_hash, sha256, write_json
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
 from vqa_utils.metrics import accuracy, log_loss
@@ -45,9 +45,11 @@ def train_fold(
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
     checkpoints = paths.checkpoints / training_key(config, train)
+    arguments = training_arguments(config, checkpoints)
+    arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
     trainer = Trainer(
         model=model,
-        args=training_arguments(config, checkpoints),
+        args=arguments,
         data_collator=encoder.examples,
         train_dataset=train.to_dict("records"),
         eval_dataset=held_out.to_dict("records"),
@@ -57,12 +59,13 @@ def train_fold(
         callbacks=[TrainLog(paths.train_log)],
     )
     trainer.remove_callback(PrinterCallback)  # the log file says it, and a notebook should not hold a line a step
-    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     save_adapter(model, config, paths.adapter)
     epochs = epoch_scores(trainer.state.log_history)
     meta = {
         "train_rows": len(train),
         "held_out_rows": len(held_out),
+        "held_out_ids": ids_hash(held_out["id"]),
         "trainable_parameters": trainable_parameters(model),
         "steps": trainer.state.global_step,
         "epochs": epochs,
@@ -77,8 +80,19 @@ def train_fold(
 
 
 def training_key(config: Config, train: pd.DataFrame) -> str:
-    """Names the checkpoints of this training alone: other settings or rows start anew."""
-    return hashlib.sha256("\n".join([config.hash, *train["id"]]).encode()).hexdigest()[:12]
+    """Names the checkpoints of this training alone: other settings, rows or answers start anew."""
+    return hashlib.sha256((config.training_hash + train.to_csv(index=False)).encode()).hexdigest()[:12]
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (the Trainer writes its state last); torn ones are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / "trainer_state.json").exists():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
