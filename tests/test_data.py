@@ -56,6 +56,12 @@ def test_sixteen_bits_of_grey_do_not_turn_white(tmp_path):
     assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (117, 117, 117)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_put_on_white(tmp_path, mode):
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).convert(mode).save(tmp_path / "clear.png")
+    assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_a_strip_of_an_image_is_refused_before_a_model_is(folder):
     Image.new("RGB", (3000, 8)).save(folder / "images" / "train_0000.png")
     with pytest.raises(DataError, match=r"train\.csv line 2: .*found one of 3000 x 8 px"):

@@ -3,8 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
+from vqa_utils.model import add_lora, load_base
+from vqa_utils.paths import FoldPaths
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.score import score_options
+from vqa_utils.score import score_fold, score_options
 
 
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
@@ -36,6 +38,22 @@ def test_answers_are_not_looked_at(base, encoder, challenge):
     )
     pd.testing.assert_frame_equal(with_answers, without)
     pd.testing.assert_frame_equal(with_answers, wrong)
+
+
+def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(base, config, encoder, challenge, tmp_path):
+    model = add_lora(load_base(config), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    rows = challenge.train.head(6).drop(columns="answer")
+    probs = score_fold(model.eval(), encoder, {"oof": rows}, config, FoldPaths(tmp_path))
+    alone = score_options(base, encoder, rows, batch_size=32)[list(LETTERS)]
+    blank = score_options(model, encoder, rows, batch_size=32, blank=True)[list(LETTERS)]
+    np.testing.assert_allclose(probs["zero_shot"][list(LETTERS)], alone, atol=1e-6)
+    np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
+    assert abs(probs["oof"][list(LETTERS)] - alone).to_numpy().max() > 0.05
+    assert {path.name for path in tmp_path.iterdir()} == {f"probs_{name}.csv" for name in ("oof", "zero_shot", "blank")}
 
 
 def test_the_picture_matters(base, encoder, challenge):

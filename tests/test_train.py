@@ -11,7 +11,10 @@ from transformers import EvalPrediction, TrainerCallback
 from vqa_utils import train
 from vqa_utils.artifacts import read_json
 from vqa_utils.encode import IGNORED
+from vqa_utils.metrics import log_loss
+from vqa_utils.model import load_adapter
 from vqa_utils.paths import FoldPaths
+from vqa_utils.score import score_options
 from vqa_utils.train import LOG_COLUMNS, answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
 
 
@@ -64,6 +67,17 @@ def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, ch
     best = min(meta["epochs"], key=lambda scores: scores["log_loss"])
     assert meta["best_epoch"] == best["epoch"] and read_json(paths.meta) == meta
     assert not list(paths.checkpoints.glob("*")), "optimizer states are left behind"
+
+
+def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge, tmp_path):
+    # Three rows repeated at a high rate: the second and third epoch only make the others worse
+    config = dataclasses.replace(config, epochs=3, learning_rate=3e-2)
+    held_out = challenge.train.tail(8)
+    meta = train_fold(config, encoder, challenge.train.head(4), held_out, FoldPaths(tmp_path / "fold0"))
+    losses = [scores["log_loss"] for scores in meta["epochs"]]
+    model, _, _ = load_adapter(tmp_path / "fold0" / "adapter", config)
+    found = log_loss(score_options(model, encoder, held_out, batch_size=8), held_out["answer"])
+    assert found == pytest.approx(min(losses), abs=1e-3) and losses[-1] > min(losses) + 0.01
 
 
 class StopsAfterOneEpoch(TrainerCallback):

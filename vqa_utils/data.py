@@ -113,11 +113,13 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in RGB, turned the way its EXIF data says."""
+    """The image in RGB, turned the way its EXIF data says, on white where it is transparent."""
     with Image.open(path) as image:
         turned = ImageOps.exif_transpose(image)
         if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
             turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
+        if turned.has_transparency_data:
+            turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
         return turned.convert("RGB")
 
 

@@ -1,6 +1,6 @@
 """Runs the notebooks with papermill: each one executed and archived, and what is whole and unchanged reused."""
 
-import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,8 @@ class Runner:
         if state == "done" and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
             return
-        if state != "missing":  # what it wrote for other settings or inputs must not be taken for new
-            for path in step.outputs(self.paths.folder):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self._marker(step).unlink(missing_ok=True)
+        if state != "missing":
+            self._set_aside(step)
         archived = self.paths.notebooks / f"{step.name}.ipynb"
         train_log = self.paths.fold(step.fold).train_log if step.fold is not None else None
         execute(step.stage.name, archived, step.parameters(self.paths.run_id), self.console, train_log)
@@ -64,6 +62,15 @@ class Runner:
         if absent:
             raise RunError(f"{shown(archived)}: expected it to write {', '.join(map(shown, absent))}, found nothing there")
         write_json(self._marker(step), self._record(step))
+
+    def _set_aside(self, step: Step) -> None:
+        """Move what a step wrote for other settings or inputs to `replaced/`: not taken for new, and not lost."""
+        aside = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
+        for path in [*step.outputs(self.paths.folder), self._marker(step)]:
+            if path.exists():
+                kept = aside / path.relative_to(self.paths.folder)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(kept)
 
     def _record(self, step: Step) -> dict[str, Any]:
         if not self._data_hash:

@@ -11,6 +11,7 @@ import pandas as pd
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
 from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
 from vqa_utils.data import load_challenge
+from vqa_utils.duplicates import image_hashes
 from vqa_utils.paths import RunPaths, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.stages import RunError
@@ -96,8 +97,8 @@ def start_run(paths: RunPaths, config: Config) -> None:
 
 
 def data_hash(config: Config) -> str:
-    """Changes with the CSVs, and with the name, size or time of any picture."""
+    """Changes with the CSVs and with the contents of any picture, not with where they lie or when they were copied."""
     challenge = load_challenge(config)
-    files = [challenge.folder / path for path in pd.concat([challenge.train["path"], challenge.test["path"]])]
-    stats = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
-    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *stats])).sum())
+    paths = pd.concat([challenge.train["path"], challenge.test["path"]])
+    pictures = image_hashes(challenge.folder, [path for path in paths if (challenge.folder / path).is_file()])
+    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *paths, *pictures])).sum())
