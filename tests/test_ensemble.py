@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts import ArtifactError, write_probabilities
+from vqa_utils.artifacts import ArtifactError, write_json, write_probabilities
+from vqa_utils.config import to_dict
 from vqa_utils.ensemble import Member, agreement, mean_probabilities, pooled, read_members, scored_folds, submission
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
@@ -48,3 +49,13 @@ def test_folds_that_are_there_are_used_and_the_missing_named():
     assert [member.fold for member in read_members(paths, config, folds, ["x", "y"])] == [0, 2]
     assert pooled(paths, config, folds, "oof")[["id", "fold"]].to_numpy().tolist() == [["p", 0], ["r", 2]]
     assert pooled(paths, config, folds, "blank") is None
+
+
+def test_a_fold_of_other_settings_is_no_member():
+    paths, config = RunPaths("mixed-test"), preset("demo")
+    for k in (0, 1, 2):
+        write_probabilities(paths.fold(k).probs("test"), FIRST)
+        write_json(
+            paths.fold(k).adapter_config, to_dict(preset("demo", lora_r=4) if k == 1 else preset("demo", score_batch=k + 1))
+        )
+    assert scored_folds(paths, config) == ([0, 2], [1])

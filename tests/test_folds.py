@@ -39,6 +39,13 @@ def test_too_few_pictures_are_an_error_that_says_what_to_do():
         make_folds(rows(12), ["x"] * 6 + ["y"] * 6, preset("demo"))
 
 
+def test_the_advice_fits_the_kind_of_split():
+    with pytest.raises(FoldError, match=r"set holdout_fraction=0\.33 or add rows"):
+        make_folds(rows(12), [str(i // 4) for i in range(12)], preset("demo", use_kfold=False))
+    with pytest.raises(FoldError, match=r"found 1 images in 1 rows; add rows"):
+        make_folds(rows(1), ["x"], preset("demo"))
+
+
 def test_without_kfold_one_part_is_held_out():
     folds = make_folds(rows(100), [str(i) for i in range(100)], preset("demo", use_kfold=False))
     assert folds["fold"].value_counts().to_dict() == {ALWAYS_TRAIN: 80, 0: 20}

@@ -5,7 +5,8 @@ import torch
 
 from vqa_utils.artifacts import ArtifactError
 from vqa_utils.config import from_dict
-from vqa_utils.model import CONFIG_NAME, add_lora, load_adapter, load_base, save_adapter
+from vqa_utils.model import add_lora, load_adapter, load_base, save_adapter
+from vqa_utils.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.train import trainable_parameters
 
 
@@ -42,7 +43,7 @@ def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(config, enc
     assert {f.name for f in (tmp_path / "adapter").iterdir()} >= {
         "adapter_model.safetensors",
         "adapter_config.json",
-        CONFIG_NAME,
+        CONFIG_BESIDE_ADAPTER,
     }
     loaded, _, found = load_adapter(tmp_path / "adapter", config)
     assert found == config == from_dict(dataclasses.asdict(config))

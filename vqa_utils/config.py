@@ -99,7 +99,7 @@ class Config:
         if problems:
             raise ConfigError(_listed(problems))
         checks = {
-            "image_side: expected at least 28 px": self.image_side >= 28,
+            "image_side: expected at least 32 px (one merged patch of Qwen3-VL)": self.image_side >= 32,
             'quantization: expected "nf4" or "none"': self.quantization in ("nf4", "none"),
             "max_memory: expected sizes such as 14GB or 13GiB": all(map(_is_size, self.max_memory)),
             "limit: expected 0 or more rows": self.limit >= 0,

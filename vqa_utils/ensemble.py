@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vqa_utils.artifacts import ArtifactError, read_probabilities
-from vqa_utils.config import Config
+from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
+from vqa_utils.config import Config, from_dict
 from vqa_utils.metrics import predictions
-from vqa_utils.paths import RunPaths
+from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
 
 
@@ -26,10 +26,12 @@ class Member:
 def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]:
     """The folds whose test probabilities are there, and those that are missing.
 
+    A fold whose adapter was trained with other settings than the run has now counts as missing: it is no member.
+
     Raises:
         ArtifactError: none is there.
     """
-    there = [k for k in config.fold_numbers if paths.fold(k).probs("test").exists()]
+    there = [k for k in config.fold_numbers if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)]
     if not there:
         raise ArtifactError(
             f"{paths.folder}: expected fold*/probs_test.csv, found none; run notebooks 03_train_fold and 04_infer first"
@@ -102,3 +104,8 @@ def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"expected probabilities for every id of sample_submission.csv, found none for {missing[:3]}")
     return pd.DataFrame({"id": sample["id"], "answer": [answers[i] for i in sample["id"]]})
+
+
+def has_settings(fold: FoldPaths, config: Config) -> bool:
+    """Whether the fold's adapter was trained with the settings that the run has now."""
+    return not fold.adapter_config.exists() or from_dict(read_json(fold.adapter_config)).training_hash == config.training_hash

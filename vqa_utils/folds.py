@@ -34,9 +34,10 @@ def make_folds(train: pd.DataFrame, groups: list[str], config: Config) -> pd.Dat
     n_splits = config.n_folds if config.use_kfold else round(1 / config.holdout_fraction)
     available = min(len(set(groups)), train["answer"].value_counts().max())
     if available < n_splits:
+        setting = f"n_folds={available}" if config.use_kfold else f"holdout_fraction={1 / max(2, available):.2g}"
         raise FoldError(
             f"expected at least {n_splits} different images and {n_splits} rows of some answer for {n_splits} folds, found "
-            f"{len(set(groups))} images in {len(train)} rows; set n_folds={max(2, available)} or add rows"
+            f"{len(set(groups))} images in {len(train)} rows; {f'set {setting} or ' if available > 1 else ''}add rows"
         )
     splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=config.seed)
     fold = np.full(len(train), ALWAYS_TRAIN)

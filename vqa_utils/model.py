@@ -10,10 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from vqa_utils.artifacts import ArtifactError, read_json, write_json
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, size_in_bytes, to_dict
-from vqa_utils.paths import DEMO_MODEL
+from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.quantize import nf4_config
 
-CONFIG_NAME = "vqa_config.json"  # the run's settings, beside an adapter
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 
 
@@ -74,7 +73,7 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
 def save_adapter(model: PeftModel, config: Config, folder: Path) -> None:
     """The adapter in safetensors, with the run's settings beside it."""
     model.save_pretrained(folder)
-    write_json(folder / CONFIG_NAME, to_dict(config))
+    write_json(folder / CONFIG_BESIDE_ADAPTER, to_dict(config))
 
 
 def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, Config]:
@@ -86,9 +85,9 @@ def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, 
     Raises:
         ArtifactError: no trained adapter lies in `folder`.
     """
-    if not (folder / CONFIG_NAME).exists():
+    if not (folder / CONFIG_BESIDE_ADAPTER).exists():
         raise ArtifactError(f"{folder}: expected a trained adapter, found none; run notebook 03_train_fold first")
     of_the_run = {name: getattr(run, name) for name in NOT_OF_THE_ADAPTER}
-    config = dataclasses.replace(from_dict(read_json(folder / CONFIG_NAME)), **of_the_run)
+    config = dataclasses.replace(from_dict(read_json(folder / CONFIG_BESIDE_ADAPTER)), **of_the_run)
     model = PeftModel.from_pretrained(load_base(config), folder).eval()
     return model, load_processor(config), config

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 DEMO_MODEL = ROOT / "vqa_utils" / "demo" / "model"
+CONFIG_BESIDE_ADAPTER = "vqa_config.json"
 RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk, elsewhere
 
 
@@ -34,6 +35,11 @@ class FoldPaths:
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
+
+    @property
+    def adapter_config(self) -> Path:
+        """The settings that the adapter was trained with."""
+        return self.adapter / CONFIG_BESIDE_ADAPTER
 
     @property
     def checkpoints(self) -> Path:

@@ -12,7 +12,7 @@ from rich.console import Console
 from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv, write_json
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
-from vqa_utils.ensemble import mean_probabilities, submission
+from vqa_utils.ensemble import has_settings, mean_probabilities, submission
 from vqa_utils.paths import NOTEBOOKS, RunPaths, shown
 from vqa_utils.runs import data_hash
 from vqa_utils.stages import RunError, Step
@@ -124,7 +124,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     """
     test, sample = load_test(folder)
     out = paths.predicting(str(folder))
-    trained = [k for k in config.fold_numbers if paths.fold(k).meta.exists()]
+    trained = [k for k in config.fold_numbers if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)]
     if not trained:
         raise RunError(f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first")
     for k in trained:
