@@ -28,6 +28,7 @@ STAGES = (
         ("folds.csv",),
         ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"),
         per_fold=True,
+        trains=True,
     ),
     Stage(
         "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True

@@ -12,13 +12,16 @@ from vqa_utils.data import load_challenge, question_kind
 from vqa_utils.demo import pretrain
 from vqa_utils.demo.challenge import write_challenge
 from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
+from vqa_utils.duplicates import image_hashes
 from vqa_utils.encode import Encoder
-from vqa_utils.metrics import accuracy
-from vqa_utils.model import load_base, load_processor
-from vqa_utils.paths import DEMO_MODEL
+from vqa_utils.folds import make_folds
+from vqa_utils.metrics import accuracy, correct, mcnemar
+from vqa_utils.model import load_adapter, load_base, load_processor
+from vqa_utils.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.score import score_options
+from vqa_utils.score import score_fold, score_options
+from vqa_utils.train import train_fold
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,21 @@ def test_the_base_is_small_and_its_card_says_what_it_is():
     assert "not Qwen's weights" in card
     for value in (f"{record['steps']:,}", f"{record['batch']}", f"seed {record['seed']}", f"{record['held_out_accuracy']}"):
         assert value in card, value
+
+
+def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
+    config = preset("demo")
+    folds = make_folds(demo.train, image_hashes(demo.folder, demo.train["path"]), config)
+    held_out = demo.train[(folds["fold"] == 0).to_numpy()].reset_index(drop=True)
+    encoder = Encoder(load_processor(config), demo.folder, config.image_side)
+    train_fold(config, encoder, demo.train[(folds["fold"] != 0).to_numpy()], held_out, FoldPaths(tmp_path))
+    model, _, _ = load_adapter(tmp_path / "adapter", config)
+    probs = score_fold(model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path))
+    right = {name: correct(frame, held_out["answer"]) for name, frame in probs.items()}
+    open_rows = (held_out.apply(question_kind, axis=1) != "yes/no").to_numpy()
+    assert right["oof"].mean() >= 0.85 and right["oof"][open_rows].mean() >= 0.75
+    assert right["oof"].mean() - right["blank"].mean() >= 0.15
+    assert right["oof"].mean() > right["zero_shot"].mean() and mcnemar(right["oof"], right["zero_shot"]) < 0.01
 
 
 def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):

@@ -140,6 +140,9 @@ def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder
     assert "runs/korean/predict/hidden/submission_ensemble.csv" in found
     answers = pd.read_csv(paths.folder / "predict/hidden/submission_ensemble.csv")
     pd.testing.assert_frame_equal(answers, pd.read_csv(paths.submission(True)))  # the same rows, the same adapters
+    other = shutil.copytree(hidden, tmp_path / "elsewhere" / "hidden")
+    refused = run_all("--run-id", "korean", "--predict", str(other), runs=runs, expect=1)
+    assert f"has the answers to {hidden}" in refused
 
 
 def test_bad_input_is_reported_before_anything_runs(runs, folder, tmp_path):

@@ -169,6 +169,16 @@ def test_a_run_id_is_a_plain_name(name):
         settle_run(arguments(run_id=name), "now")
 
 
+def test_a_models_folder_is_found_from_anywhere_or_missed_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert settle_run(arguments(model="mine"), "now")[1].model == str(tmp_path / "mine")
+    assert settle_run(arguments(model="Qwen/Qwen3-VL-8B-Instruct"), "now")[1].model == "Qwen/Qwen3-VL-8B-Instruct"
+    for name in ("./none", str(tmp_path / "none")):
+        with pytest.raises(RunError, match=r"--model: expected a folder"):
+            settle_run(arguments(model=name), "now")
+
+
 def test_another_preset_keeps_what_the_run_has_besides(korean_folder):
     start_run(RunPaths("preset-change"), preset("safe", data=str(korean_folder), seed=7, n_folds=5))
     found = settle_run(arguments(run_id="preset-change", resume=True, preset="low_memory"), "now")[1]

@@ -31,6 +31,11 @@ def test_probabilities_are_the_softmax_of_the_four_letters_logits(base, encoder,
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
+def test_worker_processes_change_nothing(base, encoder, challenge):
+    here, workers = (score_options(base, encoder, challenge.test, batch_size=3, num_workers=n) for n in (0, 2))
+    pd.testing.assert_frame_equal(here, workers)
+
+
 def test_answers_are_not_looked_at(base, encoder, challenge):
     rows = challenge.train.head(6)
     with_answers, without, wrong = (

@@ -77,8 +77,8 @@ class Runner:
             self._data_hash = data_hash(self.config)
         run = self.paths.folder
         files = {"inputs": hashes(step.inputs(run), run), "outputs": hashes(step.outputs(run), run)}
-        trains = step.stage.name == "03_train_fold"  # a finished adapter outlives changes that it does not depend on
-        return {"config": self.config.training_hash if trains else self.config.hash, "data": self._data_hash, **files}
+        settings = self.config.training_hash if step.stage.trains else self.config.hash
+        return {"config": settings, "data": self._data_hash, **files}
 
     def _marker(self, step: Step) -> Path:
         return self.paths.stages / f"{step.name}.json"
@@ -119,7 +119,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         The submission's path, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
 
     Raises:
-        RunError: the run has no trained fold.
+        RunError: the run has no trained fold, or has answered another folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
     """
     test, sample = load_test(folder)
@@ -127,6 +127,11 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     trained = [k for k in config.fold_numbers if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)]
     if not trained:
         raise RunError(f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first")
+    asked = {"folder": str(folder.resolve())}
+    if out.provenance.exists() and read_json(out.provenance) != asked:
+        before = read_json(out.provenance)["folder"]
+        raise RunError(f"{shown(out.folder)} has the answers to {before}; rename {folder} or move the old answers away")
+    write_json(out.provenance, asked)
     for k in trained:
         parameters = {"run_id": paths.run_id, "fold": k, "predict": str(folder.resolve())}
         execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters, console)

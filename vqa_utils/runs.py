@@ -49,8 +49,8 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     changes |= parse_settings(args.set)
     if changes.get("data") not in (None, DEMO_DATA):
         changes["data"] = str(Path(changes["data"]).resolve())
-    if changes.get("model") and Path(changes["model"]).is_dir():
-        changes["model"] = str(Path(changes["model"]).resolve())  # the notebooks run in another folder
+    if "model" in changes:
+        changes["model"] = _model(changes["model"])
     if args.run_id is not None and (not re.fullmatch(r"[\w.-]+", args.run_id) or args.run_id in ("latest", "demo-data")):
         raise RunError(
             f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {args.run_id!r}"
@@ -102,3 +102,13 @@ def data_hash(config: Config) -> str:
     paths = pd.concat([challenge.train["path"], challenge.test["path"]])
     pictures = image_hashes(challenge.folder, [path for path in paths if (challenge.folder / path).is_file()])
     return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *paths, *pictures])).sum())
+
+
+def _model(name: str) -> str:
+    """A local folder as an absolute path, since the notebooks run elsewhere; a name on the hub as it is."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if folder.is_absolute() or name.startswith((".", "~")):
+        raise RunError(f"--model: expected a folder with a model's config.json, found none at {name}")
+    return name

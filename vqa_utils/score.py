@@ -1,12 +1,14 @@
 """Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from peft import PeftModel
+from torch.utils.data import DataLoader
 
 from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probabilities
 from vqa_utils.config import Config
@@ -49,7 +51,7 @@ def score_fold(
 
     The baselines are `zero_shot`, the base without its adapter, and `blank`, the adapter with grey pictures.
     """
-    options = {"batch_size": config.score_batch, "use_amp": config.use_amp}
+    options = {"batch_size": config.score_batch, "use_amp": config.use_amp, "num_workers": config.num_workers}
     probs = {name: score_options(model, encoder, rows, **options) for name, rows in questions.items()}
     if config.baselines and "oof" in questions:
         with model.disable_adapter():
@@ -74,6 +76,7 @@ def score_options(
     batch_size: int,
     use_amp: bool = True,
     blank: bool = False,
+    num_workers: int = 0,
 ) -> pd.DataFrame:
     """The probability of each option of each row.
 
@@ -82,6 +85,7 @@ def score_options(
         rows: `id`, `path`, `question`, `a` to `d`.
         batch_size: rows a forward pass; rows of like length go together, so that little is padding.
         blank: show grey pictures (the no-image baseline).
+        num_workers: processes that decode images while the model computes; 0 decodes in this one.
 
     Returns:
         `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
@@ -89,12 +93,12 @@ def score_options(
     letters = torch.tensor(letter_token_ids(encoder.processor), device=model.device)
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     longest_first = sorted(range(len(records)), key=lambda i: -len(question_text(records[i])))
-    starts = range(0, len(records), batch_size)
+    batches = [longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)]
+    encode = functools.partial(encoder.questions, blank=blank)
     probs = np.empty((len(records), len(LETTERS)))
-    for start in starts:
-        chosen = longest_first[start : start + batch_size]
-        batch = encoder.questions([records[i] for i in chosen], blank=blank).to(model.device)
+    loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
+    for chosen, batch in zip(batches, loader, strict=True):
         with autocast(model.device, use_amp):
-            logits = model(**batch, logits_to_keep=1).logits[:, -1]  # [B, V]
+            logits = model(**batch.to(model.device), logits_to_keep=1).logits[:, -1]  # [B, V]
         probs[chosen] = logits[:, letters.to(logits.device)].double().softmax(-1).cpu().numpy()
     return pd.concat([rows[["id"]].reset_index(drop=True), pd.DataFrame(probs, columns=list(LETTERS))], axis=1)

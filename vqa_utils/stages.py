@@ -14,12 +14,16 @@ class RunError(VqaError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook. `reads` and `writes` are patterns below the run's folder; `{fold}` stands for the fold's number."""
+    """A notebook. `reads` and `writes` are patterns below the run's folder; `{fold}` stands for the fold's number.
+
+    One that `trains` depends on the settings of the adapter alone: what it made outlives a change of the others.
+    """
 
     name: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     per_fold: bool = False
+    trains: bool = False
 
 
 @dataclass(frozen=True)
