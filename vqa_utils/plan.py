@@ -9,6 +9,7 @@ from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config, size_in_bytes
 from vqa_utils.errors import VqaError
 from vqa_utils.presets import PRESETS, preset
 
+EXPERTS_AT_ONCE = 32  # whose dense 16-bit weights are alive at a time: 288 MiB of the 30B's 1,152 a layer
 NF4_BITS = 4.127  # a weight, with double quantisation: 4 + 8/64 + 32/(64 * 256)
 # Activations, logits and dequantised experts beside the weights, at batch 1 and image side 384: peaks of 9.57 and
 # 9.17 GiB measured on two GPUs for weights of 8.49 and 8.09

@@ -21,7 +21,8 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationMethod
 
-from vqa_utils.experts import FrozenExperts
+from vqa_utils.experts import EVERY_EXPERT, FrozenExperts
+from vqa_utils.plan import EXPERTS_AT_ONCE
 
 METHOD = "nf4_with_experts"
 PROJECTIONS = ("gate_up_proj", "down_proj")
@@ -35,6 +36,8 @@ class NF4Experts(nn.Module):
 
     Each expert is one bitsandbytes NF4 tensor, so the numbers are those of `bnb.functional.quantize_4bit(weight[e])`.
     """
+
+    at_once = EXPERTS_AT_ONCE
 
     def __init__(self, experts: nn.Module, compute_dtype: torch.dtype, double_quant: bool):
         super().__init__()
@@ -82,19 +85,19 @@ class NF4Experts(nn.Module):
                 parts.setdefault(suffix, []).append(tensor)
         return {suffix: torch.stack(tensors) for suffix, tensors in parts.items()}
 
-    def dense(self, name: str) -> torch.Tensor:
-        """One projection of all experts, [E, rows, columns] in the compute type; three kernels for any E."""
+    def dense(self, name: str, experts: slice = EVERY_EXPERT) -> torch.Tensor:
+        """One projection of some experts, [n, rows, columns] in the compute type; three kernels for any n."""
         rows, columns = self.shapes[name]
-        absmax = getattr(self, f"{name}_absmax")
+        packed, absmax = getattr(self, name)[experts], getattr(self, f"{name}_absmax")[experts]
         if self.double_quant:
             absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-                absmax, getattr(self, f"{name}_scale").flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
+                absmax, getattr(self, f"{name}_scale")[experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
             )
-            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + getattr(self, f"{name}_offset")
+            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + getattr(self, f"{name}_offset")[experts]
         # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
         # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
         weight = torch.ops.bitsandbytes.dequantize_4bit.default(
-            getattr(self, name).flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), self.compute_dtype
+            packed.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), self.compute_dtype
         )
         return weight.view(-1, rows, columns)
 
