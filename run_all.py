@@ -81,7 +81,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Settle the run and its steps; look, predict, or execute what is due."""
-    from vqa_utils.plan import check_machine, find_gpus
+    from vqa_utils.machine import check_machine, find_gpus
     from vqa_utils.runner import Runner, predict
     from vqa_utils.runs import settle_run, start_run, with_data
     from vqa_utils.terminal import print_presets, print_results, print_table

@@ -14,7 +14,8 @@ from vqa_utils import figures
 from vqa_utils.data import load_challenge
 from vqa_utils.encode import IGNORED, Encoder
 from vqa_utils.folds import read_folds
-from vqa_utils.model import load_processor
+from vqa_utils.loaded import loaded_weights
+from vqa_utils.model import add_lora, load_base, load_processor
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 from vqa_utils.train import train_fold
@@ -46,12 +47,21 @@ print(f"{sum(is_label)} of {len(tokens)} tokens has a label: {tokens[is_label.in
 figures.label_mask(tokens, is_label)
 
 # %% [markdown]
+# ## The base
+#
+# What was loaded, and where to, against the plan.
+
+# %% tags=["nbval-ignore-output"]
+base = load_base(config)
+loaded_weights(base, config)
+
+# %% [markdown]
 # ## Training
 #
 # The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept.
 
 # %% tags=["nbval-ignore-output"]
-result = train_fold(config, encoder, train, held_out, paths.fold(fold))
+result = train_fold(add_lora(base, config), config, encoder, train, held_out, paths.fold(fold))
 
 # %%
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")

@@ -76,5 +76,10 @@ def test_each_expert_gets_its_own_matrix():
 
 def test_chunks_of_experts_with_their_rows():
     found = list(chunks([2, 0, 3, 0, 0, 1, 4], 2))
-    assert found == [(slice(0, 2), slice(0, 2)), (slice(2, 4), slice(2, 5)), (slice(4, 6), slice(5, 6)), (slice(6, 8), slice(6, 10))]
+    assert found == [
+        (slice(0, 2), slice(0, 2)),
+        (slice(2, 4), slice(2, 5)),
+        (slice(4, 6), slice(5, 6)),
+        (slice(6, 8), slice(6, 10)),
+    ]
     assert list(chunks([0, 0, 5], 2)) == [(slice(2, 4), slice(0, 5))]

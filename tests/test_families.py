@@ -68,7 +68,9 @@ def family(request, tmp_path, processor, config):
 def test_train_keep_load_and_score(family, challenge, tmp_path):
     encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
     paths = FoldPaths(tmp_path / "fold0")
-    meta = train_fold(family, encoder, challenge.train.head(8), challenge.train.tail(4), paths)
+    meta = train_fold(
+        add_lora(load_base(family), family), family, encoder, challenge.train.head(8), challenge.train.tail(4), paths
+    )
     assert meta["steps"] == 2 and pd.read_csv(paths.train_log)["grad_norm"].gt(0).all()
     model, processor, config = load_adapter(paths.adapter, family)
     assert config == family

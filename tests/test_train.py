@@ -10,12 +10,17 @@ from transformers import EvalPrediction, TrainerCallback
 
 from vqa_utils import train
 from vqa_utils.artifacts import read_json
+from vqa_utils.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
 from vqa_utils.encode import IGNORED
 from vqa_utils.metrics import log_loss
-from vqa_utils.model import load_adapter
+from vqa_utils.model import add_lora, load_adapter, load_base
 from vqa_utils.paths import FoldPaths
 from vqa_utils.score import score_options
-from vqa_utils.train import LOG_COLUMNS, answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
+from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
+
+
+def fresh(config):
+    return add_lora(load_base(config), config)
 
 
 def weights(paths):
@@ -45,7 +50,7 @@ def test_micro_batches_and_accumulation_train_the_same_adapter(config, encoder, 
     for micro, steps in ((4, 1), (2, 2), (1, 4)):
         c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3)
         paths = FoldPaths(tmp_path / f"{micro}x{steps}")
-        meta = train_fold(c, encoder, rows, challenge.train.tail(4), paths)
+        meta = train_fold(fresh(c), c, encoder, rows, challenge.train.tail(4), paths)
         assert meta["steps"] == 3
         results.append((pd.read_csv(paths.train_log), weights(paths)))
     for log, adapter in results[1:]:
@@ -58,7 +63,7 @@ def test_micro_batches_and_accumulation_train_the_same_adapter(config, encoder, 
 def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
     config = dataclasses.replace(config, epochs=2)
     paths = FoldPaths(tmp_path / "fold0")
-    meta = train_fold(config, encoder, challenge.train.head(16), challenge.train.tail(8), paths)
+    meta = train_fold(fresh(config), config, encoder, challenge.train.head(16), challenge.train.tail(8), paths)
     log = pd.read_csv(paths.train_log)
     assert list(log) == LOG_COLUMNS and log["step"].tolist() == list(range(1, 9)) and log["max_steps"].unique() == [8]
     assert log[["loss", "grad_norm", "seconds_per_step", "memory_gib"]].notna().all().all()
@@ -73,7 +78,7 @@ def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge,
     # Three rows repeated at a high rate: the second and third epoch only make the others worse
     config = dataclasses.replace(config, epochs=3, learning_rate=3e-2)
     held_out = challenge.train.tail(8)
-    meta = train_fold(config, encoder, challenge.train.head(4), held_out, FoldPaths(tmp_path / "fold0"))
+    meta = train_fold(fresh(config), config, encoder, challenge.train.head(4), held_out, FoldPaths(tmp_path / "fold0"))
     losses = [scores["log_loss"] for scores in meta["epochs"]]
     model, _, _ = load_adapter(tmp_path / "fold0" / "adapter", config)
     found = log_loss(score_options(model, encoder, held_out, batch_size=8), held_out["answer"])
@@ -96,15 +101,15 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encod
     config = dataclasses.replace(config, epochs=2, lora_dropout=0.1)
     train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
     whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
-    train_fold(config, encoder, train_rows, held_out, whole)
+    train_fold(fresh(config), config, encoder, train_rows, held_out, whole)
     original = train.Trainer
     monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
     with pytest.raises(KeyboardInterrupt):
-        train_fold(config, encoder, train_rows, held_out, cut)
+        train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
     counter = CountsSteps()
     monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), counter))
-    train_fold(config, encoder, train_rows, held_out, cut)
+    train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert counter.steps == 4, "the first epoch was trained again"
     a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
     assert b["step"].tolist() == a["step"].tolist()
@@ -153,5 +158,22 @@ def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challen
         return made
 
     monkeypatch.setattr(train, "training_arguments", two_gpus)
-    train_fold(config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "fold0"))
+    train_fold(fresh(config), config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "fold0"))
     assert seen == {"gpus": 1, "batch": config.micro_batch}
+
+
+def test_gradients_that_are_no_numbers_are_counted_and_end_the_training():
+    guard, state = NonFiniteGuard(most_in_a_row=3), SimpleNamespace(global_step=7)
+    for norm in (float("inf"), float("nan"), 1.0, float("nan"), float("nan")):
+        guard.on_log(None, state, None, logs={"loss": 0.5, "grad_norm": norm})
+    assert guard.skipped == 4
+    with pytest.raises(TrainingError, match=r"step 7: expected finite gradients, found none in the last 3 steps \(loss nan\)"):
+        guard.on_log(None, state, None, logs={"loss": float("nan"), "grad_norm": float("nan")})
+
+
+def test_a_training_without_finite_gradients_stops(config, encoder, challenge, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, micro_batch=1, accumulation=1)
+    monkeypatch.setattr(train, "answer_loss", lambda outputs, labels, **_: outputs.logits.sum() * float("nan"))
+    with pytest.raises(TrainingError, match="found none in the last 20 steps"):
+        train_fold(fresh(config), config, encoder, challenge.train.head(24), challenge.train.tail(4), FoldPaths(tmp_path / "f"))
+    assert not (tmp_path / "f" / "meta.json").exists()

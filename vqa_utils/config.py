@@ -19,7 +19,7 @@ QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "score_batch", "baselines", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "score_batch", "baselines", "num_workers", "report_to",
 )  # fmt: skip
 
 
@@ -52,7 +52,10 @@ class Config:
     """"nf4" (bitsandbytes, experts included) or "none"."""
     use_double_quant: bool = True
     """Quantise the scales of the 4-bit blocks too: 0.37 bits a weight less."""
-    device_map: str = "auto"
+    offload_experts: bool = False
+    """Keep the experts of the layers that do not fit in host memory, and stream them in layer by layer: slow, and it works."""
+    device_map: str = "plan"
+    """"plan" (by the memory plan) or one of accelerate's, such as "auto"."""
     max_memory: tuple[str, ...] = ()
     """One limit a GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none."""
 

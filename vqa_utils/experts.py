@@ -9,9 +9,7 @@ Counts = Sequence[int]
 EVERY_EXPERT = slice(None)
 
 
-def grouped_product(
-    rows: torch.Tensor, weights: torch.Tensor, counts: Counts, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def grouped_product(rows: torch.Tensor, weights: torch.Tensor, counts: Counts, out: torch.Tensor | None = None) -> torch.Tensor:
     """Each expert's rows times its own matrix.
 
     Args:
@@ -33,7 +31,10 @@ def grouped_product(
 
 
 class FrozenExperts(torch.autograd.Function):
-    """y[t] = sum_k w[t, k] * down_e(gate(gate_up_e(x[t]))), with e the k-th expert of token t.
+    """y[t] = sum_k down_e(w[t, k] * gate(gate_up_e(x[t]))), with e the k-th expert of token t.
+
+    The weight stands before the product, where transformers has it behind: equal, fewer bytes, and in fp16 an expert's
+    output that the router hardly trusts cannot overflow.
 
     Only the inputs are saved: the backward dequantises the weights again, since keeping a layer's dense weights for
     all layers would undo the 4 bits. At any time, the dense weights of `module.at_once` experts are alive. There is no
@@ -46,11 +47,12 @@ class FrozenExperts(torch.autograd.Function):
         ctx.save_for_backward(x, weights, index)
         ctx.module = module
         order, token, counts = sort_by_expert(index, module.num_experts)
+        sorted_weights = weights.flatten()[order, None].to(x.dtype)
         y = x.new_empty(len(token), x.shape[1])
         for experts, rows in chunks(counts, module.at_once):
             pre = grouped_product(x[token[rows]], module.dense("gate_up_proj", experts).mT, counts[experts])
-            grouped_product(module.apply_gate(pre), module.dense("down_proj", experts).mT, counts[experts], y[rows])
-        y *= weights.flatten()[order, None].to(y.dtype)
+            h = module.apply_gate(pre).mul_(sorted_weights[rows])
+            grouped_product(h, module.dense("down_proj", experts).mT, counts[experts], y[rows])
         return sum_over_experts(y, order, index.shape)
 
     @staticmethod
@@ -58,7 +60,7 @@ class FrozenExperts(torch.autograd.Function):
         """Gradients of x and of the router's weights."""
         (x, weights, index), module = ctx.saved_tensors, ctx.module
         order, token, counts = sort_by_expert(index, module.num_experts)
-        sorted_weights = weights.flatten()[order, None]
+        sorted_weights = weights.flatten()[order, None].to(x.dtype)
         grad_weights = torch.empty(weights.numel(), dtype=torch.float32, device=x.device)
         grad_pairs = x.new_empty(len(token), x.shape[1])
         for experts, rows in chunks(counts, module.at_once):
@@ -67,10 +69,10 @@ class FrozenExperts(torch.autograd.Function):
             with torch.enable_grad():
                 pre.requires_grad_()
                 h = module.apply_gate(pre)
-            # loss = <grad, w * down(h)>, so its gradient is <down^T grad, h> in w and w * down^T grad in h
+            # loss = <grad, down(w * h)>, so its gradient is <down^T grad, h> in w and w * down^T grad in h
             back = grouped_product(grad[token[rows]].to(x.dtype), module.dense("down_proj", experts), counts[experts])
             grad_weights[order[rows]] = (back.float() * h.detach().float()).sum(-1)
-            (grad_pre,) = torch.autograd.grad(h, pre, back * sorted_weights[rows].to(back.dtype))
+            (grad_pre,) = torch.autograd.grad(h, pre, back * sorted_weights[rows])
             grouped_product(grad_pre, gate_up, counts[experts], grad_pairs[rows])
         grad_x = sum_over_experts(grad_pairs, order, index.shape)
         return grad_x, grad_weights.view_as(weights).to(weights.dtype), None, None

@@ -3,14 +3,18 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from vqa_utils.artifacts import ArtifactError, read_json, write_json
-from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, size_in_bytes, to_dict
+from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
+from vqa_utils.loaded import check_loaded
+from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for
 from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
+from vqa_utils.precision import keep_stream_in_fp32
 from vqa_utils.quantize import nf4_config
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
@@ -31,18 +35,52 @@ def compute_dtype(config: Config) -> torch.dtype:
     return torch.float16 if torch.cuda.is_available() and config.use_amp else torch.float32
 
 
-def load_base(config: Config) -> PreTrainedModel:
-    """The base model, frozen, quantised while it is read, spread over the GPUs (or on the CPU)."""
-    dtype = compute_dtype(config)
+def placement(config: Config) -> dict[str, Any]:
+    """Where the weights go: transformers' `device_map`, and what accelerate may use where that is not the plan's.
+
+    Raises:
+        MachineError: the plan says that the model does not fit.
+    """
+    if not torch.cuda.is_available():
+        return {"device_map": {"": "cpu"}}
+    gpus = [
+        Gpu(p.name, p.total_memory / 2**30) for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
+    if config.device_map != "plan":
+        return {"device_map": config.device_map, "max_memory": dict(enumerate(gpu_limits(config, gpus)))}
+    check_machine(config, gpus)
+    return {"device_map": plan_for(config, gpus).device_map}
+
+
+def loading_options(config: Config, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """What `from_pretrained` is told: the arithmetic's type, how weights are packed, where they go.
+
+    Args:
+        dtype: `compute_dtype` where it is not given.
+    """
+    dtype = dtype or compute_dtype(config)
     quantization = nf4_config(dtype, config.use_double_quant) if config.quantization == "nf4" else None
-    placement = {"device_map": {"": "cpu"}}
-    if torch.cuda.is_available():
-        limits = {gpu: size_in_bytes(size) for gpu, size in enumerate(config.max_memory)}
-        placement = {"device_map": config.device_map, "max_memory": limits or None}
-    model = AutoModelForImageTextToText.from_pretrained(
-        model_path(config), dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", **placement
-    )
+    options = {"dtype": dtype, "quantization_config": quantization, "attn_implementation": "sdpa", "use_safetensors": True}
+    return options | placement(config)
+
+
+def load_base(config: Config, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The base model, frozen, quantised while it is read, spread over the GPUs (or on the CPU).
+
+    Raises:
+        MachineError: the plan says that it does not fit.
+        LoadError: it was not loaded as planned.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(model_path(config), **loading_options(config, dtype))
+    return finish_base(model, config)
+
+
+def finish_base(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """What every base goes through once its weights are there: checked, frozen, safe in fp16."""
     model.config.use_cache = model.config.get_text_config().use_cache = False
+    if model.dtype == torch.float16:
+        keep_stream_in_fp32(model)
+    check_loaded(model, config)
     return model.requires_grad_(False).eval()
 
 

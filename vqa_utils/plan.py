@@ -1,104 +1,153 @@
-"""What a preset needs, before anything is loaded: free of torch, so that the answer comes at once."""
+"""The memory plan: which module lies on which GPU and what that takes, before anything is loaded. Free of torch."""
 
-import shutil
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config, size_in_bytes
-from vqa_utils.errors import VqaError
-from vqa_utils.presets import PRESETS, preset
+from vqa_utils import memory
+from vqa_utils.config import Config
+from vqa_utils.memory import Bytes
+from vqa_utils.shapes import LAYERS, ModelShape
 
-EXPERTS_AT_ONCE = 32  # whose dense 16-bit weights are alive at a time: 288 MiB of the 30B's 1,152 a layer
-NF4_BITS = 4.127  # a weight, with double quantisation: 4 + 8/64 + 32/(64 * 256)
-# Activations, logits and dequantised experts beside the weights, at batch 1 and image side 384: peaks of 9.57 and
-# 9.17 GiB measured on two GPUs for weights of 8.49 and 8.09
-WORK_GIB = 1.1
-
-
-class PlanError(VqaError):
-    """The machine does not have what the settings need."""
+EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
+VISION, HEAD = "model.visual", "lm_head"
+STREAM_SLOTS = 2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU as nvidia-smi names it."""
+class GpuPlan:
+    """One GPU's share; sizes in bytes."""
 
-    name: str
-    memory_gib: float
+    limit: int
+    modules: tuple[str, ...]
+    use: Bytes
+    """What takes how much at the peak of a run."""
+    streamed_layers: int = 0
+    """Decoder layers whose experts wait in host memory."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.use.values())
+
+    @property
+    def left(self) -> int:
+        return self.limit - self.total
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Parameters by how they are kept, in billions, counted from the published config.json."""
+class Plan:
+    """Where a model goes, and whether it fits."""
 
-    nf4: float
-    """attention, MLP and experts of the language model"""
-    sixteen_bit: float
-    """embeddings, head, vision tower"""
+    gpus: tuple[GpuPlan, ...]
 
+    @property
+    def fits(self) -> bool:
+        return all(gpu.left >= 0 for gpu in self.gpus)
 
-WEIGHTS = {
-    QWEN3_30B: Weights(nf4=29.90, sixteen_bit=1.18),
-    "Qwen/Qwen3-VL-8B-Instruct": Weights(nf4=6.95, sixteen_bit=1.82),
-    "Qwen/Qwen2.5-VL-3B-Instruct": Weights(nf4=2.77, sixteen_bit=0.98),
-}
-
-
-def find_gpus() -> list[Gpu]:
-    """The GPUs of this machine; none where nvidia-smi is not there or finds none."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False)
-    if found.returncode:
-        return []
-    rows = [line.rsplit(",", 1) for line in found.stdout.splitlines() if line.strip()]
-    return [Gpu(name.strip(), float(mib) / 1024) for name, mib in rows]
+    @property
+    def device_map(self) -> dict[str, int]:
+        """Transformers' `device_map`: each module's GPU."""
+        return {module: number for number, gpu in enumerate(self.gpus) for module in gpu.modules}
 
 
-def weights_gib(config: Config) -> float | None:
-    """The size of the loaded base in GiB; None for a model whose shape is not known here."""
-    if config.model not in WEIGHTS:
-        return None
-    weights = WEIGHTS[config.model]
-    bits = NF4_BITS if config.quantization == "nf4" else 16
-    return (weights.nf4 * bits / 8 + weights.sixteen_bit * 2) * 1e9 / 2**30
+def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS) -> Plan:
+    """Spread the decoder layers so that what is left free on each GPU is equal, within a layer.
 
+    The vision tower and the embeddings are on the first GPU (a tied head too), with the first layers, since DeepStack adds
+    features of the tower to them; the last norm and the head are on the last.
 
-def usable_gib(config: Config, gpus: Sequence[Gpu]) -> float:
-    """What the settings allow of these GPUs, in GiB: each GPU's memory, or its limit where that is less."""
-    limits = [size_in_bytes(size) / 2**30 for size in config.max_memory] or [gpu.memory_gib for gpu in gpus]
-    return sum(min(gpu.memory_gib, limit) for gpu, limit in zip(gpus, limits, strict=False))
-
-
-def needed_gib(config: Config) -> float | None:
-    """Weights and working memory in GiB over all the GPUs that the settings name; None for an unknown model."""
-    weights = weights_gib(config)
-    return None if weights is None else weights + WORK_GIB * max(1, len(config.max_memory))
-
-
-def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
-    """Say at once that a machine cannot run the settings.
-
-    Raises:
-        PlanError: with what is needed, what is there, and the presets that would work here.
+    Args:
+        limits: what each GPU may hold, in bytes.
+        text_tokens: of a row, beside those of its image.
     """
-    if config.model == DEMO_MODEL_NAME or _fits(config, gpus):
-        return
-    needed = needed_gib(config)
-    there = ", ".join(f"{gpu.name} with {gpu.memory_gib:.1f} GiB" for gpu in gpus) or "no GPU"
-    need = f"about {needed:.1f} GiB of GPU memory" if needed else "a GPU"
-    limit = f" within max_memory={','.join(config.max_memory)}" if config.max_memory else ""
-    working = [name for name in PRESETS if _fits(preset(name), gpus) or name == "demo"]
-    raise PlanError(
-        f"preset {config.preset} ({config.model}): expected {need}{limit}, found {there}; "
-        f"presets that work here: {', '.join(working)} (--preset {working[0]})"
-    )
+    work = _Work(config, shape, text_tokens)
+    low, high = -sum(sum(groups.values()) for groups in work.modules.values()), max(limits)
+    while high - low > 1:  # the largest amount that can be left free on every GPU
+        middle = (low + high) // 2
+        low, high = (middle, high) if _spread(work, limits, middle) else (low, middle)
+    shares = _spread(work, limits, low)
+    return Plan(tuple(_gpu_plan(work, limit, share) for limit, share in zip(limits, shares, strict=True)))
 
 
-def _fits(config: Config, gpus: Sequence[Gpu]) -> bool:
-    if not gpus:
-        return False
-    needed = needed_gib(config)
-    return needed is None or needed <= usable_gib(config, gpus)
+def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
+    """The largest divisor of the effective batch that fits as a micro-batch; 0 where not even one row does."""
+    effective = config.micro_batch * config.accumulation
+    for rows in range(effective, 0, -1):
+        if effective % rows == 0:
+            smaller = replace(config, micro_batch=rows, accumulation=effective // rows)
+            if make_plan(smaller, shape, limits).fits:
+                return rows
+    return 0
+
+
+class _Work:
+    """What the parts of a model take in one run: its modules' weights, and what is alive while they compute."""
+
+    def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
+        self.config, self.shape = config, shape
+        self.training, self.scoring = (
+            memory.batch_of(shape, config, rows, text_tokens) for rows in (config.micro_batch, config.score_batch)
+        )
+        self.modules = memory.weights_by_module(shape, config)
+        self.layers = [f"{LAYERS}.{number}" for number in range(shape.layers)]
+        tied = [] if HEAD in self.modules else [HEAD]
+        self.first = [VISION, EMBEDDINGS, ROTARY, *tied]
+        self.last = [NORM, *([] if tied else [HEAD])]
+
+    def use(self, modules: Sequence[str]) -> Bytes:
+        """What a GPU with these modules holds at the peak of the run."""
+        weights: Bytes = {}
+        for module in modules:
+            for group, size in self.modules.get(module, {}).items():
+                weights[group] = weights.get(group, 0) + size
+        phases = [self._training(modules), {memory.SCORING: sum(self._scoring(modules).values())}]
+        return {**weights, **max(phases, key=lambda phase: sum(phase.values()))}
+
+    def _training(self, modules: Sequence[str]) -> Bytes:
+        layers = sum(module.startswith(LAYERS) for module in modules)
+        phases = [{}]
+        kept = {memory.KEPT: layers * memory.kept_bytes(self.shape, self.config, self.training)}
+        if layers:
+            phases.append(kept | memory.training_bytes(self.shape, self.config, self.training))
+        if NORM in modules:
+            phases.append(kept | {memory.LOGITS: memory.logits_bytes(self.shape, self.training)})
+        if VISION in modules:
+            phases.append({memory.PIXELS: memory.vision_bytes(self.shape, self.training)})
+        return max(phases, key=lambda phase: sum(phase.values()))
+
+    def _scoring(self, modules: Sequence[str]) -> Bytes:
+        phases = [{}]
+        if any(module.startswith(LAYERS) for module in modules):
+            phases.append(memory.scoring_bytes(self.shape, self.config, self.scoring))
+        if VISION in modules:
+            phases.append({memory.PIXELS: memory.vision_bytes(self.shape, self.scoring)})
+        return max(phases, key=lambda phase: sum(phase.values()))
+
+
+def _spread(work: _Work, limits: Sequence[int], left: int) -> list[list[str]] | None:
+    """Each GPU's modules where as many layers as leave `left` bytes free go to each GPU in turn; None where some stay over."""
+    shares, waiting = [], list(work.layers)
+    for number, limit in enumerate(limits):
+        is_last = number == len(limits) - 1
+        share = [*(work.first if number == 0 else []), *(work.last if is_last else [])]
+        taken = 0
+        while taken < len(waiting) and sum(work.use([*share, *waiting[: taken + 1]]).values()) <= limit - left:
+            taken += 1
+        if number == 0 and taken < min(work.shape.deepstack_layers, len(waiting)):
+            return None
+        shares.append([*share, *waiting[:taken]])
+        waiting = waiting[taken:]
+        if sum(work.use(shares[-1]).values()) > limit - left:
+            return None
+    return None if waiting else shares
+
+
+def _gpu_plan(work: _Work, limit: int, modules: Sequence[str]) -> GpuPlan:
+    use, streamed = work.use(modules), 0
+    if work.config.offload_experts and memory.EXPERTS in use:
+        layers = [module for module in modules if work.modules.get(module, {}).get(memory.EXPERTS)]
+        each = use[memory.EXPERTS] // len(layers)
+        over = sum(use.values()) - limit
+        if over > 0:
+            streamed = min(len(layers), -(-over // each) + STREAM_SLOTS)
+            use[memory.EXPERTS] -= (streamed - STREAM_SLOTS) * each
+    return GpuPlan(limit, tuple(modules), use, streamed)

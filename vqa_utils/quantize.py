@@ -22,7 +22,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name, shoul
 from transformers.utils.quantization_config import QuantizationMethod
 
 from vqa_utils.experts import EVERY_EXPERT, FrozenExperts
-from vqa_utils.plan import EXPERTS_AT_ONCE
+from vqa_utils.memory import EXPERTS_AT_ONCE
 
 METHOD = "nf4_with_experts"
 PROJECTIONS = ("gate_up_proj", "down_proj")

@@ -15,6 +15,7 @@ from vqa_utils.paths import DEMO_MODEL
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BESIDE_THE_WEIGHTS = (("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json"))
 NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
+NO_FILE = "no such file; get a whole model in the format of transformers"
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses a longer one
 
 
@@ -46,16 +47,8 @@ def config_of(model: str) -> dict[str, Any]:
     Raises:
         SourceError: it is not there, is no JSON or names no model_type; or the hub does not give it.
     """
-    from huggingface_hub import hf_hub_download
-
-    folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model)
-    if folder is None:
-        with _hub_errors(model):
-            folder = _cached(model)
-            if folder is None:
-                _ask(model)
-                folder = Path(hf_hub_download(model, CONFIG)).parent
     problems: list[str] = []
+    folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model) or _downloaded(model)
     config = _read(folder / CONFIG, "model_type", str, problems)
     _raise_any(model, problems)
     return config
@@ -83,9 +76,9 @@ def _folder_problems(folder: Path) -> list[str]:
     deeper = [file.parent for depth in (1, 2, 3) for file in folder.glob("*/" * depth + CONFIG)]
     if deeper and not (folder / CONFIG).exists():  # a Kaggle input has folders for framework, variation and version
         return [f"expected {CONFIG}, found it in {deeper[0]}; pass that folder with --model"]
-    names = {file.name for file in folder.iterdir() if file.is_file()}
     problems: list[str] = []
     _read(folder / CONFIG, "model_type", str, problems)
+    names = {file.name for file in folder.iterdir() if file.is_file()}
     problems += _absent(names, str(folder))
     shards = [WEIGHTS] if WEIGHTS in names else []  # transformers reads no index beside it
     if not shards and INDEX in names and (index := _read(folder / INDEX, "weight_map", dict, problems)):
@@ -102,8 +95,8 @@ def _absent(names: set[str], where: str) -> list[str]:
     problems = []
     if names.isdisjoint((WEIGHTS, INDEX)):
         pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
-        shards = sorted(name for name in names if name.endswith(".safetensors"))
-        found = f"only {', '.join(shards)}; get the index too" if shards else "no such file; get the whole model"
+        shards = sorted(name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name))
+        found = f"only {', '.join(shards)}; get the index too" if shards else NO_FILE
         if pickles and not shards:
             found = (
                 f"only pickles, which are not loaded ({', '.join(pickles)}); convert them: "
@@ -112,7 +105,7 @@ def _absent(names: set[str], where: str) -> list[str]:
             )
         problems.append(f"expected {WEIGHTS} or {INDEX}, found {found}")
     wanted = [" or ".join(choice) for choice in BESIDE_THE_WEIGHTS if names.isdisjoint(choice)]
-    return problems + [f"expected {choice}, found no such file; get the whole model" for choice in wanted]
+    return problems + [f"expected {choice}, found {NO_FILE}" for choice in wanted]
 
 
 def _read(file: Path, key: str, kind: type, problems: list[str]) -> dict[str, Any] | None:
@@ -120,7 +113,7 @@ def _read(file: Path, key: str, kind: type, problems: list[str]) -> dict[str, An
     try:
         value = read_json(file)
     except FileNotFoundError:
-        problems.append(f"expected {file.name}, found no such file; get the whole model")
+        problems.append(f"expected {file.name}, found {NO_FILE}")
     except ValueError as error:  # no JSON, or no UTF-8
         problems.append(f"{file.name}: expected JSON, found something else ({error}); download it again")
     else:
@@ -139,12 +132,12 @@ def _torn(file: Path) -> str | None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if length <= LONGEST_HEADER else b""
-    if found < 8 or len(header) < length <= LONGEST_HEADER:
+    if 8 <= found < 8 + length <= 8 + LONGEST_HEADER:
         return f"expected more than {8 + length} bytes, found {found}"
     try:
         tensors = json.loads(header)
     except ValueError:
-        return f"expected a safetensors header, found none in its {found} bytes (a Git LFS pointer?)"
+        return f"expected a safetensors header, found none in its {found} bytes (a Git LFS pointer has about 130)"
     ends = (tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
     expected = 8 + length + max(ends, default=0)
     return None if found == expected else f"expected {expected} bytes, found {found}"
@@ -159,6 +152,17 @@ def _hub_problems(model: str) -> list[str]:
             return []
         _ask(model)
         return _absent(set(list_repo_files(model)), model)
+
+
+def _downloaded(model: str) -> Path:
+    """The folder of the hub's cache that holds the model's config.json, brought there where it is not yet."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(model):
+        if folder := _cached(model):
+            return folder
+        _ask(model)
+        return Path(hf_hub_download(model, CONFIG)).parent
 
 
 def _cached(model: str) -> Path | None:
@@ -190,7 +194,7 @@ def _hub_errors(model: str) -> Iterator[None]:
         errors.RemoteEntryNotFoundError: f"no {CONFIG} there; take a model in the format of transformers",
         errors.HFValidationError: "no valid name ({}); check the spelling",
         errors.HfHubHTTPError: "an error ({}); correct HF_TOKEN if it is 401, otherwise try again later",
-        errors.OfflineModeIsEnabled: offline.format("HF_HUB_OFFLINE is set"),
+        errors.OfflineModeIsEnabled: offline.format("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
         errors.LocalEntryNotFoundError: offline,
         errors.HTTPError: offline,  # httpx's, or that of httpx2 from hub 2 on: no connection, a time-out, a proxy's error
     }

@@ -1,8 +1,6 @@
-"""One fold: a fresh 4-bit base, LoRA, transformers' Trainer, and the adapter of the best epoch."""
+"""One fold: transformers' Trainer on a 4-bit base with LoRA, and the adapter of the best epoch."""
 
-import csv
 import hashlib
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -12,36 +10,39 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
 from vqa_utils.artifacts import ids_hash, sha256, write_json
+from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
 from vqa_utils.metrics import accuracy, log_loss
-from vqa_utils.model import add_lora, load_base, save_adapter
+from vqa_utils.model import save_adapter
 from vqa_utils.paths import FoldPaths
+from vqa_utils.precision import grad_scaler
 from vqa_utils.prompts import LETTERS
-
-LOG_COLUMNS = ["step", "max_steps", "epoch", "loss", "learning_rate", "grad_norm", "seconds_per_step", "memory_gib"]
 
 
 def train_fold(
-    config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths
+    model: PeftModel, config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths
 ) -> dict[str, Any]:
     """Train one adapter and keep its best epoch, by log loss on the held-out rows.
 
     A run that was cut off goes on from its last checkpoint, the end of an epoch.
 
     Args:
+        model: a fresh base with LoRA layers.
         encoder: makes the batches.
         train, held_out: the challenge's rows, with `answer`.
         paths: where the fold's adapter, log and meta.json go; meta.json is written last.
 
     Returns:
         What meta.json holds: rows, trainable parameters, each epoch's scores, the best epoch, seconds, memory.
+
+    Raises:
+        TrainingError: no step has finite gradients any more.
     """
-    start = time.time()
-    model = add_lora(load_base(config), config)
+    start, guard = time.time(), NonFiniteGuard()
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
     checkpoints = paths.checkpoints / training_key(config, train)
@@ -56,9 +57,11 @@ def train_fold(
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
-        callbacks=[TrainLog(paths.train_log)],
+        callbacks=[TrainLog(paths.train_log), guard, FreeMemory()],
     )
     trainer.remove_callback(PrinterCallback)  # the log file says it, and a notebook should not hold a line a step
+    if arguments.fp16:
+        trainer.accelerator.scaler = grad_scaler()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     save_adapter(model, config, paths.adapter)
     epochs = epoch_scores(trainer.state.log_history)
@@ -68,6 +71,7 @@ def train_fold(
         "held_out_ids": ids_hash(held_out["id"]),
         "trainable_parameters": trainable_parameters(model),
         "steps": trainer.state.global_step,
+        "skipped_steps": guard.skipped,
         "epochs": epochs,
         "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"],
         "seconds": round(time.time() - start, 1),
@@ -122,6 +126,7 @@ def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
         metric_for_best_model="log_loss",
         greater_is_better=False,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number is shown, not replaced by the mean
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",
         seed=config.seed,
@@ -154,30 +159,6 @@ def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str,
     return {"accuracy": accuracy(frame, answers), "log_loss": log_loss(frame, answers)}
 
 
-class TrainLog(TrainerCallback):
-    """Appends one line a step to train_log.csv, so that a killed run still has its log and the terminal can follow it."""
-
-    def __init__(self, path: Path):
-        self.path, self.step_start = path, time.time()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A new log; a resumed run keeps the lines up to its checkpoint."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = pd.read_csv(self.path) if state.global_step and self.path.exists() else pd.DataFrame(columns=LOG_COLUMNS)
-        kept[kept["step"] <= state.global_step].to_csv(self.path, index=False)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.step_start = time.time()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        measured = {"seconds_per_step": round(time.time() - self.step_start, 4), "memory_gib": sum(peak_memory_gib())}
-        line = {"step": state.global_step, "max_steps": state.max_steps, **logs, **measured}
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)
-
-
 def epoch_scores(history: list[dict[str, float]]) -> list[dict[str, float]]:
     """Each epoch's scores on the held-out rows, from the Trainer's log."""
     return [
@@ -190,16 +171,3 @@ def epoch_scores(history: list[dict[str, float]]) -> list[dict[str, float]]:
 def trainable_parameters(model: PeftModel) -> int:
     """How many weights learn."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def reset_peak_memory() -> None:
-    """Count GPU memory peaks from here."""
-    for gpu in range(torch.cuda.device_count()):
-        torch.cuda.reset_peak_memory_stats(gpu)
-
-
-def peak_memory_gib() -> list[float]:
-    """The allocator's peak on each GPU; on a CPU, the process's largest resident size."""
-    if torch.cuda.is_available():
-        return [round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2) for gpu in range(torch.cuda.device_count())]
-    return [round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)]

@@ -1,0 +1,144 @@
+"""How many bytes a model's parts take on a GPU: weights as they are kept, LoRA, and what is alive while it computes.
+
+Everything is counted from shapes. What a step keeps alive is counted tensor by tensor for the code in `model`, `experts` and
+`train` (fp16 autocast over an fp32 residual stream, checkpointing by layer); `tests/bench/README.md` compares the sums
+with measured peaks.
+"""
+
+import math
+from dataclasses import dataclass
+
+from vqa_utils.config import Config
+from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
+
+EXPERTS_AT_ONCE = 32  # whose dense 16-bit weights are alive at a time: 288 MiB of the 30B's 1,152 a layer
+TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
+KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
+BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
+LORA_BYTES = 18  # a LoRA weight: fp32 4, gradient 4, AdamW's two moments 8, autocast's fp16 copy 2
+PAGED_LORA_BYTES = 10  # the same with the moments in host memory
+KEPT, WORKING, LOGITS, DENSE = "layer inputs kept", "a layer at work", "logits", "dequantised weights"
+LORA, PIXELS, SCORING, EXPERTS = "LoRA and its optimizer", "vision tower at work", "a scored batch at work", "experts"
+Bytes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through the model at once."""
+
+    rows: int
+    image_tokens: int
+    text_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * (self.image_tokens + self.text_tokens)
+
+
+def batch_of(shape: ModelShape, config: Config, rows: int, text_tokens: int = TEXT_TOKENS) -> Batch:
+    """A batch of images that fill the pixels that they may have."""
+    return Batch(rows, math.ceil(config.image_side**2 / shape.pixels_per_token), text_tokens)
+
+
+def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0) -> int:
+    """A parameter as `load_base` keeps it: NF4, fp32 (norms and router), or what `element_bytes` says.
+
+    Args:
+        element_bytes: of what is not packed; on a GPU, two bytes under `use_amp` and four without.
+    """
+    element_bytes = element_bytes or (2 if config.use_amp else 4)
+    count = math.prod(shape)
+    if config.quantization == "nf4" and is_matrix(name, shape):
+        tensors = shape[0] if len(shape) == 3 else 1  # each expert is a tensor of its own
+        return tensors * nf4_bytes(count // tensors, config.use_double_quant)
+    return count * (4 if group_of(name) == "norms and router" else element_bytes)
+
+
+def nf4_bytes(count: int, double_quant: bool) -> int:
+    """Packed weights with their scales: 4.127 bits a weight with double quantisation, 4.5 without."""
+    blocks = math.ceil(count / BLOCK)
+    scales = blocks + 4 * math.ceil(blocks / GROUP) + 4 if double_quant else 4 * blocks
+    return math.ceil(count / 2) + scales
+
+
+def module_of(name: str) -> str:
+    """The module that the device map places, of a parameter's name."""
+    if name.startswith(f"{LAYERS}."):
+        return ".".join(name.split(".")[:4])
+    return "model.visual" if name.startswith("model.visual") else name.rpartition(".")[0]
+
+
+def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
+    """Each placed module's weights in bytes by group, LoRA with its gradients and optimizer among them."""
+    modules: dict[str, Bytes] = {}
+    for name, size in shape.parameters.items():
+        groups = modules.setdefault(module_of(name), {})
+        groups[group_of(name)] = groups.get(group_of(name), 0) + weight_bytes(name, size, config)
+        if lora := lora_weights(name, size, config):
+            each = PAGED_LORA_BYTES if config.use_cpu_offload else LORA_BYTES
+            groups[LORA] = groups.get(LORA, 0) + lora * each
+    return modules
+
+
+def lora_weights(name: str, shape: Shape, config: Config) -> int:
+    """How many LoRA weights stand beside a matrix: r * (in + out) where it is a target, else 0."""
+    is_target = name.startswith(LAYERS) and name.endswith(tuple(f".{target}.weight" for target in config.target_modules))
+    return config.lora_r * sum(shape) if is_target else 0
+
+
+def kept_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
+    """What one decoder layer leaves behind for the backward: its fp32 input, or all of it without checkpointing."""
+    inputs = 4 * shape.hidden * batch.tokens
+    return inputs if config.use_gradient_checkpointing else inputs + _saved(shape, config) * batch.tokens
+
+
+def training_bytes(shape: ModelShape, config: Config, batch: Batch) -> Bytes:
+    """What lives beside weights and kept inputs while one decoder layer is recomputed and goes backward."""
+    saved = _saved(shape, config) if config.use_gradient_checkpointing else 0
+    return {WORKING: (saved + max(_attention_work(shape, 2), _mlp_work(shape, 2))) * batch.tokens, DENSE: dense_bytes(shape)}
+
+
+def scoring_bytes(shape: ModelShape, config: Config, batch: Batch) -> Bytes:
+    """What lives beside the weights while a batch is scored, without gradients."""
+    stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
+    return {WORKING: (stream + max(_attention_work(shape, 1), _mlp_work(shape, 1))) * batch.tokens, DENSE: dense_bytes(shape)}
+
+
+def dense_bytes(shape: ModelShape) -> int:
+    """The largest weights that are dense in 16 bits at a time: a chunk of experts, or one matrix."""
+    if shape.experts:
+        return 2 * min(EXPERTS_AT_ONCE, shape.experts) * 3 * shape.mlp_width * shape.hidden
+    return 2 * shape.mlp_width * shape.hidden
+
+
+def logits_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Logits in fp16, in fp32, their log-softmax and its gradient, at the kept positions."""
+    return batch.rows * KEPT_POSITIONS * shape.vocabulary * (2 + 4 + 4 + 4)
+
+
+def vision_bytes(shape: ModelShape, batch: Batch) -> int:
+    """The vision tower's forward: pixels, the stream, and one block's attention in fp32 or MLP in fp16."""
+    patches = batch.rows * batch.image_tokens * shape.pixels_per_token // shape.patch_px**2
+    pixels = 3 * 2 * shape.patch_px**2 * 4
+    return patches * (pixels + 8 * shape.vision_hidden + max(36 * shape.vision_hidden, 6 * shape.vision_mlp_width))
+
+
+def _saved(shape: ModelShape, config: Config) -> int:
+    """Bytes a token that autograd saves in one decoder layer."""
+    hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
+    dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
+    attention = 4 * hidden + 3 * dropped * hidden + (4 + 2 + 4 + 2) * queries + 6 * keys + dropped * queries
+    mlp = 2 * hidden if shape.experts else 16 * shape.mlp_width
+    return attention + mlp
+
+
+def _attention_work(shape: ModelShape, passes: int) -> int:
+    """Bytes a token of attention's temporaries: queries, keys and values in fp32 through norm and rotation."""
+    return passes * 12 * shape.attention_width
+
+
+def _mlp_work(shape: ModelShape, passes: int) -> int:
+    """Bytes a token of the MLP's temporaries; for experts, the pairs of token and expert in fp16, twice."""
+    if shape.experts:
+        return shape.experts_per_token * 4 * shape.hidden + passes * 4 * shape.hidden
+    return passes * 8 * shape.mlp_width
