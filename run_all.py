@@ -20,6 +20,9 @@ from vqa_utils.stages import RunError, Stage, select_steps
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vqa_utils.config import Config
+    from vqa_utils.paths import RunPaths
+
 STAGES = (
     Stage("01_eda"),
     Stage("02_folds", writes=("folds.csv",)),
@@ -57,6 +60,14 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
     look = parser.add_argument_group("look, run nothing")
     look.add_argument("--dry-run", action="store_true", help="the notebooks that would run, and what would be reused")
+    look.add_argument(
+        "--plan",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="N",
+        help="the memory of each GPU, group by group, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
+    )
     look.add_argument("--status", action="store_true", help="how far a run is")
     look.add_argument("--list-presets", action="store_true")
     return parser.parse_args()
@@ -80,16 +91,30 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, console: "Console") -> None:
-    """Settle the run and its steps; look, predict, or execute what is due."""
-    from vqa_utils.machine import check_machine, find_gpus
-    from vqa_utils.runner import Runner, predict
-    from vqa_utils.runs import settle_run, start_run, with_data
-    from vqa_utils.terminal import print_presets, print_results, print_table
+    """Settle the run; look at presets or the memory plan, or go on with its steps."""
+    from vqa_utils.machine import T4, find_gpus
+    from vqa_utils.plan_table import print_plan
+    from vqa_utils.runs import settle_run
 
     if args.list_presets:
+        from vqa_utils.terminal import print_presets
+
         print_presets(console)
         return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
+    if args.plan is None:
+        run_steps(args, paths, config, console)
+    else:
+        print_plan(console, config, [T4] * args.plan or find_gpus() or [T4, T4])
+
+
+def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", console: "Console") -> None:
+    """Look at a run's steps, predict, or execute what is due."""
+    from vqa_utils.machine import check_run, find_gpus
+    from vqa_utils.runner import Runner, predict
+    from vqa_utils.runs import start_run, with_data
+    from vqa_utils.terminal import print_results, print_table
+
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
@@ -98,7 +123,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     if args.status or args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
-    check_machine(config, find_gpus())
+    check_run(config, find_gpus())
     if args.predict:
         console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
         return

@@ -74,6 +74,7 @@ class FrozenExperts(torch.autograd.Function):
             grad_weights[order[rows]] = (back.float() * h.detach().float()).sum(-1)
             (grad_pre,) = torch.autograd.grad(h, pre, back * sorted_weights[rows])
             grouped_product(grad_pre, gate_up, counts[experts], grad_pairs[rows])
+            del gate_up  # before the next chunk's is made
         grad_x = sum_over_experts(grad_pairs, order, index.shape)
         return grad_x, grad_weights.view_as(weights).to(weights.dtype), None, None
 

@@ -13,7 +13,7 @@ from vqa_utils.errors import VqaError
 from vqa_utils.plan import Plan, make_plan
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ModelShape, published_config, read_shape
-from vqa_utils.source import config_of
+from vqa_utils.source import check_source, config_of
 
 CONTEXT_GIB = 0.5  # of CUDA and its libraries on each GPU, outside the allocator and its limit
 SLOW_TORCH = "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
@@ -31,7 +31,7 @@ class Gpu:
     memory_gib: float
 
 
-TWO_T4 = (Gpu("Tesla T4", 14.74), Gpu("Tesla T4", 14.74))  # what Kaggle lends; usable of 16 GB
+T4 = Gpu("Tesla T4", 14.74)  # what is usable of 16 GB
 
 
 def find_gpus() -> list[Gpu]:
@@ -107,6 +107,22 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     plan = plan_for(config, gpus)
     if not plan.fits:
         raise MachineError(_refusal(config, gpus, f"{sum(gpu.total for gpu in plan.gpus) / 2**30:.1f} GiB of GPU memory"))
+
+
+def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
+    """Whether the machine and the model are there for a run.
+
+    Raises:
+        MachineError: with the problems of both at once.
+    """
+    problems = []
+    for check in (lambda: check_machine(config, gpus), lambda: check_source(config.model)):
+        try:
+            check()
+        except VqaError as error:
+            problems.append(str(error))
+    if problems:
+        raise MachineError("\n".join(dict.fromkeys(problems)))
 
 
 def _refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:

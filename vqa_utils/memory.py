@@ -1,8 +1,8 @@
 """How many bytes a model's parts take on a GPU: weights as they are kept, LoRA, and what is alive while it computes.
 
-Everything is counted from shapes. What a step keeps alive is counted tensor by tensor for the code in `model`, `experts` and
-`train` (fp16 autocast over an fp32 residual stream, checkpointing by layer); `tests/bench/README.md` compares the sums
-with measured peaks.
+Everything is counted from shapes. What autograd saves is counted tensor by tensor for the code in `model`, `experts` and
+`train` (fp16 autocast over an fp32 residual stream, checkpointing by layer). Temporaries come and go; their bytes a token
+(the factors 28, 35, 8 and 21 of widths) were fitted on five measured peaks and checked on others: tests/bench/README.md.
 """
 
 import math
@@ -18,7 +18,7 @@ BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one 
 LORA_BYTES = 18  # a LoRA weight: fp32 4, gradient 4, AdamW's two moments 8, autocast's fp16 copy 2
 PAGED_LORA_BYTES = 10  # the same with the moments in host memory
 KEPT, WORKING, LOGITS, DENSE = "layer inputs kept", "a layer at work", "logits", "dequantised weights"
-LORA, PIXELS, SCORING, EXPERTS = "LoRA and its optimizer", "vision tower at work", "a scored batch at work", "experts"
+LORA, EXPERTS = "LoRA and its optimizer", "experts"
 Bytes = dict[str, int]
 
 
@@ -92,16 +92,28 @@ def kept_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
     return inputs if config.use_gradient_checkpointing else inputs + _saved(shape, config) * batch.tokens
 
 
-def training_bytes(shape: ModelShape, config: Config, batch: Batch) -> Bytes:
-    """What lives beside weights and kept inputs while one decoder layer is recomputed and goes backward."""
+def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, *, head: bool) -> Bytes:
+    """What lives beside the weights while the backward is in the last of `layers` decoder layers, whose inputs are kept."""
     saved = _saved(shape, config) if config.use_gradient_checkpointing else 0
-    return {WORKING: (saved + max(_attention_work(shape, 2), _mlp_work(shape, 2))) * batch.tokens, DENSE: dense_bytes(shape)}
+    a_token = saved + max(28 * shape.attention_width, _mlp_at_work(shape, 8))
+    return {
+        KEPT: layers * kept_bytes(shape, config, batch),
+        WORKING: a_token * batch.tokens if layers else 0,
+        DENSE: dense_bytes(shape) if layers else 0,
+        LOGITS: logits_bytes(shape, batch) if head else 0,
+    }
 
 
-def scoring_bytes(shape: ModelShape, config: Config, batch: Batch) -> Bytes:
-    """What lives beside the weights while a batch is scored, without gradients."""
+def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
+    """What lives beside the weights while a decoder layer goes forward without gradients."""
     stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
-    return {WORKING: (stream + max(_attention_work(shape, 1), _mlp_work(shape, 1))) * batch.tokens, DENSE: dense_bytes(shape)}
+    a_token = stream + max(35 * shape.attention_width, _mlp_at_work(shape, 21))
+    return a_token * batch.tokens + dense_bytes(shape)
+
+
+def loading_bytes(shape: ModelShape) -> int:
+    """The largest stack of experts on its way to 4 bits: in 16 bits, its packed experts one by one, and stacked."""
+    return 3 * shape.experts * 2 * shape.mlp_width * shape.hidden
 
 
 def dense_bytes(shape: ModelShape) -> int:
@@ -132,13 +144,6 @@ def _saved(shape: ModelShape, config: Config) -> int:
     return attention + mlp
 
 
-def _attention_work(shape: ModelShape, passes: int) -> int:
-    """Bytes a token of attention's temporaries: queries, keys and values in fp32 through norm and rotation."""
-    return passes * 12 * shape.attention_width
-
-
-def _mlp_work(shape: ModelShape, passes: int) -> int:
-    """Bytes a token of the MLP's temporaries; for experts, the pairs of token and expert in fp16, twice."""
-    if shape.experts:
-        return shape.experts_per_token * 4 * shape.hidden + passes * 4 * shape.hidden
-    return passes * 8 * shape.mlp_width
+def _mlp_at_work(shape: ModelShape, dense: int) -> int:
+    """Bytes a token of the MLP's temporaries: `dense` a column, or for experts the pairs' outputs in fp16, twice."""
+    return (4 * shape.experts_per_token + 8) * shape.hidden if shape.experts else dense * shape.mlp_width

@@ -1,5 +1,6 @@
 """The memory plan: which module lies on which GPU and what that takes, before anything is loaded. Free of torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,14 +20,23 @@ class GpuPlan:
 
     limit: int
     modules: tuple[str, ...]
-    use: Bytes
-    """What takes how much at the peak of a run."""
+    weights: Bytes
+    """By group; LoRA with its gradients and optimizer among them."""
+    training: Bytes
+    """What lives beside the weights at the peak of a training step."""
+    others: Bytes
+    """Peaks of the other phases, weights included: loading, vision, scoring."""
     streamed_layers: int = 0
     """Decoder layers whose experts wait in host memory."""
 
     @property
+    def peaks(self) -> Bytes:
+        """The most that each phase holds."""
+        return {"training": sum(self.weights.values()) + sum(self.training.values()), **self.others}
+
+    @property
     def total(self) -> int:
-        return sum(self.use.values())
+        return max(self.peaks.values())
 
     @property
     def left(self) -> int:
@@ -41,11 +51,11 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return all(gpu.left >= 0 for gpu in self.gpus)
+        return bool(self.gpus) and all(gpu.left >= 0 for gpu in self.gpus)
 
     @property
     def device_map(self) -> dict[str, int]:
-        """Transformers' `device_map`: each module's GPU."""
+        """Each module's GPU, as `from_pretrained` takes it."""
         return {module: number for number, gpu in enumerate(self.gpus) for module in gpu.modules}
 
 
@@ -60,12 +70,11 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
         text_tokens: of a row, beside those of its image.
     """
     work = _Work(config, shape, text_tokens)
-    low, high = -sum(sum(groups.values()) for groups in work.modules.values()), max(limits)
+    low, high = -10 * sum(sum(groups.values()) for groups in work.modules.values()), max(limits, default=0)
     while high - low > 1:  # the largest amount that can be left free on every GPU
         middle = (low + high) // 2
         low, high = (middle, high) if _spread(work, limits, middle) else (low, middle)
-    shares = _spread(work, limits, low)
-    return Plan(tuple(_gpu_plan(work, limit, share) for limit, share in zip(limits, shares, strict=True)))
+    return Plan(tuple(_spread(work, limits, low) or ()))
 
 
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
@@ -93,61 +102,45 @@ class _Work:
         self.first = [VISION, EMBEDDINGS, ROTARY, *tied]
         self.last = [NORM, *([] if tied else [HEAD])]
 
-    def use(self, modules: Sequence[str]) -> Bytes:
-        """What a GPU with these modules holds at the peak of the run."""
+    def on_one_gpu(self, modules: Sequence[str], limit: int) -> GpuPlan:
+        """The plan of a GPU with these modules; with `offload_experts`, the experts that do not fit are streamed."""
         weights: Bytes = {}
         for module in modules:
             for group, size in self.modules.get(module, {}).items():
                 weights[group] = weights.get(group, 0) + size
-        phases = [self._training(modules), {memory.SCORING: sum(self._scoring(modules).values())}]
-        return {**weights, **max(phases, key=lambda phase: sum(phase.values()))}
+        gpu = self._gpu(modules, limit, weights, 0)
+        layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
+        if gpu.left >= 0 or not (self.config.offload_experts and layers):
+            return gpu
+        a_layer = weights[memory.EXPERTS] // len(layers)
+        streamed = min(len(layers), math.ceil(-gpu.left / a_layer) + STREAM_SLOTS)
+        on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (streamed - STREAM_SLOTS) * a_layer}
+        return self._gpu(modules, limit, on_gpu, streamed)
 
-    def _training(self, modules: Sequence[str]) -> Bytes:
+    def _gpu(self, modules: Sequence[str], limit: int, weights: Bytes, streamed: int) -> GpuPlan:
         layers = sum(module.startswith(LAYERS) for module in modules)
-        phases = [{}]
-        kept = {memory.KEPT: layers * memory.kept_bytes(self.shape, self.config, self.training)}
-        if layers:
-            phases.append(kept | memory.training_bytes(self.shape, self.config, self.training))
-        if NORM in modules:
-            phases.append(kept | {memory.LOGITS: memory.logits_bytes(self.shape, self.training)})
+        training = memory.training_bytes(self.shape, self.config, self.training, layers, head=NORM in modules)
+        frozen = sum(weights.values()) - weights.get(memory.LORA, 0)
+        others = {
+            "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers)
+        }  # vision comes last
+        others["scoring"] = sum(weights.values()) + memory.scoring_bytes(self.shape, self.scoring) * bool(layers)
         if VISION in modules:
-            phases.append({memory.PIXELS: memory.vision_bytes(self.shape, self.training)})
-        return max(phases, key=lambda phase: sum(phase.values()))
-
-    def _scoring(self, modules: Sequence[str]) -> Bytes:
-        phases = [{}]
-        if any(module.startswith(LAYERS) for module in modules):
-            phases.append(memory.scoring_bytes(self.shape, self.config, self.scoring))
-        if VISION in modules:
-            phases.append({memory.PIXELS: memory.vision_bytes(self.shape, self.scoring)})
-        return max(phases, key=lambda phase: sum(phase.values()))
+            others["vision tower"] = sum(weights.values()) + max(
+                memory.vision_bytes(self.shape, batch) for batch in (self.training, self.scoring)
+            )
+        return GpuPlan(limit, tuple(modules), weights, training, others, streamed)
 
 
-def _spread(work: _Work, limits: Sequence[int], left: int) -> list[list[str]] | None:
-    """Each GPU's modules where as many layers as leave `left` bytes free go to each GPU in turn; None where some stay over."""
-    shares, waiting = [], list(work.layers)
+def _spread(work: _Work, limits: Sequence[int], left: int) -> list[GpuPlan] | None:
+    """Each GPU in turn gets as many layers as leave `left` bytes free; None where some stay over."""
+    gpus, waiting = [], list(work.layers)
     for number, limit in enumerate(limits):
-        is_last = number == len(limits) - 1
-        share = [*(work.first if number == 0 else []), *(work.last if is_last else [])]
-        taken = 0
-        while taken < len(waiting) and sum(work.use([*share, *waiting[: taken + 1]]).values()) <= limit - left:
-            taken += 1
-        if number == 0 and taken < min(work.shape.deepstack_layers, len(waiting)):
+        fixed = [*(work.first if number == 0 else []), *(work.last if number == len(limits) - 1 else [])]
+        counts = range(work.shape.deepstack_layers if number == 0 else 0, len(waiting) + 1)
+        fitting = [n for n in counts if work.on_one_gpu([*fixed, *waiting[:n]], limit).left >= left]
+        if not fitting:
             return None
-        shares.append([*share, *waiting[:taken]])
-        waiting = waiting[taken:]
-        if sum(work.use(shares[-1]).values()) > limit - left:
-            return None
-    return None if waiting else shares
-
-
-def _gpu_plan(work: _Work, limit: int, modules: Sequence[str]) -> GpuPlan:
-    use, streamed = work.use(modules), 0
-    if work.config.offload_experts and memory.EXPERTS in use:
-        layers = [module for module in modules if work.modules.get(module, {}).get(memory.EXPERTS)]
-        each = use[memory.EXPERTS] // len(layers)
-        over = sum(use.values()) - limit
-        if over > 0:
-            streamed = min(len(layers), -(-over // each) + STREAM_SLOTS)
-            use[memory.EXPERTS] -= (streamed - STREAM_SLOTS) * each
-    return GpuPlan(limit, tuple(modules), use, streamed)
+        gpus.append(work.on_one_gpu([*fixed, *waiting[: fitting[-1]]], limit))
+        waiting = waiting[fitting[-1] :]
+    return None if waiting else gpus

@@ -59,7 +59,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
     paths = RunPaths(run_id)
     if paths.config.exists():
-        if not (continues or args.force or args.dry_run):
+        if not (continues or args.force or args.dry_run or args.plan is not None):
             raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
         paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
         if args.preset is not None:
@@ -106,9 +106,5 @@ def data_hash(config: Config) -> str:
 
 def _model(name: str) -> str:
     """A local folder as an absolute path, since the notebooks run elsewhere; a name on the hub as it is."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
-    if folder.is_absolute() or name.startswith((".", "~")):
-        raise RunError(f"--model: expected a folder with a model's config.json, found none at {name}")
-    return name
+    folder = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    return str(folder.resolve()) if folder.is_dir() else name

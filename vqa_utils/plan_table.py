@@ -1,0 +1,57 @@
+"""The memory plan in the terminal. Apart from the other tables, so that it comes at once."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from vqa_utils.config import Config
+from vqa_utils.machine import CONTEXT_GIB, Gpu, gpu_limits, shape_of
+from vqa_utils.memory import LORA
+from vqa_utils.plan import GpuPlan, Plan, largest_micro_batch, make_plan
+from vqa_utils.shapes import GROUPS, LAYERS
+
+GIB = 2**30
+
+
+def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
+    """Each GPU's memory by group of weights and by phase, the largest micro-batch, and whether it all fits."""
+    shape, limits = shape_of(config), gpu_limits(config, gpus)
+    plan = make_plan(config, shape, limits)
+    table = Table(
+        title=f"{config.preset}: {config.model}, {config.image_side} px, micro-batch {config.micro_batch}", title_justify="left"
+    )
+    table.add_column("GiB")
+    for number, _ in enumerate(plan.gpus):
+        table.add_column(f"GPU {number}: {gpus[number].name}", justify="right")
+    for name, sizes in _lines(plan.gpus):
+        table.add_row(name, *(f"{size / GIB:.2f}" for size in sizes), end_section=name in (LORA, "logits", "peak"))
+    console.print(table)
+    for number, gpu in enumerate(plan.gpus):
+        layers = sum(module.startswith(LAYERS) for module in gpu.modules)
+        streamed = (
+            f", the experts of {gpu.streamed_layers} streamed from host memory at each pass" if gpu.streamed_layers else ""
+        )
+        console.print(f"GPU {number}: {layers} decoder layers{streamed}")
+    effective = config.micro_batch * config.accumulation
+    console.print(f"largest micro-batch: {largest_micro_batch(config, shape, limits)} of {effective} rows an optimizer step")
+    verdict = "fits" if plan.fits else "does not fit"
+    hint = "" if plan.fits or not shape.experts else " (--set offload_experts=true streams what is too much)"
+    console.print(f"{config.preset} {verdict} on {len(gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red")
+    return plan
+
+
+def _lines(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:
+    """Names with a size for each GPU; without those that are zero everywhere."""
+    weights = {name: [gpu.weights.get(name, 0) for gpu in gpus] for name in (*GROUPS, LORA)}
+    training = {name: [gpu.training[name] for gpu in gpus] for name in gpus[0].training}
+    phases = {name: [gpu.peaks.get(name, 0) for gpu in gpus] for name in gpus[0].peaks}
+    sums = {
+        "peak": [gpu.total for gpu in gpus],
+        "limit": [gpu.limit for gpu in gpus],
+        "left": [gpu.left for gpu in gpus],
+        "CUDA itself, beside the limit": [int(CONTEXT_GIB * GIB)] * len(gpus),
+    }
+    for name, sizes in {**weights, **training, **{f"in all, {name}": sizes for name, sizes in phases.items()}, **sums}.items():
+        if any(sizes):
+            yield name, sizes
