@@ -26,7 +26,7 @@ FLOORS = {
         "ensemble",
         "runs",
     ),
-    2: ("encode", "model", "loaded", "precision", "quantize", "experts"),
+    2: ("encode", "model", "loaded", "precision", "quantize", "experts", "streaming"),
     3: ("train", "callbacks", "score"),
     4: ("runner", "report", "figures", "terminal", "plan_table"),
 }

@@ -64,7 +64,7 @@ def test_two_t4_hold_the_30b_and_one_holds_it_by_streaming(name):
     assert limits == [size_in_bytes(size) for size in preset(name).max_memory]
     assert planned(name, limits).fits and not planned(name, limits[:1]).fits
     streaming = planned(name, limits[:1], offload_experts=True)
-    assert streaming.fits and 10 < streaming.gpus[0].streamed_layers < 30
+    assert streaming.fits and 10 < len(streaming.streamed_layers) < 30
     assert planned(name, limits, offload_experts=True) == planned(name, limits)  # nothing is streamed where all fits
 
 
@@ -80,7 +80,7 @@ def test_more_rows_pixels_and_rank_take_more():
 
 
 def test_the_largest_micro_batch_divides_the_effective_one_and_fits():
-    config, limits = preset("balanced"), [int(10.1e9), int(10.1e9)]
+    config, limits = preset("balanced"), [int(10.5e9), int(10.5e9)]
     largest = largest_micro_batch(config, SHAPE, limits)
     assert 1 < largest < 12 and 12 % largest == 0
     assert make_plan(replace(config, micro_batch=largest), SHAPE, limits).fits

@@ -1,3 +1,5 @@
+import json
+
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -6,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
 from vqa_utils.demo.architecture import tiny_config
+from vqa_utils.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model import add_lora, load_base
-from vqa_utils.quantize import PROJECTIONS, NF4Experts, nf4_config
+from vqa_utils.quantize import nf4_config
 
 
 def direct(weight, double_quant=True):
@@ -22,12 +25,14 @@ def direct(weight, double_quant=True):
 
 
 def in_official_layout(folder):
-    """Rewrite a saved checkpoint as the official one has it: experts as [E, H, 2I] and [E, I, H]."""
+    """Rewrite a saved checkpoint as the official one is: experts as [E, H, 2I] and [E, I, H], by transformers 4."""
     tensors = load_file(folder / "model.safetensors")
     for name in tensors:
         if name.endswith(PROJECTIONS):
             tensors[name] = tensors[name].transpose(1, 2).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "4.57.0"}))
 
 
 @pytest.fixture
@@ -62,9 +67,12 @@ def test_experts_are_quantised_as_bitsandbytes_would(saved, tmp_path, double_qua
             assert getattr(experts, projection).dtype == torch.uint8
 
 
-def test_the_official_layout_is_transposed(saved, tmp_path):
-    original = saved()
-    in_official_layout(tmp_path)
+@pytest.mark.parametrize("width", [96, 128, 256], ids=["no square", "square gate_up", "square down"])
+@pytest.mark.parametrize("layout", ["official", "saved by transformers 5"])
+def test_no_layout_passes_untransposed(saved, tmp_path, width, layout):
+    original = saved(moe_intermediate_size=width)  # the hidden size is 256
+    if layout == "official":
+        in_official_layout(tmp_path)
     for name, experts in expert_layers(load(tmp_path)).items():
         for projection in PROJECTIONS:
             expected = direct(getattr(original.get_submodule(name), projection).detach())

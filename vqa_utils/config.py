@@ -19,7 +19,7 @@ QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "score_batch", "baselines", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "baselines", "num_workers", "report_to",
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ class Config:
     """Quantise the scales of the 4-bit blocks too: 0.37 bits a weight less."""
     offload_experts: bool = False
     """Keep the experts of the layers that do not fit in host memory, and stream them in layer by layer: slow, and it works."""
+    cache_dir: str = "auto"
+    """Where quantised weights are kept for the next fold; "auto" takes a disk with room (on Kaggle a temporary one), "" none."""
     device_map: str = "plan"
     """"plan" (by the memory plan) or one of accelerate's, such as "auto"."""
     max_memory: tuple[str, ...] = ()

@@ -112,8 +112,8 @@ def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
 
 
 def loading_bytes(shape: ModelShape) -> int:
-    """The largest stack of experts on its way to 4 bits: in 16 bits, its packed experts one by one, and stacked."""
-    return 3 * shape.experts * 2 * shape.mlp_width * shape.hidden
+    """The largest stack of experts on its way to 4 bits: in 16 bits, as the checkpoint has it and transposed."""
+    return 2 * shape.experts * 2 * 2 * shape.mlp_width * shape.hidden
 
 
 def dense_bytes(shape: ModelShape) -> int:

@@ -2,20 +2,25 @@
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import cached_file
 
 from vqa_utils.artifacts import ArtifactError, read_json, write_json
+from vqa_utils.cache import cache_key, cache_root, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
 from vqa_utils.loaded import check_loaded
-from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for
+from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
+from vqa_utils.memory import weights_by_module
 from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
+from vqa_utils.plan import Plan
 from vqa_utils.precision import keep_stream_in_fp32
-from vqa_utils.quantize import nf4_config
+from vqa_utils.quantize import nf4_config, streaming
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 
@@ -35,24 +40,19 @@ def compute_dtype(config: Config) -> torch.dtype:
     return torch.float16 if torch.cuda.is_available() and config.use_amp else torch.float32
 
 
-def placement(config: Config) -> dict[str, Any]:
-    """Where the weights go: transformers' `device_map`, and what accelerate may use where that is not the plan's.
+def memory_plan(config: Config) -> Plan | None:
+    """The plan on the GPUs that torch sees; None on a CPU, or where accelerate places the model.
 
     Raises:
-        MachineError: the plan says that the model does not fit.
+        MachineError: the model does not fit.
     """
-    if not torch.cuda.is_available():
-        return {"device_map": {"": "cpu"}}
-    gpus = [
-        Gpu(p.name, p.total_memory / 2**30) for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    ]
-    if config.device_map != "plan":
-        return {"device_map": config.device_map, "max_memory": dict(enumerate(gpu_limits(config, gpus)))}
-    check_machine(config, gpus)
-    return {"device_map": plan_for(config, gpus).device_map}
+    if not torch.cuda.is_available() or config.device_map != "plan":
+        return None
+    check_machine(config, _gpus())
+    return plan_for(config, _gpus())
 
 
-def loading_options(config: Config, dtype: torch.dtype | None = None) -> dict[str, Any]:
+def loading_options(config: Config, plan: Plan | None, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """What `from_pretrained` is told: the arithmetic's type, how weights are packed, where they go.
 
     Args:
@@ -61,27 +61,72 @@ def loading_options(config: Config, dtype: torch.dtype | None = None) -> dict[st
     dtype = dtype or compute_dtype(config)
     quantization = nf4_config(dtype, config.use_double_quant) if config.quantization == "nf4" else None
     options = {"dtype": dtype, "quantization_config": quantization, "attn_implementation": "sdpa", "use_safetensors": True}
-    return options | placement(config)
+    if plan:
+        return options | {"device_map": plan.device_map}
+    if torch.cuda.is_available():
+        return options | {"device_map": config.device_map, "max_memory": dict(enumerate(gpu_limits(config, _gpus())))}
+    return options | {"device_map": {"": "cpu"}}
 
 
 def load_base(config: Config, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The base model, frozen, quantised while it is read, spread over the GPUs (or on the CPU).
 
+    What was quantised is kept under `cache_dir`, where the next fold finds it.
+
     Raises:
         MachineError: the plan says that it does not fit.
         LoadError: it was not loaded as planned.
     """
-    model = AutoModelForImageTextToText.from_pretrained(model_path(config), **loading_options(config, dtype))
-    return finish_base(model, config)
+    plan, source = memory_plan(config), model_path(config)
+    copy = _kept_copy(config, str(dtype or compute_dtype(config)))
+    options = loading_options(config, plan, dtype)
+    with streaming(plan.streamed_layers if plan else ()):
+        if copy and is_whole(copy):
+            del options["quantization_config"]  # the copy has its own
+            model = AutoModelForImageTextToText.from_pretrained(copy, **options)
+            model.name_or_path = source
+            return finish_base(model, config, plan)
+        model = AutoModelForImageTextToText.from_pretrained(source, **options)
+    if copy and not (plan and plan.streamed_layers):
+        _keep(model, copy)
+    return finish_base(model, config, plan)
 
 
-def finish_base(model: PreTrainedModel, config: Config) -> PreTrainedModel:
-    """What every base goes through once its weights are there: checked, frozen, safe in fp16."""
+def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None) -> PreTrainedModel:
+    """What every base goes through once its weights are there: safe in fp16, checked against the plan, frozen."""
     model.config.use_cache = model.config.get_text_config().use_cache = False
-    if model.dtype == torch.float16:
+    if compute_dtype(config) == torch.float16 or model.dtype == torch.float16:
         keep_stream_in_fp32(model)
-    check_loaded(model, config)
+    check_loaded(model, config, plan.streamed_layers if plan else ())
     return model.requires_grad_(False).eval()
+
+
+def _kept_copy(config: Config, dtype: str) -> Path | None:
+    """The folder of the quantised copy of these settings, whether it is there or not; None where none is kept."""
+    if config.quantization != "nf4" or config.cache_dir == "":
+        return None
+    frozen = sum(sum(groups.values()) for groups in weights_by_module(shape_of(config), config).values())
+    root = cache_root(config, frozen)
+    if root is None:
+        return None
+    source = Path(cached_file(model_path(config), "config.json")).parent
+    return root / f"{Path(model_path(config)).name}-{cache_key(config, source, dtype)}"
+
+
+def _keep(model: PreTrainedModel, copy: Path) -> None:
+    """Save the packed weights; a disk that is full costs the copy alone."""
+    try:
+        with new_copy(copy) as draft:
+            model.save_pretrained(draft, save_original_format=False, max_shard_size="2GB")
+    except OSError as error:
+        warnings.warn(
+            f"{copy}: the quantised weights were not kept ({error}); the next fold reads the whole model", stacklevel=2
+        )
+
+
+def _gpus() -> list[Gpu]:
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [Gpu(gpu.name, gpu.total_memory / 2**30) for gpu in found]
 
 
 def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:

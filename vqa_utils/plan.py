@@ -26,7 +26,7 @@ class GpuPlan:
     """What lives beside the weights at the peak of a training step."""
     others: Bytes
     """Peaks of the other phases, weights included: loading, vision, scoring."""
-    streamed_layers: int = 0
+    streamed_layers: tuple[str, ...] = ()
     """Decoder layers whose experts wait in host memory."""
 
     @property
@@ -57,6 +57,11 @@ class Plan:
     def device_map(self) -> dict[str, int]:
         """Each module's GPU, as `from_pretrained` takes it."""
         return {module: number for number, gpu in enumerate(self.gpus) for module in gpu.modules}
+
+    @property
+    def streamed_layers(self) -> list[str]:
+        """On all GPUs."""
+        return [layer for gpu in self.gpus for layer in gpu.streamed_layers]
 
 
 def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS) -> Plan:
@@ -108,16 +113,17 @@ class _Work:
         for module in modules:
             for group, size in self.modules.get(module, {}).items():
                 weights[group] = weights.get(group, 0) + size
-        gpu = self._gpu(modules, limit, weights, 0)
+        gpu = self._gpu(modules, limit, weights, ())
         layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
         if gpu.left >= 0 or not (self.config.offload_experts and layers):
             return gpu
         a_layer = weights[memory.EXPERTS] // len(layers)
-        streamed = min(len(layers), math.ceil(-gpu.left / a_layer) + STREAM_SLOTS)
-        on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (streamed - STREAM_SLOTS) * a_layer}
-        return self._gpu(modules, limit, on_gpu, streamed)
+        count = min(len(layers), math.ceil(-gpu.left / a_layer) + STREAM_SLOTS)
+        on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
+        # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
+        return self._gpu(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
 
-    def _gpu(self, modules: Sequence[str], limit: int, weights: Bytes, streamed: int) -> GpuPlan:
+    def _gpu(self, modules: Sequence[str], limit: int, weights: Bytes, streamed: tuple[str, ...]) -> GpuPlan:
         layers = sum(module.startswith(LAYERS) for module in modules)
         training = memory.training_bytes(self.shape, self.config, self.training, layers, head=NORM in modules)
         frozen = sum(weights.values()) - weights.get(memory.LORA, 0)

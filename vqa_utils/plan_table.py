@@ -30,7 +30,7 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     for number, gpu in enumerate(plan.gpus):
         layers = sum(module.startswith(LAYERS) for module in gpu.modules)
         streamed = (
-            f", the experts of {gpu.streamed_layers} streamed from host memory at each pass" if gpu.streamed_layers else ""
+            f", the experts of {len(gpu.streamed_layers)} streamed from host memory at each pass" if gpu.streamed_layers else ""
         )
         console.print(f"GPU {number}: {layers} decoder layers{streamed}")
     effective = config.micro_batch * config.accumulation

@@ -5,13 +5,14 @@ own config they stay in 16 bits without a word: 28.99 of the 31.07 billion param
 plugs into transformers' own extension points and quantises them too, one parameter at a time while it is read.
 """
 
-import functools
-import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-import bitsandbytes.functional as bnb
 import torch
 from bitsandbytes.nn import Linear4bit
+from packaging.version import Version
 from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
@@ -21,97 +22,11 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationMethod
 
-from vqa_utils.experts import EVERY_EXPERT, FrozenExperts
-from vqa_utils.memory import EXPERTS_AT_ONCE
+from vqa_utils.experts import PROJECTIONS, NF4Experts
+from vqa_utils.streaming import ExpertStream
 
 METHOD = "nf4_with_experts"
-PROJECTIONS = ("gate_up_proj", "down_proj")
-BLOCK = 64  # weights that share one scale (bitsandbytes' default)
-GROUP = 256  # scales that share one second-level scale (fixed in bitsandbytes)
 KEPT_IN_16_BITS = ("model.visual", "lm_head")  # naming any replaces transformers' own list, so the head is named too
-
-
-class NF4Experts(nn.Module):
-    """A layer's frozen experts: `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] as packed NF4.
-
-    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of `bnb.functional.quantize_4bit(weight[e])`.
-    """
-
-    at_once = EXPERTS_AT_ONCE
-
-    def __init__(self, experts: nn.Module, compute_dtype: torch.dtype, double_quant: bool):
-        super().__init__()
-        self.num_experts, self.act_fn, self.compute_dtype = experts.num_experts, experts.act_fn, compute_dtype
-        self.double_quant, self.shapes = double_quant, {}
-        for name in PROJECTIONS:
-            weight = getattr(experts, name)
-            count, rows, columns = weight.shape
-            if rows * columns % BLOCK:
-                raise ValueError(f"{name}: expected experts of a multiple of {BLOCK} weights, found {rows} x {columns}")
-            self.shapes[name] = (rows, columns)
-            # The parameter keeps its 16-bit shape until it is quantised: the loader's transpose and device planner read it
-            self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
-            for suffix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
-                self.register_buffer(name + suffix, torch.empty(count, *shape, dtype=dtype, device="meta"))
-
-    def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Type and shape of what is kept beside an expert's packed weights, by name suffix.
-
-        (A name such as `gate_up_proj.absmax` would match the loader's pattern for the weight itself.)
-        """
-        if not self.double_quant:
-            return {"_absmax": (torch.float32, (blocks,))}
-        groups = math.ceil(blocks / GROUP)
-        return {
-            "_absmax": (torch.uint8, (groups, GROUP)),  # whole groups, so that all experts dequantise in one call
-            "_scale": (torch.float32, (groups,)),
-            "_offset": (torch.float32, (1,)),
-        }
-
-    @torch.no_grad()
-    def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[E, rows, columns] -> the packed weights [E, rows * columns / 2] and their statistics, by name suffix."""
-        parts: dict[str, list[torch.Tensor]] = {}
-        for expert in weight:
-            packed, state = bnb.quantize_4bit(
-                expert.contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=self.double_quant
-            )
-            found = {"": packed.flatten(), "_absmax": state.absmax}
-            if self.double_quant:
-                absmax = state.absmax.new_zeros(len(state.state2.absmax) * GROUP)
-                absmax[: len(state.absmax)] = state.absmax
-                found |= {"_absmax": absmax.view(-1, GROUP), "_scale": state.state2.absmax, "_offset": state.offset.view(1)}
-            for suffix, tensor in found.items():
-                parts.setdefault(suffix, []).append(tensor)
-        return {suffix: torch.stack(tensors) for suffix, tensors in parts.items()}
-
-    def dense(self, name: str, experts: slice = EVERY_EXPERT) -> torch.Tensor:
-        """One projection of some experts, [n, rows, columns] in the compute type; three kernels for any n."""
-        rows, columns = self.shapes[name]
-        packed, absmax = getattr(self, name)[experts], getattr(self, f"{name}_absmax")[experts]
-        if self.double_quant:
-            absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-                absmax, getattr(self, f"{name}_scale")[experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
-            )
-            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + getattr(self, f"{name}_offset")[experts]
-        # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
-        # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
-        weight = torch.ops.bitsandbytes.dequantize_4bit.default(
-            packed.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), self.compute_dtype
-        )
-        return weight.view(-1, rows, columns)
-
-    def apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """[N, 2I] -> [N, I]: the activated gate times the up projection."""
-        return _default_apply_gate(self, gate_up)
-
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-        """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
-        x = hidden_states.to(self.compute_dtype)
-        return FrozenExperts.apply(x, top_k_weights, top_k_index, self).to(hidden_states.dtype)
-
-    def extra_repr(self) -> str:
-        return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
 
 
 class _QuantizeOne(Bnb4bitQuantize):
@@ -123,6 +38,8 @@ class _QuantizeOne(Bnb4bitQuantize):
             module, _ = get_module_from_name(model, name)
             if isinstance(module, NF4Experts):
                 value = value[0] if isinstance(value, list) else value
+                if _was_left_transposed(model, value):
+                    value = value.mT
                 result |= {name + suffix: tensor for suffix, tensor in module.quantize(value).items()}
                 module._is_hf_initialized = True
             else:
@@ -153,13 +70,19 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         config = self.quantization_config
         for name, module in list(model.named_modules()):
             if _is_fused_experts(module) and should_convert_module(name, self.modules_to_not_convert):
-                experts = NF4Experts(module, config.bnb_4bit_compute_dtype, config.bnb_4bit_use_double_quant)
+                experts = NF4Experts(
+                    module,
+                    config.bnb_4bit_compute_dtype,
+                    config.bnb_4bit_use_double_quant,
+                    packed=self.pre_quantized,
+                    streamed=name.startswith(tuple(f"{layer}." for layer in _streamed.get())),
+                )
                 model.set_submodule(name, experts)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: Any) -> bool:
         module, name = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts):
-            return name in PROJECTIONS
+            return name in PROJECTIONS and not self.pre_quantized
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def get_quantize_ops(self) -> _QuantizeOne:
@@ -172,7 +95,30 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
                 # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight for a kernel that has
                 # no autograd, and training that follows an evaluation goes on with wrong gradients (0.50.2)
                 module.support_avx512bf16_for_cpu = False
+        _join_streams([module for module in model.modules() if isinstance(module, NF4Experts) and module.host is not None])
         return model
+
+
+_streamed: ContextVar[tuple[str, ...]] = ContextVar("streamed layers", default=())
+
+
+@contextmanager
+def streaming(layers: Collection[str]) -> Iterator[None]:
+    """While a model is loaded: keep the experts of these decoder layers in host memory."""
+    token = _streamed.set(tuple(layers))
+    try:
+        yield
+    finally:
+        _streamed.reset(token)
+
+
+def _join_streams(streamed: list[NF4Experts]) -> None:
+    """One stream for all layers of a GPU, in their order."""
+    for device in {module.gate_up_proj.device for module in streamed}:
+        there = [module for module in streamed if module.gate_up_proj.device == device]
+        stream = ExpertStream([module.host for module in there], device)
+        for module in there:
+            module.stream = stream
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
@@ -184,10 +130,14 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
     )
 
 
-@functools.cache
-def _dynamic_map(device: torch.device) -> torch.Tensor:
-    """The 8-bit code of the quantised scales. No buffer: the loader re-creates those that it finds in no checkpoint."""
-    return bnb.create_dynamic_map().to(device)
+def _was_left_transposed(model: nn.Module, experts: torch.Tensor) -> bool:
+    """Whether the loader could not see that the checkpoint has these experts as [E, in, out].
+
+    It transposes where the shape is another, so square experts of Qwen3-VL's official layout pass as they are. That layout
+    was written by transformers 4; what version 5 saves is in the model's own.
+    """
+    config, square = model.config, experts.shape[1] == experts.shape[2]
+    return square and config.model_type == "qwen3_vl_moe" and Version(config.transformers_version or "4").major < 5
 
 
 def _is_fused_experts(module: nn.Module) -> bool:

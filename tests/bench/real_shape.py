@@ -7,6 +7,7 @@ names two GPUs and one is there, that one is capped at the sum of their limits. 
 """
 
 import argparse
+import gc
 import json
 import random
 import tempfile
@@ -26,10 +27,11 @@ from vqa_utils.config import Config, parse_settings, size_in_bytes
 from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
-from vqa_utils.model import add_lora, finish_base, load_processor, loading_options
+from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
 from vqa_utils.paths import FoldPaths
 from vqa_utils.plan import make_plan
 from vqa_utils.presets import preset
+from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
@@ -51,7 +53,7 @@ class RandomWeight:
         if "norm" in self.name and self.name.endswith("weight"):
             return torch.ones(self.shape, dtype=torch.bfloat16)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.empty(self.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+        return torch.empty(self.shape, dtype=torch.float16, device=device).normal_(std=0.02)
 
 
 def checkpoint(shape) -> dict[str, RandomWeight]:
@@ -71,10 +73,12 @@ def load(config: Config, processor) -> PreTrainedModel:
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
     for name, token in zip(names, SPECIAL[2:], strict=True):  # the demo's tokenizer has its own
         setattr(model_config, name, processor.tokenizer.convert_tokens_to_ids(token))
-    options = loading_options(config)
+    plan = memory_plan(config)
     model_class = AutoModelForImageTextToText._model_mapping[type(model_config)]
-    model = model_class.from_pretrained(None, config=model_config, state_dict=checkpoint(read_shape(published)), **options)
-    return finish_base(model, config)
+    weights = checkpoint(read_shape(published))
+    with streaming(plan.streamed_layers if plan else ()):
+        model = model_class.from_pretrained(None, config=model_config, state_dict=weights, **loading_options(config, plan))
+    return finish_base(model, config, plan)
 
 
 def make_processor(patch_px: int) -> Qwen3VLProcessor:
@@ -198,6 +202,7 @@ def main() -> None:
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
         del base
+        gc.collect()  # a model's hooks make cycles
         torch.cuda.empty_cache()
 
 
