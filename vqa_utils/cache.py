@@ -46,10 +46,11 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
     """16 hex digits that change with the source's files, with how they are quantised, and with the libraries.
 
     Args:
-        source: the folder of the checkpoint.
+        source: the folder of the checkpoint; in the hub's cache, the commit that names it stands for its files.
         dtype: of what is not quantised.
     """
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(source.glob("*.safetensors"))]
+    shards = [] if source.parent.name == "snapshots" else sorted(source.glob("*.safetensors"))
+    files = [source.name, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in shards)]
     settings = [config.quantization, config.use_double_quant, dtype, FORMAT]
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = (source / "config.json").read_text(encoding="utf-8")

@@ -126,7 +126,9 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
         "trained_gib": [round(x, 2) for x in trained], "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
         "scored_gib": [round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) for gpu in gpus],
         "reserved_gib": [round(x, 2) for x in reserved], "limit_gib": [round(limit / GIB, 2) for limit in limits],
-        "use": {group: round(size / GIB, 3) for group, size in plan.gpus[0].use.items()},
+        "context_gib": context_gib(), "streamed_layers": len(plan.streamed_layers),
+        "peaks_gib": {phase: round(size / GIB, 2) for phase, size in plan.gpus[0].peaks.items()},
+        "use": {group: round(size / GIB, 3) for group, size in (plan.gpus[0].weights | plan.gpus[0].training).items()},
         "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
         "score_s_per_row": round(timer.seconds() / SCORE_ROWS, 3),
         "losses": log["loss"].round(3).tolist(), "grad_norms": log["grad_norm"].tolist(), "skipped": meta["skipped_steps"],
@@ -134,6 +136,14 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     }  # fmt: skip
     model.unload()
     return result
+
+
+def context_gib() -> float:
+    """What CUDA itself takes on the first GPU, beside the allocator."""
+    if not torch.cuda.is_available():
+        return 0.0
+    free, total = torch.cuda.mem_get_info(0)
+    return round((total - free - torch.cuda.memory_reserved(0)) / GIB, 2)
 
 
 class Timer:
