@@ -25,6 +25,18 @@ def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
         add_lora(load_base(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
 
 
+def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
+    model = add_lora(load_base(config), config).train()
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith((".visual", "language_model.embed_tokens", "language_model.layers.0", "language_model.layers.1")):
+            module.register_forward_hook(lambda m, a, out, name=name: seen.update({name.split("model.")[-1]: out}))
+    batch = encoder.examples(challenge.train.head(2).to_dict("records"))
+    model(**{name: value for name, value in batch.items() if name != "labels"})
+    assert not seen["visual"][0].requires_grad and not seen["embed_tokens"].requires_grad
+    assert seen["layers.0"].requires_grad and seen["layers.1"].requires_grad
+
+
 def test_the_same_seed_starts_from_the_same_adapter(config):
     first, again = (
         {n: p.clone() for n, p in add_lora(load_base(config), config).named_parameters() if "lora_A" in n} for _ in range(2)

@@ -150,7 +150,21 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
         # transformers 5.23 renamed the method; 5.17 has the old name alone
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
+    adapted = get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
+    _end_backward_at_language_model(model)
+    return adapted
+
+
+def _end_backward_at_language_model(model: PreTrainedModel) -> None:
+    """Nothing before the first LoRA layer needs a gradient: not the embeddings, and not the vision tower.
+
+    Checkpointing comes with hooks that make the inputs of both ask for one (its older variant needs that); left alone, each
+    step recomputes the whole tower and goes backward through it, for nothing.
+    """
+    model.disable_input_require_grads()
+    for name, module in model.named_modules():
+        if "visual" in name and hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = False
 
 
 def save_adapter(model: PeftModel, config: Config, folder: Path) -> None:

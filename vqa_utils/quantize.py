@@ -85,6 +85,13 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
             return name in PROJECTIONS and not self.pre_quantized
         return super().param_needs_quantization(model, param_name, **kwargs)
 
+    def param_element_size(self, model: nn.Module, param_name: str, param: torch.Tensor) -> float:
+        """Bytes an element for the loader, which reserves a GPU's memory at once: none for what goes to the host."""
+        module, _ = get_module_from_name(model, param_name)
+        if isinstance(module, NF4Experts) and module.host is not None:
+            return 0
+        return super().param_element_size(model, param_name, param)
+
     def get_quantize_ops(self) -> _QuantizeOne:
         return _QuantizeOne(self)
 
