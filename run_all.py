@@ -48,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--preset", help="named settings (default: demo); see --list-presets")
     what.add_argument("--data", help="folder with train.csv, test.csv, sample_submission.csv and the images")
     what.add_argument("--model", help="a model on the hub, or a local folder")
+    what.add_argument("--cache-dir", metavar="DIR", help="where quantised weights are kept between folds; '' for nowhere")
     what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, such as image_side=448")
     what.add_argument("--limit", type=int, metavar="N", help="the first N rows of train.csv and test.csv: a smoke run")
     which = parser.add_argument_group("which run, which part of it")
@@ -57,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--from", dest="start", default="", metavar="STAGE", help="this notebook and those after it")
     which.add_argument("--resume", action="store_true", help="go on with a run; what is whole and unchanged is reused")
     which.add_argument("--force", action="store_true", help="run again what could be reused")
+    which.add_argument("--no-ladder", action="store_true", help="end the run at the first out-of-memory error")
     which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
     look = parser.add_argument_group("look, run nothing")
     look.add_argument("--dry-run", action="store_true", help="the notebooks that would run, and what would be reused")
@@ -119,7 +121,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
     steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
-    runner = Runner(paths, config, console, reuse=not args.force)
+    runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
     if args.status or args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
@@ -131,8 +133,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     start_run(paths, config)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
-    for step in steps:
-        runner.run(step)
+    runner.run(steps)
     if steps[-1].stage in STAGES[-2:]:
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")

@@ -25,7 +25,7 @@ run_id: str = "interactive"  # the run's folder below runs/
 fold: int = 0  # the fold to hold out
 
 # %%
-paths, config = open_run(run_id)
+paths, config = open_run(run_id, fold)
 challenge = load_challenge(config)
 held_out_mask = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
 train, held_out = challenge.train[~held_out_mask], challenge.train[held_out_mask]

@@ -25,7 +25,7 @@ fold: int = 0  # the fold whose adapter answers
 predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
 
 # %% tags=["nbval-ignore-output"]
-paths, run_config = open_run(run_id)
+paths, run_config = open_run(run_id, fold)
 model, processor, config = load_adapter(paths.fold(fold).adapter, run_config)
 
 # %%

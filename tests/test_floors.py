@@ -10,26 +10,12 @@ from vqa_utils.paths import ROOT
 
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages"),
-    1: (
-        "config",
-        "presets",
-        "shapes",
-        "memory",
-        "plan",
-        "source",
-        "machine",
-        "data",
-        "duplicates",
-        "prompts",
-        "folds",
-        "metrics",
-        "ensemble",
-        "runs",
-    ),
+    1: ("config", "presets", "shapes", "memory", "plan", "source", "machine", "cache", "ladder",
+        "data", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs"),
     2: ("encode", "model", "loaded", "precision", "quantize", "experts", "streaming"),
     3: ("train", "callbacks", "score"),
-    4: ("runner", "report", "figures", "terminal", "plan_table"),
-}
+    4: ("runner", "execution", "report", "figures", "terminal", "plan_table"),
+}  # fmt: skip
 MAY_USE = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 1, 2, 3}, 4: {0, 1, 4}}
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 TORCH_FREE = [name for floor in (0, 1, 4) for name in FLOORS[floor]]

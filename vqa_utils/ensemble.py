@@ -7,6 +7,7 @@ import pandas as pd
 
 from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
 from vqa_utils.config import Config, from_dict
+from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.metrics import predictions
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
@@ -107,5 +108,8 @@ def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:
 
 
 def has_settings(fold: FoldPaths, config: Config) -> bool:
-    """Whether the fold's adapter was trained with the settings that the run has now."""
-    return not fold.adapter_config.exists() or from_dict(read_json(fold.adapter_config)).training_hash == config.training_hash
+    """Whether the fold's adapter was trained with the settings that the run has now, its own rungs of the ladder included."""
+    if not fold.adapter_config.exists():
+        return True
+    wanted = climbed(config, read_rungs(fold.rungs, config))
+    return from_dict(read_json(fold.adapter_config)).training_hash == wanted.training_hash

@@ -44,11 +44,14 @@ def find_gpus() -> list[Gpu]:
         return []
     rows = [line.rsplit(",", 1) for line in found.stdout.splitlines() if line.strip()]
     gpus = [Gpu(name.strip(), float(mib) / 1024) for name, mib in rows]
+    return [gpus[int(number)] for number in visible_numbers(len(gpus))]
+
+
+def visible_numbers(count: int) -> list[str]:
+    """CUDA's numbers of the GPUs that CUDA_VISIBLE_DEVICES leaves of `count`; names by UUID are left to CUDA."""
+    every = [str(number) for number in range(count)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return gpus
-    numbers = [int(part) for part in visible.split(",") if part.strip().isdigit()]  # names by UUID are left to CUDA
-    return [gpus[number] for number in numbers if number < len(gpus)]
+    return every if visible is None else [part.strip() for part in visible.split(",") if part.strip() in every]
 
 
 def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:

@@ -55,6 +55,11 @@ class FoldPaths:
         """Written last: the fold is trained."""
         return self.folder / "meta.json"
 
+    @property
+    def rungs(self) -> Path:
+        """What out-of-memory errors have changed for this fold."""
+        return self.folder / "rungs.json"
+
     def probs(self, rows: str) -> Path:
         """Probabilities of `rows`: oof, test, zero_shot or blank."""
         return self.folder / f"probs_{rows}.csv"

@@ -14,6 +14,7 @@ from vqa_utils.artifacts import read_json, write_atomically, write_csv, write_te
 from vqa_utils.config import Config
 from vqa_utils.data import open_image, question_kind
 from vqa_utils.ensemble import pooled, scored_folds
+from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions
 from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
@@ -53,7 +54,10 @@ def question_kinds(probs: pd.DataFrame, train: pd.DataFrame) -> pd.Series:
 
 
 def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """A line a scored fold and one for all: `fold`, `rows`, `accuracy`, `log_loss`, `minutes`, `peak_gib`."""
+    """A line a scored fold and one for all: `fold`, `rows`, `accuracy`, `log_loss`, `minutes`, `peak_gib`.
+
+    Where memory ran out, also what was changed then.
+    """
     oof = pooled(paths, config, folds, "oof")
     metas = {k: read_json(paths.fold(k).meta) for k in scored_folds(paths, config)[0] if paths.fold(k).meta.exists()}
     lines = []
@@ -67,8 +71,14 @@ def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.D
             "log_loss": log_loss(part, answers),
             "minutes": sum(meta["seconds"] for meta in mine) / 60 if mine else np.nan,
             "peak_gib": max((max(meta["peak_memory_gib"]) for meta in mine), default=np.nan),
+            "after out of memory": "" if name == "all" else _rungs(paths, config, name),
         })  # fmt: skip
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    return table if table["after out of memory"].any() else table.drop(columns="after out of memory")
+
+
+def _rungs(paths: RunPaths, config: Config, fold: int) -> str:
+    return "; ".join(rung.name for rung in read_rungs(paths.fold(fold).rungs, config))
 
 
 def baseline_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:

@@ -1,30 +1,40 @@
-"""Runs the notebooks with papermill: each one executed and archived, and what is whole and unchanged reused."""
+"""Runs the steps of a run: what is whole is reused, folds go side by side, and an out-of-memory error takes a rung."""
 
+import itertools
+import queue
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import papermill
-from nbclient.exceptions import DeadKernelError
 from rich.console import Console
+from rich.progress import Progress
 
 from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv, write_json
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
 from vqa_utils.ensemble import has_settings, mean_probabilities, submission
-from vqa_utils.paths import NOTEBOOKS, RunPaths, shown
+from vqa_utils.execution import NotebookError, OutOfMemory, execute
+from vqa_utils.ladder import Rung, climbed, next_rung, read_rungs, write_rungs
+from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of, visible_numbers
+from vqa_utils.paths import RunPaths, shown
+from vqa_utils.plan import make_plan
 from vqa_utils.runs import data_hash
 from vqa_utils.stages import RunError, Step
-from vqa_utils.terminal import following
+from vqa_utils.terminal import follow, progress_lines
 
 
 class Runner:
     """Executes the steps of one run."""
 
-    def __init__(self, paths: RunPaths, config: Config, console: Console, *, reuse: bool):
-        """With `reuse`, a step whose marker names these settings, inputs and outputs is not run again."""
-        self.paths, self.config, self.console, self.reuse = paths, config, console, reuse
+    def __init__(self, paths: RunPaths, config: Config, console: Console, *, reuse: bool, ladder: bool = True):
+        """With `reuse`, a step whose marker names these settings, inputs and outputs is not run again.
+
+        With `ladder`, an out-of-memory error in a fold's notebook does not end the run.
+        """
+        self.paths, self.config, self.console, self.reuse, self.ladder = paths, config, console, reuse, ladder
         self._data_hash = ""
 
     def state(self, step: Step) -> str:
@@ -43,12 +53,44 @@ class Runner:
             columns=["notebook", "parameters", "state", "a run would"],
         )
 
-    def run(self, step: Step) -> None:
-        """Execute one notebook into the run's archive, then write its marker; or say that it is reused.
+    def run(self, steps: Sequence[Step]) -> None:
+        """Execute the notebooks into the run's archive in their order, and write each one's marker.
+
+        Folds of a model that one GPU holds run side by side, one a GPU; all of them end before an error of one does.
 
         Raises:
-            RunError: the notebook failed, or did not write what it should; its archived copy is named.
+            RunError: a notebook failed, or did not write what it should; its archived copy is named.
+            LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
+        gpus = gpus_for_folds(self.config)
+        for _, group in itertools.groupby(steps, key=lambda step: (step.stage.name, step.stage.per_fold)):
+            together = list(group)
+            with progress_lines(self.console) as progress:
+                if len(together) > 1 and len(gpus) > 1:
+                    self._run_side_by_side(together, gpus, progress)
+                else:
+                    for step in together:
+                        self._run(step, progress)
+
+    def _run_side_by_side(self, steps: Sequence[Step], gpus: Sequence[str], progress: Progress) -> None:
+        free: queue.Queue[str] = queue.Queue()
+        for gpu in gpus:
+            free.put(gpu)
+
+        def run_on_a_gpu(step: Step) -> None:
+            gpu = free.get()
+            try:
+                self._run(step, progress, gpu)
+            finally:
+                free.put(gpu)
+
+        self._record(steps[0])  # hashes the data once, before the threads start
+        with ThreadPoolExecutor(max_workers=len(gpus)) as threads:
+            running = [threads.submit(run_on_a_gpu, step) for step in steps]
+        for finished in running:
+            finished.result()
+
+    def _run(self, step: Step, progress: Progress, gpu: str | None = None) -> None:
         state = self.state(step)
         if state == "done" and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
@@ -57,16 +99,52 @@ class Runner:
             self._set_aside(step)
         archived = self.paths.notebooks / f"{step.name}.ipynb"
         train_log = self.paths.fold(step.fold).train_log if step.fold is not None else None
-        execute(step.stage.name, archived, step.parameters(self.paths.run_id), self.console, train_log)
+        if step.stage.trains:
+            self._start_where_others_are(step)
+        for attempt in itertools.count(1):
+            try:
+                with follow(progress, self.console, step.name, train_log):
+                    execute(step.stage.name, archived, step.parameters(self.paths.run_id), gpu)
+                break
+            except NotebookError as error:
+                if error.out_of_memory is None or step.fold is None or not self.ladder:
+                    raise
+                archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
+                rung = self._climb(step, error.out_of_memory)
+                self.console.print(f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False)
         absent = [path for path in step.outputs(self.paths.folder) if not path.exists()]
         if absent:
             raise RunError(f"{shown(archived)}: expected it to write {', '.join(map(shown, absent))}, found nothing there")
         write_json(self._marker(step), self._record(step))
 
+    def _climb(self, step: Step, ran_out: OutOfMemory) -> Rung:
+        """Note the next rung for the step's fold; the notebook reads it in its next, fresh kernel."""
+        file = self.paths.fold(step.fold).rungs
+        rungs, shape = read_rungs(file, self.config), shape_of(self.config)
+
+        def peak(config: Config) -> int:
+            machine = find_gpus() or [T4] * max(1, len(config.max_memory))
+            gpus = make_plan(config, shape, gpu_limits(config, machine)).gpus
+            return gpus[min(ran_out.gpu, len(gpus) - 1)].peaks.get(ran_out.phase, 0)
+
+        now = climbed(self.config, rungs)
+        rung = next_rung(now, ran_out.gpu, ran_out.phase, peak, trains=step.stage.trains, experts=shape.experts > 0)
+        write_rungs(file, self.config, [*rungs, rung])
+        return rung
+
+    def _start_where_others_are(self, step: Step) -> None:
+        """A fold starts with the rungs that another of the run needed: it would only meet the same errors."""
+        file = self.paths.fold(step.fold).rungs
+        taken = [read_rungs(self.paths.fold(k).rungs, self.config) for k in self.config.fold_numbers]
+        most = max(taken, key=len)
+        if most and not read_rungs(file, self.config):
+            write_rungs(file, self.config, most)
+
     def _set_aside(self, step: Step) -> None:
         """Move what a step wrote for other settings or inputs to `replaced/`: not taken for new, and not lost."""
         aside = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
-        for path in [*step.outputs(self.paths.folder), self._marker(step)]:
+        rungs = [self.paths.fold(step.fold).rungs] if step.stage.trains else []
+        for path in [*step.outputs(self.paths.folder), *rungs, self._marker(step)]:
             if path.exists():
                 kept = aside / path.relative_to(self.paths.folder)
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -84,32 +162,14 @@ class Runner:
         return self.paths.stages / f"{step.name}.json"
 
 
-def execute(name: str, archived: Path, parameters: dict[str, Any], console: Console, train_log: Path | None = None) -> None:
-    """Run a notebook with papermill in `notebooks/`; the copy is written cell by cell, a failing one too.
-
-    Args:
-        name: the notebook's, without its ending.
-        train_log: a log that the terminal follows while the notebook writes it.
-
-    Raises:
-        RunError: an unknown parameter, an error in a cell, or a kernel that died.
-    """
-    source = NOTEBOOKS / f"{name}.ipynb"
-    known = papermill.inspect_notebook(str(source))
-    unknown = sorted(parameters.keys() - known.keys())
-    if unknown:
-        raise RunError(f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}")
-    archived.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with following(archived.stem, train_log, console):
-            papermill.execute_notebook(
-                str(source), str(archived), parameters, cwd=str(NOTEBOOKS), kernel_name="python3", progress_bar=False
-            )
-    except papermill.PapermillExecutionError as error:
-        raise RunError(f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}") from error
-    except DeadKernelError as error:
-        reason = "its kernel died, which mostly means that the machine's memory ran out"
-        raise RunError(f"{archived.stem}: {reason}\nnotebook: {shown(archived)}") from error
+def gpus_for_folds(config: Config) -> list[str]:
+    """The GPUs that folds can have to themselves, as CUDA numbers them; fewer than two where a fold needs them all."""
+    gpus = find_gpus()
+    if len(gpus) < 2 or len(config.max_memory) > 1:
+        return []
+    limits = [gpu_limits(config, [gpu]) for gpu in gpus]
+    fits = [make_plan(config, shape_of(config), limit).fits for limit in limits]
+    return [number for number, fit in zip(visible_numbers(len(gpus)), fits, strict=True) if fit]
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
@@ -134,7 +194,8 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     write_json(out.provenance, asked)
     for k in trained:
         parameters = {"run_id": paths.run_id, "fold": k, "predict": str(folder.resolve())}
-        execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters, console)
+        with progress_lines(console) as progress, follow(progress, console, f"04_infer-fold{k}", None):
+            execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters)
     probs = mean_probabilities([read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained])
     write_csv(out.submission(config.use_kfold), submission(sample, probs))
     return out.submission(config.use_kfold)

@@ -12,6 +12,7 @@ from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_jso
 from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.duplicates import image_hashes
+from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.stages import RunError
@@ -20,8 +21,11 @@ INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 KAGGLE_INPUT = Path("/kaggle/input")
 
 
-def open_run(run_id: str) -> tuple[RunPaths, Config]:
+def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
     """The paths and settings of a run; the run `interactive` is made with the preset demo where it is not there.
+
+    Args:
+        fold: with what out-of-memory errors have changed for this fold.
 
     Raises:
         ConfigError: there is no such run.
@@ -31,7 +35,8 @@ def open_run(run_id: str) -> tuple[RunPaths, Config]:
         if run_id != INTERACTIVE:
             raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
         write_json(paths.config, to_dict(preset("demo")))
-    return paths, from_dict(read_json(paths.config))
+    config = from_dict(read_json(paths.config))
+    return paths, config if fold is None else climbed(config, read_rungs(paths.fold(fold).rungs, config))
 
 
 def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
@@ -45,10 +50,12 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         RunError: the run is there and nothing says to go on with it, or it is not there and should be.
         ConfigError: settings that cannot be used.
     """
-    changes = {key: value for key in ("data", "model", "limit") if (value := getattr(args, key)) is not None}
+    changes = {key: value for key in ("data", "model", "limit", "cache_dir") if (value := getattr(args, key)) is not None}
     changes |= parse_settings(args.set)
     if changes.get("data") not in (None, DEMO_DATA):
         changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("cache_dir") not in (None, "", "auto"):
+        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
     if "model" in changes:
         changes["model"] = _model(changes["model"])
     if args.run_id is not None and (not re.fullmatch(r"[\w.-]+", args.run_id) or args.run_id in ("latest", "demo-data")):

@@ -23,9 +23,8 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # between lines where the output is no terminal (a notebook's `!`, a log file)
 
 
-@contextlib.contextmanager
-def following(name: str, train_log: Path | None, console: Console) -> Iterator[None]:
-    """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
+def progress_lines(console: Console) -> Progress:
+    """The live lines of notebooks that run at the same time; use it as a context, and `follow` for each line."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -33,28 +32,32 @@ def following(name: str, train_log: Path | None, console: Console) -> Iterator[N
         TimeElapsedColumn(),
         TextColumn("{task.fields[said]}"),
     )
-    before = _modified(train_log)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"{name:<22}", total=None, said="")
-        stop = threading.Event()
+    return Progress(*columns, console=console)
 
-        def follow() -> None:
-            printed = time.time()
-            while not stop.wait(POLL_SECONDS):
-                if _modified(train_log) not in (0, before):
-                    step, max_steps, said = last_step(train_log)
-                    progress.update(task, completed=step, total=max_steps, said=said)
-                    if not console.is_terminal and said and time.time() - printed > LINE_SECONDS:
-                        console.print(f"  {name:<22} {said}")
-                        printed = time.time()
 
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+@contextlib.contextmanager
+def follow(progress: Progress, console: Console, name: str, train_log: Path | None) -> Iterator[None]:
+    """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
+    before, stop = _modified(train_log), threading.Event()
+    task = progress.add_task(f"{name:<22}", total=None, said="")
+
+    def watch() -> None:
+        printed = time.time()
+        while not stop.wait(POLL_SECONDS):
+            if _modified(train_log) not in (0, before):
+                step, max_steps, said = last_step(train_log)
+                progress.update(task, completed=step, total=max_steps, said=said)
+                if not console.is_terminal and said and time.time() - printed > LINE_SECONDS:
+                    console.print(f"  {name:<22} {said}")
+                    printed = time.time()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
         progress.update(task, completed=1, total=1)
 
 

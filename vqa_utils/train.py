@@ -16,6 +16,7 @@ from vqa_utils.artifacts import ids_hash, sha256, write_json
 from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
+from vqa_utils.ladder import resumable, rungs_behind
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import save_adapter
 from vqa_utils.paths import FoldPaths
@@ -45,7 +46,7 @@ def train_fold(
     start, guard = time.time(), NonFiniteGuard()
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
-    checkpoints = paths.checkpoints / training_key(config, train)
+    checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
     arguments = training_arguments(config, checkpoints)
     arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
     trainer = Trainer(

@@ -1,0 +1,70 @@
+"""Memory that runs out in the middle of a training: real notebooks, in which a step raises torch's own error."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import write_korean_challenge
+
+from vqa_utils.artifacts import read_json
+from vqa_utils.config import from_dict
+from vqa_utils.ladder import read_rungs
+from vqa_utils.paths import ROOT, RunPaths
+
+# Every kernel runs this first: from the second epoch on, batches of more than two rows are too many
+STARTUP = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from vqa_utils import callbacks
+
+def on_step_begin(self, args, state, control, real=callbacks.TrainLog.on_step_begin, **kwargs):
+    with open({{seen!r}}, "a") as file:
+        print(args.per_device_train_batch_size, state.global_step, file=file)
+    if args.per_device_train_batch_size > 2 and state.global_step >= 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. GPU 0 has a total capacity of 14.74 GiB of which 2 MiB is free.")
+    real(self, args, state, control, **kwargs)
+
+callbacks.TrainLog.on_step_begin = on_step_begin
+"""
+
+
+@pytest.fixture
+def run_all(tmp_path, monkeypatch):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-memory.py").write_text(STARTUP.format(seen=str(tmp_path / "seen")))
+    folder = write_korean_challenge(tmp_path / "data", train=12, test=4)
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    settings = ["n_folds=2", "epochs=2", "micro_batch=4", "baselines=false"]
+    options = ["--data", str(folder), "--run-id", "small", *(part for name in settings for part in ("--set", name))]
+
+    def run(*more):
+        command = [sys.executable, "run_all.py", *options, *more]
+        return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_training_goes_on_from_its_checkpoint_with_half_the_batch(run_all, tmp_path):
+    found = run_all("--folds", "0")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "out of memory; GPU 0, training: micro-batch 4 -> 2" in found.stdout
+    paths = RunPaths("small")
+    config = from_dict(read_json(paths.config))
+    (rung,) = read_rungs(paths.fold(0).rungs, config)
+    assert rung.after == {"micro_batch": 2, "accumulation": 2}
+    steps = (tmp_path / "seen").read_text().split("\n")[:-1]
+    assert steps == ["4 0", "4 1", "4 2", "2 2", "2 3"]  # the first epoch is not repeated
+    assert pd.read_csv(paths.fold(0).train_log)["step"].tolist() == [1, 2, 3, 4]
+    failed = nbformat.read(paths.notebooks / "03_train_fold-fold0-out-of-memory1.ipynb", 4)
+    assert "OutOfMemoryError" in str([cell.get("outputs") for cell in failed.cells])
+    assert from_dict(read_json(paths.fold(0).adapter_config)).micro_batch == 2
+    assert "micro-batch 4 -&gt; 2" in (paths.report / "index.html").read_text()
+    assert paths.submission(True).exists()
+    again = run_all("--folds", "0", "--resume")
+    assert again.returncode == 0 and again.stdout.count("reused") == 6, again.stdout  # the rungs change no step's state

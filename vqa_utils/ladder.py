@@ -1,0 +1,156 @@
+"""After an out-of-memory error: the next rung, a change of the settings that saves memory where it ran out.
+
+The order is the field's advice: first what costs time alone, then pixels and rank, then what is slow. The memory plan says
+what a rung saves on the GPU that ran out, and one that saves nothing there is passed over.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqa_utils.artifacts import read_json, write_json
+from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, size_in_bytes
+from vqa_utils.errors import VqaError
+
+SMALL_SIDE, SMALL_RANK, LONG_ACCUMULATION = 320, 4, 32
+SMALL_LIMIT, STEP = 12 * 10**9, 2 * 10**9  # bytes; a GPU's limit is lowered by a step, 14GB -> 12GB
+GIB = 2**30
+ONE_PHASE = {"micro_batch": "training", "score_batch": "scoring"}  # elsewhere these two only move layers about
+SHAPES_THE_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another rank cannot be gone on with
+Changes = dict[str, Any]
+
+
+class LadderError(VqaError):
+    """No rung is left."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One change after an out-of-memory error."""
+
+    name: str
+    before: Changes
+    after: Changes
+    gpu: int
+    phase: str
+    """"training", "scoring" or "loading"."""
+    saves_gib: float
+    """On that GPU in that phase, by the plan."""
+    passed_over: tuple[str, ...]
+    """Rungs that would have saved nothing there."""
+
+    def __str__(self) -> str:
+        over = f"; passed over, as they save nothing there: {', '.join(self.passed_over)}" if self.passed_over else ""
+        return f"GPU {self.gpu}, {self.phase}: {self.name} (saves {self.saves_gib:.2f} GiB by the plan{over})"
+
+
+def next_rung(config: Config, gpu: int, phase: str, peak: Callable[[Config], int], *, trains: bool, experts: bool) -> Rung:
+    """The first change that saves memory where it ran out.
+
+    Args:
+        config: the settings that ran out of memory.
+        gpu: the GPU's number.
+        phase: what was going on there: "training", "scoring" or "loading".
+        peak: the planned bytes of that GPU in that phase, of any settings.
+        trains: False where an adapter is only used, so that its own settings have to stay.
+        experts: whether the model has some.
+
+    Raises:
+        LadderError: nothing saves anything any more.
+    """
+    passed_over = []
+    for name, after in _changes(config, gpu, peak(config), experts=experts):
+        if not trains and not set(after) <= set(NOT_OF_THE_ADAPTER):
+            continue
+        saves = peak(config) - peak(replace(config, **after))
+        if saves > 0 and phase == ONE_PHASE.get(next(iter(after)), phase):
+            before = {key: getattr(config, key) for key in after}
+            return Rung(name, before, after, gpu, phase, saves / GIB, tuple(passed_over))
+        passed_over.append(name)
+    raise LadderError(
+        f"GPU {gpu} ran out of memory in {phase}, and nothing is left that would save some there (looked at: "
+        f"{', '.join(passed_over) or 'nothing'}); take a smaller model (--preset single_gpu), or a larger GPU"
+    )
+
+
+def climbed(config: Config, rungs: Sequence[Rung]) -> Config:
+    """The settings after some rungs."""
+    for rung in rungs:
+        config = replace(config, **rung.after)
+    return config
+
+
+def resumable(config: Config, rungs: Sequence[Rung]) -> Config:
+    """The settings that name a training across its rungs: those before them, with the adapter's own shape.
+
+    A checkpoint of the same name can be gone on with.
+    """
+    for rung in reversed(rungs):
+        config = replace(config, **{key: value for key, value in rung.before.items() if key not in SHAPES_THE_ADAPTER})
+    return config
+
+
+def read_rungs(file: Path, config: Config) -> list[Rung]:
+    """The rungs that a fold took under the run's settings `config`; none where these have changed since."""
+    return _read(file, "from", config)
+
+
+def rungs_behind(file: Path, config: Config) -> list[Rung]:
+    """The rungs that led to the fold's settings `config`; none where others did."""
+    return _read(file, "to", config)
+
+
+def write_rungs(file: Path, config: Config, rungs: Sequence[Rung]) -> None:
+    """The inverse of `read_rungs`."""
+    write_json(file, {"from": config.hash, "to": climbed(config, rungs).hash, "rungs": [asdict(rung) for rung in rungs]})
+
+
+def _read(file: Path, end: str, config: Config) -> list[Rung]:
+    saved = read_json(file) if file.exists() else {}
+    if saved.get(end) != config.hash:
+        return []
+    return [Rung(**{key: _with_tuples(value) for key, value in rung.items()}) for rung in saved["rungs"]]
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists where a setting has a tuple."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(part) for key, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[tuple[str, Changes]]:
+    """Every rung from here, in its order."""
+    if config.micro_batch > 1:
+        effective = config.micro_batch * config.accumulation
+        rows = next(rows for rows in range(config.micro_batch // 2, 0, -1) if effective % rows == 0)
+        name = f"micro-batch {config.micro_batch} -> {rows}"
+        yield name, {"micro_batch": rows, "accumulation": effective // rows}
+    if config.score_batch > 1:
+        yield f"scored batch {config.score_batch} -> {config.score_batch // 2}", {"score_batch": config.score_batch // 2}
+    if config.image_side > SMALL_SIDE:
+        yield f"image side {config.image_side} -> {SMALL_SIDE}", {"image_side": SMALL_SIDE}
+    if config.lora_r > SMALL_RANK:
+        alpha = max(1, config.lora_alpha * SMALL_RANK // config.lora_r)
+        yield f"LoRA r {config.lora_r} -> {SMALL_RANK}", {"lora_r": SMALL_RANK, "lora_alpha": alpha}
+    if config.accumulation < LONG_ACCUMULATION:
+        yield f"accumulation {config.accumulation} -> {LONG_ACCUMULATION}", {"accumulation": LONG_ACCUMULATION}
+    if len(config.max_memory) > 1 and size_in_bytes(config.max_memory[gpu]) > SMALL_LIMIT:
+        limit = size_in_bytes(config.max_memory[gpu])
+        lower = max(SMALL_LIMIT, limit - STEP)
+        yield f"max memory of GPU {gpu} {_gb(limit)} -> {_gb(lower)}", _limit(config, gpu, lower)
+    if not config.use_cpu_offload:
+        yield "optimizer state in host memory", {"use_cpu_offload": True}
+    if experts and not config.offload_experts:
+        lower = _limit(config, gpu, peak - STEP) if config.max_memory else {}  # so that the plan has something to stream
+        yield "experts streamed from host memory", {"offload_experts": True, **lower}
+
+
+def _limit(config: Config, gpu: int, size: int) -> Changes:
+    return {"max_memory": tuple(_gb(size) if number == gpu else other for number, other in enumerate(config.max_memory))}
+
+
+def _gb(size: int) -> str:
+    return f"{math.floor(size / 10**8) / 10:g}GB"
