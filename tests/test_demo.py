@@ -16,7 +16,7 @@ from vqa_utils.duplicates import image_hashes
 from vqa_utils.encode import Encoder
 from vqa_utils.folds import make_folds
 from vqa_utils.metrics import accuracy, correct, mcnemar
-from vqa_utils.model import load_adapter, load_base, load_processor
+from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
@@ -103,7 +103,14 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
     folds = make_folds(demo.train, image_hashes(demo.folder, demo.train["path"]), config)
     held_out = demo.train[(folds["fold"] == 0).to_numpy()].reset_index(drop=True)
     encoder = Encoder(load_processor(config), demo.folder, config.image_side)
-    train_fold(config, encoder, demo.train[(folds["fold"] != 0).to_numpy()], held_out, FoldPaths(tmp_path))
+    train_fold(
+        add_lora(load_base(config), config),
+        config,
+        encoder,
+        demo.train[(folds["fold"] != 0).to_numpy()],
+        held_out,
+        FoldPaths(tmp_path),
+    )
     model, _, _ = load_adapter(tmp_path / "adapter", config)
     probs = score_fold(model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path))
     right = {name: correct(frame, held_out["answer"]) for name, frame in probs.items()}

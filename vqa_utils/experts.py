@@ -55,13 +55,13 @@ class NF4Experts(nn.Module):
             # The parameter keeps its 16-bit shape until it is quantised: the loader's transpose and device planner read it
             weight = torch.empty(count, rows * columns // 2, dtype=torch.uint8, device="meta") if packed else weight
             self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
-            for suffix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
-                self.register_buffer(name + suffix, torch.empty(count, *shape, dtype=dtype, device="meta"))
+            for prefix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
+                self.register_buffer(prefix + name, torch.empty(count, *shape, dtype=dtype, device="meta"))
         self.host = {} if streamed else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Where this layer is streamed, a loaded tensor stays in host memory and leaves an empty one behind."""
-        if self.host is not None and isinstance(value, torch.Tensor) and name.startswith(PROJECTIONS):
+        if self.host is not None and isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS):
             self.host[name] = value.detach().cpu().pin_memory() if value.is_cuda else value.detach()
             value = type(value)(
                 value.detach()[:0].clone(), **({"requires_grad": False} if isinstance(value, nn.Parameter) else {})
@@ -76,46 +76,46 @@ class NF4Experts(nn.Module):
         return {**self._parameters, **self._buffers}
 
     def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Type and shape of what is kept beside an expert's packed weights, by name suffix.
+        """Type and shape of what is kept beside an expert's packed weights, by name prefix.
 
-        (A name such as `gate_up_proj.absmax` would match the loader's pattern for the weight itself.)
+        (The loader takes each name that has `experts.gate_up_proj` in it for the weight, and would transpose it.)
         """
         if not self.double_quant:
-            return {"_absmax": (torch.float32, (blocks,))}
+            return {"absmax_": (torch.float32, (blocks,))}
         groups = math.ceil(blocks / GROUP)
         return {
-            "_absmax": (torch.uint8, (groups, GROUP)),  # whole groups, so that all experts dequantise in one call
-            "_scale": (torch.float32, (groups,)),
-            "_offset": (torch.float32, (1,)),
+            "absmax_": (torch.uint8, (groups, GROUP)),  # whole groups, so that all experts dequantise in one call
+            "scale_": (torch.float32, (groups,)),
+            "offset_": (torch.float32, (1,)),
         }
 
     @torch.no_grad()
     def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[E, rows, columns] -> the packed weights [E, rows * columns / 2] and their statistics, by name suffix."""
+        """[E, rows, columns] -> the packed weights [E, rows * columns / 2] and their statistics, by name prefix."""
         parts: dict[str, list[torch.Tensor]] = {}
         for expert in weight:
             packed, state = bnb.quantize_4bit(
                 expert.contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=self.double_quant
             )
-            found = {"": packed.flatten(), "_absmax": state.absmax}
+            found = {"": packed.flatten(), "absmax_": state.absmax}
             if self.double_quant:
                 absmax = state.absmax.new_zeros(len(state.state2.absmax) * GROUP)
                 absmax[: len(state.absmax)] = state.absmax
-                found |= {"_absmax": absmax.view(-1, GROUP), "_scale": state.state2.absmax, "_offset": state.offset.view(1)}
-            for suffix, tensor in found.items():
-                parts.setdefault(suffix, []).append(tensor)
-        return {suffix: torch.stack(tensors) for suffix, tensors in parts.items()}
+                found |= {"absmax_": absmax.view(-1, GROUP), "scale_": state.state2.absmax, "offset_": state.offset.view(1)}
+            for prefix, tensor in found.items():
+                parts.setdefault(prefix, []).append(tensor)
+        return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
     def dense(self, name: str, experts: slice = EVERY_EXPERT) -> torch.Tensor:
         """One projection of some experts, [n, rows, columns] in the compute type; three kernels for any n."""
         rows, columns = self.shapes[name]
         tensors = self.tensors()
-        packed, absmax = tensors[name][experts], tensors[f"{name}_absmax"][experts]
+        packed, absmax = tensors[name][experts], tensors[f"absmax_{name}"][experts]
         if self.double_quant:
             absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-                absmax, tensors[f"{name}_scale"][experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
+                absmax, tensors[f"scale_{name}"][experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
             )
-            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"{name}_offset"][experts]
+            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"offset_{name}"][experts]
         # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
         # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
         weight = torch.ops.bitsandbytes.dequantize_4bit.default(

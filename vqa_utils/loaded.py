@@ -95,7 +95,7 @@ def _weights(model: PreTrainedModel) -> list[tuple[str, torch.Size, list[torch.T
         module = model.get_submodule(owner)
         if isinstance(module, NF4Experts):
             kept = module.host if module.host is not None else {**module._parameters, **module._buffers}
-            beside = [tensor for other, tensor in kept.items() if other.startswith(f"{last}_")]
+            beside = [tensor for other, tensor in kept.items() if other.endswith(f"_{last}")]
             found.append((name, torch.Size((module.num_experts, *module.shapes[last])), [kept[last], *beside]))
         elif isinstance(parameter, Params4bit) and parameter.quant_state is not None:
             found.append((name, torch.Size(parameter.quant_state.shape), [parameter, *_scales(parameter.quant_state)]))

@@ -101,14 +101,11 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     """
     if config.model == DEMO_MODEL_NAME:
         return
-    if not gpus:
-        small = Path(config.model).is_dir()  # a test's model may well run on a CPU
-        if not small:
-            raise MachineError(_refusal(config, gpus, "a GPU"))
+    if not gpus and Path(config.model).is_dir():  # a small model of one's own may well run on a CPU
         return
     check_torch()
-    plan = plan_for(config, gpus)
-    if not plan.fits:
+    plan = plan_for(config, gpus or [T4] * max(1, len(config.max_memory)))
+    if not gpus or not plan.fits:
         raise MachineError(_refusal(config, gpus, f"{sum(gpu.total for gpu in plan.gpus) / 2**30:.1f} GiB of GPU memory"))
 
 

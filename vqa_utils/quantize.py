@@ -40,7 +40,8 @@ class _QuantizeOne(Bnb4bitQuantize):
                 value = value[0] if isinstance(value, list) else value
                 if _was_left_transposed(model, value):
                     value = value.mT
-                result |= {name + suffix: tensor for suffix, tensor in module.quantize(value).items()}
+                owner, _, projection = name.rpartition(".")
+                result |= {f"{owner}.{prefix}{projection}": tensor for prefix, tensor in module.quantize(value).items()}
                 module._is_hf_initialized = True
             else:
                 result |= super().convert({name: value}, model=model, **kwargs)

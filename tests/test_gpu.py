@@ -1,0 +1,93 @@
+"""What only a GPU shows. `python -m pytest -m gpu` on a machine that has one."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from vqa_utils import model
+from vqa_utils.artifacts import read_json
+from vqa_utils.config import from_dict
+from vqa_utils.ladder import read_rungs
+from vqa_utils.model import add_lora, load_base, memory_plan
+from vqa_utils.paths import ROOT, RunPaths
+from vqa_utils.presets import preset
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+STREAMED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
+
+
+def run(tuned, batch):
+    """Logits, and the gradients of all LoRA layers, in fp16."""
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
+            torch.nn.init.normal_(parameter, std=0.05)
+    inputs = {name: value for name, value in batch.to("cuda").items() if name != "labels"}
+    with torch.autocast("cuda", torch.float16):
+        logits = tuned(**inputs).logits.float()
+    logits.square().mean().backward()
+    return logits, {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None}
+
+
+def test_streamed_experts_compute_the_same(config, encoder, challenge, monkeypatch):
+    config = dataclasses.replace(config, lora_dropout=0.0)
+    batch = encoder.examples(challenge.train.head(8).to_dict("records"))
+    wanted = run(add_lora(load_base(config), config).train(), batch)
+    plan = memory_plan(config)
+    streaming = dataclasses.replace(plan, gpus=(dataclasses.replace(plan.gpus[0], streamed_layers=STREAMED),))
+    monkeypatch.setattr(model, "memory_plan", lambda config: streaming)
+    base = load_base(config)
+    experts = base.model.language_model.layers[2].mlp.experts
+    assert all(tensor.is_pinned() for tensor in experts.host.values()) and experts.gate_up_proj.numel() == 0
+    tuned = add_lora(base, config).train()
+    for _ in range(3):  # a copy that came too late would show sooner or later
+        tuned.zero_grad()
+        found = run(tuned, batch)
+        torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=0)
+        for name in wanted[1]:
+            torch.testing.assert_close(found[1][name], wanted[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_path):
+    config = dataclasses.replace(config, cache_dir=str(tmp_path / "kept"))
+    batch = encoder.questions(challenge.test.head(4).to_dict("records")).to("cuda")
+    with torch.autocast("cuda", torch.float16), torch.no_grad():
+        first, again = (load_base(config)(**batch).logits for _ in range(2))
+    assert torch.equal(first, again) and len(list((tmp_path / "kept").iterdir())) == 1
+
+
+LIMIT = """
+import torch
+torch.cuda.set_per_process_memory_fraction(0.25 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+"""
+
+
+def test_memory_that_runs_out_for_real(tmp_path, monkeypatch):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-limit.py").write_text(LIMIT)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    settings = {"micro_batch": 512, "accumulation": 1, "epochs": 1, "max_memory": "10GB"}
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    for stage in ("02_folds", "03_train_fold"):
+        command = [sys.executable, "run_all.py", "--run-id", "small", "--only", stage, "--folds", "0", "--resume"]
+        command = [*command, *options] if stage == "03_train_fold" else [*command[:-1], *options]
+        found = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stdout + found.stderr
+    print(found.stdout)
+    paths = RunPaths("small")
+    rungs = read_rungs(paths.fold(0).rungs, from_dict(read_json(paths.config)))
+    assert rungs and rungs[0].name == "micro-batch 512 -> 256" and rungs[0].phase == "training"
+    assert pd.read_csv(paths.fold(0).train_log)["memory_gib"].max() <= 0.25
+
+
+def test_every_preset_is_planned_for_this_machine_or_refused():
+    for name in ("single_gpu", "dense_8b"):
+        plan = memory_plan(preset(name))
+        assert plan.fits and set(plan.device_map.values()) == {0}
