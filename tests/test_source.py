@@ -130,7 +130,7 @@ def test_a_folder_above_the_model_names_the_models(tmp_path):
 
 def test_models_below_a_model_do_not_matter(folder):
     write_model(folder / "checkpoint-1")
-    check_source(str(folder))
+    assert check_source(str(folder)) is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_each_missing_file_is_named(folder, name, wanted):
 @pytest.mark.parametrize("old, new", [("preprocessor_config", "processor_config"), ("tokenizer", "vocab")])
 def test_either_of_two_files_is_enough(folder, old, new):
     (folder / f"{old}.json").rename(folder / f"{new}.json")
-    check_source(str(folder))
+    assert check_source(str(folder)) is None
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
@@ -200,7 +200,7 @@ def test_shards_without_their_index(sharded):
 
 def test_an_index_beside_a_whole_file_is_not_read(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layer": "gone.safetensors"}}))
-    check_source(str(folder))
+    assert check_source(str(folder)) is None
 
 
 @pytest.mark.parametrize("content", ['{"metadata": {}}', '{"weight_map": ["a"]}', '{"weight_map": {}}', "torn"])
