@@ -12,8 +12,8 @@ from vqa_utils.config import DEMO_MODEL_NAME, Config, size_in_bytes
 from vqa_utils.errors import VqaError
 from vqa_utils.plan import Plan, make_plan
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.shapes import ModelShape, published_config, read_shape
-from vqa_utils.source import check_source, config_of
+from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
+from vqa_utils.source import SourceError, check_source, config_of
 
 CONTEXT_GIB = 0.5  # of CUDA and its libraries on each GPU, outside the allocator and its limit
 SLOW_TORCH = "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
@@ -104,9 +104,11 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     if not gpus and Path(config.model).is_dir():  # a small model of one's own may well run on a CPU
         return
     check_torch()
-    plan = plan_for(config, gpus or [T4] * max(1, len(config.max_memory)))
-    if not gpus or not plan.fits:
-        raise MachineError(_refusal(config, gpus, f"{sum(gpu.total for gpu in plan.gpus) / 2**30:.1f} GiB of GPU memory"))
+    if not gpus:
+        raise MachineError(_refusal(config, gpus, _need_of_the_model(config)))
+    plan = plan_for(config, gpus)
+    if not plan.fits:
+        raise MachineError(_refusal(config, gpus, _need(plan)))
 
 
 def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
@@ -123,6 +125,18 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
             problems.append(str(error))
     if problems:
         raise MachineError("\n".join(dict.fromkeys(problems)))
+
+
+def _need_of_the_model(config: Config) -> str:
+    """What the settings need on GPUs like Kaggle's; just a GPU where the model's shape is not to be had."""
+    try:
+        return _need(plan_for(config, [T4] * max(1, len(config.max_memory))))
+    except (SourceError, ShapeError):
+        return "a GPU"
+
+
+def _need(plan: Plan) -> str:
+    return f"{sum(gpu.total for gpu in plan.gpus) / 2**30:.1f} GiB of GPU memory"
 
 
 def _refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
