@@ -1,13 +1,18 @@
 """Small real inputs: a challenge in Korean with drawn pictures, the demo's settings on it, its base and its processor."""
 
 import dataclasses
+import io
 import random
 
+import nbformat
 import pandas as pd
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
+from rich.console import Console
 
 from vqa_utils.demo.scenes import draw_scene
+from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",
@@ -73,3 +78,45 @@ def base(config):
     from vqa_utils.model import load_base
 
     return load_base(config)
+
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """A folder of small notebooks in place of the series."""
+    from vqa_utils import execution
+
+    monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
+
+    def write(name, *sources):
+        parameters = new_code_cell('run_id: str = "interactive"  # the run', metadata={"tags": ["parameters"]})
+        cells = [parameters, *map(new_code_cell, sources)]
+        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), tmp_path / f"{name}.ipynb")
+
+    return write
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def small_run(notebooks, console, tmp_path, monkeypatch):
+    """A run of one notebook that counts its executions in a file."""
+    from vqa_utils.runner import Runner
+
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    config = preset("demo", data=str(write_korean_challenge(tmp_path / "data", train=4, test=2)))
+    paths = RunPaths("small")
+    paths.folder.mkdir(parents=True)
+    (paths.folder / "in.txt").write_text("1")
+    out = str(paths.folder / "out.txt")
+    notebooks("writes", f"open({out!r}, 'a').write('x')")
+    return (
+        lambda **changes: Runner(paths, changes.get("config", config), console, reuse=changes.get("reuse", True)),
+        paths,
+        config,
+    )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vqa_utils import cache, model
-from vqa_utils.cache import MANIFEST, cache_key, cache_root, is_whole, new_copy
+from vqa_utils.cache import MANIFEST, cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.model import load_base
 from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.presets import preset
@@ -128,12 +128,20 @@ def test_where_copies_go_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.Path, "home", lambda: home)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(0, 0, 20e9))
     safe = preset("safe")
-    assert cache_root(safe, 17e9) == home / ".cache" / "vqa_nf4"
-    assert cache_root(safe, 19e9) is None  # no room
-    assert cache_root(preset("demo"), 1) is None
-    assert cache_root(dataclasses.replace(safe, cache_dir=""), 1) is None
-    assert cache_root(dataclasses.replace(safe, cache_dir=str(working)), 19e9) == working  # asked for
+    assert copy_folder(safe, "x", 17e9) == home / ".cache" / "vqa_nf4" / "x"
+    assert copy_folder(safe, "x", 19e9) is None  # no room
+    assert copy_folder(safe, "x", 9e8) is None  # not worth it
+    assert copy_folder(dataclasses.replace(safe, cache_dir=""), "x", 17e9) is None
+    assert copy_folder(dataclasses.replace(safe, cache_dir=str(working)), "x", 19e9) == working / "x"  # asked for
     monkeypatch.setattr(cache, "KAGGLE_WORKING", working)
-    assert cache_root(safe, 17e9) == temporary / "vqa_nf4"
+    assert copy_folder(safe, "x", 17e9) == temporary / "vqa_nf4" / "x"
+    with new_copy(temporary / "vqa_nf4" / "x") as draft:
+        (draft / "weights").write_bytes(b"1")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(0, 0, 3e9))  # what the copy left free
+    assert copy_folder(safe, "x", 17e9) == temporary / "vqa_nf4" / "x" and copy_folder(safe, "y", 17e9) is None
     disks[temporary] = 1  # the same disk as the working folder
-    assert cache_root(safe, 17e9) is None
+    assert copy_folder(safe, "x", 17e9) is None
+
+
+def test_tests_leave_nothing_in_the_users_cache(config):
+    assert model._kept_copy(config, "torch.float32") is None

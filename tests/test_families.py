@@ -24,9 +24,9 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.encode import Encoder
-from vqa_utils.experts import PROJECTIONS, NF4Experts
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
+from vqa_utils.nf4 import PROJECTIONS, NF4Experts
 from vqa_utils.paths import FoldPaths
 from vqa_utils.score import score_options
 from vqa_utils.train import train_fold

@@ -10,9 +10,9 @@ from vqa_utils.paths import ROOT
 
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages"),
-    1: ("config", "presets", "shapes", "memory", "plan", "source", "machine", "cache", "ladder",
+    1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
         "data", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs"),
-    2: ("encode", "model", "loaded", "precision", "quantize", "experts", "streaming"),
+    2: ("encode", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming"),
     3: ("train", "callbacks", "score"),
     4: ("runner", "execution", "report", "figures", "terminal", "plan_table"),
 }  # fmt: skip

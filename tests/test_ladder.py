@@ -90,6 +90,7 @@ def test_rungs_come_back_as_they_were_and_only_for_their_settings(tmp_path):
     assert read_rungs(tmp_path / "rungs.json", config) == rungs
     assert rungs_behind(tmp_path / "rungs.json", climbed(config, rungs)) == rungs
     assert read_rungs(tmp_path / "rungs.json", replace(config, epochs=5)) == []
+    assert read_rungs(tmp_path / "rungs.json", replace(config, cache_dir="/else", score_batch=2)) == rungs  # as is the adapter
     assert rungs_behind(tmp_path / "rungs.json", config) == [] and read_rungs(tmp_path / "none.json", config) == []
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.shapes import ShapeError
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
@@ -57,3 +58,10 @@ def test_visible_gpus_are_those_that_count(tmp_path, monkeypatch):
     for visible, names in {"1": ["NVIDIA H100"], "1,0": ["NVIDIA H100", "Tesla T4"], "": [], "-1": []}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [gpu.name for gpu in find_gpus()] == names
+
+
+def test_a_family_without_a_plan_is_left_to_accelerate(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ShapeError, match=r"found 'llava'; --set device_map=auto leaves it to accelerate"):
+        check_machine(preset("safe", model=str(tmp_path)), [T4])
+    check_machine(preset("safe", model=str(tmp_path), device_map="auto"), [T4])

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from math import prod
 import pytest
 from rich.console import Console
 
-from vqa_utils.config import size_in_bytes
+from vqa_utils.config import parse_settings, size_in_bytes
 from vqa_utils.machine import T4, gpu_limits, shape_of
-from vqa_utils.memory import nf4_bytes, weight_bytes
+from vqa_utils.memory import batch_of, nf4_bytes, weight_bytes
 from vqa_utils.paths import ROOT
 from vqa_utils.plan import HEAD, VISION, largest_micro_batch, make_plan
 from vqa_utils.plan_table import print_plan
@@ -37,6 +38,22 @@ def test_the_30b_is_as_large_as_measured():
     assert nf4_bytes(6400, False) * 8 / 6400 == 4.5
     unpacked = replace(config, quantization="none")
     assert sum(weight_bytes(n, s, unpacked) for n, s in SHAPE.parameters.items()) / 2e9 == pytest.approx(31.07, rel=1e-3)
+
+
+RECORDED = json.loads((ROOT / "tests" / "bench" / "real_shape.json").read_text())
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["case"])
+def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
+    name, _, changes = recorded["case"].partition(":")
+    (limit,) = recorded["limit_gib"]
+    config = replace(preset(name, **parse_settings(filter(None, changes.split(",")))), max_memory=(f"{limit}GiB",))
+    shape = shape_of(config)
+    text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
+    (gpu,) = make_plan(config, shape, [int(limit * GIB)], text_tokens).gpus
+    measured = max(*recorded["trained_gib"], *recorded["scored_gib"], recorded["load_peak_gib"])
+    assert gpu.total / GIB == pytest.approx(measured, rel=0.05)
+    assert len(gpu.streamed_layers) == recorded["streamed_layers"]
 
 
 def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():

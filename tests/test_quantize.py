@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -8,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
 from vqa_utils.demo.architecture import tiny_config
-from vqa_utils.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model import add_lora, load_base
+from vqa_utils.nf4 import PROJECTIONS, NF4Experts
+from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.quantize import nf4_config
 
 
@@ -118,10 +121,14 @@ def with_lora(model, config, seed=0):
     return model
 
 
-def test_gradients_equal_those_of_the_dequantised_model(config, encoder, challenge):
+@pytest.mark.parametrize("layout", ["official", "saved by transformers 5"])
+def test_gradients_equal_those_of_the_dequantised_model(config, encoder, challenge, tmp_path, layout):
     batch = batch_of(encoder, challenge)
-    packed = load_base(config)
-    dense = AutoModelForImageTextToText.from_pretrained(packed.config._name_or_path, dtype=torch.float32)
+    shutil.copytree(DEMO_MODEL, tmp_path / "base")
+    if layout == "official":
+        in_official_layout(tmp_path / "base")
+    packed = load_base(dataclasses.replace(config, model=str(tmp_path / "base")))
+    dense = AutoModelForImageTextToText.from_pretrained(DEMO_MODEL, dtype=torch.float32)
     for name, module in packed.named_modules():
         target = dense.get_submodule(name)
         if isinstance(module, NF4Experts):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from vqa_utils import model
-from vqa_utils.experts import NF4Experts
 from vqa_utils.model import add_lora, load_base
+from vqa_utils.nf4 import NF4Experts
 from vqa_utils.streaming import ExpertStream
 
 LAYERS = [f"model.language_model.layers.{number}" for number in (0, 2, 3)]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vqa_utils.artifacts import read_json, write_json
-from vqa_utils.config import DEMO_MODEL_NAME, Config
+from vqa_utils.config import Config
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the copies; to be raised when what is saved changes
@@ -23,23 +23,26 @@ LIBRARIES = ("bitsandbytes", "transformers")
 EDGE = 2**20  # bytes at both ends of a file that the manifest's hash covers; the middle is left to the file's size
 KAGGLE_WORKING = Path("/kaggle/working")
 TEMPORARY = (Path("/kaggle/tmp"), Path(tempfile.gettempdir()))  # what Kaggle clears, and has more room on
+FOLDER = "vqa_nf4"
 ROOM = 1.1  # of the copy's size, that has to be free
+WORTH_KEEPING = 10**9  # bytes; a smaller model is read in seconds
 
 
-def cache_root(config: Config, size: int) -> Path | None:
-    """The folder for quantised weights: `cache_dir`, or for "auto" the first with room for `size` bytes; None for none.
+def copy_folder(config: Config, name: str, size: int) -> Path | None:
+    """Where the copy `name` of `size` bytes lies, or may be made; None where none is kept.
 
-    On Kaggle, only temporary disks count: /kaggle/working has 20 GB, and a submission needs some of them.
+    In `cache_dir`, or for "auto" on the first disk that has it or has room for it. On Kaggle, only temporary disks count:
+    /kaggle/working has 20 GB, and a submission needs some of them.
     """
     if config.cache_dir != "auto":
-        return Path(config.cache_dir).expanduser() if config.cache_dir else None
-    if config.model == DEMO_MODEL_NAME:
+        return Path(config.cache_dir).expanduser() / name if config.cache_dir else None
+    if size < WORTH_KEEPING:
         return None
     at_home = [] if KAGGLE_WORKING.exists() else [Path.home() / ".cache"]
-    for disk in [*at_home, *TEMPORARY]:
-        if disk.is_dir() and _disk(disk) != _disk(KAGGLE_WORKING) and shutil.disk_usage(disk).free > ROOM * size:
-            return disk / "vqa_nf4"
-    return None
+    disks = [disk for disk in (*at_home, *TEMPORARY) if disk.is_dir() and _disk(disk) != _disk(KAGGLE_WORKING)]
+    made = [disk for disk in disks if is_whole(disk / FOLDER / name)]
+    roomy = [disk for disk in disks if shutil.disk_usage(disk).free > ROOM * size]
+    return next((disk / FOLDER / name for disk in (*made, *roomy)), None)
 
 
 def cache_key(config: Config, source: Path, dtype: str) -> str:

@@ -93,7 +93,7 @@ def resumable(config: Config, rungs: Sequence[Rung]) -> Config:
 
 
 def read_rungs(file: Path, config: Config) -> list[Rung]:
-    """The rungs that a fold took under the run's settings `config`; none where these have changed since."""
+    """The rungs that a fold took under the run's settings `config`; none where those of the adapter have changed since."""
     return _read(file, "from", config)
 
 
@@ -104,12 +104,15 @@ def rungs_behind(file: Path, config: Config) -> list[Rung]:
 
 def write_rungs(file: Path, config: Config, rungs: Sequence[Rung]) -> None:
     """The inverse of `read_rungs`."""
-    write_json(file, {"from": config.hash, "to": climbed(config, rungs).hash, "rungs": [asdict(rung) for rung in rungs]})
+    write_json(
+        file,
+        {"from": config.training_hash, "to": climbed(config, rungs).training_hash, "rungs": [asdict(rung) for rung in rungs]},
+    )
 
 
 def _read(file: Path, end: str, config: Config) -> list[Rung]:
     saved = read_json(file) if file.exists() else {}
-    if saved.get(end) != config.hash:
+    if saved.get(end) != config.training_hash:
         return []
     return [Rung(**{key: _with_tuples(value) for key, value in rung.items()}) for rung in saved["rungs"]]
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.experts import NF4Experts
 from vqa_utils.machine import shape_of
 from vqa_utils.memory import weight_bytes
+from vqa_utils.nf4 import NF4Experts
 from vqa_utils.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix
 
 MOST_NAMED = 5

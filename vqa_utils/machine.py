@@ -10,10 +10,11 @@ from pathlib import Path
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config, size_in_bytes
 from vqa_utils.errors import VqaError
+from vqa_utils.hub import SourceError
 from vqa_utils.plan import Plan, make_plan
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
-from vqa_utils.source import SourceError, check_source, config_of
+from vqa_utils.source import check_source, config_of
 
 CONTEXT_GIB = 0.5  # of CUDA and its libraries on each GPU, outside the allocator and its limit
 SLOW_TORCH = "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
@@ -106,6 +107,8 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     check_torch()
     if not gpus:
         raise MachineError(_refusal(config, gpus, _need_of_the_model(config)))
+    if config.device_map != "plan":  # then what fits, and how, is accelerate's
+        return
     plan = plan_for(config, gpus)
     if not plan.fits:
         raise MachineError(_refusal(config, gpus, _need(plan)))

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils import cached_file
 
 from vqa_utils.artifacts import ArtifactError, read_json, write_json
-from vqa_utils.cache import cache_key, cache_root, is_whole, new_copy
+from vqa_utils.cache import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
 from vqa_utils.loaded import check_loaded
 from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
@@ -95,7 +95,7 @@ def load_base(config: Config, dtype: torch.dtype | None = None) -> PreTrainedMod
 def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None) -> PreTrainedModel:
     """What every base goes through once its weights are there: safe in fp16, checked against the plan, frozen."""
     model.config.use_cache = model.config.get_text_config().use_cache = False
-    if compute_dtype(config) == torch.float16 or model.dtype == torch.float16:
+    if model.dtype == torch.float16:
         keep_stream_in_fp32(model)
     check_loaded(model, config, plan.streamed_layers if plan else ())
     return model.requires_grad_(False).eval()
@@ -103,14 +103,12 @@ def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None
 
 def _kept_copy(config: Config, dtype: str) -> Path | None:
     """The folder of the quantised copy of these settings, whether it is there or not; None where none is kept."""
-    if config.quantization != "nf4" or config.cache_dir == "":
+    if config.quantization != "nf4" or config.cache_dir == "" or config.device_map != "plan":
         return None
-    frozen = sum(sum(groups.values()) for groups in weights_by_module(shape_of(config), config).values())
-    root = cache_root(config, frozen)
-    if root is None:
-        return None
+    packed = sum(sum(groups.values()) for groups in weights_by_module(shape_of(config), config).values())
     source = Path(cached_file(model_path(config), "config.json")).parent
-    return root / f"{Path(model_path(config)).name}-{cache_key(config, source, dtype)}"
+    name = f"{Path(model_path(config)).name}-{cache_key(config, source, dtype)}"
+    return copy_folder(config, name, packed)
 
 
 def _keep(model: PreTrainedModel, copy: Path) -> None:

@@ -126,13 +126,13 @@ class _Work:
     def _gpu(self, modules: Sequence[str], limit: int, weights: Bytes, streamed: tuple[str, ...]) -> GpuPlan:
         layers = sum(module.startswith(LAYERS) for module in modules)
         training = memory.training_bytes(self.shape, self.config, self.training, layers, head=NORM in modules)
-        frozen = sum(weights.values()) - weights.get(memory.LORA, 0)
+        held, frozen = sum(weights.values()), sum(weights.values()) - weights.get(memory.LORA, 0)
         others = {
-            "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers)
-        }  # vision comes last
-        others["scoring"] = sum(weights.values()) + memory.scoring_bytes(self.shape, self.scoring) * bool(layers)
+            "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
+            "scoring": held + memory.scoring_bytes(self.shape, self.scoring) * bool(layers),
+        }
         if VISION in modules:
-            others["vision tower"] = sum(weights.values()) + max(
+            others["vision tower"] = held + max(
                 memory.vision_bytes(self.shape, batch) for batch in (self.training, self.scoring)
             )
         return GpuPlan(limit, tuple(modules), weights, training, others, streamed)

@@ -107,7 +107,8 @@ class Runner:
                     execute(step.stage.name, archived, step.parameters(self.paths.run_id), gpu)
                 break
             except NotebookError as error:
-                if error.out_of_memory is None or step.fold is None or not self.ladder:
+                planned = self.ladder and self.config.device_map == "plan"
+                if error.out_of_memory is None or step.fold is None or not planned:
                     raise
                 archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
                 rung = self._climb(step, error.out_of_memory)
@@ -165,7 +166,7 @@ class Runner:
 def gpus_for_folds(config: Config) -> list[str]:
     """The GPUs that folds can have to themselves, as CUDA numbers them; fewer than two where a fold needs them all."""
     gpus = find_gpus()
-    if len(gpus) < 2 or len(config.max_memory) > 1:
+    if len(gpus) < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
         return []
     limits = [gpu_limits(config, [gpu]) for gpu in gpus]
     fits = [make_plan(config, shape_of(config), limit).fits for limit in limits]

@@ -60,7 +60,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise ShapeError(f"config.json: expected a model_type of {', '.join(FAMILIES)}, found {family!r}")
+        raise ShapeError(
+            f"config.json: expected a model_type of {', '.join(FAMILIES)}, found {family!r}; --set device_map=auto leaves it to "
+            "accelerate, without a plan"
+        )
     text = dict(config.get("text_config", config))  # Qwen2.5-VL's published file has the text part's fields at its top
     text["num_experts"] = text.get("num_experts", text.get("num_local_experts", 0))  # transformers saves the second name
     vision = config["vision_config"]

@@ -2,25 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vqa_utils.artifacts import read_json
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
-from vqa_utils.errors import VqaError
+from vqa_utils.hub import CONFIG, SourceError, cached, downloaded, hub_files
 from vqa_utils.paths import DEMO_MODEL
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BESIDE_THE_WEIGHTS = (("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json"))
 NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
 NO_FILE = "no such file; get a whole model in the format of transformers"
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses a longer one
-
-
-class SourceError(VqaError):
-    """A model that cannot be loaded, with all its problems."""
 
 
 def check_source(model: str) -> None:
@@ -48,7 +43,7 @@ def config_of(model: str) -> dict[str, Any]:
         SourceError: it is not there, is no JSON or names no model_type; or the hub does not give it.
     """
     problems: list[str] = []
-    folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model) or _downloaded(model)
+    folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model) or downloaded(model)
     config = _read(folder / CONFIG, "model_type", str, problems)
     _raise_any(model, problems)
     return config
@@ -144,65 +139,8 @@ def _torn(file: Path) -> str | None:
 
 
 def _hub_problems(model: str) -> list[str]:
-    from huggingface_hub import list_repo_files
-
-    with _hub_errors(model):
-        cached = _cached(model)
-        if cached and not _folder_problems(cached):
-            return []
-        _ask(model)
-        return _absent(set(list_repo_files(model)), model)
-
-
-def _downloaded(model: str) -> Path:
-    """The folder of the hub's cache that holds the model's config.json, brought there where it is not yet."""
-    from huggingface_hub import hf_hub_download
-
-    with _hub_errors(model):
-        if folder := _cached(model):
-            return folder
-        _ask(model)
-        return Path(hf_hub_download(model, CONFIG)).parent
-
-
-def _cached(model: str) -> Path | None:
-    """The folder of the hub's cache that holds the model's config.json."""
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(model, CONFIG)
-    return Path(file).parent if isinstance(file, str) else None
-
-
-def _ask(model: str) -> None:
-    """Get the hub's error at once: without a network, its listing and its download go on trying for 23 s."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    get_hf_file_metadata(hf_hub_url(model, CONFIG))
-
-
-@contextmanager
-def _hub_errors(model: str) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    offline = (
-        "no answer ({}) and no whole copy in the cache; turn the network on (on Kaggle: Settings, Internet on), "
-        "or attach the model as a Kaggle input and pass its folder with --model"
-    )
-    found = {  # the first that fits
-        errors.GatedRepoError: f"a gated one; accept its licence on https://huggingface.co/{model} and set HF_TOKEN",
-        errors.RepositoryNotFoundError: "none; check the spelling, and set HF_TOKEN if it is private",
-        errors.RemoteEntryNotFoundError: f"no {CONFIG} there; take a model in the format of transformers",
-        errors.HFValidationError: "no valid name ({}); check the spelling",
-        errors.HfHubHTTPError: "an error ({}); correct HF_TOKEN if it is 401, otherwise try again later",
-        errors.OfflineModeIsEnabled: offline.format("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
-        errors.LocalEntryNotFoundError: offline,
-        errors.HTTPError: offline,  # httpx's, or that of httpx2 from hub 2 on: no connection, a time-out, a proxy's error
-    }
-    try:
-        yield
-    except tuple(found) as error:
-        text = next(text for kind, text in found.items() if isinstance(error, kind)).format(str(error).partition("\n")[0])
-        raise SourceError(f"{model}: expected a model on the hub, found {text}") from error
+    folder = cached(model)
+    return [] if folder and not _folder_problems(folder) else _absent(hub_files(model), model)
 
 
 def _raise_any(model: str, problems: list[str]) -> None:

@@ -1,0 +1,140 @@
+"""A layer's frozen mixture-of-experts weights as packed NF4: how they are packed, kept and made dense again."""
+
+import functools
+import math
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import torch
+from torch import nn
+from transformers.integrations.moe import _default_apply_gate
+
+from vqa_utils.experts import FrozenExperts
+from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
+from vqa_utils.streaming import ExpertStream
+
+PROJECTIONS = ("gate_up_proj", "down_proj")
+EVERY_EXPERT = slice(None)
+
+
+class NF4Experts(nn.Module):
+    """A layer's frozen experts: `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] as packed NF4.
+
+    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of `bnb.functional.quantize_4bit(weight[e])`.
+    """
+
+    at_once = EXPERTS_AT_ONCE
+    stream: ExpertStream | None = None
+    host: dict[str, torch.Tensor] | None = None
+
+    def __init__(
+        self,
+        experts: nn.Module,
+        compute_dtype: torch.dtype,
+        double_quant: bool,
+        *,
+        packed: bool = False,
+        streamed: bool = False,
+    ):
+        """Takes the place of `experts`, whose weights are not there yet.
+
+        Args:
+            packed: the checkpoint has them in 4 bits already.
+            streamed: what is loaded goes to host memory, and `stream` brings it back for each use.
+        """
+        super().__init__()
+        self.num_experts, self.act_fn, self.compute_dtype = experts.num_experts, experts.act_fn, compute_dtype
+        self.double_quant, self.shapes = double_quant, {}
+        for name in PROJECTIONS:
+            weight = getattr(experts, name)
+            count, rows, columns = weight.shape
+            if rows * columns % BLOCK:
+                raise ValueError(f"{name}: expected experts of a multiple of {BLOCK} weights, found {rows} x {columns}")
+            self.shapes[name] = (rows, columns)
+            # The parameter keeps its 16-bit shape until it is quantised: the loader's transpose and device planner read it
+            weight = torch.empty(count, rows * columns // 2, dtype=torch.uint8, device="meta") if packed else weight
+            self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+            for prefix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
+                self.register_buffer(prefix + name, torch.empty(count, *shape, dtype=dtype, device="meta"))
+        self.host = {} if streamed else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Where this layer is streamed, a loaded tensor stays in host memory and leaves an empty one behind."""
+        if self.host is not None and isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS):
+            self.host[name] = value.detach().cpu().pin_memory() if value.is_cuda else value.detach()
+            empty = value.detach()[:0].clone()
+            value = nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
+            value._is_hf_initialized = True
+        super().__setattr__(name, value)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The packed weights and their statistics by name, on the device that computes."""
+        if self.host is not None:
+            return self.stream.fetch(self.host)
+        return {**self._parameters, **self._buffers}
+
+    def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of what is kept beside an expert's packed weights, by name prefix.
+
+        (The loader takes each name that has `experts.gate_up_proj` in it for the weight, and would transpose it.)
+        """
+        if not self.double_quant:
+            return {"absmax_": (torch.float32, (blocks,))}
+        groups = math.ceil(blocks / GROUP)
+        return {
+            "absmax_": (torch.uint8, (groups, GROUP)),  # whole groups, so that all experts dequantise in one call
+            "scale_": (torch.float32, (groups,)),
+            "offset_": (torch.float32, (1,)),
+        }
+
+    @torch.no_grad()
+    def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[E, rows, columns] -> the packed weights [E, rows * columns / 2] and their statistics, by name prefix."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for expert in weight:
+            packed, state = bnb.quantize_4bit(
+                expert.contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=self.double_quant
+            )
+            found = {"": packed.flatten(), "absmax_": state.absmax}
+            if self.double_quant:
+                absmax = state.absmax.new_zeros(len(state.state2.absmax) * GROUP)
+                absmax[: len(state.absmax)] = state.absmax
+                found |= {"absmax_": absmax.view(-1, GROUP), "scale_": state.state2.absmax, "offset_": state.offset.view(1)}
+            for prefix, tensor in found.items():
+                parts.setdefault(prefix, []).append(tensor)
+        return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
+
+    def dense(self, name: str, experts: slice = EVERY_EXPERT) -> torch.Tensor:
+        """One projection of some experts, [n, rows, columns] in the compute type; three kernels for any n."""
+        rows, columns = self.shapes[name]
+        tensors = self.tensors()
+        packed, absmax = tensors[name][experts], tensors[f"absmax_{name}"][experts]
+        if self.double_quant:
+            absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
+                absmax, tensors[f"scale_{name}"][experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
+            )
+            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"offset_{name}"][experts]
+        # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
+        # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
+        weight = torch.ops.bitsandbytes.dequantize_4bit.default(
+            packed.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), self.compute_dtype
+        )
+        return weight.view(-1, rows, columns)
+
+    def apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[N, 2I] -> [N, I]: the activated gate times the up projection."""
+        return _default_apply_gate(self, gate_up)
+
+    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+        """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
+        x = hidden_states.to(self.compute_dtype)
+        return FrozenExperts.apply(x, top_k_weights, top_k_index, self).to(hidden_states.dtype)
+
+    def extra_repr(self) -> str:
+        return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
+
+
+@functools.cache
+def _dynamic_map(device: torch.device) -> torch.Tensor:
+    """The 8-bit code of the quantised scales. No buffer: the loader re-creates those that it finds in no checkpoint."""
+    return bnb.create_dynamic_map().to(device)
