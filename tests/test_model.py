@@ -35,6 +35,12 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
     model(**{name: value for name, value in batch.items() if name != "labels"})
     assert not seen["visual"][0].requires_grad and not seen["embed_tokens"].requires_grad
     assert seen["layers.0"].requires_grad and seen["layers.1"].requires_grad
+    kept = {
+        name: module.gradient_checkpointing
+        for name, module in model.named_modules()
+        if hasattr(module, "gradient_checkpointing")
+    }
+    assert {name for name, on in kept.items() if on} == {name for name in kept if "language_model" in name} != set()
 
 
 def test_the_same_seed_starts_from_the_same_adapter(config):

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -82,6 +83,9 @@ def test_two_t4_hold_the_30b_and_one_holds_it_by_streaming(name):
     assert planned(name, limits).fits and not planned(name, limits[:1]).fits
     streaming = planned(name, limits[:1], offload_experts=True)
     assert streaming.fits and 10 < len(streaming.streamed_layers) < 30
+    streamed = [int(layer.rsplit(".", 1)[1]) for layer in streaming.streamed_layers]
+    gaps = {after - before for before, after in itertools.pairwise(streamed)}
+    assert max(gaps) - min(gaps) <= 1 and streamed[-1] > 40  # spread over the whole model: copies hide behind what lies between
     assert planned(name, limits, offload_experts=True) == planned(name, limits)  # nothing is streamed where all fits
 
 

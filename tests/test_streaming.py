@@ -70,6 +70,13 @@ def test_there_and_back_again_each_layer_is_copied_in_time(stream):
     assert stream.fetch(layers[0])["packed"].tolist() == [0] * 4 and copied == []
 
 
+def test_the_next_layer_is_there_before_it_is_asked_for(stream):
+    stream, layers = stream
+    for number, following in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 3), (3, 2), (2, 1), (1, 0)]:
+        stream.fetch(layers[number])
+        assert set(stream.holds) == {number, following}, number
+
+
 def test_a_jump_is_served_too(stream):
     stream, layers = stream
     for number in [3, 0, 4, 1]:

@@ -162,6 +162,14 @@ def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challen
     assert seen == {"gpus": 1, "batch": config.micro_batch}
 
 
+def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(config, encoder, challenge, tmp_path, monkeypatch):
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
+    config = dataclasses.replace(config, epochs=2)
+    train_fold(fresh(config), config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "f"))
+    assert len(freed) >= 4  # two epochs, each with an evaluation; the Trainer may free some more
+
+
 def test_gradients_that_are_no_numbers_are_counted_and_end_the_training():
     guard, state = NonFiniteGuard(most_in_a_row=3), SimpleNamespace(global_step=7)
     for norm in (float("inf"), float("nan"), 1.0, float("nan"), float("nan")):
