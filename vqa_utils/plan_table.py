@@ -37,7 +37,9 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     console.print(f"largest micro-batch: {largest_micro_batch(config, shape, limits)} of {effective} rows an optimizer step")
     verdict = "fits" if plan.fits else "does not fit"
     hint = "" if plan.fits or not shape.experts else " (--set offload_experts=true streams what is too much)"
-    console.print(f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red")
+    console.print(
+        f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red"
+    )
     return plan
 
 
