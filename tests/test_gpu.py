@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils import model
+from vqa_utils import model, train
 from vqa_utils.artifacts import read_json
 from vqa_utils.config import from_dict
 from vqa_utils.ladder import read_rungs
 from vqa_utils.model import add_lora, load_base, memory_plan
-from vqa_utils.paths import ROOT, RunPaths
+from vqa_utils.paths import ROOT, FoldPaths, RunPaths
+from vqa_utils.precision import START_SCALE, grad_scaler
 from vqa_utils.presets import preset
+from vqa_utils.train import train_fold
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 STREAMED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
@@ -59,6 +61,18 @@ def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_p
     with torch.autocast("cuda", torch.float16), torch.no_grad():
         first, again = (load_base(config)(**batch).logits for _ in range(2))
     assert torch.equal(first, again) and len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(config, encoder, challenge, tmp_path, monkeypatch):
+    scaler = grad_scaler()
+    monkeypatch.setattr(train, "grad_scaler", lambda: scaler)
+    config = dataclasses.replace(config, use_amp=True, micro_batch=2, accumulation=2)
+    rows = challenge.train
+    model = add_lora(load_base(config), config)
+    meta = train_fold(model, config, encoder, rows.head(16), rows.tail(4), FoldPaths(tmp_path / "fold"))
+    state = scaler.state_dict()
+    assert meta["skipped_steps"] == 0 and state["scale"] == START_SCALE
+    assert state["_growth_tracker"] == meta["steps"] == 4  # it was asked once a step, not once a micro-batch
 
 
 LIMIT = """
