@@ -1,26 +1,41 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
-from vqa_utils.experts import FrozenExperts, chunks, grouped_product, sort_by_expert
+from vqa_utils.experts import Routing, frozen_experts, split
 
 
 class Dense(nn.Module):
-    """What FrozenExperts asks of a module, over weights that are not packed."""
+    """What `frozen_experts` asks of a module, over weights that are not packed; counts the experts made dense."""
 
-    def __init__(self, experts, at_once):
+    def __init__(self, experts, at_once=200, padding_worth=1000):
         super().__init__()
-        self.experts, self.num_experts, self.at_once = experts, experts.num_experts, at_once
+        self.experts, self.num_experts = experts, experts.num_experts
+        self.at_once, self.padding_worth, self.made = at_once, padding_worth, []
 
-    def dense(self, name, experts):
-        assert experts.stop - experts.start == self.at_once
-        return getattr(self.experts, name).detach()[experts]
+    def dequantizer(self, name):
+        def dense(experts):
+            assert len(experts) <= self.at_once
+            self.made.append((name, len(experts)))
+            return getattr(self.experts, name).detach()[experts]
+
+        return dense
 
     def apply_gate(self, gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
         return self.experts.act_fn(gate) * up
+
+
+def small_experts(experts):
+    text = {"hidden_size": 24, "moe_intermediate_size": 20, "num_experts": experts, "hidden_act": "silu"}
+    reference = Qwen3VLMoeTextExperts(Qwen3VLMoeConfig(text_config=text).text_config)
+    nn.init.normal_(reference.gate_up_proj, std=0.3)
+    nn.init.normal_(reference.down_proj, std=0.3)
+    reference.config._experts_implementation = "eager"
+    return reference
 
 
 def routed(case, tokens, experts, k):
@@ -33,7 +48,7 @@ def routed(case, tokens, experts, k):
     return (weights / weights.sum(-1, keepdim=True)).detach().requires_grad_(), index
 
 
-@pytest.mark.parametrize("at_once", [3, 200])
+@pytest.mark.parametrize(("at_once", "padding_worth"), [(3, 1000), (200, 1000), (200, 0)])
 @pytest.mark.parametrize(
     ("case", "tokens", "experts", "k"),
     [
@@ -44,42 +59,63 @@ def routed(case, tokens, experts, k):
         ("many experts", 50, 128, 8),
     ],
 )
-def test_equal_to_transformers_reference_with_gradients(case, tokens, experts, k, at_once):
+def test_equal_to_transformers_reference_with_gradients(case, tokens, experts, k, at_once, padding_worth):
     torch.manual_seed(0)
-    text = {"hidden_size": 24, "moe_intermediate_size": 20, "num_experts": experts, "hidden_act": "silu"}
-    reference = Qwen3VLMoeTextExperts(Qwen3VLMoeConfig(text_config=text).text_config)
-    nn.init.normal_(reference.gate_up_proj, std=0.3)
-    nn.init.normal_(reference.down_proj, std=0.3)
-    reference.config._experts_implementation = "eager"
+    reference = small_experts(experts)
     x = torch.randn(tokens, 24, requires_grad=True)
     weights, index = routed(case, tokens, experts, k)
     grad = torch.randn(tokens, 24)
     expected = reference(x, index, weights)
     wanted = torch.autograd.grad(expected, (x, weights), grad)
-    found = FrozenExperts.apply(x, weights, index, Dense(reference, at_once))
+    found = frozen_experts(x, weights, index, Dense(reference, at_once, padding_worth))
     got = torch.autograd.grad(found, (x, weights), grad)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen_experts(x, weights, index, Dense(reference, at_once)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_sorted_pairs_name_their_tokens():
-    order, token, counts = sort_by_expert(torch.tensor([[2, 0], [0, 2], [2, 1]]), 4)
-    assert order.tolist() == [1, 2, 5, 0, 3, 4] and token.tolist() == [0, 1, 2, 0, 1, 2] and counts == [2, 1, 3, 0]
+def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
+    torch.manual_seed(0)
+    module, (weights, index) = Dense(small_experts(8)), routed("any", 40, 8, 2)
+    x = torch.randn(40, 24, requires_grad=True)
+
+    def layer(x):
+        return x + frozen_experts(x.sin(), weights, index, module)
+
+    plain = torch.autograd.grad(layer(x).sum(), (x, weights))
+    module.made.clear()
+    y = checkpoint(layer, x, use_reentrant=False)
+    forward = list(module.made)
+    found = torch.autograd.grad(y.sum(), (x, weights))
+    assert forward and sorted(module.made) == sorted(2 * forward)  # a forward and a backward, no third time
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_each_expert_gets_its_own_matrix():
-    rows, weights = torch.randn(5, 3), torch.randn(3, 3, 2)
-    expected = torch.cat([rows[:2] @ weights[0], rows[2:] @ weights[2]])
-    torch.testing.assert_close(grouped_product(rows, weights, [2, 0, 3]), expected)
-
-
-def test_chunks_of_experts_with_their_rows():
-    found = list(chunks([2, 0, 3, 0, 0, 1, 4], 2))
-    assert found == [
-        (slice(0, 2), slice(0, 2)),
-        (slice(2, 4), slice(2, 5)),
-        (slice(4, 6), slice(5, 6)),
-        (slice(6, 8), slice(6, 10)),
+def test_every_pair_has_one_slot_and_padding_goes_behind_the_last():
+    index = torch.tensor([[2, 0], [0, 2], [2, 1]])
+    routing = Routing(index, 4, at_once=2, padding_worth=10)
+    assert [(chunk.experts.tolist(), chunk.slots) for chunk in routing.chunks] == [
+        ([2], slice(0, 3)),  # more than a quarter of the pairs, so alone
+        ([0], slice(3, 5)),
+        ([1], slice(5, 6)),
     ]
-    assert list(chunks([0, 0, 5], 2)) == [(slice(2, 4), slice(0, 5))]
+    assert routing.target.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [0, 1, 2, 0, 1, 2]
+    padded = Routing(torch.arange(40).remainder(39)[:, None] // 3, 13, at_once=13, padding_worth=10)
+    assert sorted(padded.target[padded.target < 40].tolist()) == list(range(40)) and (padded.target == 40).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("loads", "at_once", "padding_worth", "expected"),
+    [
+        ([5] * 16, 16, 0, [(4, 5)] * 4),  # at most a quarter of the rows
+        ([5] * 16, 3, 0, [(3, 5)] * 5 + [(1, 5)]),  # at most so many experts
+        ([9, 8, 2, 2, 1, 1, 1, 0], 8, 0, [(1, 9), (1, 8), (2, 2), (3, 1)]),  # where padding may cost nothing, exact
+        ([9, 8, 2, 2, 1, 1, 1, 0], 8, 1, [(1, 9), (1, 8), (3, 2), (2, 1)]),
+        ([0, 0], 8, 5, []),
+    ],
+)
+def test_chunks_weigh_padding_against_launches(loads, at_once, padding_worth, expected):
+    assert split(loads, at_once, padding_worth) == expected

@@ -15,12 +15,14 @@ from vqa_utils.artifacts import ArtifactError, read_json, write_json
 from vqa_utils.cache import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
 from vqa_utils.loaded import check_loaded
+from vqa_utils.lora import use_lean_lora
 from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
 from vqa_utils.memory import weights_by_module
 from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.plan import Plan
 from vqa_utils.precision import keep_stream_in_fp32
 from vqa_utils.quantize import nf4_config, streaming
+from vqa_utils.vision import batch_images
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 
@@ -97,6 +99,7 @@ def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None
     model.config.use_cache = model.config.get_text_config().use_cache = False
     if model.dtype == torch.float16:
         keep_stream_in_fp32(model)
+    batch_images(model)
     check_loaded(model, config, plan.streamed_layers if plan else ())
     return model.requires_grad_(False).eval()
 
@@ -150,6 +153,7 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
         enable({"use_reentrant": False})
     adapted = get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
     _end_backward_at_language_model(model)
+    use_lean_lora(adapted)
     return adapted
 
 
@@ -185,4 +189,5 @@ def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, 
     of_the_run = {name: getattr(run, name) for name in NOT_OF_THE_ADAPTER}
     config = dataclasses.replace(from_dict(read_json(folder / CONFIG_BESIDE_ADAPTER)), **of_the_run)
     model = PeftModel.from_pretrained(load_base(config), folder).eval()
+    use_lean_lora(model)
     return model, load_processor(config), config

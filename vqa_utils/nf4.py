@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -9,12 +10,11 @@ import torch
 from torch import nn
 from transformers.integrations.moe import _default_apply_gate
 
-from vqa_utils.experts import FrozenExperts
+from vqa_utils.experts import frozen_experts
 from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
 from vqa_utils.streaming import ExpertStream
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
-EVERY_EXPERT = slice(None)
 
 
 class NF4Experts(nn.Module):
@@ -104,22 +104,35 @@ class NF4Experts(nn.Module):
                 parts.setdefault(prefix, []).append(tensor)
         return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
-    def dense(self, name: str, experts: slice = EVERY_EXPERT) -> torch.Tensor:
-        """One projection of some experts, [n, rows, columns] in the compute type; three kernels for any n."""
+    def dequantizer(self, name: str) -> Callable[..., torch.Tensor]:
+        """Makes one projection of some experts dense: their numbers [n], or all -> [n, rows, columns] in the compute type.
+
+        The scales are made dense here, for all experts, so that each use is two gathers and one more kernel.
+        """
         rows, columns = self.shapes[name]
         tensors = self.tensors()
-        packed, absmax = tensors[name][experts], tensors[f"absmax_{name}"][experts]
+        packed, absmax = tensors[name], tensors[f"absmax_{name}"]
         if self.double_quant:
             absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-                absmax, tensors[f"scale_{name}"][experts].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
+                absmax, tensors[f"scale_{name}"].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
             )
-            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"offset_{name}"][experts]
-        # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
-        # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
-        weight = torch.ops.bitsandbytes.dequantize_4bit.default(
-            packed.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), self.compute_dtype
-        )
-        return weight.view(-1, rows, columns)
+            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"offset_{name}"]
+
+        def dense(experts: torch.Tensor | None = None) -> torch.Tensor:
+            chosen = (packed, absmax) if experts is None else (packed[experts], absmax[experts])
+            # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
+            # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
+            weight = torch.ops.bitsandbytes.dequantize_4bit.default(
+                chosen[0].flatten(), chosen[1].flatten(), BLOCK, "nf4", (chosen[1].numel(), BLOCK), self.compute_dtype
+            )
+            return weight.view(-1, rows, columns)
+
+        return dense
+
+    @property
+    def padding_worth(self) -> int:
+        """Rows of padding that take as long as one more chunk, some 35 launches forward and backward."""
+        return _padding_worth(self.absmax_down_proj.device)
 
     def apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[N, 2I] -> [N, I]: the activated gate times the up projection."""
@@ -128,10 +141,21 @@ class NF4Experts(nn.Module):
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
         x = hidden_states.to(self.compute_dtype)
-        return FrozenExperts.apply(x, top_k_weights, top_k_index, self).to(hidden_states.dtype)
+        return frozen_experts(x, top_k_weights, top_k_index, self).to(hidden_states.dtype)
 
     def extra_repr(self) -> str:
         return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
+
+
+@functools.cache
+def _padding_worth(device: torch.device) -> int:
+    """A row of the 30B's experts takes 25 MFLOP forward and backward and moves 40 kB; a launch takes 5 us, of a GPU that is fed.
+
+    A T4 (25 TFLOP/s sustained, 0.3 TB/s) takes 1.1 us a row, an A100 or H100 about 0.08; a CPU has no launches.
+    """
+    if device.type != "cuda":
+        return 16
+    return 150 if torch.cuda.get_device_capability(device) < (8, 0) else 2000
 
 
 @functools.cache

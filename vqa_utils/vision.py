@@ -1,0 +1,93 @@
+"""The vision tower's attention for all images of a batch at once.
+
+transformers cuts the patches of a batch by image (or window) and attends to each in Python, with a synchronisation, in every
+layer. Here the images become rows of one padded batch; where they have one size, as the windows mostly do, nothing is padded.
+"""
+
+import itertools
+import sys
+import types
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ROTARY = "apply_rotary_pos_emb_vision"
+
+
+class Rows:
+    """Where the patches of images that lie one after the other go in a batch [images, longest].
+
+    Attributes:
+        index: [images * longest], the patch of each place; None where all have the same length.
+        back: [patches], the place of each patch.
+        mask: [images, 1, 1, longest], True at patches.
+    """
+
+    def __init__(self, ends: torch.Tensor):
+        """`ends`: [images + 1], the cumulative lengths from 0; the one synchronisation."""
+        self.ends, bounds = ends, ends.tolist()
+        lengths = [end - start for start, end in itertools.pairwise(bounds)]
+        self.images, self.longest = len(lengths), max(lengths)
+        self.index = self.back = self.mask = None
+        if len(set(lengths)) > 1:
+            place = torch.arange(self.longest, device=ends.device)
+            inside = place < ends.diff()[:, None]
+            self.index = (ends[:-1, None] + place).clamp_(max=bounds[-1] - 1).flatten()
+            self.back = inside.flatten().nonzero_static(size=bounds[-1]).flatten()
+            self.mask = inside[:, None, None]
+
+    def batch(self, patches: torch.Tensor) -> torch.Tensor:
+        """[patches, heads, d] -> [images, heads, longest, d]."""
+        rows = patches if self.index is None else patches[self.index]
+        return rows.view(self.images, self.longest, *patches.shape[1:]).transpose(1, 2)
+
+    def flatten(self, rows: torch.Tensor) -> torch.Tensor:
+        """[images, heads, longest, d] -> [patches, heads * d]."""
+        patches = rows.transpose(1, 2).flatten(2).flatten(0, 1)
+        return patches if self.back is None else patches[self.back]
+
+
+def batch_images(model: nn.Module) -> None:
+    """Give the vision tower's attention and patch embedding the forwards below, where they have transformers' usual parts."""
+    known: dict[int, Rows] = {}
+    for name, module in model.named_modules():
+        rotary = getattr(sys.modules[type(module).__module__], ROTARY, None)
+        if "visual" in name and rotary and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
+            module.rotary, module.rows = rotary, known
+            module.forward = types.MethodType(_attention, module)
+        if name.endswith("visual.patch_embed") and isinstance(getattr(module, "proj", None), nn.Conv3d):
+            module.forward = types.MethodType(_embed_patches, module)
+
+
+def _attention(
+    self: nn.Module,
+    hidden_states: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    **kwargs: Any,
+) -> torch.Tensor:
+    """hidden_states [patches, width], as transformers calls it."""
+    qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
+    query, key = self.rotary(qkv[:, 0], qkv[:, 1], *position_embeddings)
+    rows = _rows_of(self.rows, cu_seqlens)
+    batch = (rows.batch(part) for part in (query, key, qkv[:, 2]))
+    attended = F.scaled_dot_product_attention(*batch, attn_mask=rows.mask, scale=self.scaling)
+    return self.proj(rows.flatten(attended))
+
+
+def _embed_patches(self: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+    """A convolution whose stride is its kernel is a product: [patches, pixels] -> [patches, width]."""
+    weight = self.proj.weight.flatten(1)
+    return F.linear(patches.to(weight.dtype).view(-1, weight.shape[1]), weight, self.proj.bias)
+
+
+def _rows_of(known: dict[int, Rows], ends: torch.Tensor) -> Rows:
+    """The same for all layers that get the same tensor: made once a batch (Qwen2.5-VL has one for windows too)."""
+    found = known.get(id(ends))
+    if found is None or found.ends is not ends:
+        if len(known) > 1:
+            known.clear()
+        found = known[id(ends)] = Rows(ends)
+    return found
