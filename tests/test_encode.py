@@ -92,3 +92,17 @@ def test_a_letter_of_several_tokens_is_refused(processor):
     with pytest.raises(ValueError, match=r"one token for each of the letters .* found \[\[1\], \[1\], \[1, 2\], \[1\]\]"):
         letter_token_ids(Processor())
     assert len(set(letter_token_ids(processor))) == 4
+
+
+def test_the_positions_are_those_of_the_model(base, encoder, challenge, tmp_path):
+    records = challenge.train.head(3).to_dict("records")
+    for number, (record, size) in enumerate(zip(records, [(64, 64), (32, 96), (120, 40)], strict=True)):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        record |= {"path": f"{number}.png", "question": record["question"] * (number + 1)}
+    batch = Encoder(encoder.processor, tmp_path, 128).examples(records)
+    assert (batch["attention_mask"] == 0).any() and len(batch["image_grid_thw"].unique(dim=0)) == 3
+    wanted, _ = base.model.get_rope_index(
+        batch["input_ids"], mm_token_type_ids=batch["mm_token_type_ids"], image_grid_thw=batch["image_grid_thw"],
+        attention_mask=batch["attention_mask"],
+    )  # fmt: skip
+    assert torch.equal(batch["position_ids"], wanted)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -94,28 +96,42 @@ def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_every_pair_has_one_slot_and_padding_goes_behind_the_last():
+def test_every_pair_has_one_slot():
     index = torch.tensor([[2, 0], [0, 2], [2, 1]])
-    routing = Routing(index, 4, at_once=2, padding_worth=10)
+    routing = Routing(index, 4, at_once=2, padding_worth=0)
     assert [(chunk.experts.tolist(), chunk.slots) for chunk in routing.chunks] == [
-        ([2], slice(0, 3)),  # more than a quarter of the pairs, so alone
+        ([2], slice(0, 3)),
         ([0], slice(3, 5)),
         ([1], slice(5, 6)),
     ]
-    assert routing.target.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [0, 1, 2, 0, 1, 2]
-    padded = Routing(torch.arange(40).remainder(39)[:, None] // 3, 13, at_once=13, padding_worth=10)
-    assert sorted(padded.target[padded.target < 40].tolist()) == list(range(40)) and (padded.target == 40).sum() == 1
+    assert routing.pair.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [0, 1, 2, 0, 1, 2]
+    assert routing.slot_of_pair.tolist() == [[0, 3], [4, 1], [2, 5]]
+    index = torch.repeat_interleave(torch.tensor([10, 9, 8, 7, 6]))[torch.randperm(40)][:, None]
+    padded = Routing(index, 5, at_once=5, padding_worth=100)
+    assert padded.slots == 42 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize(
     ("loads", "at_once", "padding_worth", "expected"),
     [
-        ([5] * 16, 16, 0, [(4, 5)] * 4),  # at most a quarter of the rows
-        ([5] * 16, 3, 0, [(3, 5)] * 5 + [(1, 5)]),  # at most so many experts
-        ([9, 8, 2, 2, 1, 1, 1, 0], 8, 0, [(1, 9), (1, 8), (2, 2), (3, 1)]),  # where padding may cost nothing, exact
-        ([9, 8, 2, 2, 1, 1, 1, 0], 8, 1, [(1, 9), (1, 8), (3, 2), (2, 1)]),
+        ([5] * 16, 16, 5, [(8, 5)] * 2),  # at most half of the rows
+        ([5] * 9, 3, 5, [(3, 5)] * 3),  # at most so many experts
+        ([9, 8, 2, 2, 1, 1, 1, 0], 8, 0.1, [(1, 9), (1, 8), (2, 2), (3, 1)]),  # where padding may cost nothing, exact
+        ([9, 9, 2, 2, 1, 1, 0], 8, 3, [(1, 9), (1, 9), (4, 2)]),  # two rows of padding cost less than a chunk
+        ([7], 8, 3, [(1, 7)]),
         ([0, 0], 8, 5, []),
     ],
 )
 def test_chunks_weigh_padding_against_launches(loads, at_once, padding_worth, expected):
     assert split(loads, at_once, padding_worth) == expected
+
+
+def test_no_other_cut_is_cheaper():
+    loads = [31, 17, 16, 9, 9, 8, 3, 1]
+    cost = {
+        cut: sum((end - start) * loads[start] + 6 for start, end in itertools.pairwise((0, *cut, 8)))
+        for size in range(8)
+        for cut in itertools.combinations(range(1, 8), size)
+        if all((end - start) * loads[start] <= sum(loads) // 2 for start, end in itertools.pairwise((0, *cut, 8)))
+    }
+    assert sum(experts * rows + 6 for experts, rows in split(loads, 8, 6)) == min(cost.values())

@@ -40,6 +40,32 @@ def test_equal_to_pefts_own_with_gradients(dropout, bias):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_an_optimizer_step_is_seen(monkeypatch):
+    model, x = adapted(0.0, False), torch.randn(3, 128)
+    use_lean_lora(model)
+    before = model(x)
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
+    assert torch.equal(model(x), before)  # no gradient yet
+    before.sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
+    after = model(x)
+    del model.base_model.model[0].forward
+    torch.testing.assert_close(after, model(x), rtol=1e-5, atol=1e-4)
+    assert (after - before).abs().max() > 0.1
+
+
+def test_the_scales_are_dense_and_the_same():
+    model = adapted(0.0, False)
+    base = model.base_model.model[0].base_layer
+    nested = bnb.nn.Params4bit(torch.randn(192, 128), requires_grad=False, quant_type="nf4", compress_statistics=True).to("cpu")
+    base.weight = nested
+    before = base(torch.eye(128))
+    assert base.weight.quant_state.nested
+    use_lean_lora(model)
+    assert not base.weight.quant_state.nested
+    torch.testing.assert_close(base(torch.eye(128)), before)
+
+
 def test_without_the_adapter_it_is_the_base():
     model, x = adapted(0.0, False), torch.randn(3, 128)
     use_lean_lora(model)

@@ -4,13 +4,17 @@ Experts are sorted by load and go through in chunks. The experts of a chunk shar
 many rows as the busiest: few launches, at the price of some padding. `split` weighs the two.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-CHUNK_SHARE = 4  # a chunk has at most a quarter of the pairs (or one expert), which bounds its buffers
+CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, which bounds its buffers
+CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Chunk:
     experts: torch.Tensor
     """[n]"""
     slots: slice
-    """n * capacity of the layer's slots"""
+    """n * rows of the layer's slots"""
 
 
 class Routing:
@@ -28,52 +32,66 @@ class Routing:
 
     Attributes:
         chunks: in the order of their slots.
-        pair: [slots], the flat place in `index` [T, k]; a padding slot has that of a pair which is there too.
-        token: [slots]
-        target: [slots], `pair`, and T * k in a padding slot.
+        slots: how many there are.
+        pair, token: [slots], the flat place in `index` [T, k] that a slot computes, and its token; a padding slot has any.
+        slot_of_pair: [T, k]
     """
 
     def __init__(self, index: torch.Tensor, num_experts: int, at_once: int, padding_worth: int):
-        expert_of_pair, order = index.flatten().sort(stable=True)
-        first = torch.searchsorted(expert_of_pair, torch.arange(num_experts + 1, device=index.device))
-        load, by_load = first.diff().sort(descending=True)
-        sizes = split(load.tolist(), at_once, padding_worth)
-        capacity = torch.tensor([rows for experts, rows in sizes for _ in range(experts)], device=index.device)
-        total = sum(experts * rows for experts, rows in sizes)
-        rank = torch.repeat_interleave(capacity, output_size=total)
-        place = torch.arange(total, device=index.device) - (capacity.cumsum(0) - capacity)[rank]
-        self.pair = order[(first[by_load[rank]] + place).clamp_(max=len(order) - 1)]
+        kind = torch.uint8 if num_experts <= 256 else torch.int32  # a byte is sorted in one pass
+        expert_of_pair, order = index.flatten().to(kind).sort(stable=True)
+        numbers = torch.arange(num_experts, device=index.device, dtype=kind)
+        ends = torch.searchsorted(expert_of_pair, numbers, right=True).cpu().numpy()
+        load = np.diff(ends, prepend=0)
+        by_load = np.argsort(-load, kind="stable")
+        sizes = split(load[by_load].tolist(), at_once, padding_worth)
+        self.slots = sum(experts * rows for experts, rows in sizes)
+        first_slot = np.zeros(num_experts, dtype=np.int64)  # of each expert
+        rows_of_each = np.repeat([rows for _, rows in sizes], [experts for experts, _ in sizes])
+        first_slot[by_load[: len(rows_of_each)]] = np.cumsum(rows_of_each) - rows_of_each
+        slot = np.arange(len(order)) + np.repeat(first_slot - (ends - load), load)  # of each sorted pair
+        source = np.zeros(self.slots, dtype=np.int64)
+        source[slot] = np.arange(len(order))
+        on_gpu = torch.from_numpy(np.concatenate([source, slot, by_load])).to(index.device, non_blocking=True)
+        source, slot, by_load = on_gpu.split([self.slots, len(order), num_experts])
+        self.pair = order[source]
         self.token = self.pair // index.shape[1]
-        self.target = torch.where(place < load[rank], self.pair, len(order))
-        self.chunks = list(_chunks(sizes, by_load))
+        self.slot_of_pair = torch.empty_like(order).scatter_(0, order, slot).view(index.shape)
+        ends = [0, *itertools.accumulate(experts for experts, _ in sizes)]
+        edges = [0, *itertools.accumulate(experts * rows for experts, rows in sizes)]
+        self.chunks = [
+            Chunk(by_load[first:last], slice(start, end))
+            for (first, last), (start, end) in zip(itertools.pairwise(ends), itertools.pairwise(edges), strict=True)
+        ]
 
 
 def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
     """Cut experts, sorted by load, into chunks: the number of experts and the rows that each gets.
 
-    A chunk ends before its padding costs more than one more chunk would, and before it has too many experts or rows.
+    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more.
 
     Args:
         loads: rows of each expert, descending; those without any are left out.
         at_once: the most experts of a chunk, whose dense weights are alive together.
         padding_worth: the rows of padding that take as long as one more chunk.
     """
-    rows_at_once, sizes, start, padding = sum(loads) // CHUNK_SHARE, [], 0, 0
-    busy = [load for load in loads if load]
-    for number, load in enumerate(busy):
-        padding += busy[start] - load
-        count = number - start
-        if count and (count == at_once or padding > padding_worth or (count + 1) * busy[start] > rows_at_once):
-            sizes.append((count, busy[start]))
-            start, padding = number, 0
-    return [*sizes, (len(busy) - start, busy[start])] if busy else []
-
-
-def _chunks(sizes: Sequence[tuple[int, int]], by_load: torch.Tensor) -> Iterator[Chunk]:
-    expert = slot = 0
-    for count, rows in sizes:
-        yield Chunk(by_load[expert : expert + count], slice(slot, slot + count * rows))
-        expert, slot = expert + count, slot + count * rows
+    busy, most_rows = sum(map(bool, loads)), sum(loads) // CHUNK_SHARE
+    cuts = [*range(0, busy, max(1, min(at_once, busy // CUTS))), busy]
+    best, before = [0], [0]  # of the experts before each cut: the cost, and the cut where the last chunk starts
+    for number, end in enumerate(cuts[1:], 1):
+        costs = []
+        for start in range(number):
+            experts, rows = end - cuts[start], (end - cuts[start]) * loads[cuts[start]]
+            allowed = start == number - 1 or (experts <= at_once and rows <= most_rows)
+            costs.append((best[start] + rows + padding_worth if allowed else float("inf"), start))
+        cost, start = min(costs)
+        best.append(cost)
+        before.append(start)
+    sizes, number = [], len(cuts) - 1
+    while number:
+        sizes.append((cuts[number] - cuts[before[number]], loads[cuts[before[number]]]))
+        number = before[number]
+    return sizes[::-1]
 
 
 def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
@@ -103,12 +121,12 @@ def compute(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module:
     routing = Routing(index, module.num_experts, module.at_once, module.padding_worth)
     gate_up, down = module.dequantizer("gate_up_proj"), module.dequantizer("down_proj")
     slot_weights = weights.flatten()[routing.pair, None].to(x.dtype)
-    y = x.new_empty(index.numel() + 1, x.shape[1])  # padding is written to the row behind the last
+    y = x.new_empty(routing.slots, x.shape[1])
     for chunk in routing.chunks:
         pre = _product(x[routing.token[chunk.slots]], gate_up(chunk.experts).mT)
         h = module.apply_gate(pre).mul_(slot_weights[chunk.slots])
-        y.index_copy_(0, routing.target[chunk.slots], _product(h, down(chunk.experts).mT))
-    return _sum_over_experts(y, index)
+        _product(h, down(chunk.experts).mT, y[chunk.slots])
+    return _sum_over_experts(y, routing)
 
 
 def gradients(
@@ -118,21 +136,21 @@ def gradients(
     routing = Routing(index, module.num_experts, module.at_once, module.padding_worth)
     gate_up, down = module.dequantizer("gate_up_proj"), module.dequantizer("down_proj")
     slot_weights, grad = weights.flatten()[routing.pair, None].to(x.dtype), grad.to(x.dtype)
-    grad_weights = torch.empty(index.numel() + 1, dtype=torch.float32, device=x.device)
-    grad_pairs = x.new_empty(index.numel() + 1, x.shape[1])
+    grad_weights = torch.empty(routing.slots, dtype=torch.float32, device=x.device)
+    grad_slots = x.new_empty(routing.slots, x.shape[1])
     for chunk in routing.chunks:
-        token, target, dense = routing.token[chunk.slots], routing.target[chunk.slots], gate_up(chunk.experts)
+        token, dense = routing.token[chunk.slots], gate_up(chunk.experts)
         pre = _product(x[token], dense.mT)
         with torch.enable_grad():
             pre.requires_grad_()
             h = module.apply_gate(pre)
         # loss = <grad, down(w * h)>, so its gradient is <down^T grad, h> in w and w * down^T grad in h
         back = _product(grad[token], down(chunk.experts))
-        grad_weights.index_copy_(0, target, (back.float() * h.detach()).sum(-1))
+        torch.sum(back.float() * h.detach(), -1, out=grad_weights[chunk.slots])
         (grad_pre,) = torch.autograd.grad(h, pre, back.mul_(slot_weights[chunk.slots]))
-        grad_pairs.index_copy_(0, target, _product(grad_pre, dense))
+        _product(grad_pre, dense, grad_slots[chunk.slots])
         del dense  # before the next chunk's is made
-    return _sum_over_experts(grad_pairs, index), grad_weights[:-1].view_as(weights).to(weights.dtype)
+    return _sum_over_experts(grad_slots, routing), grad_weights[routing.slot_of_pair].to(weights.dtype)
 
 
 class _KeepInputs(torch.autograd.Function):
@@ -161,11 +179,14 @@ class _Compute(torch.autograd.Function):
         return grad, None, None, None, None
 
 
-def _product(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _product(rows: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Rows [n * capacity, in] times each expert's matrix [n, in, out] -> [n * capacity, out]."""
-    return torch.bmm(rows.view(len(weights), -1, rows.shape[1]), weights).flatten(0, 1)
+    batches = rows.view(len(weights), -1, rows.shape[1])
+    if out is None:
+        return torch.bmm(batches, weights).flatten(0, 1)
+    return torch.bmm(batches, weights, out=out.view(len(weights), -1, weights.shape[2]))
 
 
-def _sum_over_experts(pairs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """[T * k + 1, H] -> [T, H], the k rows of each token added without atomics."""
-    return pairs[:-1].view(*index.shape, -1).sum(1)
+def _sum_over_experts(rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """[slots, H] -> [T, H]: the k rows of each token found and added by one kernel, in fp32 and without atomics."""
+    return F.embedding_bag(routing.slot_of_pair, rows, mode="sum")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vqa_utils.config import Config
 from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
-EXPERTS_AT_ONCE = 32  # whose dense 16-bit weights are alive at a time: 288 MiB of the 30B's 1,152 a layer
+EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
 TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
 KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
 BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
@@ -76,7 +76,8 @@ def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
         groups[group_of(name)] = groups.get(group_of(name), 0) + weight_bytes(name, size, config)
         if lora := lora_weights(name, size, config):
             each = PAGED_LORA_BYTES if config.use_cpu_offload else LORA_BYTES
-            groups[LORA] = groups.get(LORA, 0) + lora * each
+            scales = 3 * math.prod(size) // BLOCK if config.quantization == "nf4" and config.use_double_quant else 0
+            groups[LORA] = groups.get(LORA, 0) + lora * each + scales  # which `lora` keeps dense
     return modules
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils import cached_file
 
 from vqa_utils.artifacts import ArtifactError, read_json, write_json
+from vqa_utils.attention import use_lean_attention
 from vqa_utils.cache import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
 from vqa_utils.loaded import check_loaded
@@ -100,6 +101,7 @@ def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None
     if model.dtype == torch.float16:
         keep_stream_in_fp32(model)
     batch_images(model)
+    use_lean_attention(model)
     check_loaded(model, config, plan.streamed_layers if plan else ())
     return model.requires_grad_(False).eval()
 

@@ -29,6 +29,7 @@ def keep_stream_in_fp32(model: nn.Module) -> None:
         if is_router or is_norm:
             module.float()
         if is_norm and hasattr(module, "variance_epsilon") and "Gated" not in type(module).__name__:
+            module.weight_in_fp16 = module.weight.detach().half()
             feeds_router = name.endswith("post_attention_layernorm") and _has_router(model, name.rpartition(".")[0])
             is_last = name.endswith("language_model.norm")
             module.forward = types.MethodType(_norm if feeds_router or is_last else _norm_in_fp16, module)
@@ -52,7 +53,8 @@ def _has_router(model: nn.Module, layer: str) -> bool:
 def _norm(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The RMS norm of Qwen2 and Qwen3 in torch's one kernel, which sums in fp32; in the type of `x`."""
     with torch.autocast(x.device.type, enabled=False):
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.variance_epsilon)
+        weight = self.weight_in_fp16 if x.dtype == torch.float16 else self.weight
+        return F.rms_norm(x, weight.shape, weight, self.variance_epsilon)
 
 
 def _norm_in_fp16(self: nn.Module, x: torch.Tensor) -> torch.Tensor:

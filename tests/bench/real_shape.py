@@ -66,6 +66,11 @@ def checkpoint(shape) -> dict[str, RandomWeight]:
 
 def load(config: Config, processor) -> PreTrainedModel:
     """`load_base` without a checkpoint on a disk."""
+    return finish_base(load_stock(config, processor), config, memory_plan(config))
+
+
+def load_stock(config: Config, processor) -> PreTrainedModel:
+    """The model with its experts in NF4, and otherwise as transformers leaves it."""
     published = published_config(config.model)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(published))
@@ -77,8 +82,7 @@ def load(config: Config, processor) -> PreTrainedModel:
     model_class = AutoModelForImageTextToText._model_mapping[type(model_config)]
     weights = checkpoint(read_shape(published))
     with streaming(plan.streamed_layers if plan else ()):
-        model = model_class.from_pretrained(None, config=model_config, state_dict=weights, **loading_options(config, plan))
-    return finish_base(model, config, plan)
+        return model_class.from_pretrained(None, config=model_config, state_dict=weights, **loading_options(config, plan))
 
 
 def make_processor(patch_px: int) -> Qwen3VLProcessor:

@@ -1,0 +1,238 @@
+"""How fast is a training step, and how fast is scoring? This project against transformers' own ways, in one run.
+
+    python tests/bench/speed.py --out speed.json              # the 30B's real shape, on a GPU capped at two T4's limits
+    python tests/bench/speed.py --out speed.json --tiny       # the demo's base on a CPU: that the code works, no timing
+
+Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
+at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
+a layer at a time. `ours`: what `load_base` and `add_lora` make.
+
+The floor counts, at rates measured in the same run: the operations of all products forward and of their input gradients
+backward (nothing computed twice), and each packed weight read once a pass.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from peft import LoraConfig, get_peft_model
+from real_shape import GIB, load_stock, make_processor, make_rows
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForImageTextToText
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
+
+from vqa_utils.config import Config, size_in_bytes
+from vqa_utils.encode import Encoder
+from vqa_utils.memory import weights_by_module
+from vqa_utils.model import LANGUAGE_MODEL, add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
+from vqa_utils.nf4 import NF4Experts
+from vqa_utils.presets import preset
+from vqa_utils.score import autocast
+from vqa_utils.shapes import published_config, read_shape
+from vqa_utils.train import answer_loss
+
+GPU = torch.cuda.is_available()
+ROWS = 16
+# variant, rows a batch, timed steps
+CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("ours", 1, 10), ("ours", 4, 10), ("ours", 16, 10)]
+
+
+def dense_view(experts: NF4Experts) -> SimpleNamespace:
+    """A layer's experts as transformers has them, made dense for one use."""
+    with torch.no_grad():
+        weights = {name: experts.dequantizer(name)() for name in ("gate_up_proj", "down_proj")}
+    flags = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
+    flags |= {"has_post_expert_norm": False, "_is_expert_parallel": False, "_apply_gate": experts.apply_gate}
+    return SimpleNamespace(num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights)
+
+
+def usual(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    forward = Qwen3VLMoeTextExperts.forward
+    return getattr(forward, "__wrapped__", forward)(dense_view(self), x, index, weights)
+
+
+def stock(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return ALL_EXPERTS_FUNCTIONS["grouped_mm"](dense_view(self), x, index, weights)
+
+
+def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
+    """What the recipes do: PEFT, checkpointing, and the hook that makes the inputs need a gradient."""
+    base.requires_grad_(False)
+    base.config.use_cache = base.config.get_text_config().use_cache = False
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    base.enable_input_require_grads()
+    targets = rf"{LANGUAGE_MODEL}\.({'|'.join(config.target_modules)})"
+    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
+    return get_peft_model(base, lora)
+
+
+@contextlib.contextmanager
+def experts_forward(forward: Callable | None) -> Iterator[None]:
+    """While a stock variant is timed."""
+    ours = NF4Experts.forward
+    NF4Experts.forward = forward or ours
+    yield
+    NF4Experts.forward = ours
+
+
+def train_step(model: torch.nn.Module, batch: dict) -> None:
+    inputs = dict(batch)
+    labels = inputs.pop("labels")
+    with autocast(model.device, True):
+        loss = answer_loss(model(**inputs), labels)
+    (loss * 256).backward()
+
+
+def score(model: torch.nn.Module, batch: dict) -> None:
+    with torch.inference_mode(), autocast(model.device, True):
+        model(**batch, logits_to_keep=1)
+
+
+def measured(step: Callable[[], None], rows: int, repeats: int) -> dict[str, float]:
+    """Seconds, busy seconds, kernels a row, and the peak; medians after two warm-up steps."""
+    for _ in range(2):
+        step()
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(repeats):
+        idle()
+        start = time.perf_counter()
+        step()
+        idle()
+        times.append(time.perf_counter() - start)
+    found = {"wall_s": statistics.median(times) / rows}
+    if GPU:
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            step()
+            idle()
+        events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        found |= {"busy_s": sum(event.device_time for event in events) / 1e6 / rows, "kernels": len(events) / rows}
+        found["top"] = top_kernels(events)
+    return {name: value if name == "top" else float(f"{value:.4g}") for name, value in found.items()}
+
+
+def top_kernels(events: list, count: int = 14) -> list[tuple[str, int, float]]:
+    """The kernels that take most: name, launches, milliseconds."""
+    sums: dict[str, tuple[int, float]] = {}
+    for event in events:
+        number, spent = sums.get(event.name, (0, 0.0))
+        sums[event.name] = number + 1, spent + event.device_time / 1e3
+    ranked = sorted(sums.items(), key=lambda item: -item[1][1])[:count]
+    return [(name[:90], number, round(spent, 2)) for name, (number, spent) in ranked]
+
+
+def idle() -> None:
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def rates() -> dict[str, float]:
+    """What this card sustains: TFLOP/s of a large fp16 product, TB/s of a large copy."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+    b = torch.empty(2**30, device="cuda", dtype=torch.uint8)
+    product, copy = (min(timed(step) for _ in range(5)) for step in (lambda: a @ a, lambda: b.clone()))
+    return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * 2**30 / copy / 1e12}
+
+
+def timed(step: Callable[[], object]) -> float:
+    step()
+    idle()
+    start = time.perf_counter()
+    step()
+    idle()
+    return time.perf_counter() - start
+
+
+def floor(config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool) -> float:
+    """Seconds a row: operations at the card's rate, and each packed weight read once a pass."""
+    shape = read_shape(published_config(config.model))
+    patches = config.image_side**2 // shape.patch_px**2
+    text = vision = 0
+    for name, size in shape.parameters.items():
+        count = torch.Size(size).numel()
+        if ".experts." in name:
+            text += count // size[0] * shape.experts_per_token
+        elif name.endswith("proj.weight") and "language_model" in name:
+            text += count
+        elif name.endswith("weight") and "visual.blocks" in name:
+            vision += count
+    passes = 2 if training else 1
+    operations = 2 * (passes * text * tokens + vision * patches)
+    packed = sum(sum(groups.values()) for groups in weights_by_module(shape, config).values())
+    return operations / rate["tflops"] / 1e12 + passes * packed / rows / rate["tbps"] / 1e12
+
+
+def prepared(tiny: bool, folder: Path) -> tuple[torch.nn.Module, Config, Encoder, list]:
+    """The stock base, its settings, and rows of random pictures."""
+    if tiny:
+        config = replace(preset("demo"), lora_dropout=0.05, micro_batch=1)
+        base = AutoModelForImageTextToText.from_pretrained(model_path(config), **loading_options(config, None))
+        processor = load_processor(config)
+    else:
+        config = preset("safe")
+        config = replace(config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-")
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size_in_bytes(config.max_memory[0]) / total))
+        processor = make_processor(16)
+        base = load_stock(config, processor)
+    rows = make_rows(folder, config.image_side, ROWS).to_dict("records")
+    return base, config, Encoder(processor, folder, config.image_side), rows
+
+
+def main() -> None:
+    """Time the cases one after the other and write what was measured after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", nargs="*", default=["usual", "stock", "ours"], help="variants")
+    args = parser.parse_args()
+    rate = rates() if GPU and not args.tiny else {}
+    results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
+    with tempfile.TemporaryDirectory() as folder:
+        base, config, encoder, rows = prepared(args.tiny, Path(folder))
+        model, variant_of_model = None, ""
+        for variant, size, repeats in CASES:
+            if variant not in args.only:
+                continue
+            if (variant == "ours") != (variant_of_model == "ours") or model is None:
+                base = model.unload() if model is not None else base
+                model = (
+                    add_lora(finish_base(base, config, memory_plan(config)), config)
+                    if variant == "ours"
+                    else stock_lora(base, config)
+                )
+                variant_of_model = variant
+                gc.collect()
+            found = {"variant": variant, "rows": size}
+            with experts_forward({"usual": usual, "stock": stock}.get(variant)):
+                for mode, batch, step in (
+                    ("train", encoder.examples(rows[:size]), train_step),
+                    ("score", encoder.questions(rows[:size]), score),
+                ):
+                    model.train(mode == "train")
+                    batch = batch.to(model.device)
+                    tokens = batch["input_ids"].shape[1]
+                    found[mode] = measured(functools.partial(step, model, batch), size, repeats)
+                    if rate:
+                        found[mode]["floor_s"] = float(f"{floor(config, tokens, size, rate, training=mode == 'train'):.4g}")
+            results.append({**found, "tokens": tokens})
+            print(json.dumps(results[-1]), flush=True)
+            args.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

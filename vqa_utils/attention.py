@@ -1,0 +1,54 @@
+"""The language model's attention with fewer launches: its rotary embedding is three kernels a tensor, forward and backward."""
+
+import types
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+
+def use_lean_attention(model: nn.Module) -> None:
+    """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below."""
+    for module in model.modules():
+        if type(module).__name__ in ("Qwen3VLTextAttention", "Qwen3VLMoeTextAttention"):
+            module.forward = types.MethodType(_attention, module)
+
+
+def _attention(
+    self: nn.Module,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """As transformers calls it: hidden_states [B, L, H], cosines and sines [B, L, d]; with a cache it is transformers' own."""
+    if any(kwargs.get(name) is not None for name in ("cache", "past_key_values")):
+        return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
+    heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+    cos, sin = (part[:, :, None] for part in position_embeddings)
+    query, key = (
+        Rotate.apply(norm(project(hidden_states).view(heads)), cos, sin, 1).transpose(1, 2)
+        for norm, project in ((self.q_norm, self.q_proj), (self.k_norm, self.k_proj))
+    )
+    value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+    attended, _ = sdpa_attention_forward(self, query, key, value, attention_mask, scaling=self.scaling)
+    return self.o_proj(attended.flatten(2)), None
+
+
+class Rotate(torch.autograd.Function):
+    """x cos + (-x2, x1) sin, with x1 and x2 the halves of x: a rotation, whose backward is the one by the negative angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int) -> torch.Tensor:
+        """For x [B, L, heads, d]; cos and sin [B, L, 1, d], with equal halves."""
+        ctx.save_for_backward(cos, sin)
+        ctx.sign, half = sign, x.shape[-1] // 2
+        y = x * cos
+        y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+        y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return Rotate.apply(grad, *ctx.saved_tensors, -ctx.sign), None, None, None
