@@ -130,6 +130,13 @@ def test_fp16_answers_as_fp32_does(family, challenge):
     assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.999
 
 
+def test_the_positions_are_those_of_the_model(family, challenge):
+    batch = Encoder(load_processor(family), challenge.folder, family.image_side).examples(challenge.train.to_dict("records"))
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    wanted, _ = load_base(family).model.get_rope_index(**{name: batch[name] for name in names})
+    assert torch.equal(batch["position_ids"], wanted)
+
+
 def test_experts_are_packed_wherever_they_are(family):
     base = load_base(family)
     packed = [name for name, module in base.named_modules() if isinstance(module, NF4Experts)]

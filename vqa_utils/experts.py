@@ -46,15 +46,12 @@ class Routing:
         by_load = np.argsort(-load, kind="stable")
         sizes = split(load[by_load].tolist(), at_once, padding_worth)
         self.slots = sum(experts * rows for experts, rows in sizes)
-        first_slot = np.zeros(num_experts, dtype=np.int64)  # of each expert
         rows_of_each = np.repeat([rows for _, rows in sizes], [experts for experts, _ in sizes])
-        first_slot[by_load[: len(rows_of_each)]] = np.cumsum(rows_of_each) - rows_of_each
-        slot = np.arange(len(order)) + np.repeat(first_slot - (ends - load), load)  # of each sorted pair
-        source = np.zeros(self.slots, dtype=np.int64)
-        source[slot] = np.arange(len(order))
-        on_gpu = torch.from_numpy(np.concatenate([source, slot, by_load])).to(index.device, non_blocking=True)
-        source, slot, by_load = on_gpu.split([self.slots, len(order), num_experts])
-        self.pair = order[source]
+        shift = load - ends  # from a pair's place among the sorted to its slot, of each expert
+        shift[by_load[: len(rows_of_each)]] += np.cumsum(rows_of_each) - rows_of_each
+        shift, by_load = torch.from_numpy(np.stack([shift, by_load])).to(index.device, non_blocking=True)
+        slot = shift[expert_of_pair.int()] + torch.arange(len(order), device=index.device)
+        self.pair = order.new_zeros(self.slots).scatter_(0, slot, order)
         self.token = self.pair // index.shape[1]
         self.slot_of_pair = torch.empty_like(order).scatter_(0, order, slot).view(index.shape)
         ends = [0, *itertools.accumulate(experts for experts, _ in sizes)]

@@ -40,15 +40,16 @@ def _forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-    copies = tuple(_copy(self.copies, name, weight, x.dtype) for name, weight in (("a", a), ("b", b)))
-    return _FourBitLora.apply(x, self.lora_dropout[adapter](x), a, b, copies, self.get_base_layer(), self.scaling[adapter])
+    scaling = self.scaling[adapter]
+    copies = _copy(self.copies, "a", a, 1.0, x.dtype), _copy(self.copies, "b", b, scaling, x.dtype)
+    return _FourBitLora.apply(x, self.lora_dropout[adapter](x), a, b, copies, self.get_base_layer(), scaling)
 
 
-def _copy(known: dict[str, Any], name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weight in `dtype`, made anew where an optimizer or a checkpoint has changed it."""
-    state = (weight._version, weight.data_ptr(), dtype)
+def _copy(known: dict[str, Any], name: str, weight: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """The scaled weight in `dtype`, made anew where an optimizer or a checkpoint has changed it."""
+    state = (weight._version, weight.data_ptr(), scale, dtype)
     if known.get(name, (None,))[0] != state:
-        known[name] = state, weight.detach().to(dtype)
+        known[name] = state, (weight.detach() * scale).to(dtype)
     return known[name][1]
 
 
@@ -57,11 +58,11 @@ class _FourBitLora(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dropped: torch.Tensor, *weights: Any) -> torch.Tensor:
-        """x, dropped [..., in]; a [r, in] and b [out, r], both in x's type as a pair; the base layer; s."""
+        """For x, dropped [..., in]; a [r, in] and b [out, r]; the pair of a and s * b in x's type; the base layer; s."""
         _, _, (a, b), ctx.base, ctx.scaling = weights
         y = ctx.base(x)
         low = dropped.flatten(0, -2) @ a.T
-        y.view(-1, y.shape[-1]).addmm_(low, b.T, alpha=ctx.scaling)
+        y.view(-1, y.shape[-1]).addmm_(low, b.T)
         ctx.save_for_backward(dropped, low)
         ctx.copies = a, b
         return y
@@ -71,7 +72,7 @@ class _FourBitLora(torch.autograd.Function):
         """Gradients of x, dropped, a and b, the last two in fp32."""
         (dropped, low), (a, b) = ctx.saved_tensors, ctx.copies
         rows = grad.flatten(0, -2)
-        grad_low = (rows @ b).mul_(ctx.scaling)
+        grad_low = rows @ b
         grad_a, grad_b = grad_low.T @ dropped.flatten(0, -2), (rows.T @ low).mul_(ctx.scaling)
         grad_x = grad_dropped = None
         if ctx.needs_input_grad[0]:

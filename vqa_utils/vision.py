@@ -5,7 +5,6 @@ layer. Here the images become rows of one padded batch; where they have one size
 """
 
 import itertools
-import sys
 import types
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROTARY = "apply_rotary_pos_emb_vision"
+from vqa_utils.attention import Rotate
 
 
 class Rows:
@@ -53,9 +52,8 @@ def batch_images(model: nn.Module) -> None:
     """Give the vision tower's attention and patch embedding the forwards below, where they have transformers' usual parts."""
     known: dict[int, Rows] = {}
     for name, module in model.named_modules():
-        rotary = getattr(sys.modules[type(module).__module__], ROTARY, None)
-        if "visual" in name and rotary and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
-            module.rotary, module.rows = rotary, known
+        if "visual" in name and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
+            module.rows = known
             module.forward = types.MethodType(_attention, module)
         if name.endswith("visual.patch_embed") and isinstance(getattr(module, "proj", None), nn.Conv3d):
             module.forward = types.MethodType(_embed_patches, module)
@@ -70,7 +68,8 @@ def _attention(
 ) -> torch.Tensor:
     """hidden_states [patches, width], as transformers calls it."""
     qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
-    query, key = self.rotary(qkv[:, 0], qkv[:, 1], *position_embeddings)
+    cos, sin = (part[:, None].to(qkv.dtype) for part in position_embeddings)
+    query, key = (Rotate.apply(qkv[:, part], cos, sin, 1) for part in (0, 1))
     rows = _rows_of(self.rows, cu_seqlens)
     batch = (rows.batch(part) for part in (query, key, qkv[:, 2]))
     attended = F.scaled_dot_product_attention(*batch, attn_mask=rows.mask, scale=self.scaling)

@@ -93,6 +93,7 @@ def train_step(model: torch.nn.Module, batch: dict) -> None:
     with autocast(model.device, True):
         loss = answer_loss(model(**inputs), labels)
     (loss * 256).backward()
+    model.zero_grad(set_to_none=True)
 
 
 def score(model: torch.nn.Module, batch: dict) -> None:
