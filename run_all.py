@@ -94,7 +94,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
-    from vqa_utils.machine import T4, find_gpus
+    from vqa_utils.machine import T4, find_gpus, settled_here
     from vqa_utils.plan_table import print_plan
     from vqa_utils.runs import settle_run
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     if args.plan is None:
-        run_steps(args, paths, config, console)
+        run_steps(args, paths, settled_here(config, find_gpus()), console)
     else:
         print_plan(console, config, [T4] * args.plan or find_gpus() or [T4, T4])
 

@@ -7,13 +7,14 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vqa_utils.errors import VqaError
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
+COUNT_OR_AUTO = int | Literal["auto"]
 
 
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
@@ -67,10 +68,10 @@ class Config:
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Layers of the language model that get LoRA; the vision tower's layers of the same name do not."""
 
-    micro_batch: int = 1
-    """Rows a forward and backward pass."""
+    micro_batch: COUNT_OR_AUTO = "auto"
+    """Rows a forward and backward pass; "auto" takes the most that the memory plan allows, at `accumulation` rows a step."""
     accumulation: int = 16
-    """Passes an optimizer step."""
+    """Passes an optimizer step; with micro_batch "auto", rows an optimizer step."""
     epochs: float = 2
     learning_rate: float = 5e-5
     warmup_ratio: float = 0.05
@@ -112,7 +113,7 @@ class Config:
             "lora_alpha: expected at least 1": self.lora_alpha >= 1,
             "lora_dropout: expected 0 to below 1": 0 <= self.lora_dropout < 1,
             "target_modules: expected at least one": len(self.target_modules) > 0,
-            "micro_batch: expected at least 1": self.micro_batch >= 1,
+            'micro_batch: expected at least 1, or "auto"': self.micro_batch == "auto" or self.micro_batch >= 1,
             "accumulation: expected at least 1": self.accumulation >= 1,
             "epochs: expected more than 0": self.epochs > 0,
             "learning_rate: expected more than 0": self.learning_rate > 0,
@@ -131,6 +132,15 @@ class Config:
     def fold_numbers(self) -> tuple[int, ...]:
         """The folds that are trained."""
         return tuple(range(self.n_folds)) if self.use_kfold else (0,)
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows an optimizer step."""
+        return self.accumulation * (1 if self.micro_batch == "auto" else self.micro_batch)
+
+    def with_micro_batch(self, rows: int) -> "Config":
+        """These settings with so many rows a pass, at the same rows an optimizer step."""
+        return dataclasses.replace(self, micro_batch=rows, accumulation=self.effective_batch // rows)
 
     @property
     def hash(self) -> str:
@@ -205,6 +215,8 @@ def _parse(text: str, kind: Any) -> Any:
         return text.lower() == "true"
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind == COUNT_OR_AUTO:
+        return text if text == "auto" else int(text)
     return kind(text)
 
 
@@ -214,13 +226,21 @@ def _type_problem(config: Config, name: str, kind: Any) -> str | None:
         fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     elif kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    elif kind == COUNT_OR_AUTO:
+        fits = value == "auto" or type(value) is int
     else:
         fits = type(value) is kind
     return None if fits else f"{name}: expected {_kind(kind)}, found {value!r}"
 
 
 def _kind(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names = {
+        int: "a whole number",
+        COUNT_OR_AUTO: 'a whole number or "auto"',
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+    }
     return names.get(kind, "values separated by commas")
 
 

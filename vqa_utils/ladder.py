@@ -127,10 +127,9 @@ def _with_tuples(value: Any) -> Any:
 def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[tuple[str, Changes]]:
     """Every rung from here, in its order."""
     if config.micro_batch > 1:
-        effective = config.micro_batch * config.accumulation
-        rows = next(rows for rows in range(config.micro_batch // 2, 0, -1) if effective % rows == 0)
+        rows = next(rows for rows in range(config.micro_batch // 2, 0, -1) if config.effective_batch % rows == 0)
         name = f"micro-batch {config.micro_batch} -> {rows}"
-        yield name, {"micro_batch": rows, "accumulation": effective // rows}
+        yield name, {"micro_batch": rows, "accumulation": config.effective_batch // rows}
     if config.score_batch > 1:
         yield f"scored batch {config.score_batch} -> {config.score_batch // 2}", {"score_batch": config.score_batch // 2}
     if config.image_side > SMALL_SIDE:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vqa_utils.config import DEMO_MODEL_NAME, Config, size_in_bytes
 from vqa_utils.errors import VqaError
 from vqa_utils.hub import SourceError
-from vqa_utils.plan import Plan, make_plan
+from vqa_utils.plan import Plan, make_plan, settled
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
 from vqa_utils.source import check_source, config_of
@@ -78,6 +78,22 @@ def shape_of(config: Config) -> ModelShape:
 def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
     """The memory plan of the settings on these GPUs."""
     return make_plan(config, shape_of(config), gpu_limits(config, gpus))
+
+
+def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
+    """The settings with a number for `micro_batch` "auto": what the plan allows on these GPUs, or on T4 where there is none.
+
+    One row where nothing plans: accelerate places the model, or it is none that the plan knows (`check_run` says so).
+    """
+    if config.micro_batch != "auto":
+        return config
+    try:
+        shape = shape_of(config) if config.device_map == "plan" else None
+    except (SourceError, ShapeError):
+        shape = None
+    if shape is None:
+        return config.with_micro_batch(1)
+    return settled(config, shape, gpu_limits(config, gpus or [T4] * max(1, len(config.max_memory))))
 
 
 def check_torch(version: str | None = None) -> None:

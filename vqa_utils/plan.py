@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vqa_utils import memory
 from vqa_utils.config import Config
@@ -11,6 +11,7 @@ from vqa_utils.shapes import LAYERS, ModelShape
 
 EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
 VISION, HEAD = "model.visual", "lm_head"
+RESERVE = 0.05  # of a GPU's limit
 STREAM_SLOTS = 2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
 
 
@@ -74,7 +75,7 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
         limits: what each GPU may hold, in bytes.
         text_tokens: of a row, beside those of its image.
     """
-    work = _Work(config, shape, text_tokens)
+    work = _Work(settled(config, shape, limits), shape, text_tokens)
     low, high = -10 * sum(sum(groups.values()) for groups in work.modules.values()), max(limits, default=0)
     while high - low > 1:  # the largest amount that can be left free on every GPU
         middle = (low + high) // 2
@@ -83,14 +84,23 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
 
 
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
-    """The largest divisor of the effective batch that fits as a micro-batch; 0 where not even one row does."""
-    effective = config.micro_batch * config.accumulation
-    for rows in range(effective, 0, -1):
-        if effective % rows == 0:
-            smaller = replace(config, micro_batch=rows, accumulation=effective // rows)
-            if make_plan(smaller, shape, limits).fits:
+    """The largest divisor of the effective batch that fits as a micro-batch; 0 where not even one row does.
+
+    More than one row leave `RESERVE` of each GPU free, for rows that are longer than the plan takes them to be.
+    """
+    for rows in range(config.effective_batch, 0, -1):
+        if config.effective_batch % rows == 0:
+            plan = make_plan(config.with_micro_batch(rows), shape, limits)
+            if plan.fits and (rows == 1 or all(gpu.left >= RESERVE * gpu.limit for gpu in plan.gpus)):
                 return rows
     return 0
+
+
+def settled(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
+    """The settings with a number for `micro_batch` "auto"; one row where nothing fits."""
+    if config.micro_batch != "auto":
+        return config
+    return config.with_micro_batch(max(1, largest_micro_batch(config, shape, limits)))
 
 
 class _Work:

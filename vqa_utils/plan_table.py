@@ -8,7 +8,7 @@ from rich.table import Table
 from vqa_utils.config import Config
 from vqa_utils.machine import CONTEXT_GIB, Gpu, gpu_limits, shape_of
 from vqa_utils.memory import LORA
-from vqa_utils.plan import GpuPlan, Plan, largest_micro_batch, make_plan
+from vqa_utils.plan import GpuPlan, Plan, largest_micro_batch, make_plan, settled
 from vqa_utils.shapes import GROUPS, LAYERS
 
 GIB = 2**30
@@ -17,6 +17,7 @@ GIB = 2**30
 def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     """Each GPU's memory by group of weights and by phase, the largest micro-batch, and whether it all fits."""
     shape, limits = shape_of(config), gpu_limits(config, gpus)
+    config = settled(config, shape, limits)
     plan = make_plan(config, shape, limits)
     table = Table(
         title=f"{config.preset}: {config.model}, {config.image_side} px, micro-batch {config.micro_batch}", title_justify="left"
@@ -33,8 +34,8 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
             f", the experts of {len(gpu.streamed_layers)} streamed from host memory at each pass" if gpu.streamed_layers else ""
         )
         console.print(f"GPU {number}: {layers} decoder layers{streamed}")
-    effective = config.micro_batch * config.accumulation
-    console.print(f"largest micro-batch: {largest_micro_batch(config, shape, limits)} of {effective} rows an optimizer step")
+    largest = largest_micro_batch(config, shape, limits)
+    console.print(f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step")
     verdict = "fits" if plan.fits else "does not fit"
     hint = "" if plan.fits or not shape.experts else " (--set offload_experts=true streams what is too much)"
     console.print(

@@ -25,13 +25,13 @@ PRESETS: dict[str, Preset] = {
     "performance": Preset(
         "two V100 of 32 GB, or any two cards of 24 GB or more",
         # 512 px: 256 image tokens; 24 GB cards keep 4 GB for the context and for batches of uneven length
-        {"image_side": 512, "lora_r": 16, "lora_alpha": 32, "micro_batch": 2, "accumulation": 8, "epochs": 3,
+        {"image_side": 512, "lora_r": 16, "lora_alpha": 32, "epochs": 3,
          "max_memory": ("20GB", "20GB")},
     ),
     "low_memory": Preset(
         "two T4, after an out-of-memory error",
         # 320 px: 100 image tokens; 12 GB leave 2 GB a card for what else runs there
-        {"image_side": 320, "lora_r": 4, "lora_alpha": 8, "accumulation": 32, "use_cpu_offload": True,
+        {"image_side": 320, "lora_r": 4, "lora_alpha": 8, "micro_batch": 1, "accumulation": 32, "use_cpu_offload": True,
          "max_memory": ("12GB", "12GB")},
     ),
     "single_gpu": Preset(

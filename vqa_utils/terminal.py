@@ -86,7 +86,7 @@ def print_presets(console: Console) -> None:
     for name, settings in PRESETS.items():
         c = preset(name)
         console.print(f"{name:<13}{settings.for_what}")
-        numbers = f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, batch {c.micro_batch} x {c.accumulation}"
+        numbers = f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, {c.effective_batch} rows a step"
         console.print(f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}", style="dim")
 
 

@@ -3,7 +3,7 @@
     python tests/bench/real_shape.py --out results.json safe balanced performance low_memory single_gpu dense_8b
 
 Random weights are quantised parameter by parameter on the GPU through the loader that a checkpoint takes. Where a preset
-names two GPUs and one is there, that one is capped at the sum of their limits. Each case trains 16 rows and scores 64.
+names two GPUs and one is there, that one is capped at the sum of their limits. Each case trains 32 rows and scores 64.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
 from vqa_utils.paths import FoldPaths
-from vqa_utils.plan import make_plan
+from vqa_utils.plan import make_plan, settled
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
 
-TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 16, 64, 60
+TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak
 GIB = 2**30
 
 
@@ -175,6 +175,7 @@ def settings(case: str) -> tuple[str, Config]:
     if torch.cuda.device_count() < len(config.max_memory):
         total = sum(map(size_in_bytes, config.max_memory))
         config = replace(config, max_memory=(f"{total / 1e9:g}GB",))
+    config = settled(config, read_shape(published_config(config.model)), list(map(size_in_bytes, config.max_memory)))
     return case, replace(config, data="-", num_workers=0, epochs=1)
 
 
