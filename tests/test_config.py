@@ -11,12 +11,12 @@ from vqa_utils.presets import PRESETS, preset
 B30, B8, B3 = "Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
 TABLE = {
     # model, image side, r, alpha, micro-batch, accumulation, epochs, learning rate, max memory
-    "safe": (B30, 384, 8, 16, 1, 16, 2, 5e-5, ("14GB", "14GB")),
-    "balanced": (B30, 448, 12, 24, 1, 12, 3, 5e-5, ("14GB", "14GB")),
-    "performance": (B30, 512, 16, 32, 2, 8, 3, 5e-5, ("20GB", "20GB")),
-    "low_memory": (B30, 320, 4, 8, 1, 32, 2, 5e-5, ("12GB", "12GB")),
-    "single_gpu": (B3, 512, 16, 32, 1, 8, 2, 1e-4, ("14GB",)),
-    "dense_8b": (B8, 448, 16, 32, 1, 16, 2, 1e-4, ("14GB",)),
+    "safe": (B30, 384, 8, 16, "auto", 16, 2, 5e-5, ("14GB", "14GB")),
+    "balanced": (B30, 448, 12, 24, "auto", 12, 3, 5e-5, ("14GB", "14GB")),
+    "performance": (B30, 512, 16, 32, "auto", 16, 3, 5e-5, ("20GB", "20GB")),
+    "low_memory": (B30, 320, 4, 8, 4, 8, 2, 5e-5, ("12GB", "12GB")),
+    "single_gpu": (B3, 512, 16, 32, "auto", 8, 2, 1e-4, ("14GB",)),
+    "dense_8b": (B8, 448, 16, 32, "auto", 16, 2, 1e-4, ("14GB",)),
 }
 
 
@@ -62,8 +62,8 @@ def test_the_hash_changes_with_every_setting():
     }
     for field in dataclasses.fields(Config):
         value = getattr(base, field.name)
-        if field.name == "quantization":
-            changed = dataclasses.replace(base, quantization="none")
+        if field.name in ("quantization", "micro_batch"):
+            changed = dataclasses.replace(base, **{field.name: {"quantization": "none", "micro_batch": 4}[field.name]})
         else:
             changed = dataclasses.replace(base, **{field.name: other[type(value)](value)})
         assert changed.hash != base.hash, field.name
@@ -75,6 +75,19 @@ def test_no_setting_is_a_flag_that_nothing_reads():
     unread = [f.name for f in dataclasses.fields(Config) if not re.search(rf"\b(config|c|base)\.{f.name}\b", text)]
     read_by_config_itself = {"use_kfold", "n_folds"}  # as fold_numbers
     assert set(unread) <= read_by_config_itself
+
+
+def test_a_micro_batch_is_a_number_or_auto():
+    assert parse_settings(["micro_batch=auto"]) == {"micro_batch": "auto"} and parse_settings(["micro_batch=4"]) == {
+        "micro_batch": 4
+    }
+    assert preset("safe").effective_batch == preset("safe", micro_batch=4, accumulation=4).effective_batch == 16
+    assert preset("safe").with_micro_batch(8) == preset("safe", micro_batch=8, accumulation=2)
+    with pytest.raises(ConfigError, match="micro_batch: expected a whole number or \"auto\", found 'many'"):
+        parse_settings(["micro_batch=many"])
+    for wrong in ("many", 0, 1.5):
+        with pytest.raises(ConfigError, match="micro_batch: expected"):
+            preset("safe", micro_batch=wrong)
 
 
 def test_all_problems_come_in_one_error():

@@ -10,6 +10,7 @@ from vqa_utils.plan import make_plan
 from vqa_utils.presets import preset
 
 GIB = 2**30
+ONE_ROW = preset("safe", micro_batch=1)
 
 
 def planned_peak(gpu, phase, limits=(14e9, 14e9)):
@@ -48,21 +49,21 @@ def test_the_order_is_the_fields_advice():
 
 
 def test_a_rung_that_saves_nothing_there_is_passed_over_and_said_so():
-    rung = next_rung(preset("safe"), 0, "training", planned_peak(0, "training"), trains=True, experts=True)
+    rung = next_rung(ONE_ROW, 0, "training", planned_peak(0, "training"), trains=True, experts=True)
     assert rung.name == "image side 384 -> 320" and rung.passed_over == ("scored batch 8 -> 4",)
     assert str(rung).startswith("GPU 0, training: image side 384 -> 320 (saves 0.0")
     assert str(rung).endswith("passed over, as they save nothing there: scored batch 8 -> 4)")
-    last = climb(preset("safe"))[0][-1]
-    assert "accumulation 16 -> 32" in [name for rung in climb(preset("safe"))[0] for name in rung.passed_over] and last
+    last = climb(ONE_ROW)[0][-1]
+    assert "accumulation 16 -> 32" in [name for rung in climb(ONE_ROW)[0] for name in rung.passed_over] and last
 
 
 def test_scoring_shrinks_its_own_batch_first():
-    rung = next_rung(preset("safe"), 1, "scoring", planned_peak(1, "scoring"), trains=True, experts=True)
+    rung = next_rung(ONE_ROW, 1, "scoring", planned_peak(1, "scoring"), trains=True, experts=True)
     assert rung.name == "scored batch 8 -> 4" and rung.gpu == 1
 
 
 def test_an_adapter_that_is_only_used_keeps_its_settings():
-    rungs, _ = climb(preset("safe"), phase="scoring", trains=False)
+    rungs, _ = climb(ONE_ROW, phase="scoring", trains=False)
     assert rungs and all(set(rung.after) <= set(NOT_OF_THE_ADAPTER) for rung in rungs)
 
 
@@ -78,7 +79,7 @@ def test_each_rung_saves_what_it_says_and_the_effective_batch_stays():
 
 def test_a_dense_model_streams_no_experts():
     rungs, _ = climb(
-        preset("safe", max_memory=("14GB",)), experts=False, peak=lambda config: config.micro_batch + config.image_side
+        replace(ONE_ROW, max_memory=("14GB",)), experts=False, peak=lambda config: config.micro_batch + config.image_side
     )
     assert [rung.name for rung in rungs] == ["image side 384 -> 320"]
 

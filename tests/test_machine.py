@@ -1,6 +1,6 @@
 import pytest
 
-from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits
+from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits, settled_here
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ShapeError
 
@@ -65,3 +65,11 @@ def test_a_family_without_a_plan_is_left_to_accelerate(tmp_path):
     with pytest.raises(ShapeError, match=r"found 'llava'; --set device_map=auto leaves it to accelerate"):
         check_machine(preset("safe", model=str(tmp_path)), [T4])
     check_machine(preset("safe", model=str(tmp_path), device_map="auto"), [T4])
+
+
+def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
+    assert settled_here(preset("safe"), []) == settled_here(preset("safe"), [T4, T4]) == preset("safe").with_micro_batch(16)
+    assert settled_here(preset("safe"), [T4]).micro_batch == 1  # refused by check_machine
+    assert settled_here(preset("safe", device_map="auto"), [T4, T4]).micro_batch == 1
+    assert settled_here(preset("safe", model="nobody/has-this"), [T4, T4]).micro_batch == 1
+    assert settled_here(preset("demo"), []) == preset("demo")

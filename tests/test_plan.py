@@ -1,3 +1,4 @@
+import functools
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ from vqa_utils.config import parse_settings, size_in_bytes
 from vqa_utils.machine import T4, gpu_limits, shape_of
 from vqa_utils.memory import batch_of, nf4_bytes, weight_bytes
 from vqa_utils.paths import ROOT
-from vqa_utils.plan import HEAD, VISION, largest_micro_batch, make_plan
+from vqa_utils.plan import HEAD, VISION, largest_micro_batch, make_plan, settled
 from vqa_utils.plan_table import print_plan
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import group_of, published_config, read_shape
@@ -24,7 +25,7 @@ GIB = 2**30
 SHAPE = read_shape(published_config("Qwen/Qwen3-VL-30B-A3B-Instruct"))
 
 
-def planned(name="safe", limits=(14e9, 14e9), **changes):
+def planned_of(name="safe", limits=(14e9, 14e9), **changes):
     return make_plan(preset(name, **changes), SHAPE, [int(limit) for limit in limits])
 
 
@@ -60,7 +61,7 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
 def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():
     a_layer = 0.31 * GIB
     for limits in [(14e9, 14e9), (12e9, 15e9), (15e9, 12e9), (9e9, 9e9, 9e9), (6e9, 6e9, 14e9, 7e9)]:
-        plan = planned(limits=limits)
+        plan = planned_of(limits=limits)
         left = [gpu.left for gpu in plan.gpus]
         assert plan.fits and max(left) - min(left) <= a_layer, limits
         layers = [m for gpu in plan.gpus for m in gpu.modules if ".layers." in m]
@@ -68,7 +69,7 @@ def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():
 
 
 def test_where_the_ends_of_the_model_lie():
-    device_map = planned(limits=(6e9, 15e9)).device_map
+    device_map = planned_of(limits=(6e9, 15e9)).device_map
     assert {device_map[m] for m in (VISION, "model.language_model.embed_tokens", "model.language_model.rotary_emb")} == {0}
     assert device_map[HEAD] == device_map["model.language_model.norm"] == 1
     assert [device_map[f"model.language_model.layers.{i}"] for i in range(3)] == [0, 0, 0]  # DeepStack adds to them
@@ -80,16 +81,17 @@ def test_where_the_ends_of_the_model_lie():
 def test_two_t4_hold_the_30b_and_one_holds_it_by_streaming(name):
     limits = gpu_limits(preset(name), [T4, T4])
     assert limits == [size_in_bytes(size) for size in preset(name).max_memory]
-    assert planned(name, limits).fits and not planned(name, limits[:1]).fits
-    streaming = planned(name, limits[:1], offload_experts=True)
+    assert planned_of(name, limits).fits and not planned_of(name, limits[:1]).fits
+    streaming = planned_of(name, limits[:1], offload_experts=True)
     assert streaming.fits and 10 < len(streaming.streamed_layers) < 30
     streamed = [int(layer.rsplit(".", 1)[1]) for layer in streaming.streamed_layers]
     gaps = {after - before for before, after in itertools.pairwise(streamed)}
     assert max(gaps) - min(gaps) <= 1 and streamed[-1] > 40  # spread over the whole model: copies hide behind what lies between
-    assert planned(name, limits, offload_experts=True) == planned(name, limits)  # nothing is streamed where all fits
+    assert planned_of(name, limits, offload_experts=True) == planned_of(name, limits)  # nothing is streamed where all fits
 
 
 def test_more_rows_pixels_and_rank_take_more():
+    planned = functools.partial(planned_of, micro_batch=1)
     peak = planned().gpus[0].peaks["training"]
     for changes in ({"micro_batch": 2}, {"image_side": 512}, {"lora_r": 16}, {"use_double_quant": False},
                     {"use_gradient_checkpointing": False}):  # fmt: skip
@@ -100,14 +102,34 @@ def test_more_rows_pixels_and_rank_take_more():
     assert planned(score_batch=64).gpus[0].peaks["scoring"] > planned().gpus[0].peaks["scoring"]
 
 
-def test_the_largest_micro_batch_divides_the_effective_one_and_fits():
-    config, limits = preset("balanced"), [int(10.5e9), int(10.5e9)]
+@pytest.mark.parametrize("micro_batch", ["auto", 1, 12])
+def test_the_largest_micro_batch_divides_the_effective_one_and_leaves_a_reserve(micro_batch):
+    config = preset("balanced", micro_batch=micro_batch, accumulation=1 if micro_batch == 12 else 12)
+    limits = [int(11.2e9), int(11.2e9)]
     largest = largest_micro_batch(config, SHAPE, limits)
     assert 1 < largest < 12 and 12 % largest == 0
-    assert make_plan(replace(config, micro_batch=largest), SHAPE, limits).fits
+
+    def left(rows):
+        return min(gpu.left for gpu in make_plan(config.with_micro_batch(rows), SHAPE, limits).gpus)
+
     following = next(rows for rows in range(largest + 1, 13) if 12 % rows == 0)
-    assert not make_plan(replace(config, micro_batch=following), SHAPE, limits).fits
+    assert left(largest) >= 0.05 * 11.2e9 > left(following)
     assert largest_micro_batch(config, SHAPE, [int(5e9)]) == 0
+
+
+def test_auto_takes_the_largest_at_the_same_rows_a_step():
+    limits = [int(11.2e9), int(11.2e9)]
+    auto = settled(preset("balanced"), SHAPE, limits)
+    assert auto.micro_batch == largest_micro_batch(preset("balanced"), SHAPE, limits) and auto.effective_batch == 12
+    assert make_plan(preset("balanced"), SHAPE, limits) == make_plan(auto, SHAPE, limits)
+    one = preset("balanced", micro_batch=1)
+    assert settled(one, SHAPE, limits) == one  # what the user says stays
+    assert settled(preset("balanced"), SHAPE, [int(5e9)]) == preset("balanced", micro_batch=1)
+
+
+def test_streaming_leaves_a_reserve_too():
+    (gpu,) = planned_of("safe", [14e9], offload_experts=True).gpus
+    assert 0.05 * 14e9 <= gpu.left < 0.08 * 14e9
 
 
 def test_no_gpu_is_no_plan_that_fits():

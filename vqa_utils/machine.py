@@ -147,9 +147,9 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
 
 
 def _need_of_the_model(config: Config) -> str:
-    """What the settings need on GPUs like Kaggle's; just a GPU where the model's shape is not to be had."""
+    """What one row a pass needs on GPUs like Kaggle's; just a GPU where the model's shape is not to be had."""
     try:
-        return _need(plan_for(config, [T4] * max(1, len(config.max_memory))))
+        return _need(plan_for(config.with_micro_batch(1), [T4] * max(1, len(config.max_memory))))
     except (SourceError, ShapeError):
         return "a GPU"
 

@@ -11,7 +11,7 @@ from vqa_utils.shapes import LAYERS, ModelShape
 
 EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
 VISION, HEAD = "model.visual", "lm_head"
-RESERVE = 0.05  # of a GPU's limit
+RESERVE = 0.05  # of a GPU's limit stays free where the plan chooses how much to put there: what the allocator cannot reuse
 STREAM_SLOTS = 2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
 
 
@@ -86,7 +86,7 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
     """The largest divisor of the effective batch that fits as a micro-batch; 0 where not even one row does.
 
-    More than one row leave `RESERVE` of each GPU free, for rows that are longer than the plan takes them to be.
+    More than one row leave `RESERVE` of each GPU free.
     """
     for rows in range(config.effective_batch, 0, -1):
         if config.effective_batch % rows == 0:
@@ -128,7 +128,7 @@ class _Work:
         if gpu.left >= 0 or not (self.config.offload_experts and layers):
             return gpu
         a_layer = weights[memory.EXPERTS] // len(layers)
-        count = min(len(layers), math.ceil(-gpu.left / a_layer) + STREAM_SLOTS)
+        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + STREAM_SLOTS)
         on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
         return self._gpu(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))

@@ -101,7 +101,7 @@ def score(model: torch.nn.Module, batch: dict) -> None:
         model(**batch, logits_to_keep=1)
 
 
-def measured(step: Callable[[], None], rows: int, repeats: int) -> dict[str, float]:
+def measured(step: Callable[[], None], rows: int, repeats: int) -> dict[str, object]:
     """Seconds, busy seconds, kernels a row, and the peak; medians after two warm-up steps."""
     for _ in range(2):
         step()
@@ -199,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
     parser.add_argument("--only", nargs="*", default=["usual", "stock", "ours"], help="variants")
     args = parser.parse_args()
     rate = rates() if GPU and not args.tiny else {}
@@ -227,7 +228,7 @@ def main() -> None:
                     model.train(mode == "train")
                     batch = batch.to(model.device)
                     tokens = batch["input_ids"].shape[1]
-                    found[mode] = measured(functools.partial(step, model, batch), size, repeats)
+                    found[mode] = measured(functools.partial(step, model, batch), size, args.steps or repeats)
                     if rate:
                         found[mode]["floor_s"] = float(f"{floor(config, tokens, size, rate, training=mode == 'train'):.4g}")
             results.append({**found, "tokens": tokens})
