@@ -54,6 +54,19 @@ def test_an_optimizer_step_is_seen(monkeypatch):
     assert (after - before).abs().max() > 0.1
 
 
+def test_replaced_weights_are_seen():
+    model, x = adapted(0.0, False), torch.randn(3, 128)
+    use_lean_lora(model)
+    layer, before = model.base_model.model[0].lora_B["default"], model(x)
+    for scale in (2.0, 3.0, 4.0):
+        layer.weight = nn.Parameter(torch.full_like(layer.weight, scale))
+        found = model(x)
+        assert not torch.equal(found, before)
+        before = found
+    layer.weight.data = torch.zeros_like(layer.weight)
+    torch.testing.assert_close(model(x), model.base_model.model[0].base_layer(x))
+
+
 def test_the_scales_are_dense_and_the_same():
     model = adapted(0.0, False)
     base = model.base_model.model[0].base_layer

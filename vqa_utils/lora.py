@@ -46,11 +46,12 @@ def _forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
 
 
 def _copy(known: dict[str, Any], name: str, weight: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """The scaled weight in `dtype`, made anew where an optimizer or a checkpoint has changed it."""
+    """The scaled weight in `dtype`, made anew where an optimizer or a checkpoint has changed or replaced it."""
     state = (weight._version, weight.data_ptr(), scale, dtype)
     if known.get(name, (None,))[0] != state:
-        known[name] = state, (weight.detach() * scale).to(dtype)
-    return known[name][1]
+        held = weight.detach()  # while it is held, no other weight can have its address
+        known[name] = state, held, (held * scale).to(dtype)
+    return known[name][-1]
 
 
 class _FourBitLora(torch.autograd.Function):
