@@ -1,5 +1,6 @@
 import pytest
 
+import run_all
 from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits, settled_here
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ShapeError
@@ -73,3 +74,12 @@ def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
     assert settled_here(preset("safe", device_map="auto"), [T4, T4]).micro_batch == 1
     assert settled_here(preset("safe", model="nobody/has-this"), [T4, T4]).micro_batch == 1
     assert settled_here(preset("demo"), []) == preset("demo")
+
+
+def test_a_run_starts_with_a_number(monkeypatch):
+    seen = []
+    monkeypatch.setattr("vqa_utils.machine.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
+    run_all.main()
+    assert seen == [preset("safe").with_micro_batch(16)]
