@@ -1,7 +1,10 @@
 import pytest
 
 import run_all
+from vqa_utils.artifacts import write_json
+from vqa_utils.config import to_dict
 from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits, settled_here
+from vqa_utils.paths import RunPaths
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ShapeError
 
@@ -83,3 +86,16 @@ def test_a_run_starts_with_a_number(monkeypatch):
     monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
     run_all.main()
     assert seen == [preset("safe").with_micro_batch(16)]
+
+
+@pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
+def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr("vqa_utils.machine.find_gpus", lambda: [T4, T4])
+    saved = settled_here(preset(name), [T4, T4])
+    write_json(RunPaths("small").config, to_dict(saved))
+    seen = []
+    monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", name, "--run-id", "small", "--resume"])
+    run_all.main()
+    assert seen == [saved]

@@ -140,7 +140,8 @@ def _saved(shape: ModelShape, config: Config) -> int:
     """Bytes a token that autograd saves in one decoder layer."""
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
-    attention = 4 * hidden + 3 * dropped * hidden + (4 + 2 + 4 + 2) * queries + 6 * keys + dropped * queries
+    # the norm's fp32 input; q, k and v's inputs; inputs of the norms of q and k; sdpa's q, repeated k and v, and output; o's input
+    attention = 4 * hidden + 3 * dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
     mlp = 2 * hidden if shape.experts else 16 * shape.mlp_width
     return attention + mlp
 

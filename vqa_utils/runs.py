@@ -70,7 +70,9 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
             raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
         paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
         if args.preset is not None:
-            changes = {"preset": args.preset, **preset_changes(args.preset), **changes}
+            whole = preset(args.preset)  # the run has a number where the preset says "auto", and its accumulation to that
+            batch = {"micro_batch": whole.micro_batch, "accumulation": whole.accumulation}
+            changes = {"preset": args.preset, **batch, **preset_changes(args.preset), **changes}
         return paths, dataclasses.replace(from_dict(read_json(paths.config)), **changes)
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
