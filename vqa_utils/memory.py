@@ -2,7 +2,7 @@
 
 Everything is counted from shapes. What autograd saves is counted tensor by tensor for the code in `model`, `experts` and
 `train` (fp16 autocast over an fp32 residual stream, checkpointing by layer). Temporaries come and go; their bytes a token
-(the factors 28, 35, 8 and 21 of widths) were fitted on five measured peaks and checked on others: tests/bench/README.md.
+(the factors 28 and 35 of the attention's width) were fitted on five measured peaks and checked on others: tests/bench/README.md.
 """
 
 import math
@@ -95,8 +95,8 @@ def kept_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
 
 def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, *, head: bool) -> Bytes:
     """What lives beside the weights while the backward is in the last of `layers` decoder layers, whose inputs are kept."""
-    saved = _saved(shape, config) if config.use_gradient_checkpointing else 0
-    a_token = saved + max(28 * shape.attention_width, _mlp_at_work(shape, 8))
+    attention = _attention_saved(shape, config) if config.use_gradient_checkpointing else 0
+    a_token = attention + max(28 * shape.attention_width, _mlp_at_work(shape, 12))  # what the MLP saved is gone by then
     return {
         KEPT: layers * kept_bytes(shape, config, batch),
         WORKING: a_token * batch.tokens if layers else 0,
@@ -108,7 +108,7 @@ def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int,
 def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
     """What lives beside the weights while a decoder layer goes forward without gradients."""
     stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
-    a_token = stream + max(35 * shape.attention_width, _mlp_at_work(shape, 21))
+    a_token = stream + max(35 * shape.attention_width, _mlp_at_work(shape, 8))
     return a_token * batch.tokens + dense_bytes(shape)
 
 
@@ -138,14 +138,16 @@ def vision_bytes(shape: ModelShape, batch: Batch) -> int:
 
 def _saved(shape: ModelShape, config: Config) -> int:
     """Bytes a token that autograd saves in one decoder layer."""
+    return _attention_saved(shape, config) + (2 * shape.hidden if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width)
+
+
+def _attention_saved(shape: ModelShape, config: Config) -> int:
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
     # the norm's fp32 input; q, k and v's inputs; inputs of the norms of q and k; sdpa's q, repeated k and v, and output; o's input
-    attention = 4 * hidden + 3 * dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
-    mlp = 2 * hidden if shape.experts else 16 * shape.mlp_width
-    return attention + mlp
+    return 4 * hidden + 3 * dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
 
 
 def _mlp_at_work(shape: ModelShape, dense: int) -> int:
-    """Bytes a token of the MLP's temporaries: `dense` a column, or for experts the pairs' outputs in fp16, twice."""
-    return (4 * shape.experts_per_token + 8) * shape.hidden if shape.experts else dense * shape.mlp_width
+    """Bytes a token of the MLP at work: `dense` a column, or the experts' pairs in fp16, twice; and two residual streams."""
+    return (4 * shape.experts_per_token + 8) * shape.hidden + (0 if shape.experts else dense * shape.mlp_width)
