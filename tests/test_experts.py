@@ -18,17 +18,18 @@ class Dense(nn.Module):
         self.experts, self.num_experts = experts, experts.num_experts
         self.at_once, self.padding_worth, self.made = at_once, padding_worth, []
 
-    def dequantizer(self, name):
+    def dequantizer(self, order):
         def dense(experts):
-            assert len(experts) <= self.at_once
-            self.made.append((name, len(experts)))
-            return getattr(self.experts, name).detach()[experts]
+            chosen = order[experts]
+            assert len(chosen) <= self.at_once
+            self.made.append(len(chosen))
+            return tuple(getattr(self.experts, name).detach()[chosen] for name in ("gate_up_proj", "down_proj"))
 
         return dense
 
-    def apply_gate(self, gate_up):
-        gate, up = gate_up.chunk(2, dim=-1)
-        return self.experts.act_fn(gate) * up
+    @property
+    def act_fn(self):
+        return self.experts.act_fn
 
 
 def small_experts(experts):
@@ -91,7 +92,7 @@ def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
     y = checkpoint(layer, x, use_reentrant=False)
     forward = list(module.made)
     found = torch.autograd.grad(y.sum(), (x, weights))
-    assert len(forward) == 2 * len(Routing(index, 8, module.at_once, module.padding_worth).chunks)
+    assert len(forward) == len(Routing(index, 8, module.at_once, module.padding_worth).chunks)
     assert sorted(module.made) == sorted(2 * forward)  # a forward and a backward, no third time
     for a, b in zip(found, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -100,10 +101,11 @@ def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
 def test_every_pair_has_one_slot():
     index = torch.tensor([[2, 0], [0, 2], [2, 1]])
     routing = Routing(index, 4, at_once=2, padding_worth=0)
-    assert [(chunk.experts.tolist(), chunk.slots) for chunk in routing.chunks] == [
-        ([2], slice(0, 3)),
-        ([0], slice(3, 5)),
-        ([1], slice(5, 6)),
+    assert routing.order.tolist() == [2, 0, 1]
+    assert [(chunk.experts, chunk.slots) for chunk in routing.chunks] == [
+        (slice(0, 1), slice(0, 3)),
+        (slice(1, 2), slice(3, 5)),
+        (slice(2, 3), slice(5, 6)),
     ]
     assert routing.pair.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [0, 1, 2, 0, 1, 2]
     assert routing.slot_of_pair.tolist() == [[0, 3], [4, 1], [2, 5]]

@@ -66,7 +66,7 @@ def test_experts_are_quantised_as_bitsandbytes_would(saved, tmp_path, double_qua
         assert isinstance(experts, NF4Experts)
         for projection in PROJECTIONS:
             weight = getattr(original.get_submodule(name), projection).detach()
-            torch.testing.assert_close(experts.dequantizer(projection)(), direct(weight, double_quant), rtol=0, atol=1e-6)
+            torch.testing.assert_close(experts.dense()[projection], direct(weight, double_quant), rtol=0, atol=1e-6)
             assert getattr(experts, projection).dtype == torch.uint8
 
 
@@ -79,7 +79,7 @@ def test_no_layout_passes_untransposed(saved, tmp_path, width, layout):
     for name, experts in expert_layers(load(tmp_path)).items():
         for projection in PROJECTIONS:
             expected = direct(getattr(original.get_submodule(name), projection).detach())
-            torch.testing.assert_close(experts.dequantizer(projection)(), expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(experts.dense()[projection], expected, rtol=0, atol=1e-6)
 
 
 def test_only_the_language_models_matrices_are_packed(base):
@@ -133,7 +133,7 @@ def test_gradients_equal_those_of_the_dequantised_model(config, encoder, challen
         target = dense.get_submodule(name)
         if isinstance(module, NF4Experts):
             for projection in PROJECTIONS:
-                getattr(target, projection).data = module.dequantizer(projection)()
+                getattr(target, projection).data = module.dense()[projection]
         elif isinstance(module, Linear4bit):
             target.weight.data = bnb.dequantize_4bit(module.weight.data, module.weight.quant_state)
     dense.requires_grad_(False)

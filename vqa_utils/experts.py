@@ -4,8 +4,9 @@ Experts are sorted by load and go through in chunks. The experts of a chunk shar
 many rows as the busiest: few launches, at the price of some padding. `split` weighs the two.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,8 @@ CUTS = 32  # places where `split` may cut: more of them cost the host time and s
 class Chunk:
     """Experts that are computed together, with their slots: a row for each pair of token and expert, and padding."""
 
-    experts: torch.Tensor
-    """[n]"""
+    experts: slice
+    """n places in the routing's order of experts"""
     slots: slice
     """n * rows of the layer's slots"""
 
@@ -31,6 +32,7 @@ class Routing:
     """Where each pair of token and expert is computed. One host synchronisation, for the load of each expert.
 
     Attributes:
+        order: [busy], the experts that have tokens, by descending load.
         chunks: in the order of their slots.
         slots: how many there are.
         pair, token: [slots], the flat place in `index` [T, k] that a slot computes, and its token; a padding slot has any.
@@ -51,13 +53,14 @@ class Routing:
         shift[by_load[: len(rows_of_each)]] += np.cumsum(rows_of_each) - rows_of_each
         shift, by_load = torch.from_numpy(np.stack([shift, by_load])).to(index.device, non_blocking=True)
         slot = shift[expert_of_pair.int()] + torch.arange(len(order), device=index.device)
+        self.order = by_load[: len(rows_of_each)]
         self.pair = order.new_zeros(self.slots).scatter_(0, slot, order)
         self.token = self.pair // index.shape[1]
         self.slot_of_pair = torch.empty_like(order).scatter_(0, order, slot).view(index.shape)
         ends = [0, *itertools.accumulate(experts for experts, _ in sizes)]
         edges = [0, *itertools.accumulate(experts * rows for experts, rows in sizes)]
         self.chunks = [
-            Chunk(by_load[first:last], slice(start, end))
+            Chunk(slice(first, last), slice(start, end))
             for (first, last), (start, end) in zip(itertools.pairwise(ends), itertools.pairwise(edges), strict=True)
         ]
 
@@ -98,78 +101,86 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
     output that the router hardly trusts cannot overflow.
 
     Two nodes of autograd: the first saves the inputs, the second computes. Under layer checkpointing the recomputation ends
-    once the last tensor is saved again, which is before anything is dequantised or multiplied a second time.
+    once the last tensor is saved again, which is before anything is routed, dequantised or multiplied a second time. The
+    routing of the forward is kept for the backward (24 bytes a pair), which then waits for nothing.
 
     Args:
         x: [T, H] in the compute type.
         weights, index: [T, k], the router's.
-        module: an NF4Experts, or what has its `num_experts`, `at_once`, `padding_worth`, `dequantizer` and `apply_gate`.
+        module: an NF4Experts, or what has its `num_experts`, `at_once`, `padding_worth`, `dequantizer` and `act_fn`.
 
     Returns:
         [T, H]; gradients flow to x and weights, not to the experts.
     """
+    routing = functools.cache(lambda: Routing(index, module.num_experts, module.at_once, module.padding_worth))
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        return _Compute.apply(_KeepInputs.apply(x, weights, index, module), x.detach(), weights.detach(), index, module)
-    return compute(x, weights, index, module)
+        return _Compute.apply(_KeepInputs.apply(x, weights, routing, module), x.detach(), weights.detach(), routing, module)
+    return compute(x, weights, routing(), module)
 
 
-def compute(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
+def compute(x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any) -> torch.Tensor:
     """The forward of `frozen_experts`."""
-    routing = Routing(index, module.num_experts, module.at_once, module.padding_worth)
-    gate_up, down = module.dequantizer("gate_up_proj"), module.dequantizer("down_proj")
+    dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
     slot_weights = weights.flatten()[routing.pair, None].to(x.dtype)
-    y = x.new_empty(routing.slots, x.shape[1])
+    y = torch.empty_like(rows)
     for chunk in routing.chunks:
-        pre = _product(x[routing.token[chunk.slots]], gate_up(chunk.experts).mT)
-        h = module.apply_gate(pre).mul_(slot_weights[chunk.slots])
-        _product(h, down(chunk.experts).mT, y[chunk.slots])
+        gate_up, down = dense(chunk.experts)
+        gate, up = _product(rows[chunk.slots], gate_up.mT).chunk(2, dim=-1)
+        h = module.act_fn(gate).mul_(up).mul_(slot_weights[chunk.slots])
+        _product(h, down.mT, y[chunk.slots])
+        del gate_up, down  # before the next chunk's are made
     return _sum_over_experts(y, routing)
 
 
 def gradients(
-    grad: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any
+    grad: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The backward of `frozen_experts`: gradients of x and of the router's weights; dequantises once more."""
-    routing = Routing(index, module.num_experts, module.at_once, module.padding_worth)
-    gate_up, down = module.dequantizer("gate_up_proj"), module.dequantizer("down_proj")
-    slot_weights, grad = weights.flatten()[routing.pair, None].to(x.dtype), grad.to(x.dtype)
+    """The backward of `frozen_experts`: gradients of x and of the router's weights; dequantises once more.
+
+    With h = act(gate) * up, an expert's output is down(w * h). Its gradient is <down^T grad, h> in w, and w * down^T grad in h.
+    """
+    dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
+    grad_rows = grad.to(x.dtype).index_select(0, routing.token)
+    slot_weights = weights.flatten()[routing.pair, None].to(x.dtype)
     grad_weights = torch.empty(routing.slots, dtype=torch.float32, device=x.device)
-    grad_slots = x.new_empty(routing.slots, x.shape[1])
     for chunk in routing.chunks:
-        token, dense = routing.token[chunk.slots], gate_up(chunk.experts)
-        pre = _product(x[token], dense.mT)
+        gate_up, down = dense(chunk.experts)
+        gate, up = _product(rows[chunk.slots], gate_up.mT).chunk(2, dim=-1)
         with torch.enable_grad():
-            pre.requires_grad_()
-            h = module.apply_gate(pre)
-        # loss = <grad, down(w * h)>, so its gradient is <down^T grad, h> in w and w * down^T grad in h
-        back = _product(grad[token], down(chunk.experts))
-        torch.sum(back.float() * h.detach(), -1, out=grad_weights[chunk.slots])
-        (grad_pre,) = torch.autograd.grad(h, pre, back.mul_(slot_weights[chunk.slots]))
-        _product(grad_pre, dense, grad_slots[chunk.slots])
-        del dense  # before the next chunk's is made
-    return _sum_over_experts(grad_slots, routing), grad_weights[routing.slot_of_pair].to(weights.dtype)
+            activated = module.act_fn(gate.requires_grad_())
+        back = _product(grad_rows[chunk.slots], down)
+        h = activated.detach() * up
+        torch.sum(back.float() * h, -1, out=grad_weights[chunk.slots])
+        back.mul_(slot_weights[chunk.slots])
+        (grad_gate,) = torch.autograd.grad(activated, gate, back * up)
+        grad_gate_up = torch.cat([grad_gate, back.mul_(activated.detach())], -1)
+        _product(grad_gate_up, gate_up, rows[chunk.slots])  # which no later chunk reads
+        del gate_up, down  # before the next chunk's are made
+    return _sum_over_experts(rows, routing), grad_weights[routing.slot_of_pair].to(weights.dtype)
 
 
 class _KeepInputs(torch.autograd.Function):
     """Saves what the backward needs, and makes a stand-in for the output, of its shape and without memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
-        ctx.save_for_backward(x, weights, index)
-        ctx.module = module
+    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, routing: Callable[[], Routing], module: Any) -> torch.Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.routing, ctx.module = routing, module
         return x.new_empty(1).expand_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *gradients(grad, *ctx.saved_tensors, ctx.module), None, None
+        return *gradients(grad, *ctx.saved_tensors, ctx.routing(), ctx.module), None, None
 
 
 class _Compute(torch.autograd.Function):
     """Computes the output; the gradient goes on to the stand-in as it comes."""
 
     @staticmethod
-    def forward(ctx: Any, stand_in: torch.Tensor, *inputs: Any) -> torch.Tensor:
-        return compute(*inputs)
+    def forward(
+        ctx: Any, stand_in: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, routing: Callable[[], Routing], module: Any
+    ) -> torch.Tensor:
+        return compute(x, weights, routing(), module)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

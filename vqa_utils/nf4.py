@@ -2,13 +2,12 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import bitsandbytes.functional as bnb
 import torch
 from torch import nn
-from transformers.integrations.moe import _default_apply_gate
 
 from vqa_utils.experts import frozen_experts
 from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
@@ -104,39 +103,52 @@ class NF4Experts(nn.Module):
                 parts.setdefault(prefix, []).append(tensor)
         return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
-    def dequantizer(self, name: str) -> Callable[..., torch.Tensor]:
-        """Makes one projection of some experts dense: their numbers [n], or all -> [n, rows, columns] in the compute type.
+    def dequantizer(self, order: torch.Tensor) -> Callable[[slice], tuple[torch.Tensor, torch.Tensor]]:
+        """Puts the experts in `order` [n], still packed, and makes a run of them dense: [m, 2I, H] and [m, H, I], compute type.
 
-        The scales are made dense here, for all experts, so that each use is two gathers and one more kernel.
+        In order, both projections of an expert side by side, a run lies in one piece: one launch makes it dense.
         """
-        rows, columns = self.shapes[name]
         tensors = self.tensors()
-        packed, absmax = tensors[name], tensors[f"absmax_{name}"]
+        packed = _rows_side_by_side([tensors[name].view(torch.int64) for name in PROJECTIONS], order).view(torch.uint8)
+        absmax = _rows_side_by_side([tensors[f"absmax_{name}"].flatten(1) for name in PROJECTIONS], order)
         if self.double_quant:
-            absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-                absmax, tensors[f"scale_{name}"].flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
-            )
-            absmax = absmax.flatten(1)[:, : rows * columns // BLOCK] + tensors[f"offset_{name}"]
+            absmax = self._dense_scales(absmax, tensors, order)
+        (gate_up, down), split = self.shapes.values(), math.prod(self.shapes["gate_up_proj"])
 
-        def dense(experts: torch.Tensor | None = None) -> torch.Tensor:
-            chosen = (packed, absmax) if experts is None else (packed[experts], absmax[experts])
+        def dense(experts: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            scales = absmax[experts]
             # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
             # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
-            weight = torch.ops.bitsandbytes.dequantize_4bit.default(
-                chosen[0].flatten(), chosen[1].flatten(), BLOCK, "nf4", (chosen[1].numel(), BLOCK), self.compute_dtype
-            )
-            return weight.view(-1, rows, columns)
+            weights = torch.ops.bitsandbytes.dequantize_4bit.default(
+                packed[experts].flatten(), scales.flatten(), BLOCK, "nf4", (scales.numel(), BLOCK), self.compute_dtype
+            ).view(len(scales), -1)
+            return weights[:, :split].unflatten(1, gate_up), weights[:, split:].unflatten(1, down)
 
         return dense
+
+    def dense(self) -> dict[str, torch.Tensor]:
+        """All experts of a layer, by projection; in the compute type."""
+        everything = self.dequantizer(torch.arange(self.num_experts, device=self.absmax_down_proj.device))(slice(None))
+        return dict(zip(PROJECTIONS, everything, strict=True))
+
+    def _dense_scales(self, absmax: torch.Tensor, tensors: dict[str, torch.Tensor], order: torch.Tensor) -> torch.Tensor:
+        """[n, groups * GROUP] in 8 bits -> [n, blocks] in fp32, both projections side by side."""
+        scales = _rows_side_by_side([tensors[f"scale_{name}"] for name in PROJECTIONS], order)
+        dense = torch.ops.bitsandbytes.dequantize_blockwise.default(
+            absmax, scales.flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
+        )
+        parts = dense.split([tensors[f"absmax_{name}"][0].numel() for name in PROJECTIONS], dim=1)
+        for part, name in zip(parts, PROJECTIONS, strict=True):
+            part += tensors[f"offset_{name}"][order]
+        blocks = [math.prod(shape) // BLOCK for shape in self.shapes.values()]
+        if sum(blocks) == dense.shape[1]:
+            return dense
+        return torch.cat([part[:, :count] for part, count in zip(parts, blocks, strict=True)], 1)  # without unfilled groups
 
     @property
     def padding_worth(self) -> int:
         """Rows of padding that take as long as one more chunk, some 35 launches forward and backward."""
         return _padding_worth(self.absmax_down_proj.device)
-
-    def apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """[N, 2I] -> [N, I]: the activated gate times the up projection."""
-        return _default_apply_gate(self, gate_up)
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
@@ -145,6 +157,15 @@ class NF4Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
+
+
+def _rows_side_by_side(parts: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
+    """The rows `order` [n] of each part [E, columns], next to each other: [n, all columns]."""
+    columns = [part.shape[1] for part in parts]
+    joined = parts[0].new_empty(len(order), sum(columns))
+    for part, place in zip(parts, joined.split(columns, dim=1), strict=True):
+        torch.index_select(part, 0, order, out=place)
+    return joined
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from peft import LoraConfig, get_peft_model
 from real_shape import GIB, load_stock, make_processor, make_rows
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils.config import Config, size_in_bytes
@@ -51,9 +51,13 @@ CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("ours", 1, 10), (
 def dense_view(experts: NF4Experts) -> SimpleNamespace:
     """A layer's experts as transformers has them, made dense for one use."""
     with torch.no_grad():
-        weights = {name: experts.dequantizer(name)() for name in ("gate_up_proj", "down_proj")}
+        weights = experts.dense()
     flags = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-    flags |= {"has_post_expert_norm": False, "_is_expert_parallel": False, "_apply_gate": experts.apply_gate}
+    flags |= {
+        "has_post_expert_norm": False,
+        "_is_expert_parallel": False,
+        "_apply_gate": functools.partial(_default_apply_gate, experts),
+    }
     return SimpleNamespace(num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights)
 
 
