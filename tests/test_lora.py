@@ -4,20 +4,23 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from vqa_utils.lora import use_lean_lora
+from vqa_utils.lora import project, use_lean_lora
 from vqa_utils.model import add_lora, load_base
 
 
-def adapted(dropout, bias):
+def adapted(dropout, bias, widths=(192,)):
+    """Layers from 128 features to each of the widths."""
     torch.manual_seed(0)
-    base = nn.Sequential(bnb.nn.Linear4bit(128, 192, bias=bias, quant_type="nf4", compute_dtype=torch.float32))
-    base[0].support_avx512bf16_for_cpu = False
-    base.to("cpu")
-    if base[0].weight.quant_state is None:
-        base[0].weight = bnb.nn.Params4bit(torch.randn(192, 128) * 0.1, requires_grad=False, quant_type="nf4").to("cpu")
+    base = nn.Sequential(*(bnb.nn.Linear4bit(128, width, bias=bias, compute_dtype=torch.float32) for width in widths))
+    for layer in base:
+        layer.support_avx512bf16_for_cpu = False
+        weight = torch.randn(layer.out_features, 128) * 0.1
+        layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4").to("cpu")
     base.is_loaded_in_4bit = True  # what tells PEFT
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["0"]))
-    nn.init.normal_(model.base_model.model[0].lora_B["default"].weight)
+    targets = [str(number) for number in range(len(widths))]
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets))
+    for layer in model.base_model.model:
+        nn.init.normal_(layer.lora_B["default"].weight)
     return model.train()
 
 
@@ -38,6 +41,32 @@ def test_equal_to_pefts_own_with_gradients(dropout, bias):
     assert len(found) == 4
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_with_one_input_equal_each_alone():
+    model, x = adapted(0.0, True, (192, 64, 64)), torch.randn(2, 5, 128, requires_grad=True)
+    layers, weights = model.base_model.model, [p for p in model.parameters() if p.requires_grad]
+
+    def found(outputs):
+        loss = sum((y * torch.linspace(-1, number, y.shape[-1])).sum() for number, y in enumerate(outputs))
+        return *outputs, *torch.autograd.grad(loss, [x, *weights])
+
+    wanted = found([layer(x) for layer in layers])
+    use_lean_lora(model)
+    got = found(project(layers, x))
+    assert len(got) == 3 + 1 + 6
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_layers_with_one_input_drop_the_same_of_it():
+    model, x = adapted(0.5, False, (64, 64)), torch.randn(4, 128)
+    first, second = model.base_model.model
+    second.base_layer.weight = first.base_layer.weight
+    second.lora_A, second.lora_B = first.lora_A, first.lora_B
+    use_lean_lora(model)
+    assert torch.equal(*project((first, second), x))
+    assert not torch.equal(first(x), second(x))
 
 
 def test_an_optimizer_step_is_seen(monkeypatch):

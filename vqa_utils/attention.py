@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from vqa_utils.lora import project
+
 
 def use_lean_attention(model: nn.Module) -> None:
     """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below."""
@@ -27,12 +29,12 @@ def _attention(
         return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
     heads = (*hidden_states.shape[:-1], -1, self.head_dim)
     cos, sin = (part[:, :, None] for part in position_embeddings)
+    projected = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
+    query, key, value = (part.view(heads) for part in projected)
     query, key = (
-        Rotate.apply(norm(project(hidden_states).view(heads)), cos, sin, 1).transpose(1, 2)
-        for norm, project in ((self.q_norm, self.q_proj), (self.k_norm, self.k_proj))
+        Rotate.apply(norm(part), cos, sin, 1).transpose(1, 2) for norm, part in ((self.q_norm, query), (self.k_norm, key))
     )
-    value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-    attended, _ = sdpa_attention_forward(self, query, key, value, attention_mask, scaling=self.scaling)
+    attended, _ = sdpa_attention_forward(self, query, key, value.transpose(1, 2), attention_mask, scaling=self.scaling)
     return self.o_proj(attended.flatten(2)), None
 
 
