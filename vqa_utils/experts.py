@@ -46,7 +46,7 @@ class Routing:
         ends = torch.searchsorted(expert_of_pair, numbers, right=True).cpu().numpy()
         load = np.diff(ends, prepend=0)
         by_load = np.argsort(-load, kind="stable")
-        sizes = split(load[by_load].tolist(), at_once, padding_worth)
+        sizes = split(load[by_load], at_once, padding_worth)
         self.slots = sum(experts * rows for experts, rows in sizes)
         rows_of_each = np.repeat([rows for _, rows in sizes], [experts for experts, _ in sizes])
         shift = load - ends  # from a pair's place among the sorted to its slot, of each expert
@@ -75,22 +75,23 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
         at_once: the most experts of a chunk, whose dense weights are alive together.
         padding_worth: the rows of padding that take as long as one more chunk.
     """
-    busy, most_rows = sum(map(bool, loads)), sum(loads) // CHUNK_SHARE
-    cuts = [*range(0, busy, max(1, min(at_once, busy // CUTS))), busy]
-    best, before = [0], [0]  # of the experts before each cut: the cost, and the cut where the last chunk starts
-    for number, end in enumerate(cuts[1:], 1):
-        costs = []
-        for start in range(number):
-            experts, rows = end - cuts[start], (end - cuts[start]) * loads[cuts[start]]
-            allowed = start == number - 1 or (experts <= at_once and rows <= most_rows)
-            costs.append((best[start] + rows + padding_worth if allowed else float("inf"), start))
-        cost, start = min(costs)
-        best.append(cost)
-        before.append(start)
-    sizes, number = [], len(cuts) - 1
-    while number:
-        sizes.append((cuts[number] - cuts[before[number]], loads[cuts[before[number]]]))
-        number = before[number]
+    loads = np.asarray(loads)
+    busy = np.count_nonzero(loads)
+    cuts = np.append(np.arange(0, busy, max(1, min(at_once, busy // CUTS))), busy)
+    starts, ends = cuts[:-1, None], cuts[None, 1:]
+    rows = (ends - starts) * loads[starts]  # of a chunk from one cut to another
+    allowed = (ends - starts <= at_once) & (rows <= loads.sum() // CHUNK_SHARE)
+    np.fill_diagonal(allowed, True)  # neighbours, which cannot be cut again
+    costs = np.where(allowed, rows + padding_worth, np.inf)
+    best, before = np.zeros(len(cuts)), [0]  # of the experts before each cut: the cost, and the cut where the last chunk starts
+    for end in range(1, len(cuts)):
+        totals = best[:end] + costs[:end, end - 1]
+        before.append(int(totals.argmin()))
+        best[end] = totals[before[-1]]
+    sizes, end = [], len(cuts) - 1
+    while end:
+        sizes.append((int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])))
+        end = before[end]
     return sizes[::-1]
 
 

@@ -88,8 +88,9 @@ def lora_weights(name: str, shape: Shape, config: Config) -> int:
 
 
 def kept_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """What one decoder layer leaves behind for the backward: its fp32 input, or all of it without checkpointing."""
-    inputs = 4 * shape.hidden * batch.tokens
+    """What one decoder layer leaves behind for the backward: its fp32 input and routing, or all of it without checkpointing."""
+    routing = 3 * 8 * shape.experts_per_token  # three 64-bit numbers a pair
+    inputs = (4 * shape.hidden + routing) * batch.tokens
     return inputs if config.use_gradient_checkpointing else inputs + _saved(shape, config) * batch.tokens
 
 
@@ -118,9 +119,11 @@ def loading_bytes(shape: ModelShape) -> int:
 
 
 def dense_bytes(shape: ModelShape) -> int:
-    """The largest weights that are dense in 16 bits at a time: a chunk of experts, or one matrix."""
+    """The largest weights that are dense in 16 bits at a time: a chunk of experts, beside a layer's in order, or one matrix."""
     if shape.experts:
-        return 2 * min(EXPERTS_AT_ONCE, shape.experts) * 3 * shape.mlp_width * shape.hidden
+        an_expert = 3 * shape.mlp_width * shape.hidden
+        in_order = an_expert // 2 + 4 * an_expert // BLOCK  # packed, with their scales in fp32
+        return 2 * min(EXPERTS_AT_ONCE, shape.experts) * an_expert + shape.experts * in_order
     return 2 * shape.mlp_width * shape.hidden
 
 
@@ -144,8 +147,8 @@ def _saved(shape: ModelShape, config: Config) -> int:
 def _attention_saved(shape: ModelShape, config: Config) -> int:
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
-    # the norm's fp32 input; q, k and v's inputs; inputs of the norms of q and k; sdpa's q, repeated k and v, and output; o's input
-    return 4 * hidden + 3 * dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
+    # the norm's fp32 input; q, k and v's one input; inputs of the norms of q and k; sdpa's q, repeated k and v, and output; o's input
+    return 4 * hidden + dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
 
 
 def _mlp_at_work(shape: ModelShape, dense: int) -> int:
