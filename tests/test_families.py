@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,7 +28,9 @@ from vqa_utils.encode import Encoder
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.nf4 import PROJECTIONS, NF4Experts
+from vqa_utils.orders import can_share, turned
 from vqa_utils.paths import FoldPaths
+from vqa_utils.prompts import LETTERS
 from vqa_utils.score import score_options
 from vqa_utils.train import train_fold
 
@@ -109,6 +112,18 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
     last = meta["epochs"][-1]
     assert log_loss(probs, held_out["answer"]) == pytest.approx(last["log_loss"], abs=1e-4)
     assert accuracy(probs, held_out["answer"]) == last["accuracy"]
+
+
+def test_four_option_orders_equal_four_full_passes(family, challenge):
+    base, encoder = load_base(family), Encoder(load_processor(family), challenge.folder, family.image_side)
+    rows = challenge.test.head(3)
+    assert can_share(base) == ("linear_attention" not in str(base.config.get_text_config()))
+    found = score_options(base, encoder, rows, batch_size=3, orders=4)[list(LETTERS)].to_numpy()
+    full = np.zeros_like(found)
+    for shift in range(4):
+        turned_rows = pd.DataFrame([turned(row, shift) for row in rows.to_dict("records")])
+        full += np.roll(score_options(base, encoder, turned_rows, batch_size=3)[list(LETTERS)].to_numpy(), shift, axis=1) / 4
+    np.testing.assert_allclose(found, full, atol=1e-4)
 
 
 def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(family):

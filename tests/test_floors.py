@@ -13,7 +13,8 @@ FLOORS = {
     0: ("errors", "paths", "artifacts", "stages"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
         "data", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs"),
-    2: ("encode", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming", "lora", "vision", "attention"),
+    2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming", "lora", "vision",
+        "attention"),
     3: ("train", "callbacks", "score"),
     4: ("runner", "execution", "report", "figures", "terminal", "plan_table"),
 }  # fmt: skip

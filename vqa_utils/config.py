@@ -20,7 +20,8 @@ COUNT_OR_AUTO = int | Literal["auto"]
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "baselines", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
+    "num_workers", "report_to",
 )  # fmt: skip
 
 
@@ -91,6 +92,8 @@ class Config:
 
     score_batch: int = 8
     """Rows a forward pass when options are scored."""
+    tta: int = 1
+    """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
     baselines: bool = False
     """Score the held-out rows without the adapter and with blank images too."""
 
@@ -122,6 +125,7 @@ class Config:
             "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
             "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
             "score_batch: expected at least 1": self.score_batch >= 1,
+            "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }
         problems = [f"{rule}, found {getattr(self, rule.split(':')[0])!r}" for rule, holds in checks.items() if not holds]

@@ -10,6 +10,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data import open_image
+from vqa_utils.orders import in_one_sequence, turned
 from vqa_utils.prompts import LETTERS, chat
 
 IGNORED = -100  # the label that the loss passes over
@@ -36,6 +37,13 @@ class Encoder:
             input_ids, attention_mask [B, L], pixel_values, image_grid_thw and what else the processor gives.
         """
         return self._encode([self._chat(row, None, blank) for row in rows], add_generation_prompt=True)
+
+    def orders(self, rows: Sequence[Row], shifts: Sequence[int], *, blank: bool = False) -> BatchFeature:
+        """Like `questions`, with the options of each row turned by each of `shifts`, as `orders.in_one_sequence` joins them."""
+        texts = [[self._render(chat(turned(row, shift), None), True) for row in rows] for shift in shifts]
+        prompts = [self.processor.tokenizer(of_order)["input_ids"] for of_order in texts]
+        batch = self.questions([turned(row, shifts[0]) for row in rows], blank=blank)
+        return BatchFeature(in_one_sequence(batch, prompts, self.processor.tokenizer.pad_token_id))
 
     def examples(self, rows: Sequence[Row]) -> BatchFeature:
         """Like `questions`, with the answer's turn appended, and `labels` [B, L] that are -100 but on the letter.

@@ -108,9 +108,8 @@ class _Work:
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
         self.config, self.shape = config, shape
-        self.training, self.scoring = (
-            memory.batch_of(shape, config, rows, text_tokens) for rows in (config.micro_batch, config.score_batch)
-        )
+        self.training = memory.batch_of(shape, config, config.micro_batch, text_tokens)
+        self.scoring = memory.batch_of(shape, config, config.score_batch, text_tokens + (config.tta - 1) * memory.OPTION_TOKENS)
         self.modules = memory.weights_by_module(shape, config)
         self.layers = [f"{LAYERS}.{number}" for number in range(shape.layers)]
         tied = [] if HEAD in self.modules else [HEAD]

@@ -1,4 +1,7 @@
-"""Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them."""
+"""Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them.
+
+With several option orders, the mean over them, each option's probability followed to where it stands.
+"""
 
 import contextlib
 import functools
@@ -9,12 +12,14 @@ import pandas as pd
 import torch
 from peft import PeftModel
 from torch.utils.data import DataLoader
+from transformers import BatchFeature
 
 from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge, load_test
 from vqa_utils.encode import Encoder, letter_token_ids
 from vqa_utils.folds import read_folds
+from vqa_utils.orders import can_share, shifts_of, tree_mask, turned
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS, question_text
 
@@ -51,7 +56,9 @@ def score_fold(
 
     The baselines are `zero_shot`, the base without its adapter, and `blank`, the adapter with grey pictures.
     """
-    options = {"batch_size": config.score_batch, "use_amp": config.use_amp, "num_workers": config.num_workers}
+    options = {
+        "batch_size": config.score_batch, "orders": config.tta, "use_amp": config.use_amp, "num_workers": config.num_workers,
+    }  # fmt: skip
     probs = {name: score_options(model, encoder, rows, **options) for name, rows in questions.items()}
     if config.baselines and "oof" in questions:
         with model.disable_adapter():
@@ -74,6 +81,7 @@ def score_options(
     rows: pd.DataFrame,
     *,
     batch_size: int,
+    orders: int = 1,
     use_amp: bool = True,
     blank: bool = False,
     num_workers: int = 0,
@@ -84,6 +92,7 @@ def score_options(
         model: in eval mode; its answers are not looked up anywhere, and a column `answer` is not used.
         rows: `id`, `path`, `question`, `a` to `d`.
         batch_size: rows a forward pass; rows of like length go together, so that little is padding.
+        orders: 1, 2 or 4 cyclic orders of the options, whose probabilities are averaged.
         blank: show grey pictures (the no-image baseline).
         num_workers: processes that decode images while the model computes; 0 decodes in this one.
 
@@ -94,11 +103,29 @@ def score_options(
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     longest_first = sorted(range(len(records)), key=lambda i: -len(question_text(records[i])))
     batches = [longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)]
-    encode = functools.partial(encoder.questions, blank=blank)
+    shifts = shifts_of(orders)
+    encode = functools.partial(_batches, encoder, shifts=shifts, share=can_share(model), blank=blank)
     probs = np.empty((len(records), len(LETTERS)))
     loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
-    for chosen, batch in zip(batches, loader, strict=True):
-        with autocast(model.device, use_amp):
-            logits = model(**batch.to(model.device), logits_to_keep=1).logits[:, -1]  # [B, V]
-        probs[chosen] = logits[:, letters.to(logits.device)].double().softmax(-1).cpu().numpy()
+    for chosen, passes in zip(batches, loader, strict=True):
+        logits = torch.cat([_last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
+        of_letters = logits[..., letters.to(logits.device)].double().softmax(-1)
+        of_options = [of_letters[:, number].roll(shift, -1) for number, shift in enumerate(shifts)]
+        probs[chosen] = torch.stack(of_options).mean(0).cpu().numpy()
     return pd.concat([rows[["id"]].reset_index(drop=True), pd.DataFrame(probs, columns=list(LETTERS))], axis=1)
+
+
+def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool, blank: bool) -> list[BatchFeature]:
+    """What goes through the model for some rows: all orders at once where they can share, else one batch an order."""
+    if share and len(shifts) > 1:
+        return [encoder.orders(rows, shifts, blank=blank)]
+    return [encoder.questions([turned(row, shift) for row in rows], blank=blank) for shift in shifts]
+
+
+def _last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
+    """[B, orders in the batch, V] at the last position of each order."""
+    inputs = {"logits_to_keep": 1, **batch.to(model.device)}
+    if "segments" in inputs:
+        inputs["attention_mask"] = tree_mask(inputs.pop("segments"))
+    with autocast(model.device, use_amp):
+        return model(**inputs).logits
