@@ -4,7 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+
+from vqa_utils.nf4 import NF4Experts
 from vqa_utils.paths import ROOT
 
 
@@ -16,3 +22,50 @@ def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
     _, *cases = json.loads((tmp_path / "speed.json").read_text())
     assert {case["variant"] for case in cases} == {"usual", "stock", "ours"} and len(cases) == 6
     assert all(case[mode]["wall_s"] > 0 for case in cases for mode in ("train", "score"))
+    assert "peer: left out: " in found.stdout
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+    return pytest.importorskip("peer")
+
+
+def test_the_peer_is_left_out_where_it_is_not_installed(peer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "experts4bit_qlora", None)
+    assert peer.missing().startswith("not installed")
+
+
+def compare_with_the_peer():
+    import peer
+
+    torch.manual_seed(0)
+    stack = nn.Module()
+    stack.num_experts, stack.act_fn = 8, nn.functional.silu
+    dense = {"gate_up_proj": torch.randn(8, 128, 128) / 10, "down_proj": torch.randn(8, 128, 64) / 10}
+    for name, weight in dense.items():
+        stack.register_parameter(name, nn.Parameter(weight.to("meta")))
+    experts = NF4Experts(stack, torch.float32, double_quant=True)
+    for name, weight in dense.items():
+        for prefix, tensor in experts.quantize(weight).items():
+            setattr(experts, prefix + name, tensor if prefix else nn.Parameter(tensor, requires_grad=False))
+    x, (weights, index) = torch.randn(20, 128), torch.rand(20, 8).topk(3)
+    found = {}
+    for forward in (NF4Experts.forward, peer.experts):
+        inputs = [x.clone().requires_grad_(), weights.clone().requires_grad_()]
+        y = forward(experts, inputs[0], index, inputs[1])
+        with torch.inference_mode():
+            assert torch.equal(forward(experts, x, index, weights), y)
+        found[forward] = [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
+    for ours, peers in zip(*found.values(), strict=True):
+        assert ours.dtype == peers.dtype and torch.cosine_similarity(ours.flatten(), peers.flatten(), dim=0) > 0.9999
+
+
+def test_the_peer_computes_what_ours_does_from_the_same_packed_weights():
+    """By its kernels in Triton's interpreter, which has to be asked for first and cuts bf16 off: hence directions are compared."""
+    found = pytest.importorskip("experts4bit_qlora")
+    path = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/bench"), str(Path(found.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "TRITON_INTERPRET": "1", "GNF4_TRAIN_GEMM": "decoded"}
+    command = [sys.executable, "-c", "import test_bench; test_bench.compare_with_the_peer()"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

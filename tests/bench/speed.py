@@ -5,7 +5,8 @@
 
 Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
 at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
-a layer at a time. `ours`: what `load_base` and `add_lora` make.
+a layer at a time. `ours`: what `load_base` and `add_lora` make. `peer`: another project's kernels (peer.py) and its fusions
+around them in the model of `usual` and `stock`, `peer_in_ours`: its kernels alone in ours; left out where it cannot run.
 
 The floor counts, at rates measured in the same run: the operations of all products forward and of their input gradients
 backward (nothing computed twice), and each packed weight read once a pass.
@@ -24,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import peer
 import torch
 from peft import LoraConfig, get_peft_model
 from real_shape import GIB, load_stock, make_processor, make_rows
@@ -45,7 +47,8 @@ from vqa_utils.train import answer_loss
 GPU = torch.cuda.is_available()
 ROWS = 16
 # variant, rows a batch, timed steps
-CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("ours", 1, 10), ("ours", 4, 10), ("ours", 16, 10)]
+CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("peer", 1, 5), ("peer", 16, 10)]
+CASES += [("ours", 1, 10), ("ours", 4, 10), ("ours", 16, 10), ("peer_in_ours", 1, 5), ("peer_in_ours", 16, 10)]
 
 
 def dense_view(experts: NF4Experts) -> SimpleNamespace:
@@ -82,13 +85,16 @@ def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
     return get_peft_model(base, lora)
 
 
+FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward, "peer_in_ours": peer.experts}
+
+
 @contextlib.contextmanager
-def experts_forward(forward: Callable | None) -> Iterator[None]:
-    """While a stock variant is timed."""
-    ours = NF4Experts.forward
-    NF4Experts.forward = forward or ours
-    yield
-    NF4Experts.forward = ours
+def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
+    """While a variant is timed."""
+    NF4Experts.forward = FORWARDS[variant]
+    with peer.fused(model) if variant == "peer" else contextlib.nullcontext():
+        yield
+    NF4Experts.forward = FORWARDS["ours"]
 
 
 def train_step(model: torch.nn.Module, batch: dict) -> None:
@@ -204,27 +210,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
-    parser.add_argument("--only", nargs="*", default=["usual", "stock", "ours"], help="variants")
+    parser.add_argument("--only", nargs="*", default=list(FORWARDS), help="variants")
     args = parser.parse_args()
+    without_peer = "the tiny base's experts do not fit its blocks" if args.tiny else peer.missing()
+    if without_peer:
+        print(f"peer: left out: {without_peer}", flush=True)
     rate = rates() if GPU and not args.tiny else {}
     results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
     with tempfile.TemporaryDirectory() as folder:
         base, config, encoder, rows = prepared(args.tiny, Path(folder))
-        model, variant_of_model = None, ""
+        model, model_is_ours = None, False
         for variant, size, repeats in CASES:
-            if variant not in args.only:
+            if variant not in args.only or ("peer" in variant and without_peer):
                 continue
-            if (variant == "ours") != (variant_of_model == "ours") or model is None:
+            if ("ours" in variant) != model_is_ours or model is None:
                 base = model.unload() if model is not None else base
+                for module in base.modules():  # what makes inputs need a gradient: asked for twice, it is taken off once
+                    module._forward_hooks.clear()
                 model = (
                     add_lora(finish_base(base, config, memory_plan(config)), config)
-                    if variant == "ours"
+                    if "ours" in variant
                     else stock_lora(base, config)
                 )
-                variant_of_model = variant
+                model_is_ours = "ours" in variant
                 gc.collect()
             found = {"variant": variant, "rows": size}
-            with experts_forward({"usual": usual, "stock": stock}.get(variant)):
+            with computing(variant, model):
                 for mode, batch, step in (
                     ("train", encoder.examples(rows[:size]), train_step),
                     ("score", encoder.questions(rows[:size]), score),
@@ -235,6 +246,8 @@ def main() -> None:
                     found[mode] = measured(functools.partial(step, model, batch), size, args.steps or repeats)
                     if rate:
                         found[mode]["floor_s"] = float(f"{floor(config, tokens, size, rate, training=mode == 'train'):.4g}")
+            if "peer" in variant:
+                found["calls"] = peer.calls()
             results.append({**found, "tokens": tokens})
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
