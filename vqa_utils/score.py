@@ -108,7 +108,7 @@ def score_options(
     probs = np.empty((len(records), len(LETTERS)))
     loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
     for chosen, passes in zip(batches, loader, strict=True):
-        logits = torch.cat([_last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
+        logits = torch.cat([last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
         of_letters = logits[..., letters.to(logits.device)].double().softmax(-1)
         of_options = [of_letters[:, number].roll(shift, -1) for number, shift in enumerate(shifts)]
         probs[chosen] = torch.stack(of_options).mean(0).cpu().numpy()
@@ -122,7 +122,7 @@ def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], sha
     return [encoder.questions([turned(row, shift) for row in rows], blank=blank) for shift in shifts]
 
 
-def _last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
+def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
     """[B, orders in the batch, V] at the last position of each order."""
     inputs = {"logits_to_keep": 1, **batch.to(model.device)}
     if "segments" in inputs:

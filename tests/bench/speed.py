@@ -30,7 +30,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from real_shape import GIB, load_stock, make_processor, make_rows
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, BatchFeature
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
@@ -39,8 +39,9 @@ from vqa_utils.encode import Encoder
 from vqa_utils.memory import weights_by_module
 from vqa_utils.model import LANGUAGE_MODEL, add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
 from vqa_utils.nf4 import NF4Experts
+from vqa_utils.orders import shifts_of
 from vqa_utils.presets import preset
-from vqa_utils.score import autocast
+from vqa_utils.score import autocast, last_logits
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
@@ -106,9 +107,9 @@ def train_step(model: torch.nn.Module, batch: dict) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def score(model: torch.nn.Module, batch: dict) -> None:
-    with torch.inference_mode(), autocast(model.device, True):
-        model(**batch, logits_to_keep=1)
+def score(model: torch.nn.Module, batch: BatchFeature) -> None:
+    with torch.inference_mode():
+        last_logits(model, batch, True)
 
 
 def measured(step: Callable[[], None], rows: int, repeats: int) -> dict[str, object]:
@@ -236,19 +237,20 @@ def main() -> None:
                 gc.collect()
             found = {"variant": variant, "rows": size}
             with computing(variant, model):
-                for mode, batch, step in (
-                    ("train", encoder.examples(rows[:size]), train_step),
-                    ("score", encoder.questions(rows[:size]), score),
-                ):
+                modes = [("train", encoder.examples(rows[:size]), train_step), ("score", encoder.questions(rows[:size]), score)]
+                if variant == "ours":  # with four option orders
+                    modes.append(("score_4", encoder.orders(rows[:size], shifts_of(4)), score))
+                for mode, batch, step in modes:
                     model.train(mode == "train")
                     batch = batch.to(model.device)
                     tokens = batch["input_ids"].shape[1]
+                    found.setdefault("tokens", {})[mode] = tokens
                     found[mode] = measured(functools.partial(step, model, batch), size, args.steps or repeats)
-                    if rate:
+                    if rate and mode != "score_4":
                         found[mode]["floor_s"] = float(f"{floor(config, tokens, size, rate, training=mode == 'train'):.4g}")
             if "peer" in variant:
                 found["calls"] = peer.calls()
-            results.append({**found, "tokens": tokens})
+            results.append(found)
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
 
