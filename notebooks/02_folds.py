@@ -10,8 +10,8 @@ sys.path.insert(0, "..")
 from vqa_utils import figures
 from vqa_utils.artifacts import write_csv
 from vqa_utils.data import load_challenge
-from vqa_utils.duplicates import image_hashes
 from vqa_utils.folds import leaks, make_folds, plain_split_leaks
+from vqa_utils.images import image_hashes
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 

@@ -52,7 +52,7 @@ confusion
 # ## Which questions are hard?
 
 # %%
-kinds = report.question_kinds(probs, train)
+kinds = report.kinds_of(probs, train)
 print("rows by kind:", kinds.value_counts().sort_index().to_dict())
 
 # %% tags=["nbval-ignore-output"]

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -6,8 +7,9 @@ import pytest
 from conftest import write_korean_challenge
 from PIL import Image
 
-from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kind
-from vqa_utils.duplicates import duplicate_table, image_hashes, image_sizes
+from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
+from vqa_utils.duplicates import duplicate_table, image_sizes
+from vqa_utils.images import image_hashes
 from vqa_utils.presets import preset
 
 
@@ -147,18 +149,31 @@ def test_equal_pictures_under_other_names_are_found(folder):
     assert image_sizes(challenge)["width"].unique().tolist() == [64]
 
 
-@pytest.mark.parametrize(
-    ("question", "options", "kind"),
-    [
-        ("is there a cat?", ["yes", "no", "maybe", "unknown"], "yes/no"),
+def test_an_image_file_is_read_once_for_all_its_rows_and_tables(folder, monkeypatch):
+    edit(folder, "train.csv", lambda frame: frame.assign(path=frame["path"][0]))
+    read, really = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or really(path))
+    challenge = load(folder)
+    assert sorted(read) == ["test_0006.png", "test_0007.png", "test_0008.png", "train_0000.png"]
+    hashes = image_hashes(folder, challenge.train["path"])
+    assert challenge.images.loc["images/train_0000.png"].tolist() == [hashes[0], 64, 64, ""] and len(hashes) == 6
+    shutil.rmtree(folder / "images")
+    assert duplicate_table(challenge).loc["pictures", "train rows"] == 6
+    assert image_sizes(challenge)["split"].value_counts().to_dict() == {"train": 6, "test": 3}
+
+
+def test_kinds_of_question():
+    expected = [
+        ("is there a cat?", ["yes", "No ", "maybe", "unknown"], "yes/no"),
         ("고양이가 있나요?", ["예", "아니요", "둘 다", "모름"], "yes/no"),
-        ("how many cats are there?", list("1234"), "counting"),
+        ("How many cats are there?", list("1234"), "counting"),
         ("이 도형은 무슨 색인가요?", ["빨간색", "파란색", "흰색", "회색"], "colour"),
         ("what color is the shape?", ["red", "blue", "gray", "teal"], "colour"),
         ("what shape is present?", ["circle", "star", "line", "triangle"], "shape"),
         ("간판에 적힌 글자는?", ["가", "나", "다", "라"], "text"),
-        ("where is this?", ["here", "there", "home", "away"], "other"),
-    ],
-)
-def test_kinds_of_question(question, options, kind):
-    assert question_kind(pd.Series({"question": question, **dict(zip("abcd", options, strict=True))})) == kind
+        ("where is this?", ["yes", "there", "home", "away"], "other"),
+    ]
+    rows = pd.DataFrame(
+        [(question, *options) for question, options, _ in expected], columns=["question", *"abcd"], index=range(8, 0, -1)
+    )
+    assert question_kinds(rows).to_dict() == dict(zip(rows.index, [kind for *_, kind in expected], strict=True))

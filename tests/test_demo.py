@@ -8,13 +8,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from vqa_utils.artifacts import read_json
-from vqa_utils.data import load_challenge, question_kind
+from vqa_utils.data import load_challenge, question_kinds
 from vqa_utils.demo import pretrain
 from vqa_utils.demo.challenge import write_challenge
 from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
-from vqa_utils.duplicates import image_hashes
 from vqa_utils.encode import Encoder
 from vqa_utils.folds import make_folds
+from vqa_utils.images import image_hashes
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.paths import DEMO_MODEL, FoldPaths
@@ -31,7 +31,7 @@ def demo():
 
 def test_the_challenge_is_easy_vqa_with_its_kinds_in_balance(demo):
     assert (len(demo.train), len(demo.test)) == (900, 300)
-    kinds = demo.train.apply(question_kind, axis=1)
+    kinds = question_kinds(demo.train)
     assert kinds.value_counts().between(290, 310).all() and set(kinds) == {"yes/no", "shape", "colour"}
     assert set(demo.train["question"]) <= set(easy_vqa.get_train_questions()[0])
     assert set(demo.test["question"]) <= set(easy_vqa.get_test_questions()[0])
@@ -114,7 +114,7 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
     model, _, _ = load_adapter(tmp_path / "adapter", config)
     probs = score_fold(model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path))
     right = {name: correct(frame, held_out["answer"]) for name, frame in probs.items()}
-    open_rows = (held_out.apply(question_kind, axis=1) != "yes/no").to_numpy()
+    open_rows = (question_kinds(held_out) != "yes/no").to_numpy()
     assert right["oof"].mean() >= 0.85 and right["oof"][open_rows].mean() >= 0.75
     assert right["oof"].mean() - right["blank"].mean() >= 0.15
     assert right["oof"].mean() > right["zero_shot"].mean() and mcnemar(right["oof"], right["zero_shot"]) < 0.01

@@ -10,9 +10,9 @@ import pytest
 from vqa_utils.paths import ROOT
 
 FLOORS = {
-    0: ("errors", "paths", "artifacts", "stages"),
+    0: ("errors", "paths", "artifacts", "stages", "progress"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
-        "data", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs"),
+        "data", "images", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming", "lora", "vision",
         "attention"),
     3: ("train", "callbacks", "score"),

@@ -187,3 +187,14 @@ def test_the_line_of_a_training_says_step_loss_pace_and_time_left(tmp_path):
     assert last_step(log) == (2, 41, "step 2/41  loss 1.250  3.00 s/step  1:57 left")
     log.write_text(log.read_text() + "3,41,0.3")
     assert last_step(log)[2] == ""
+
+
+def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
+    from vqa_utils import runner
+
+    order, hashed, lines = [], runner.data_hash, runner.progress_lines
+    monkeypatch.setattr(runner, "data_hash", lambda config: order.append("hash") or hashed(config))
+    monkeypatch.setattr(runner, "progress_lines", lambda console: order.append("lines") or lines(console))
+    make, _, _ = small_run
+    make().run([Step(STAGE)])
+    assert order == ["hash", "lines"]

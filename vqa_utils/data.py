@@ -1,7 +1,5 @@
 """The challenge's files: CSVs in the encodings the field uses, images opened when needed, all problems in one error."""
 
-import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +9,14 @@ from PIL import Image, ImageOps
 
 from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.errors import VqaError
+from vqa_utils.images import read_images
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
-MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 SHOWN = 12  # problems listed a kind; the rest is counted
-Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 
 
 class DataError(VqaError):
@@ -37,6 +34,8 @@ class Challenge:
     """id, path, question, a, b, c, d"""
     sample_submission: pd.DataFrame
     """id, answer"""
+    images: pd.DataFrame | None = None
+    """a line an image file, by its path: hash, width, height (see `images.read_images`); None where they were not checked"""
 
     @property
     def files(self) -> list[Path]:
@@ -57,7 +56,7 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
 
     Args:
         config: `data` names the folder, `limit` the number of rows.
-        check_images: decode every image too (a thumbnail's worth where the format allows it).
+        check_images: read every image too.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
@@ -85,11 +84,12 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
+    images = read_images(folder, pd.concat([train["path"], test["path"]])) if check_images else None
     if check_images:
-        problems += _image_problems(folder, {"train.csv": train, "test.csv": test})
+        problems += _image_problems(images, {"train.csv": train, "test.csv": test})
     if problems:
         raise DataError(_listed(folder, problems))
-    return Challenge(folder, train, test, sample)
+    return Challenge(folder, train, test, sample, images)
 
 
 def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -103,7 +103,8 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     sample_file = folder / "sample_submission.csv"
     sample = _read(sample_file, ("id", "answer"), problems) if sample_file.exists() else None
     if not problems:
-        problems += _question_problems("test.csv", test) + _image_problems(folder, {"test.csv": test})
+        problems += _question_problems("test.csv", test)
+        problems += _image_problems(read_images(folder, test["path"]), {"test.csv": test})
     if not problems and sample is not None:
         unknown = ~sample["id"].isin(test["id"])
         problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
@@ -123,19 +124,19 @@ def open_image(path: Path) -> Image.Image:
         return turned.convert("RGB")
 
 
-def question_kind(row: pd.Series) -> str:
-    """A coarse kind of question, in English or Korean: yes/no, counting, colour, shape, text in the image, other."""
-    options = {str(row[letter]).strip().lower() for letter in LETTERS}
-    if options & {"yes", "예", "네"} and options & {"no", "아니요", "아니오"}:
-        return "yes/no"
+def question_kinds(rows: pd.DataFrame) -> pd.Series:
+    """A coarse kind of each row's question, in English or Korean: yes/no, counting, colour, shape, text (in the image), other."""
+    options = rows[list(LETTERS)].apply(lambda column: column.str.strip().str.lower())
+    yes, no = (options.isin(words).any(axis=1) for words in (["yes", "예", "네"], ["no", "아니요", "아니오"]))
     patterns = {
         "counting": r"how many|몇 |개수",
         "colour": r"\bcolou?r|색",
         "shape": r"\bshape|모양",
         "text": r"written|글자|적힌|적혀",
     }
-    question = str(row["question"]).lower()
-    return next((kind for kind, pattern in patterns.items() if re.search(pattern, question)), "other")
+    question = rows["question"].str.lower()
+    signs = [yes & no, *(question.str.contains(pattern) for pattern in patterns.values())]
+    return pd.Series(np.select(signs, ["yes/no", *patterns], "other"), rows.index)
 
 
 def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
@@ -179,27 +180,12 @@ def _question_problems(name: str, frame: pd.DataFrame) -> list[str]:
     return problems
 
 
-def _image_problems(folder: Path, frames: dict[str, pd.DataFrame]) -> list[str]:
+def _image_problems(images: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> list[str]:
     problems = []
-    with ThreadPoolExecutor() as pool:
-        for name, frame in frames.items():
-            found = pd.Series(list(pool.map(lambda path: _image_problem(folder / path), frame["path"])), frame.index)
-            problems += _rows(name, frame.assign(problem=found), found != "", "{path}: expected an image, {problem}")
+    for name, frame in frames.items():
+        rows = frame.assign(problem=frame["path"].map(images["problem"]))
+        problems += _rows(name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
     return problems
-
-
-def _image_problem(path: Path) -> str:
-    if not path.is_file():
-        return "found no file"
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # a JPEG is read whole but decoded small
-            image.load()
-            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-                return f"found one of {image.size[0]} x {image.size[1]} px, longer than {MAX_ASPECT_RATIO} times its width"
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
-        return f"found {error}"
-    return ""
 
 
 def _rows(name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:

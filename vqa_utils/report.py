@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vqa_utils.artifacts import read_json, write_atomically, write_csv, write_text
 from vqa_utils.config import Config
-from vqa_utils.data import open_image, question_kind
+from vqa_utils.data import open_image, question_kinds
 from vqa_utils.ensemble import pooled, scored_folds
 from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions
@@ -48,9 +48,9 @@ def answers_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.Series:
     return train.set_index("id")["answer"].loc[probs["id"]].reset_index(drop=True)
 
 
-def question_kinds(probs: pd.DataFrame, train: pd.DataFrame) -> pd.Series:
+def kinds_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.Series:
     """The kinds of question of the rows in `probs`, in their order."""
-    return train.set_index("id").loc[probs["id"]].apply(question_kind, axis=1).reset_index(drop=True)
+    return question_kinds(train.set_index("id").loc[probs["id"]]).reset_index(drop=True)
 
 
 def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def baseline_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: 
     tuned = pooled(paths, config, folds, "oof")
     answers = answers_of(tuned, train)
     right = correct(tuned, answers)
-    open_rows = question_kinds(tuned, train).to_numpy() != "yes/no"
+    open_rows = kinds_of(tuned, train).to_numpy() != "yes/no"
     lines = []
     for rows, name in SETS.items():
         probs = pooled(paths, config, folds, rows)

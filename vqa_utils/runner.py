@@ -63,6 +63,8 @@ class Runner:
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
         gpus = gpus_for_folds(self.config)
+        if steps:
+            self._record(steps[0])  # hashes the data once, before there are threads and lines: that has a bar of its own
         for _, group in itertools.groupby(steps, key=lambda step: (step.stage.name, step.stage.per_fold)):
             together = list(group)
             with progress_lines(self.console) as progress:
@@ -84,7 +86,6 @@ class Runner:
             finally:
                 free.put(gpu)
 
-        self._record(steps[0])  # hashes the data once, before the threads start
         with ThreadPoolExecutor(max_workers=len(gpus)) as threads:
             running = [threads.submit(run_on_a_gpu, step) for step in steps]
         for finished in running:

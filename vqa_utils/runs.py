@@ -11,7 +11,7 @@ import pandas as pd
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
 from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
 from vqa_utils.data import load_challenge
-from vqa_utils.duplicates import image_hashes
+from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes

@@ -1,0 +1,64 @@
+"""Image files, side by side and each read once however many rows show it: contents' hash, size, and what is wrong."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from vqa_utils.artifacts import sha256
+from vqa_utils.progress import progress
+
+MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
+HASH_DIGITS = 16
+FILES_A_TASK = 16  # a task a file, of all files at once, takes more memory than what is read
+Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
+
+
+def image_hashes(folder: Path, paths: Iterable[str]) -> list[str]:
+    """SHA-256 of each image file, 16 hex digits: equal pictures under different names have equal hashes."""
+    paths = list(paths)
+    found = _each_file(lambda path: sha256(folder / path)[:HASH_DIGITS], paths, "hashing images")
+    return [found[path] for path in paths]
+
+
+def read_images(folder: Path, paths: Iterable[str]) -> pd.DataFrame:
+    """Read and decode each image file (a JPEG, to a thumbnail's worth).
+
+    Returns:
+        A line a file, by its path: `hash` (as `image_hashes`), `width` and `height` in px, and `problem`, empty where
+        there is none. A file that cannot be read has an empty hash or a size of 0.
+    """
+    found = _each_file(lambda path: _read(folder / path), paths, "reading images")
+    return pd.DataFrame.from_dict(found, orient="index", columns=["hash", "width", "height", "problem"])
+
+
+def _each_file(work: Callable[[str], Any], paths: Iterable[str], title: str) -> dict[str, Any]:
+    """`work` on each different path, in threads: reading, hashing and decoding all let go of Python's lock."""
+    different = list(dict.fromkeys(paths))
+    with ThreadPool(os.cpu_count()) as pool:
+        results = progress(pool.imap(work, different, FILES_A_TASK), len(different), title)
+        return dict(zip(different, results, strict=True))
+
+
+def _read(path: Path) -> tuple[str, int, int, str]:
+    if not path.is_file():
+        return "", 0, 0, "found no file"
+    digest, width, height = "", 0, 0
+    try:
+        contents = path.read_bytes()
+        digest = hashlib.sha256(contents).hexdigest()[:HASH_DIGITS]
+        with Image.open(io.BytesIO(contents)) as image:
+            width, height = image.size
+            image.draft("RGB", (64, 64))
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
+        return digest, width, height, f"found {error}"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        return digest, width, height, f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
+    return digest, width, height, ""
