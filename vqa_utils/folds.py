@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
@@ -31,6 +31,14 @@ def make_folds(train: pd.DataFrame, groups: list[str], config: Config) -> pd.Dat
     Raises:
         FoldError: there are fewer groups than folds, or no letter is the answer to as many rows as there are folds.
     """
+    fold = _fold_numbers(train, groups, config, by_group=True)
+    sizes = {k: int((fold == k).sum()) for k in config.fold_numbers}
+    if not all(sizes.values()):
+        raise FoldError(f"expected rows in every fold, found {sizes}; set a smaller n_folds")
+    return pd.DataFrame({"id": train["id"], "group": groups, "fold": fold})
+
+
+def _fold_numbers(train: pd.DataFrame, groups: list[str], config: Config, *, by_group: bool) -> np.ndarray:
     n_splits = config.n_folds if config.use_kfold else round(1 / config.holdout_fraction)
     available = min(len(set(groups)), train["answer"].value_counts().max())
     if available < n_splits:
@@ -39,16 +47,12 @@ def make_folds(train: pd.DataFrame, groups: list[str], config: Config) -> pd.Dat
             f"expected at least {n_splits} different images and {n_splits} rows of some answer for {n_splits} folds, found "
             f"{len(set(groups))} images in {len(train)} rows; {f'set {setting} or ' if available > 1 else ''}add rows"
         )
-    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=config.seed)
+    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(n_splits, shuffle=True, random_state=config.seed)
     fold = np.full(len(train), ALWAYS_TRAIN)
-    for k, (_, held_out) in enumerate(splitter.split(train, train["answer"], groups)):
+    for k, (_, held_out) in enumerate(splitter.split(train, train["answer"], groups if by_group else None)):
         if config.use_kfold or k == 0:
             fold[held_out] = k
-    folds = pd.DataFrame({"id": train["id"], "group": groups, "fold": fold})
-    sizes = {k: int((fold == k).sum()) for k in config.fold_numbers}
-    if not all(sizes.values()):
-        raise FoldError(f"expected rows in every fold, found {sizes}; set a smaller n_folds")
-    return folds
+    return fold
 
 
 def read_folds(path: Path, train: pd.DataFrame) -> pd.DataFrame:
@@ -75,6 +79,5 @@ def leaks(folds: pd.DataFrame) -> pd.Series:
 
 def plain_split_leaks(train: pd.DataFrame, groups: list[str], config: Config) -> int:
     """How many rows a split that ignores images would hold out while training on the same image."""
-    each_its_own = [str(i) for i in range(len(train))]
-    fold = make_folds(train, each_its_own, config)["fold"]
+    fold = _fold_numbers(train, groups, config, by_group=False)
     return int(pd.DataFrame({"group": groups, "fold": fold}).groupby("group")["fold"].transform("nunique").gt(1).sum())
