@@ -69,3 +69,23 @@ def test_the_peer_computes_what_ours_does_from_the_same_packed_weights():
     command = [sys.executable, "-c", "import test_bench; test_bench.compare_with_the_peer()"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def test_the_stages_benchmark_measures_notebooks_without_torch(tmp_path):
+    command = [
+        sys.executable,
+        "tests/bench/stages.py",
+        "--rows",
+        "60",
+        "--stages",
+        "02_folds",
+        "05_ensemble",
+        "--out",
+        str(tmp_path / "stages.json"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    cases = json.loads((tmp_path / "stages.json").read_text())
+    assert [case["stage"] for case in cases] == ["02_folds", "05_ensemble"]
+    assert all(case["rows"] == 60 and case["seconds"] > 0 and 50 < case["peak_mib"] < 1000 for case in cases)
