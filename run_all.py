@@ -116,6 +116,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     from vqa_utils.runner import Runner, predict
     from vqa_utils.runs import start_run, with_data
     from vqa_utils.terminal import print_results, print_table
+    from vqa_utils.timings import time_table
 
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
@@ -134,6 +135,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.run(steps)
+    print_table(console, "where the time went (seconds)", time_table(paths.notebooks, [step.name for step in steps]))
     if steps[-1].stage in STAGES[-2:]:
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")

@@ -102,6 +102,7 @@ def test_the_origin_of_the_run_is_recorded(paths, folder):
 def test_the_terminal_shows_the_scores_and_where_the_submission_is(output):
     for text in ("run korean", "03_train_fold-fold1", "log_loss", "base, zero-shot", "runs/korean/submission_ensemble.csv"):
         assert text in output
+    assert "where the time went" in output and "kernel start" in output
 
 
 def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, runs, tmp_path):
