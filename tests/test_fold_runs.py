@@ -8,7 +8,7 @@ import pytest
 from conftest import KERNEL
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vqa_utils import runner
+from vqa_utils import execution, runner
 from vqa_utils.artifacts import write_json
 from vqa_utils.config import to_dict
 from vqa_utils.execution import NotebookError
@@ -33,9 +33,13 @@ def fold_notebook(folder, *sources):
 
 
 @pytest.fixture
-def folds_run(small_run, tmp_path):
-    """A run whose notebook of folds is still to be written; its settings are on the disk, as a notebook reads them."""
+def folds_run(small_run, tmp_path, monkeypatch):
+    """A run whose notebook of folds is still to be written; its settings are on the disk, as a notebook reads them.
+
+    Its folds go one after the other, whatever this machine has.
+    """
     make, paths, config = small_run
+    monkeypatch.setattr(runner, "fold_environments", lambda config, folds: [])
 
     def run(*sources, folds=(0, 1), **changes):
         fold_notebook(tmp_path, *sources)
@@ -79,37 +83,75 @@ def test_another_error_takes_no_rung(folds_run):
     assert not RunPaths("small").fold(1).rungs.exists()
 
 
-MEET = """
-import os, time
+TWO = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+WAIT = """
+import time
+def wait_for(path):
+    waited = time.time()
+    while not path.exists():
+        assert time.time() - waited < 60, f"{path.name} never came"
+        time.sleep(0.1)
+"""
+MEET = (
+    WAIT
+    + """
+import os
 (paths.folder / f"here{fold}").touch()
-waited = time.time()
-while not (paths.folder / f"here{1 - fold}").exists():
-    assert time.time() - waited < 60, "the other fold never started"
-    time.sleep(0.1)
+wait_for(paths.folder / f"here{1 - fold}")
 out.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 """
+)
 
 
 def test_folds_that_have_a_gpu_each_run_side_by_side(folds_run, monkeypatch):
-    monkeypatch.setattr(runner, "gpus_for_folds", lambda config: ["2", "3"])
+    monkeypatch.setattr(
+        runner, "fold_environments", lambda config, folds: [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    )
     paths = folds_run(MEET)
     assert sorted((paths.fold(k).folder / "out.txt").read_text() for k in (0, 1)) == ["2", "3"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_side_by_side_one_folds_error_waits_for_the_other(folds_run, monkeypatch):
-    monkeypatch.setattr(runner, "gpus_for_folds", lambda config: ["0", "1"])
+    monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
     with pytest.raises(NotebookError, match="per_fold-fold0 failed: ValueError: no"):
         folds_run(MEET, "if fold == 0: raise ValueError('no')")
     paths = RunPaths("small")
     assert (paths.stages / "per_fold-fold1.json").exists() and not (paths.stages / "per_fold-fold0.json").exists()
 
 
-def test_which_gpus_folds_get(monkeypatch):
+def test_a_folds_next_notebook_waits_for_no_other_fold(small_run, tmp_path, monkeypatch):
+    """Fold 1 is scored while fold 2 trains, and after fold 1 was trained; both would wait in vain for whole stages."""
+    make, paths, config = small_run
+    monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
+    write_json(paths.config, to_dict(config))
+    fold_notebook(
+        tmp_path, WAIT + "if fold == 2: wait_for(paths.folder / 'scored1'); time.sleep(4)", "out.write_text('trained')"
+    )
+    (tmp_path / "per_fold.ipynb").rename(tmp_path / "train.ipynb")
+    fold_notebook(tmp_path, "assert out.read_text() == 'trained'\n(paths.folder / f'scored{fold}').touch()")
+    (tmp_path / "per_fold.ipynb").rename(tmp_path / "score.ipynb")
+    stages = [dataclasses.replace(FOLDS, name="train"), Stage("score", writes=("scored{fold}",), per_fold=True)]
+    make().run([Step(stage, fold) for stage in stages for fold in (0, 1, 2)])
+    assert sorted(path.name for path in paths.folder.glob("scored*")) == ["scored0", "scored1", "scored2"]
+
+
+def test_what_folds_get(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for gpus, name, expected in [
         ([T4, T4], "dense_8b", ["0", "1"]), ([T4, T4], "single_gpu", ["0", "1"]), ([T4], "dense_8b", []), ([T4, T4], "safe", []),
-        ([], "demo", []), ([T4, Gpu("K80", 4)], "dense_8b", ["0"]),
+        ([T4], "demo", []), ([T4, Gpu("K80", 4)], "dense_8b", ["0"]),
     ]:  # fmt: skip
-        monkeypatch.setattr(runner, "find_gpus", lambda gpus=gpus: gpus)
-        assert runner.gpus_for_folds(preset(name)) == expected
+        monkeypatch.setattr(execution, "find_gpus", lambda gpus=gpus: gpus)
+        assert execution.fold_environments(preset(name), 3) == [{"CUDA_VISIBLE_DEVICES": number} for number in expected]
+    assert execution.fold_environments(preset("dense_8b"), 1) == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "folds", "threads"), [(1, 3, []), (2, 3, ["1"] * 3), (2, 5, ["1"] * 3), (8, 3, ["2"] * 3), (8, 1, [])]
+)
+def test_without_a_gpu_folds_share_the_cores(cores, folds, threads, monkeypatch):
+    monkeypatch.setattr(execution, "find_gpus", list)
+    monkeypatch.setattr(execution, "cpu_count", lambda: cores)
+    found = execution.fold_environments(preset("demo"), folds)
+    assert found == [{"OMP_NUM_THREADS": number} for number in threads]

@@ -1,20 +1,25 @@
-"""One notebook through papermill: executed into the archive, in this process or in one that sees a single GPU."""
+"""One notebook through papermill: executed into the archive, in this process or in one with its share of the machine."""
 
 import multiprocessing
 import os
 import re
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import papermill
+from joblib import cpu_count
 from nbclient.exceptions import DeadKernelError
 
+from vqa_utils.config import Config
+from vqa_utils.machine import find_gpus, gpu_limits, shape_of, visible_numbers
 from vqa_utils.paths import NOTEBOOKS, shown
+from vqa_utils.plan import make_plan
 from vqa_utils.stages import RunError
 
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+Environment = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -36,29 +41,53 @@ class NotebookError(RunError):
         return type(self), (str(self), self.out_of_memory)  # it crosses processes
 
 
-def execute(name: str, archived: Path, parameters: dict[str, Any], gpu: str | None = None) -> None:
+def fold_environments(config: Config, folds: int) -> list[Environment]:
+    """The environments of the processes in which that many folds run side by side; one at the most where a fold needs it all.
+
+    A fold gets a GPU that holds its model. Without any GPU, folds share the cores: small models with a thread each do more than one
+    with all, and one fold more than there are cores keeps these busy until the last ends.
+    """
+    gpus = find_gpus()
+    if folds < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
+        return []
+    if not gpus:
+        cores = cpu_count()
+        share = min(folds, cores + 1) if cores > 1 else 0
+        return [{"OMP_NUM_THREADS": str(max(1, cores // share))}] * share if share else []
+    limits = [gpu_limits(config, [gpu]) for gpu in gpus]
+    fits = [make_plan(config, shape_of(config), limit).fits for limit in limits] if len(gpus) > 1 else []
+    return [{"CUDA_VISIBLE_DEVICES": number} for number, fit in zip(visible_numbers(len(fits)), fits, strict=True) if fit]
+
+
+def process_with(environment: Environment) -> Executor:
+    """A process of its own for notebooks: papermill changes the folder of the whole process, and kernels inherit all of it."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(max_workers=1, mp_context=spawn, initializer=_take, initargs=(environment,))
+
+
+def _take(environment: Environment) -> None:
+    os.environ.update(environment)
+
+
+def execute(name: str, archived: Path, parameters: dict[str, Any], process: Executor | None = None) -> None:
     """Run a notebook with papermill in `notebooks/`; the copy is written cell by cell, a failing one too.
 
     Args:
         name: the notebook's, without its ending.
-        gpu: the one that it may see, as CUDA numbers it; then it runs in a process of its own, as papermill changes the
-            folder of the whole process.
+        process: the one to run it in, of `process_with`; this one if none is given.
 
     Raises:
         NotebookError: an error in a cell.
         RunError: an unknown parameter, or a kernel that died.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
-    if gpu is None:
+    if process is None:
         _execute(source, archived, parameters)
-        return
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
-        process.submit(_execute, source, archived, parameters, gpu).result()
+    else:
+        process.submit(_execute, source, archived, parameters).result()
 
 
-def _execute(source: Path, archived: Path, parameters: dict[str, Any], gpu: str | None = None) -> None:
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     known = papermill.inspect_notebook(str(source))
     unknown = sorted(parameters.keys() - known.keys())
     if unknown:

@@ -1,10 +1,11 @@
 """Runs the steps of a run: what is whole is reused, folds go side by side, and an out-of-memory error takes a rung."""
 
+import contextlib
 import itertools
 import queue
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
 from vqa_utils.ensemble import has_settings, mean_probabilities, submission
-from vqa_utils.execution import NotebookError, OutOfMemory, execute
+from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
 from vqa_utils.ladder import Rung, climbed, next_rung, read_rungs, write_rungs
-from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of, visible_numbers
+from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.plan import make_plan
 from vqa_utils.runs import data_hash
@@ -56,42 +57,50 @@ class Runner:
     def run(self, steps: Sequence[Step]) -> None:
         """Execute the notebooks into the run's archive in their order, and write each one's marker.
 
-        Folds of a model that one GPU holds run side by side, one a GPU; all of them end before an error of one does.
+        Folds that need no more than a GPU each, or that have no GPU and several cores, run side by side; all of them end before
+        an error of one does.
 
         Raises:
             RunError: a notebook failed, or did not write what it should; its archived copy is named.
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
-        gpus = gpus_for_folds(self.config)
         if steps:
             self._record(steps[0])  # hashes the data once, before there are threads and lines: that has a bar of its own
-        for _, group in itertools.groupby(steps, key=lambda step: (step.stage.name, step.stage.per_fold)):
+        for _, group in itertools.groupby(steps, key=lambda step: step.stage.per_fold or step.stage.name):
             together = list(group)
+            environments = fold_environments(self.config, len({step.fold for step in together}))
             with progress_lines(self.console) as progress:
-                if len(together) > 1 and len(gpus) > 1:
-                    self._run_side_by_side(together, gpus, progress)
+                if len(environments) > 1:
+                    self._run_side_by_side(together, environments, progress)
                 else:
                     for step in together:
                         self._run(step, progress)
 
-    def _run_side_by_side(self, steps: Sequence[Step], gpus: Sequence[str], progress: Progress) -> None:
-        free: queue.Queue[str] = queue.Queue()
-        for gpu in gpus:
-            free.put(gpu)
+    def _run_side_by_side(self, steps: Sequence[Step], environments: Sequence[Environment], progress: Progress) -> None:
+        """Each step goes to the next free process; a fold's later notebook waits for its earlier one alone."""
+        free: queue.Queue[Executor] = queue.Queue()
 
-        def run_on_a_gpu(step: Step) -> None:
-            gpu = free.get()
+        def run_when_free(step: Step, earlier: Future | None) -> None:
+            if earlier is not None:
+                earlier.result()  # it has a thread already, as steps start in their order
+            process = free.get()
             try:
-                self._run(step, progress, gpu)
+                self._run(step, progress, process)
             finally:
-                free.put(gpu)
+                free.put(process)
 
-        with ThreadPoolExecutor(max_workers=len(gpus)) as threads:
-            running = [threads.submit(run_on_a_gpu, step) for step in steps]
+        latest: dict[int | None, Future] = {}
+        running = []
+        with contextlib.ExitStack() as processes, ThreadPoolExecutor(max_workers=len(environments)) as threads:
+            for environment in environments:
+                free.put(processes.enter_context(process_with(environment)))
+            for step in steps:
+                latest[step.fold] = threads.submit(run_when_free, step, latest.get(step.fold))
+                running.append(latest[step.fold])
         for finished in running:
             finished.result()
 
-    def _run(self, step: Step, progress: Progress, gpu: str | None = None) -> None:
+    def _run(self, step: Step, progress: Progress, process: Executor | None = None) -> None:
         state = self.state(step)
         if state == "done" and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
@@ -105,7 +114,7 @@ class Runner:
         for attempt in itertools.count(1):
             try:
                 with follow(progress, self.console, step.name, train_log):
-                    execute(step.stage.name, archived, step.parameters(self.paths.run_id), gpu)
+                    execute(step.stage.name, archived, step.parameters(self.paths.run_id), process)
                 break
             except NotebookError as error:
                 planned = self.ladder and self.config.device_map == "plan"
@@ -162,16 +171,6 @@ class Runner:
 
     def _marker(self, step: Step) -> Path:
         return self.paths.stages / f"{step.name}.json"
-
-
-def gpus_for_folds(config: Config) -> list[str]:
-    """The GPUs that folds can have to themselves, as CUDA numbers them; fewer than two where a fold needs them all."""
-    gpus = find_gpus()
-    if len(gpus) < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
-        return []
-    limits = [gpu_limits(config, [gpu]) for gpu in gpus]
-    fits = [make_plan(config, shape_of(config), limit).fits for limit in limits]
-    return [number for number, fit in zip(visible_numbers(len(gpus)), fits, strict=True) if fit]
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
