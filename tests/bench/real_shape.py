@@ -122,7 +122,8 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     timer = Timer()
-    probs = score_options(model.eval(), encoder, rows, batch_size=config.score_batch, num_workers=config.num_workers)
+    options = {"batch_size": config.score_batch, "orders": config.tta, "num_workers": config.num_workers}
+    probs = score_options(model.eval(), encoder, rows, **options)
     result = {
         "case": name, "gpus": len(limits), "image": side, "tokens": text + side**2 // shape.pixels_per_token,
         "micro_batch": config.micro_batch, "score_batch": config.score_batch, "lora_r": config.lora_r,
