@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
+from vqa_utils import experts
 from vqa_utils.experts import Routing, frozen_experts, split
 
 
@@ -32,8 +33,8 @@ class Dense(nn.Module):
         return self.experts.act_fn
 
 
-def small_experts(experts):
-    text = {"hidden_size": 24, "moe_intermediate_size": 20, "num_experts": experts, "hidden_act": "silu"}
+def small_experts(count):
+    text = {"hidden_size": 24, "moe_intermediate_size": 20, "num_experts": count, "hidden_act": "silu"}
     reference = Qwen3VLMoeTextExperts(Qwen3VLMoeConfig(text_config=text).text_config)
     nn.init.normal_(reference.gate_up_proj, std=0.3)
     nn.init.normal_(reference.down_proj, std=0.3)
@@ -96,6 +97,15 @@ def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
     assert sorted(module.made) == sorted(2 * forward)  # a forward and a backward, no third time
     for a, b in zip(found, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_backward_uses_the_forwards_routing(monkeypatch):
+    made = []
+    monkeypatch.setattr(experts, "Routing", lambda *inputs: made.append(Routing(*inputs)) or made[-1])
+    module, (weights, index) = Dense(small_experts(8)), routed("any", 40, 8, 2)
+    x = torch.randn(40, 24, requires_grad=True)
+    checkpoint(lambda x: frozen_experts(x.sin(), weights, index, module), x, use_reentrant=False).sum().backward()
+    assert len(made) == 1 and x.grad.abs().sum() > 0
 
 
 def test_every_pair_has_one_slot():
