@@ -99,8 +99,10 @@ def test_more_rows_pixels_and_rank_take_more():
             gpu.peaks["training"] for gpu in planned().gpus
         )
     assert planned(use_cpu_offload=True).gpus[0].peaks["training"] < peak
-    for changes in ({"score_batch": 64}, {"tta": 4}):
-        assert planned(**changes).gpus[0].peaks["scoring"] > planned().gpus[0].peaks["scoring"]
+    for changes in ({"score_batch": 64}, {"tta": 4}):  # of both, as layers may move from one to the other
+        assert sum(gpu.peaks["scoring"] for gpu in planned(**changes).gpus) > sum(
+            gpu.peaks["scoring"] for gpu in planned().gpus
+        )
 
 
 @pytest.mark.parametrize("micro_batch", ["auto", 1, 12])
