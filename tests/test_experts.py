@@ -18,6 +18,7 @@ class Dense(nn.Module):
         super().__init__()
         self.experts, self.num_experts = experts, experts.num_experts
         self.at_once, self.padding_worth, self.made = at_once, padding_worth, []
+        self.compute_dtype = torch.float32
 
     def dequantizer(self, order):
         def dense(experts):

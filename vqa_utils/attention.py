@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from vqa_utils.kernels import NormRotate, rotates
 from vqa_utils.lora import project
 
 
@@ -28,14 +29,19 @@ def _attention(
     if any(kwargs.get(name) is not None for name in ("cache", "past_key_values")):
         return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
     heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-    cos, sin = (part[:, :, None] for part in position_embeddings)
     projected = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
     query, key, value = (part.view(heads) for part in projected)
-    query, key = (
-        Rotate.apply(norm(part), cos, sin, 1).transpose(1, 2) for norm, part in ((self.q_norm, query), (self.k_norm, key))
-    )
-    attended, _ = sdpa_attention_forward(self, query, key, value.transpose(1, 2), attention_mask, scaling=self.scaling)
+    query, key = (norm_rotate(part, norm, *position_embeddings) for norm, part in ((self.q_norm, query), (self.k_norm, key)))
+    parts = (part.transpose(1, 2) for part in (query, key, value))
+    attended, _ = sdpa_attention_forward(self, *parts, attention_mask, scaling=self.scaling)
     return self.o_proj(attended.flatten(2)), None
+
+
+def norm_rotate(x: torch.Tensor, norm: nn.Module, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Heads [B, L, heads, d] after their norm and their rotary embedding; cosines and sines [B, L, d]."""
+    if rotates(x):
+        return NormRotate.apply(x, norm.weight, norm.variance_epsilon, cos, sin)
+    return Rotate.apply(norm(x), cos[:, :, None], sin[:, :, None], 1)
 
 
 class Rotate(torch.autograd.Function):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from vqa_utils.kernels import gate, gate_backward, sum_rows
 
 CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, which bounds its buffers
 CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
@@ -106,31 +107,31 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
     routing of the forward is kept for the backward (24 bytes a pair), which then waits for nothing.
 
     Args:
-        x: [T, H] in the compute type.
+        x: [T, H]; products are in the module's compute type.
         weights, index: [T, k], the router's.
-        module: an NF4Experts, or what has its `num_experts`, `at_once`, `padding_worth`, `dequantizer` and `act_fn`.
+        module: an NF4Experts, or what has its `num_experts`, `compute_dtype`, `at_once`, `padding_worth`, `dequantizer` and
+            `act_fn`.
 
     Returns:
-        [T, H]; gradients flow to x and weights, not to the experts.
+        [T, H] in x's type; gradients flow to x and weights, not to the experts.
     """
     routing = functools.cache(lambda: Routing(index, module.num_experts, module.at_once, module.padding_worth))
+    inputs = x.detach().to(module.compute_dtype), weights.detach().contiguous()
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        return _Compute.apply(_KeepInputs.apply(x, weights, routing, module), x.detach(), weights.detach(), routing, module)
-    return compute(x, weights, routing(), module)
+        return _Compute.apply(_KeepInputs.apply(x, weights, *inputs, routing, module), *inputs, routing, module)
+    return compute(*inputs, routing(), module).to(x.dtype)
 
 
 def compute(x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any) -> torch.Tensor:
     """The forward of `frozen_experts`."""
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
-    slot_weights = weights.flatten()[routing.pair, None].to(x.dtype)
     y = torch.empty_like(rows)
     for chunk in routing.chunks:
         gate_up, down = dense(chunk.experts)
-        gate, up = _product(rows[chunk.slots], gate_up.mT).chunk(2, dim=-1)
-        h = module.act_fn(gate).mul_(up).mul_(slot_weights[chunk.slots])
+        h = gate(_product(rows[chunk.slots], gate_up.mT), weights, routing.pair[chunk.slots], module.act_fn)
         _product(h, down.mT, y[chunk.slots])
         del gate_up, down  # before the next chunk's are made
-    return _sum_over_experts(y, routing)
+    return sum_rows(y, routing.slot_of_pair)
 
 
 def gradients(
@@ -142,36 +143,29 @@ def gradients(
     """
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
     grad_rows = grad.to(x.dtype).index_select(0, routing.token)
-    slot_weights = weights.flatten()[routing.pair, None].to(x.dtype)
     grad_weights = torch.empty(routing.slots, dtype=torch.float32, device=x.device)
     for chunk in routing.chunks:
         gate_up, down = dense(chunk.experts)
-        gate, up = _product(rows[chunk.slots], gate_up.mT).chunk(2, dim=-1)
-        with torch.enable_grad():
-            activated = module.act_fn(gate.requires_grad_())
-        back = _product(grad_rows[chunk.slots], down)
-        h = activated.detach() * up
-        torch.sum(back.float() * h, -1, out=grad_weights[chunk.slots])
-        back.mul_(slot_weights[chunk.slots])
-        (grad_gate,) = torch.autograd.grad(activated, gate, back * up)
-        grad_gate_up = torch.cat([grad_gate, back.mul_(activated.detach())], -1)
-        _product(grad_gate_up, gate_up, rows[chunk.slots])  # which no later chunk reads
+        hidden, back = _product(rows[chunk.slots], gate_up.mT), _product(grad_rows[chunk.slots], down)
+        dots = grad_weights[chunk.slots]
+        grad_hidden = gate_backward(hidden, back, weights, routing.pair[chunk.slots], module.act_fn, dots)
+        _product(grad_hidden, gate_up, rows[chunk.slots])  # which no later chunk reads
         del gate_up, down  # before the next chunk's are made
-    return _sum_over_experts(rows, routing), grad_weights[routing.slot_of_pair].to(weights.dtype)
+    return sum_rows(rows, routing.slot_of_pair), grad_weights[routing.slot_of_pair]
 
 
 class _KeepInputs(torch.autograd.Function):
     """Saves what the backward needs, and makes a stand-in for the output, of its shape and without memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, routing: Callable[[], Routing], module: Any) -> torch.Tensor:
-        ctx.save_for_backward(x, weights)
-        ctx.routing, ctx.module = routing, module
+    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        *kept, ctx.routing, ctx.module = inputs
+        ctx.save_for_backward(*kept)
         return x.new_empty(1).expand_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *gradients(grad, *ctx.saved_tensors, ctx.routing(), ctx.module), None, None
+        return *gradients(grad, *ctx.saved_tensors, ctx.routing(), ctx.module), None, None, None, None
 
 
 class _Compute(torch.autograd.Function):
@@ -181,7 +175,7 @@ class _Compute(torch.autograd.Function):
     def forward(
         ctx: Any, stand_in: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, routing: Callable[[], Routing], module: Any
     ) -> torch.Tensor:
-        return compute(x, weights, routing(), module)
+        return compute(x, weights, routing(), module).to(stand_in.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -194,8 +188,3 @@ def _product(rows: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None
     if out is None:
         return torch.bmm(batches, weights).flatten(0, 1)
     return torch.bmm(batches, weights, out=out.view(len(weights), -1, weights.shape[2]))
-
-
-def _sum_over_experts(rows: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """[slots, H] -> [T, H]: the k rows of each token found and added by one kernel, in fp32 and without atomics."""
-    return F.embedding_bag(routing.slot_of_pair, rows, mode="sum")

@@ -19,6 +19,8 @@ from peft import PeftModel
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
+from vqa_utils.kernels import Packed, dequantize
+
 
 def use_lean_lora(model: PeftModel) -> None:
     """Give the adapted 4-bit layers the forward below; others, and layers with PEFT's variants, keep PEFT's."""
@@ -117,9 +119,7 @@ def _parts(low: torch.Tensor, b: Sequence[torch.Tensor]) -> tuple[torch.Tensor, 
 
 
 def _dense(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
-    """The matrix [out, in]; through the operator itself and in rows of one block for the reasons in `nf4`."""
+    """The matrix [out, in]."""
     weight, state = base.weight, base.weight.quant_state
-    dense = torch.ops.bitsandbytes.dequantize_4bit.default(
-        weight.data.flatten(), state.absmax, state.blocksize, state.quant_type, (state.absmax.numel(), state.blocksize), dtype
-    )
+    (dense,) = dequantize([Packed(weight.data.view(1, -1), state.absmax.view(1, -1))], None, dtype)
     return dense.view(state.shape)

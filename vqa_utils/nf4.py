@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from vqa_utils.experts import frozen_experts
+from vqa_utils.kernels import Packed, dequantize
 from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
 from vqa_utils.streaming import ExpertStream
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
+STATISTICS = ("absmax_", "scale_", "offset_")  # of the packed weights, by name prefix
 
 
 class NF4Experts(nn.Module):
@@ -104,25 +106,13 @@ class NF4Experts(nn.Module):
         return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
     def dequantizer(self, order: torch.Tensor) -> Callable[[slice], tuple[torch.Tensor, torch.Tensor]]:
-        """Puts the experts in `order` [n], still packed, and makes a run of them dense: [m, 2I, H] and [m, H, I], compute type.
-
-        In order, both projections of an expert side by side, a run lies in one piece: one launch makes it dense.
-        """
+        """Makes m experts in a row of `order` [n] dense: [m, 2I, H] and [m, H, I] in the compute type."""
         tensors = self.tensors()
-        packed = _rows_side_by_side([tensors[name].view(torch.int64) for name in PROJECTIONS], order).view(torch.uint8)
-        absmax = _rows_side_by_side([tensors[f"absmax_{name}"].flatten(1) for name in PROJECTIONS], order)
-        if self.double_quant:
-            absmax = self._dense_scales(absmax, tensors, order)
-        (gate_up, down), split = self.shapes.values(), math.prod(self.shapes["gate_up_proj"])
+        parts = [Packed(tensors[n], *(tensors.get(prefix + n) for prefix in STATISTICS)) for n in PROJECTIONS]
 
         def dense(experts: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            scales = absmax[experts]
-            # The operator itself, as bnb.dequantize_4bit transposes a tensor whose first size is 1; in rows of one block, as
-            # bitsandbytes' CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0
-            weights = torch.ops.bitsandbytes.dequantize_4bit.default(
-                packed[experts].flatten(), scales.flatten(), BLOCK, "nf4", (scales.numel(), BLOCK), self.compute_dtype
-            ).view(len(scales), -1)
-            return weights[:, :split].unflatten(1, gate_up), weights[:, split:].unflatten(1, down)
+            found = dequantize(parts, order[experts], self.compute_dtype)
+            return tuple(part.unflatten(1, shape) for part, shape in zip(found, self.shapes.values(), strict=True))
 
         return dense
 
@@ -131,20 +121,6 @@ class NF4Experts(nn.Module):
         everything = self.dequantizer(torch.arange(self.num_experts, device=self.absmax_down_proj.device))(slice(None))
         return dict(zip(PROJECTIONS, everything, strict=True))
 
-    def _dense_scales(self, absmax: torch.Tensor, tensors: dict[str, torch.Tensor], order: torch.Tensor) -> torch.Tensor:
-        """[n, groups * GROUP] in 8 bits -> [n, blocks] in fp32, both projections side by side."""
-        scales = _rows_side_by_side([tensors[f"scale_{name}"] for name in PROJECTIONS], order)
-        dense = torch.ops.bitsandbytes.dequantize_blockwise.default(
-            absmax, scales.flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
-        )
-        parts = dense.split([tensors[f"absmax_{name}"][0].numel() for name in PROJECTIONS], dim=1)
-        for part, name in zip(parts, PROJECTIONS, strict=True):
-            part += tensors[f"offset_{name}"][order]
-        blocks = [math.prod(shape) // BLOCK for shape in self.shapes.values()]
-        if sum(blocks) == dense.shape[1]:
-            return dense
-        return torch.cat([part[:, :count] for part, count in zip(parts, blocks, strict=True)], 1)  # without unfilled groups
-
     @property
     def padding_worth(self) -> int:
         """Rows of padding that take as long as one more chunk, some 35 launches forward and backward."""
@@ -152,20 +128,10 @@ class NF4Experts(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
-        x = hidden_states.to(self.compute_dtype)
-        return frozen_experts(x, top_k_weights, top_k_index, self).to(hidden_states.dtype)
+        return frozen_experts(hidden_states, top_k_weights, top_k_index, self)
 
     def extra_repr(self) -> str:
         return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
-
-
-def _rows_side_by_side(parts: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
-    """The rows `order` [n] of each part [E, columns], next to each other: [n, all columns]."""
-    columns = [part.shape[1] for part in parts]
-    joined = parts[0].new_empty(len(order), sum(columns))
-    for part, place in zip(parts, joined.split(columns, dim=1), strict=True):
-        torch.index_select(part, 0, order, out=place)
-    return joined
 
 
 @functools.cache
@@ -178,9 +144,3 @@ def _padding_worth(device: torch.device) -> int:
     if device.type != "cuda":
         return 16
     return 150 if torch.cuda.get_device_capability(device) < (8, 0) else 6000
-
-
-@functools.cache
-def _dynamic_map(device: torch.device) -> torch.Tensor:
-    """The 8-bit code of the quantised scales. No buffer: the loader re-creates those that it finds in no checkpoint."""
-    return bnb.create_dynamic_map().to(device)

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 
 import torch
 
+from vqa_utils.kernels import _dynamic_map
 from vqa_utils.memory import BLOCK, GROUP
-from vqa_utils.nf4 import NF4Experts, _dynamic_map
+from vqa_utils.nf4 import NF4Experts
 
 
 class Packed:
