@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from vqa_utils import kernels, launch
-from vqa_utils.attention import Rotate
-from vqa_utils.kernels import NormRotate, Packed, dequantize, gate, gate_backward, sum_rows
+from vqa_utils.attention import NormRotate, Rotate
+from vqa_utils.kernels import Packed, dequantize, gate, gate_backward, sum_rows
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 ON_GPU = pytest.param("cuda", marks=NEEDS_GPU)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vqa_utils.kernels import NormRotate, rotates
+from vqa_utils.kernels import EIGHT
+from vqa_utils.launch import is_ready, launch
 from vqa_utils.lora import project
 
 
@@ -39,7 +40,7 @@ def _attention(
 
 def norm_rotate(x: torch.Tensor, norm: nn.Module, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Heads [B, L, heads, d] after their norm and their rotary embedding; cosines and sines [B, L, d]."""
-    if rotates(x):
+    if x.dtype == torch.float16 and x.shape[-1] in (64, 128, 256) and is_ready(x.device):
         return NormRotate.apply(x, norm.weight, norm.variance_epsilon, cos, sin)
     return Rotate.apply(norm(x), cos[:, :, None], sin[:, :, None], 1)
 
@@ -60,3 +61,31 @@ class Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return Rotate.apply(grad, *ctx.saved_tensors, -ctx.sign), None, None, None
+
+
+class NormRotate(torch.autograd.Function):
+    """Each head's RMS norm, then its rotary embedding: one kernel forward, one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        """For x [B, L, heads, d] in fp16; the norm's frozen weight [d]; cos and sin [B, L, d], with equal halves."""
+        batch, length, heads, d = x.shape
+        if x.stride() != (length * x.stride(1), x.stride(1), d, 1):  # rows may lie apart, as in a product with other heads
+            x = x.contiguous()
+        cos, sin, weight = cos.contiguous(), sin.contiguous(), weight.float()
+        ctx.save_for_backward(x, cos, sin, weight)
+        ctx.sizes = (batch * length * heads, heads, d // EIGHT, eps)
+        y = x.new_empty(x.shape)
+        launch("norm_rotate", x.device, x.numel() // EIGHT, x, x.stride(1), weight, cos, sin, y, *ctx.sizes)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, cos, sin, weight = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad_x, lies = x.new_empty(x.shape), (*grad.stride()[:3], grad.shape[1])
+        args = (grad, *lies, x, x.stride(1), weight, cos, sin, grad_x, *ctx.sizes)
+        launch("norm_rotate_backward", x.device, x.numel() // EIGHT, *args)
+        return grad_x, None, None, None, None

@@ -111,17 +111,40 @@ extern "C" __global__ void sum_rows(const fp16* rows, const i64* index, float* o
     to[1] = Four{sums[4], sums[5], sums[6], sums[7]};
 }
 
-// A head's RMS norm, then its rotation. x [rows, heads, d], cos and sin [rows, d] with equal halves, d = 8 * lanes and lanes a
-// power of two up to 32; a thread eight values, whose partners in the other half are `lanes / 2` threads away
+// load [experts], zero before: how many of the pairs go to each expert
+extern "C" __global__ void count_loads(const i64* index, int* load, int pairs, int experts) {
+    __shared__ int counts[1024];
+    for (int expert = threadIdx.x; expert < experts; expert += blockDim.x) counts[expert] = 0;
+    __syncthreads();
+    for (int pair = thread(); pair < pairs; pair += gridDim.x * blockDim.x) atomicAdd(&counts[index[pair]], 1);
+    __syncthreads();
+    for (int expert = threadIdx.x; expert < experts; expert += blockDim.x)
+        if (counts[expert]) atomicAdd(&load[expert], counts[expert]);
+}
+
+// A slot from first[expert] on for each pair, in any order; counts load down to zero
+extern "C" __global__ void place_pairs(const i64* index, const i64* first, int* load, i64* slot_of_pair, i64* pair_of_slot,
+                                       i64* token_of_slot, int pairs, int k) {
+    int pair = thread();
+    if (pair >= pairs) return;
+    int expert = index[pair], slot = first[expert] + atomicSub(&load[expert], 1) - 1;
+    slot_of_pair[pair] = slot;
+    pair_of_slot[slot] = pair;
+    token_of_slot[slot] = pair / k;
+}
+
+// A head's RMS norm, then its rotation. x [rows, heads, d] with of_row values from row to row, cos and sin [rows, d] with equal
+// halves, d = 8 * lanes and lanes a power of two up to 32; a thread eight values, whose partners in the other half are
+// `lanes / 2` threads away
 struct Head {
     int row, lane;
     Eight x, cos, sin;
     float rstd;
-    __device__ Head(const fp16* xs, const fp16* coss, const fp16* sins, int count, int heads, int lanes, float eps) {
+    __device__ Head(const fp16* xs, int of_row, const fp16* coss, const fp16* sins, int count, int heads, int lanes, float eps) {
         int head = min(thread() / lanes, count - 1);  // threads past the end compute again what is there, and store nothing
         row = head / heads;
         lane = threadIdx.x % lanes;
-        x = load(xs, head * lanes + lane);
+        x = load(xs + row * of_row, head % heads * lanes + lane);
         cos = load(coss, row * lanes + lane);
         sin = load(sins, row * lanes + lane);
         float squares = 0.0f;
@@ -135,20 +158,20 @@ struct Head {
     }
 };
 
-extern "C" __global__ void norm_rotate(const fp16* x, const float* weight, const fp16* cos, const fp16* sin, fp16* y, int count,
+extern "C" __global__ void norm_rotate(const fp16* x, int x_of_row, const float* weight, const fp16* cos, const fp16* sin, fp16* y, int count,
                                        int heads, int lanes, float eps) {
-    Head head(x, cos, sin, count, heads, lanes, eps);
+    Head head(x, x_of_row, cos, sin, count, heads, lanes, eps);
     Eight out;
     for (int i = 0; i < 8; i++)
         out.at[i] = narrow(head.turned(i, wide(head.x.at[i]) * head.rstd * weight[head.lane * 8 + i], lanes, 1.0f));
     if (thread() / lanes < count) store(y, thread(), out);
 }
 
-// grad [batch, length, heads, d] may lie in any order with d innermost: its strides in values; grad_x lies as x does
+// grad [batch, length, heads, d] may lie in any order with d innermost: its strides in values; grad_x in order
 extern "C" __global__ void norm_rotate_backward(const fp16* grad, int of_batch, int of_row, int of_head, int length,
-                                                const fp16* x, const float* weight, const fp16* cos, const fp16* sin,
+                                                const fp16* x, int x_of_row, const float* weight, const fp16* cos, const fp16* sin,
                                                 fp16* grad_x, int count, int heads, int lanes, float eps) {
-    Head head(x, cos, sin, count, heads, lanes, eps);
+    Head head(x, x_of_row, cos, sin, count, heads, lanes, eps);
     int number = min(thread() / lanes, count - 1) % heads;
     Eight g = load(grad + head.row / length * of_batch + head.row % length * of_row + number * of_head, head.lane);
     float scaled[8], mean = 0.0f;

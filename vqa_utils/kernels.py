@@ -6,7 +6,7 @@ own operations. On a T4, which moves a tenth of what a newer GPU does, passes ov
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import bitsandbytes.functional as bnb
 import torch
@@ -95,40 +95,6 @@ def sum_rows(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         launch("sum_rows", rows.device, out.numel() // EIGHT, rows, index, out, tokens, index.shape[1], width)
         return out
     return F.embedding_bag(index, rows, mode="sum")  # one kernel without atomics, which sums in fp32
-
-
-def rotates(x: torch.Tensor) -> bool:
-    """Whether `NormRotate` takes heads such as x [..., d]."""
-    return x.dtype == torch.float16 and x.shape[-1] in (64, 128, 256) and is_ready(x.device)
-
-
-class NormRotate(torch.autograd.Function):
-    """Each head's RMS norm, then its rotary embedding: one kernel forward, one backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        """For x [B, L, heads, d]; the norm's frozen weight [d]; cos and sin [B, L, d], with equal halves."""
-        x, cos, sin, weight = x.contiguous(), cos.contiguous(), sin.contiguous(), weight.float()
-        ctx.save_for_backward(x, cos, sin, weight)
-        ctx.eps, y = eps, torch.empty_like(x)
-        launch("norm_rotate", x.device, x.numel() // EIGHT, x, weight, cos, sin, y, *_heads(x), eps)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, cos, sin, weight = ctx.saved_tensors
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        grad_x, lies = torch.empty_like(x), (*grad.stride()[:3], grad.shape[1])
-        args = (grad, *lies, x, weight, cos, sin, grad_x, *_heads(x), ctx.eps)
-        launch("norm_rotate_backward", x.device, x.numel() // EIGHT, *args)
-        return grad_x, None, None, None, None
-
-
-def _heads(x: torch.Tensor) -> tuple[int, int, int]:
-    """How many heads there are, in a row, and the threads of each."""
-    return x.numel() // x.shape[-1], x.shape[-2], x.shape[-1] // EIGHT
 
 
 def _gates(gate_up: torch.Tensor, weights: torch.Tensor, act_fn: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be installed.
 """
 
+import contextlib
 import ctypes
 import functools
 import warnings
@@ -13,6 +14,9 @@ import torch
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 THREADS = 256  # a block
+NAMES = (
+    "dequantize", "gate", "gate_backward", "sum_rows", "count_loads", "place_pairs", "norm_rotate", "norm_rotate_backward",
+)  # fmt: skip
 TYPES = {int: ctypes.c_int, float: ctypes.c_float}  # of an argument; all others are pointers
 
 
@@ -25,12 +29,13 @@ def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | 
     """
     from cuda.bindings import driver
 
-    pointers = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args]
-    types = tuple(TYPES.get(type(arg), ctypes.c_void_p) for arg in args)
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream(device).cuda_stream
-        size = (-(-threads // THREADS), rows, 1, THREADS, 1, 1)
-        (error,) = driver.cuLaunchKernel(_functions(device)[name], *size, 0, stream, (tuple(pointers), types), 0)
+    values = tuple([arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
+    types = _types(*map(type, args))
+    size = (-(-threads // THREADS), rows, 1, THREADS, 1, 1)
+    is_current = torch.cuda.current_device() == device.index
+    with contextlib.nullcontext() if is_current else torch.cuda.device(device):
+        stream = torch._C._cuda_getCurrentRawStream(device.index)  # torch.cuda.current_stream takes as long as the launch
+        (error,) = driver.cuLaunchKernel(_functions(device)[name], *size, 0, stream, (values, types), 0)
     if error:
         raise RuntimeError(f"{SOURCE.name}: expected to launch {name} on {device}, found {error!r}")
 
@@ -82,5 +87,9 @@ def _functions(device: torch.device) -> dict[str, Any]:
         error, module = driver.cuModuleLoadData(code)
         if error:
             raise RuntimeError(repr(error))
-    names = ("dequantize", "gate", "gate_backward", "sum_rows", "norm_rotate", "norm_rotate_backward")
-    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in names}
+    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in NAMES}
+
+
+@functools.cache
+def _types(*kinds: type) -> tuple[type, ...]:
+    return tuple(TYPES.get(kind, ctypes.c_void_p) for kind in kinds)

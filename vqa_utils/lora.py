@@ -20,6 +20,7 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
 from vqa_utils.kernels import Packed, dequantize
+from vqa_utils.memory import BLOCK
 
 
 def use_lean_lora(model: PeftModel) -> None:
@@ -27,13 +28,14 @@ def use_lean_lora(model: PeftModel) -> None:
     for module in model.modules():
         if isinstance(module, LoraLinear4bit) and len(module.active_adapters) == 1 and not module.lora_variant:
             _make_scales_dense(module.get_base_layer().weight.quant_state)
-            module.copies = {}
+            module.copies, module.bases = {}, {}
             module.forward = types.MethodType(_forward, module)
 
 
 def project(layers: Sequence[nn.Module], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Each layer's output for the same x [..., in], in autocast's type where it is on."""
-    if not all(hasattr(layer, "copies") and not layer.disable_adapters and not layer.merged for layer in layers):
+    lean = all(hasattr(layer, "copies") and not layer.disable_adapters and not layer.merged for layer in layers)
+    if not lean or len({tuple(layer.scaling.values()) for layer in layers}) > 1:
         return tuple(layer(x) for layer in layers)
     return _project(layers, x)
 
@@ -56,70 +58,83 @@ def _project(layers: Sequence[LoraLinear4bit], x: torch.Tensor) -> tuple[torch.T
         x = x.to(torch.get_autocast_dtype(x.device.type))
     (adapter,) = layers[0].active_adapters
     a, b = zip(*((layer.lora_A[adapter].weight, layer.lora_B[adapter].weight) for layer in layers), strict=True)
-    scalings = [layer.scaling[adapter] for layer in layers]
-    copies = _copies(layers[0].copies, a, b, scalings, x.dtype)
+    bases = layers[0].bases
+    if len(layers) not in bases:
+        bases[len(layers)] = _Base([layer.get_base_layer() for layer in layers])
+    copies = _copies(layers[0].copies, a, b, layers[0].scaling[adapter], x.dtype)
     dropped = layers[0].lora_dropout[adapter](x)
-    return _FourBitLora.apply(x, dropped, [layer.get_base_layer() for layer in layers], copies, scalings, *a, *b)
+    return _FourBitLora.apply(x, dropped, bases[len(layers)], copies, layers[0].scaling[adapter], *a, *b)
+
+
+class _Base:
+    """The frozen matrices of layers with the same input as one [all out, in]: one launch makes it dense, one product takes it."""
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        """The layers' own weights become views of what is laid side by side here."""
+        weights = [layer.weight for layer in layers]
+        self.widths = [layer.out_features for layer in layers]
+        self.shape = (sum(self.widths), layers[0].in_features)
+        packed, absmax = (
+            torch.cat([tensor.flatten() for tensor in tensors]) if len(layers) > 1 else tensors[0].flatten()
+            for tensors in ([weight.data for weight in weights], [weight.quant_state.absmax for weight in weights])
+        )
+        self.packed = Packed(packed[None], absmax[None])
+        packed, absmax = (
+            whole.split([width * self.shape[1] // share for width in self.widths])
+            for whole, share in ((packed, 2), (absmax, BLOCK))
+        )
+        for weight, part, scales in zip(weights, packed, absmax, strict=True):
+            weight.data, weight.quant_state.absmax = part.view(weight.shape), scales
+        has_bias = layers[0].bias is not None
+        self.bias = torch.cat([layer.bias for layer in layers]) if has_bias else None
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        (dense,) = dequantize([self.packed], None, dtype)
+        return dense.view(self.shape)
 
 
 def _copies(
-    known: dict[str, Any],
-    a: Sequence[torch.Tensor],
-    b: Sequence[torch.Tensor],
-    scalings: Sequence[float],
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """All rows of A, and each scaled B, in `dtype`; made anew where an optimizer or a checkpoint has changed or replaced one."""
-    state = [dtype, *scalings, *((weight._version, weight.data_ptr()) for weight in (*a, *b))]
+    known: dict[str, Any], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], scaling: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All rows of A [R, in], and the scaled B as blocks [all out, R], zero elsewhere, in `dtype`.
+
+    Made anew where an optimizer or a checkpoint has changed or replaced one.
+    """
+    state = [dtype, scaling, *((weight._version, weight.data_ptr()) for weight in (*a, *b))]
     if known.get("state") != state:
         held = [weight.detach() for weight in (*a, *b)]  # while they are held, no other weight can have their addresses
-        scaled = [(weight * scale).to(dtype) for weight, scale in zip(held[len(a) :], scalings, strict=True)]
-        known.update(state=state, held=held, copies=(torch.cat(held[: len(a)]).to(dtype), scaled))
+        blocks = torch.block_diag(*held[len(a) :]) * scaling
+        known.update(state=state, held=held, copies=(torch.cat(held[: len(a)]).to(dtype), blocks.to(dtype)))
     return known["copies"]
 
 
 class _FourBitLora(torch.autograd.Function):
-    """y_i = x W_i^T + bias_i + s_i * dropped A_i^T B_i^T, with the W_i in 4 bits and frozen."""
+    """y_i = x W_i^T + bias_i + s * dropped A_i^T B_i^T, with the W_i in 4 bits and frozen."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, bases: list, copies: tuple, scalings: list, *weights: Any
-    ) -> Any:
-        """For x, dropped [..., in]; the base layers; A's rows [sum of r, in] and each s * B [out, r] in x's type; s; A and B."""
+        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, base: _Base, copies: tuple, scaling: float, *weights: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """For x, dropped [..., in]; the frozen matrices; what `_copies` makes; s; each A, then each B."""
         a, b = copies
         low = dropped.flatten(0, -2) @ a.T
-        ys = [F.linear(x, _dense(base, x.dtype), None if base.bias is None else base.bias.to(x.dtype)) for base in bases]
-        for y, part, up in zip(ys, _parts(low, b), b, strict=True):
-            y.view(-1, y.shape[-1]).addmm_(part, up.T)
+        y = F.linear(x, base.dense(x.dtype), None if base.bias is None else base.bias.to(x.dtype))
+        y.view(-1, y.shape[-1]).addmm_(low, b.T)
         ctx.save_for_backward(dropped, low)
-        ctx.bases, ctx.copies, ctx.scalings = bases, copies, scalings
-        return tuple(ys)
+        ctx.base, ctx.copies, ctx.scaling, ctx.ranks = base, copies, scaling, [a.shape[0] for a in weights[: len(base.widths)]]
+        return y.split(base.widths, dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of x, dropped, and each A and B, the last in fp32."""
         (dropped, low), (a, b) = ctx.saved_tensors, ctx.copies
-        rows, grad_low = [grad.flatten(0, -2) for grad in grads], torch.empty_like(low)
-        for row, part, up in zip(rows, _parts(grad_low, b), b, strict=True):
-            torch.mm(row, up, out=part)
-        grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split([up.shape[1] for up in b])
-        grad_b = [(row.T @ part).float().mul_(s) for row, part, s in zip(rows, _parts(low, b), ctx.scalings, strict=True)]
+        grad = torch.cat([grad.flatten(0, -2) for grad in grads], 1) if len(grads) > 1 else grads[0].flatten(0, -2)
+        grad_low = grad @ b
+        grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ctx.ranks)
+        rows = (grad.T @ low).float().mul_(ctx.scaling).split(ctx.base.widths)
+        grad_b = [row.split(ctx.ranks, dim=1)[layer] for layer, row in enumerate(rows)]
         grad_x = grad_dropped = None
         if ctx.needs_input_grad[0]:
-            grad_x = rows[0] @ _dense(ctx.bases[0], low.dtype)
-            for row, base in zip(rows[1:], ctx.bases[1:], strict=True):
-                grad_x.addmm_(row, _dense(base, low.dtype))
-            grad_x, grad_dropped = grad_x.view_as(dropped), (grad_low @ a).view_as(dropped)
+            grad_x = (grad @ ctx.base.dense(low.dtype)).view_as(dropped)
+            grad_dropped = (grad_low @ a).view_as(dropped)
         return grad_x, grad_dropped, None, None, None, *grad_a, *grad_b
-
-
-def _parts(low: torch.Tensor, b: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The columns [N, r] of each layer."""
-    return low.split([up.shape[1] for up in b], dim=1)
-
-
-def _dense(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
-    """The matrix [out, in]."""
-    weight, state = base.weight, base.weight.quant_state
-    (dense,) = dequantize([Packed(weight.data.view(1, -1), state.absmax.view(1, -1))], None, dtype)
-    return dense.view(state.shape)

@@ -1,0 +1,122 @@
+"""Which rows each expert computes: pairs of token and expert sorted by expert, and experts by load, cut into chunks.
+
+In a chunk each expert has as many rows as the busiest: few launches, at the price of some padding. `split` weighs the two.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vqa_utils.launch import is_ready, launch
+
+CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, which bounds its buffers
+PAIRS_A_THREAD, MOST_EXPERTS = 8, 1024  # of the kernel that counts
+CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Experts that are computed together, with their slots: a row for each pair of token and expert, and padding."""
+
+    experts: slice
+    """n places in the routing's order of experts"""
+    slots: slice
+    """n * rows of the layer's slots"""
+
+
+class Routing:
+    """Where each pair of token and expert is computed. One host synchronisation, for the load of each expert.
+
+    Attributes:
+        order: [busy], the experts that have tokens, by descending load.
+        chunks: in the order of their slots.
+        slots: how many there are.
+        pair, token: [slots], the flat place in `index` [T, k] that a slot computes, and its token; a padding slot has the first.
+        slot_of_pair: [T, k]
+    """
+
+    def __init__(self, index: torch.Tensor, num_experts: int, at_once: int, padding_worth: int):
+        on_device = count_loads(index, num_experts)
+        load = on_device.cpu().numpy()
+        by_load = np.argsort(-load, kind="stable")
+        sizes = split(load[by_load], at_once, padding_worth)
+        self.slots = sum(experts * rows for experts, rows in sizes)
+        rows_of_each = np.repeat([rows for _, rows in sizes], [experts for experts, _ in sizes])
+        first = np.zeros_like(by_load)
+        first[by_load[: len(rows_of_each)]] = np.cumsum(rows_of_each) - rows_of_each
+        first, by_load = torch.from_numpy(np.stack([first, by_load])).to(index.device, non_blocking=True)
+        self.order = by_load[: len(rows_of_each)]
+        self.slot_of_pair, self.pair, self.token = place_pairs(index, first, on_device, self.slots)
+        ends = [0, *itertools.accumulate(experts for experts, _ in sizes)]
+        edges = [0, *itertools.accumulate(experts * rows for experts, rows in sizes)]
+        self.chunks = [
+            Chunk(slice(first, last), slice(start, end))
+            for (first, last), (start, end) in zip(itertools.pairwise(ends), itertools.pairwise(edges), strict=True)
+        ]
+
+
+def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:
+    """How many of the pairs [T, k] go to each expert: [experts]."""
+    if experts > MOST_EXPERTS or not is_ready(index.device):
+        return torch.bincount(index.flatten(), minlength=experts)
+    load = index.new_zeros(experts, dtype=torch.int32)
+    launch("count_loads", index.device, index.numel() // PAIRS_A_THREAD, index.contiguous(), load, index.numel(), experts)
+    return load
+
+
+def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, slots: int) -> tuple[torch.Tensor, ...]:
+    """Gives each pair one of its expert's slots, in whatever order.
+
+    Args:
+        index: [T, k]
+        first: [experts], each one's first slot.
+        load: what `count_loads` found; may be overwritten.
+
+    Returns:
+        The slot of each pair [T, k], the pair and the token of each slot [slots].
+    """
+    slot_of_pair, of_slot = torch.empty_like(index), index.new_zeros(2, slots)
+    pair, token = of_slot
+    if load.dtype == torch.int32:
+        args = (index.contiguous(), first, load, slot_of_pair, pair, token, index.numel(), index.shape[1])
+        launch("place_pairs", index.device, index.numel(), *args)
+        return slot_of_pair, pair, token
+    expert_of_pair, order = index.flatten().sort(stable=True)
+    rank = torch.arange(len(order), device=index.device) - (load.cumsum(0) - load)[expert_of_pair]
+    slot = first[expert_of_pair] + rank
+    slot_of_pair.view(-1)[order] = slot
+    pair[slot] = order
+    return slot_of_pair, pair, pair // index.shape[1]
+
+
+def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
+    """Cut experts, sorted by load, into chunks: the number of experts and the rows that each gets.
+
+    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more.
+
+    Args:
+        loads: rows of each expert, descending; those without any are left out.
+        at_once: the most experts of a chunk, whose dense weights are alive together.
+        padding_worth: the rows of padding that take as long as one more chunk.
+    """
+    loads = np.asarray(loads)
+    busy = np.count_nonzero(loads)
+    cuts = np.append(np.arange(0, busy, max(1, min(at_once, busy // CUTS))), busy)
+    starts, ends = cuts[:-1, None], cuts[None, 1:]
+    rows = (ends - starts) * loads[starts]  # of a chunk from one cut to another
+    allowed = (ends - starts <= at_once) & (rows <= loads.sum() // CHUNK_SHARE)
+    np.fill_diagonal(allowed, True)  # neighbours, which cannot be cut again
+    costs = np.where(allowed, rows + padding_worth, np.inf)
+    best, before = np.zeros(len(cuts)), [0]  # of the experts before each cut: the cost, and the cut where the last chunk starts
+    for end in range(1, len(cuts)):
+        totals = best[:end] + costs[:end, end - 1]
+        before.append(int(totals.argmin()))
+        best[end] = totals[before[-1]]
+    sizes, end = [], len(cuts) - 1
+    while end:
+        sizes.append((int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])))
+        end = before[end]
+    return sizes[::-1]
