@@ -97,7 +97,8 @@ def test_memory_that_runs_out_for_real(tmp_path, monkeypatch):
     print(found.stdout)
     paths = RunPaths("small")
     rungs = read_rungs(paths.fold(0).rungs, from_dict(read_json(paths.config)))
-    assert rungs and rungs[0].name == "micro-batch 512 -> 256" and rungs[0].phase == "training"
+    assert [rung.name for rung in rungs][:2] == ["every layer computed again in the backward", "micro-batch 512 -> 256"]
+    assert {rung.phase for rung in rungs} == {"training"}
     assert pd.read_csv(paths.fold(0).train_log)["memory_gib"].max() <= 0.25
 
 

@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 import torch
 
+from vqa_utils import model as of_model
 from vqa_utils.artifacts import ArtifactError
 from vqa_utils.config import from_dict
-from vqa_utils.model import add_lora, load_adapter, load_base, save_adapter
+from vqa_utils.model import add_lora, load_adapter, load_base, recompute_layers, save_adapter
 from vqa_utils.paths import CONFIG_BESIDE_ADAPTER
+from vqa_utils.plan import GpuPlan, Plan
 from vqa_utils.train import trainable_parameters
 
 
@@ -26,6 +28,7 @@ def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
 
 
 def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
+    config = dataclasses.replace(config, use_gradient_checkpointing=True)
     model = add_lora(load_base(config), config).train()
     seen = {}
     for name, module in model.named_modules():
@@ -41,6 +44,24 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
         if hasattr(module, "gradient_checkpointing")
     }
     assert {name for name, on in kept.items() if on} == {name for name in kept if "language_model" in name} != set()
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept", "again"),
+    [("auto", (), {0, 1, 2, 3}), ("auto", (2, 3), {0, 1}), (True, (), {0, 1, 2, 3}), (False, (0, 1, 2, 3), set())],
+)
+def test_the_plan_says_which_layers_are_computed_again(config, monkeypatch, setting, kept, again):
+    plan = Plan((GpuPlan(1, (), {}, {}, {}, kept_layers=tuple(f"model.language_model.layers.{n}" for n in kept)),))
+    base = load_base(config)
+    monkeypatch.setattr(of_model, "memory_plan", lambda config: plan)
+    recompute_layers(base, dataclasses.replace(config, use_gradient_checkpointing=setting))
+    found = {n for n, layer in enumerate(base.model.language_model.layers) if layer.gradient_checkpointing}
+    assert found == again
+
+
+def test_a_cpu_keeps_every_layer(config):
+    tuned = add_lora(load_base(config), config)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.modules())
 
 
 def test_the_same_seed_starts_from_the_same_adapter(config):

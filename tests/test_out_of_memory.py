@@ -40,7 +40,7 @@ def run_all(tmp_path, monkeypatch):
     folder = write_korean_challenge(tmp_path / "data", train=12, test=4)
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    settings = ["n_folds=2", "epochs=2", "micro_batch=4", "baselines=false"]
+    settings = ["n_folds=2", "epochs=2", "micro_batch=4", "baselines=false", "use_gradient_checkpointing=true"]
     options = ["--data", str(folder), "--run-id", "small", *(part for name in settings for part in ("--set", name))]
 
     def run(*more):

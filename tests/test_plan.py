@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vqa_utils.config import parse_settings, size_in_bytes
 from vqa_utils.machine import T4, gpu_limits, shape_of
-from vqa_utils.memory import batch_of, nf4_bytes, weight_bytes
+from vqa_utils.memory import batch_of, nf4_bytes, saved_bytes, weight_bytes
 from vqa_utils.paths import ROOT
 from vqa_utils.plan import HEAD, VISION, largest_micro_batch, make_plan, settled
 from vqa_utils.plan_table import print_plan
@@ -61,7 +61,7 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
 def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():
     a_layer = 0.31 * GIB
     for limits in [(14e9, 14e9), (12e9, 15e9), (15e9, 12e9), (9e9, 9e9, 9e9), (6e9, 6e9, 14e9, 7e9)]:
-        plan = planned_of(limits=limits)
+        plan = planned_of(limits=limits, use_gradient_checkpointing=True)
         left = [gpu.left for gpu in plan.gpus]
         assert plan.fits and max(left) - min(left) <= a_layer, limits
         layers = [m for gpu in plan.gpus for m in gpu.modules if ".layers." in m]
@@ -91,7 +91,7 @@ def test_two_t4_hold_the_30b_and_one_holds_it_by_streaming(name):
 
 
 def test_more_rows_pixels_and_rank_take_more():
-    planned = functools.partial(planned_of, micro_batch=1)
+    planned = functools.partial(planned_of, micro_batch=1, use_gradient_checkpointing=True)
     peak = planned().gpus[0].peaks["training"]
     for changes in ({"micro_batch": 2}, {"image_side": 512}, {"lora_r": 16}, {"use_double_quant": False},
                     {"use_gradient_checkpointing": False}):  # fmt: skip
@@ -103,6 +103,22 @@ def test_more_rows_pixels_and_rank_take_more():
         assert sum(gpu.peaks["scoring"] for gpu in planned(**changes).gpus) > sum(
             gpu.peaks["scoring"] for gpu in planned().gpus
         )
+
+
+def test_what_is_left_free_keeps_layers_for_the_backward():
+    limits = [int(14e9)] * 2
+    plan, without = planned_of(limits=limits), planned_of(limits=limits, use_gradient_checkpointing=True)
+    for gpu, plain in zip(plan.gpus, without.gpus, strict=True):
+        layers = [module for module in gpu.modules if ".layers." in module]
+        count = len(gpu.kept_layers)
+        assert gpu.modules == plain.modules and not plain.kept_layers
+        assert 0 < count < len(layers) and gpu.kept_layers == tuple(layers[-count:])
+        a_layer = saved_bytes(SHAPE, preset("safe"), batch_of(SHAPE, preset("safe"), 16))
+        assert gpu.left - a_layer < 0.05 * gpu.limit <= gpu.left  # no other layer fits
+    assert len(planned_of(limits=[int(80e9)]).kept_layers) == 48
+    assert not planned_of(limits=limits[:1], offload_experts=True).kept_layers  # memory goes to experts first
+    never = planned_of(limits=[int(80e9)] * 2, use_gradient_checkpointing=False)
+    assert len(never.kept_layers) == 48
 
 
 @pytest.mark.parametrize("micro_batch", ["auto", 1, 12])

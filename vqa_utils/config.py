@@ -14,7 +14,7 @@ from vqa_utils.errors import VqaError
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
-COUNT_OR_AUTO = int | Literal["auto"]
+COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 
 
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
@@ -80,7 +80,9 @@ class Config:
     max_grad_norm: float = 0.5
     use_amp: bool = True
     """fp16 with loss scaling on a GPU; a CPU computes in fp32 either way."""
-    use_gradient_checkpointing: bool = True
+    use_gradient_checkpointing: BOOL_OR_AUTO = "auto"
+    """Compute a layer again in the backward, where memory for what it would keep is short ("auto", by the memory plan), in all
+    layers (true) or in none; a CPU has memory."""
     use_cpu_offload: bool = False
     """Optimizer state in pageable host memory (bitsandbytes' paged AdamW); needs a GPU."""
 
@@ -213,15 +215,15 @@ def _is_size(size: str) -> bool:
 
 
 def _parse(text: str, kind: Any) -> Any:
-    if kind is bool:
+    if text == "auto" and kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
+        return text
+    if kind in (bool, BOOL_OR_AUTO):
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
         return text.lower() == "true"
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if kind == COUNT_OR_AUTO:
-        return text if text == "auto" else int(text)
-    return kind(text)
+    return int(text) if kind == COUNT_OR_AUTO else kind(text)
 
 
 def _type_problem(config: Config, name: str, kind: Any) -> str | None:
@@ -230,8 +232,8 @@ def _type_problem(config: Config, name: str, kind: Any) -> str | None:
         fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     elif kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    elif kind == COUNT_OR_AUTO:
-        fits = value == "auto" or type(value) is int
+    elif kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
+        fits = value == "auto" or type(value) is typing.get_args(kind)[0]
     else:
         fits = type(value) is kind
     return None if fits else f"{name}: expected {_kind(kind)}, found {value!r}"
@@ -243,6 +245,7 @@ def _kind(kind: Any) -> str:
         COUNT_OR_AUTO: 'a whole number or "auto"',
         float: "a number",
         bool: "true or false",
+        BOOL_OR_AUTO: 'true, false or "auto"',
         str: "text",
     }
     return names.get(kind, "values separated by commas")

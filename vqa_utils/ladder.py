@@ -17,7 +17,11 @@ from vqa_utils.errors import VqaError
 SMALL_SIDE, SMALL_RANK, LONG_ACCUMULATION = 320, 4, 32
 SMALL_LIMIT, STEP = 12 * 10**9, 2 * 10**9  # bytes; a GPU's limit is lowered by a step, 14GB -> 12GB
 GIB = 2**30
-ONE_PHASE = {"micro_batch": "training", "score_batch": "scoring"}  # elsewhere these two only move layers about
+ONE_PHASE = {
+    "use_gradient_checkpointing": "training",
+    "micro_batch": "training",
+    "score_batch": "scoring",
+}  # elsewhere these only move layers about
 SHAPES_THE_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another rank cannot be gone on with
 Changes = dict[str, Any]
 
@@ -126,6 +130,8 @@ def _with_tuples(value: Any) -> Any:
 
 def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[tuple[str, Changes]]:
     """Every rung from here, in its order."""
+    if config.use_gradient_checkpointing in ("auto", False):
+        yield "every layer computed again in the backward", {"use_gradient_checkpointing": True}
     if config.micro_batch > 1:
         rows = next(rows for rows in range(config.micro_batch // 2, 0, -1) if config.effective_batch % rows == 0)
         name = f"micro-batch {config.micro_batch} -> {rows}"

@@ -18,7 +18,7 @@ KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the
 BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
 LORA_BYTES = 18  # a LoRA weight: fp32 4, gradient 4, AdamW's two moments 8, autocast's fp16 copy 2
 PAGED_LORA_BYTES = 10  # the same with the moments in host memory
-KEPT, WORKING, LOGITS, DENSE = "layer inputs kept", "a layer at work", "logits", "dequantised weights"
+KEPT, WORKING, LOGITS, DENSE = "kept for the backward", "a layer at work", "logits", "dequantised weights"
 LORA, EXPERTS = "LoRA and its optimizer", "experts"
 Bytes = dict[str, int]
 
@@ -88,19 +88,23 @@ def lora_weights(name: str, shape: Shape, config: Config) -> int:
     return config.lora_r * sum(shape) if is_target else 0
 
 
-def kept_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """What one decoder layer leaves behind for the backward: its fp32 input and routing, or all of it without checkpointing."""
-    routing = 3 * 8 * shape.experts_per_token  # three 64-bit numbers a pair
-    inputs = (4 * shape.hidden + routing) * batch.tokens
-    return inputs if config.use_gradient_checkpointing else inputs + _saved(shape, config) * batch.tokens
+def input_bytes(shape: ModelShape, batch: Batch) -> int:
+    """What any decoder layer leaves behind for the backward: its fp32 input, and the routing of its experts."""
+    return (4 * shape.hidden + 3 * 8 * shape.experts_per_token) * batch.tokens  # three 64-bit numbers a pair
 
 
-def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, *, head: bool) -> Bytes:
-    """What lives beside the weights while the backward is in the last of `layers` decoder layers, whose inputs are kept."""
-    attention = _attention_saved(shape, config) if config.use_gradient_checkpointing else 0
+def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
+    """What autograd saves beside that in a decoder layer that is not computed again."""
+    mlp = 2 * shape.hidden if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
+    return (_attention_saved(shape, config) + mlp) * batch.tokens
+
+
+def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool) -> Bytes:
+    """What lives beside the weights while the backward is in the last of `layers` decoder layers, `kept` of them whole."""
+    attention = 0 if kept else _attention_saved(shape, config)  # of a whole layer it is among what is saved
     a_token = attention + max(28 * shape.attention_width, _mlp_at_work(shape, 12))  # what the MLP saved is gone by then
     return {
-        KEPT: layers * kept_bytes(shape, config, batch),
+        KEPT: layers * input_bytes(shape, batch) + kept * saved_bytes(shape, config, batch),
         WORKING: a_token * batch.tokens if layers else 0,
         DENSE: dense_bytes(shape) if layers else 0,
         LOGITS: logits_bytes(shape, batch) if head else 0,
@@ -120,11 +124,9 @@ def loading_bytes(shape: ModelShape) -> int:
 
 
 def dense_bytes(shape: ModelShape) -> int:
-    """The largest weights that are dense in 16 bits at a time: a chunk of experts, beside a layer's in order, or one matrix."""
+    """The largest weights that are dense in 16 bits at a time: a chunk of experts, or one matrix."""
     if shape.experts:
-        an_expert = 3 * shape.mlp_width * shape.hidden
-        in_order = an_expert // 2 + 4 * an_expert // BLOCK  # packed, with their scales in fp32
-        return 2 * min(EXPERTS_AT_ONCE, shape.experts) * an_expert + shape.experts * in_order
+        return 2 * min(EXPERTS_AT_ONCE, shape.experts) * 3 * shape.mlp_width * shape.hidden
     return 2 * shape.mlp_width * shape.hidden
 
 
@@ -140,16 +142,11 @@ def vision_bytes(shape: ModelShape, batch: Batch) -> int:
     return patches * (pixels + 8 * shape.vision_hidden + max(36 * shape.vision_hidden, 6 * shape.vision_mlp_width))
 
 
-def _saved(shape: ModelShape, config: Config) -> int:
-    """Bytes a token that autograd saves in one decoder layer."""
-    return _attention_saved(shape, config) + (2 * shape.hidden if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width)
-
-
 def _attention_saved(shape: ModelShape, config: Config) -> int:
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
-    # the norm's fp32 input; q, k and v's one input; inputs of the norms of q and k; sdpa's q, repeated k and v, and output; o's input
-    return 4 * hidden + dropped * hidden + (2 + 2 + 2 + 2 + 2) * queries + 2 * keys + dropped * queries
+    # the norm's fp32 input; q, k and v's one input and their one product; sdpa's q, repeated k and v, and output; o's input
+    return 4 * hidden + dropped * hidden + 2 * (queries + 2 * keys) + (2 + 2 + 2 + 2) * queries + dropped * queries
 
 
 def _mlp_at_work(shape: ModelShape, dense: int) -> int:

@@ -133,7 +133,7 @@ def _gpus() -> list[Gpu]:
 
 
 def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
-    """New LoRA layers, in fp32, on the language model's `target_modules`; with gradient checkpointing where it is asked for.
+    """New LoRA layers, in fp32, on the language model's `target_modules`; with gradient checkpointing as the plan says.
 
     Raises:
         ValueError: the model has no linear layer of one of these names there.
@@ -149,14 +149,24 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
         target_modules=rf"{LANGUAGE_MODEL}\.({'|'.join(map(re.escape, config.target_modules))})",
     )
     torch.manual_seed(config.seed)
-    if config.use_gradient_checkpointing:
-        # transformers 5.23 renamed the method; 5.17 has the old name alone
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    recompute_layers(model, config)
     adapted = get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
     _end_backward_at_language_model(model)
     use_lean_lora(adapted)
     return adapted
+
+
+def recompute_layers(model: PreTrainedModel, config: Config) -> None:
+    """Gradient checkpointing of the decoder layers that the settings, or under "auto" the memory plan, do not keep."""
+    plan = memory_plan(config)
+    without_plan = config.use_gradient_checkpointing == "auto" and not plan
+    if config.use_gradient_checkpointing is False or (without_plan and model.device.type == "cpu"):
+        return
+    # transformers 5.23 renamed the method; 5.17 has the old name alone
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for name in plan.kept_layers if plan else ():
+        model.get_submodule(name).gradient_checkpointing = False
 
 
 def _end_backward_at_language_model(model: PreTrainedModel) -> None:

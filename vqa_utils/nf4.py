@@ -123,7 +123,7 @@ class NF4Experts(nn.Module):
 
     @property
     def padding_worth(self) -> int:
-        """Rows of padding that take as long as one more chunk, some 35 launches forward and backward."""
+        """Rows of padding that take as long as one more chunk, some 12 launches forward and backward."""
         return _padding_worth(self.absmax_down_proj.device)
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
@@ -138,9 +138,9 @@ class NF4Experts(nn.Module):
 def _padding_worth(device: torch.device) -> int:
     """A row of the 30B's experts takes 25 MFLOP forward and backward and moves 40 kB: about 1.1 us on a T4, 0.08 on an H100.
 
-    A chunk's launches take 5 us each on a GPU that is fed, as a T4 is here: 150 rows. A faster GPU waits for its host, for
-    which a launch takes ten and more: 6,000 rows. A CPU has none.
+    A chunk's launches take 5 us each on a GPU that is fed, as a T4 is here: 50 rows. A faster GPU waits for its host, for
+    which a launch takes 20 and more: 3,000 rows. A CPU has none.
     """
     if device.type != "cuda":
         return 16
-    return 150 if torch.cuda.get_device_capability(device) < (8, 0) else 6000
+    return 50 if torch.cuda.get_device_capability(device) < (8, 0) else 3000

@@ -29,6 +29,8 @@ class GpuPlan:
     """Peaks of the other phases, weights included: loading, vision, scoring."""
     streamed_layers: tuple[str, ...] = ()
     """Decoder layers whose experts wait in host memory."""
+    kept_layers: tuple[str, ...] = ()
+    """Decoder layers that the backward does not compute again."""
 
     @property
     def peaks(self) -> Bytes:
@@ -64,6 +66,11 @@ class Plan:
         """On all GPUs."""
         return [layer for gpu in self.gpus for layer in gpu.streamed_layers]
 
+    @property
+    def kept_layers(self) -> list[str]:
+        """On all GPUs."""
+        return [layer for gpu in self.gpus for layer in gpu.kept_layers]
+
 
 def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS) -> Plan:
     """Spread the decoder layers so that what is left free on each GPU is equal, within a layer.
@@ -80,7 +87,7 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     while high - low > 1:  # the largest amount that can be left free on every GPU
         middle = (low + high) // 2
         low, high = (middle, high) if _spread(work, limits, middle) else (low, middle)
-    return Plan(tuple(_spread(work, limits, low) or ()))
+    return Plan(tuple(map(work.with_kept_layers, _spread(work, limits, low) or ())))
 
 
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
@@ -132,9 +139,29 @@ class _Work:
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
         return self._gpu(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
 
-    def _gpu(self, modules: Sequence[str], limit: int, weights: Bytes, streamed: tuple[str, ...]) -> GpuPlan:
-        layers = sum(module.startswith(LAYERS) for module in modules)
-        training = memory.training_bytes(self.shape, self.config, self.training, layers, head=NORM in modules)
+    def with_kept_layers(self, gpu: GpuPlan) -> GpuPlan:
+        """Under "auto", what training leaves free beside a reserve goes to layers that are not computed again."""
+        if self.config.use_gradient_checkpointing != "auto" or gpu.streamed_layers:
+            return gpu
+        layers = [module for module in gpu.modules if module.startswith(LAYERS)]
+        for first in range(len(layers)):  # the backward is through with the last ones first
+            keeping = self._gpu(gpu.modules, gpu.limit, gpu.weights, (), tuple(layers[first:]))
+            if keeping.peaks["training"] <= (1 - RESERVE) * gpu.limit:
+                return keeping
+        return gpu
+
+    def _gpu(
+        self,
+        modules: Sequence[str],
+        limit: int,
+        weights: Bytes,
+        streamed: tuple[str, ...],
+        kept: tuple[str, ...] = (),
+    ) -> GpuPlan:
+        layers = [module for module in modules if module.startswith(LAYERS)]
+        if self.config.use_gradient_checkpointing is False:
+            kept = tuple(layers)
+        training = memory.training_bytes(self.shape, self.config, self.training, len(layers), len(kept), head=NORM in modules)
         held, frozen = sum(weights.values()), sum(weights.values()) - weights.get(memory.LORA, 0)
         others = {
             "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
@@ -144,7 +171,7 @@ class _Work:
             others["vision tower"] = held + max(
                 memory.vision_bytes(self.shape, batch) for batch in (self.training, self.scoring)
             )
-        return GpuPlan(limit, tuple(modules), weights, training, others, streamed)
+        return GpuPlan(limit, tuple(modules), weights, training, others, streamed, kept)
 
 
 def _spread(work: _Work, limits: Sequence[int], left: int) -> list[GpuPlan] | None:

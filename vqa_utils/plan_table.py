@@ -33,7 +33,9 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
         streamed = (
             f", the experts of {len(gpu.streamed_layers)} streamed from host memory at each pass" if gpu.streamed_layers else ""
         )
-        console.print(f"GPU {number}: {layers} decoder layers{streamed}")
+        kept = len(gpu.kept_layers)
+        again = f", {kept} of them kept for the backward, {layers - kept} computed again" if kept else ""
+        console.print(f"GPU {number}: {layers} decoder layers{streamed}{again}")
     largest = largest_micro_batch(config, shape, limits)
     console.print(f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step")
     verdict = "fits" if plan.fits else "does not fit"
