@@ -8,7 +8,8 @@ from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils import experts
-from vqa_utils.experts import Routing, frozen_experts, split
+from vqa_utils.chunks import split
+from vqa_utils.experts import Routing, frozen_experts
 
 
 class Dense(nn.Module):

@@ -12,7 +12,8 @@ from vqa_utils.paths import ROOT
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
-        "data", "images", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs", "timings"),
+        "data", "images", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs", "timings",
+        "chunks"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming", "lora", "vision",
         "attention"),
     3: ("train", "callbacks", "score"),
