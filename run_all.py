@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         const=0,
         metavar="N",
-        help="the memory of each GPU, group by group, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
+        help="each GPU's memory and the expected minutes, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
     )
     look.add_argument("--status", action="store_true", help="how far a run is")
     look.add_argument("--list-presets", action="store_true")
@@ -95,8 +95,8 @@ def main() -> None:
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
     from vqa_utils.machine import T4, find_gpus, settled_here
-    from vqa_utils.plan_table import print_plan
-    from vqa_utils.runs import settle_run
+    from vqa_utils.plan_table import print_forecast, print_plan
+    from vqa_utils.runs import rows_here, settle_run
 
     if args.list_presets:
         from vqa_utils.terminal import print_presets
@@ -106,8 +106,10 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     if args.plan is None:
         run_steps(args, paths, settled_here(config, find_gpus()), console)
-    else:
-        print_plan(console, config, [T4] * args.plan or find_gpus() or [T4, T4])
+        return
+    gpus = [T4] * args.plan or find_gpus() or [T4, T4]
+    if print_plan(console, config, gpus).fits:
+        print_forecast(console, config, gpus, rows_here(config))
 
 
 def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", console: "Console") -> None:

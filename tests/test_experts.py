@@ -8,8 +8,9 @@ from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils import experts
+from vqa_utils.chunks import split
 from vqa_utils.experts import frozen_experts
-from vqa_utils.routing import Routing, split
+from vqa_utils.routing import Routing
 
 
 class Dense(nn.Module):

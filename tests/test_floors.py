@@ -12,9 +12,10 @@ from vqa_utils.paths import ROOT
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
-        "data", "images", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs", "timings"),
-    2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "streaming", "lora", "vision",
-        "attention"),
+        "data", "images", "duplicates", "prompts", "folds", "metrics", "ensemble", "runs", "timings",
+        "chunks", "cost", "rates", "forecast"),
+    2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "routing", "streaming", "lora", "vision",
+        "attention", "kernels", "launch"),
     3: ("train", "callbacks", "score"),
     4: ("runner", "execution", "report", "figures", "terminal", "plan_table"),
 }  # fmt: skip

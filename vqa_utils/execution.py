@@ -13,9 +13,8 @@ from joblib import cpu_count
 from nbclient.exceptions import DeadKernelError
 
 from vqa_utils.config import Config
-from vqa_utils.machine import find_gpus, gpu_limits, shape_of, visible_numbers
+from vqa_utils.machine import find_gpus, fold_gpus, visible_numbers
 from vqa_utils.paths import NOTEBOOKS, shown
-from vqa_utils.plan import make_plan
 from vqa_utils.stages import RunError
 
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
@@ -48,15 +47,14 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
     with all, and one fold more than there are cores keeps these busy until the last ends.
     """
     gpus = find_gpus()
+    if gpus:
+        numbers = visible_numbers(len(gpus))
+        return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in fold_gpus(config, folds, gpus)]
     if folds < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
         return []
-    if not gpus:
-        cores = cpu_count()
-        share = min(folds, cores + 1) if cores > 1 else 0
-        return [{"OMP_NUM_THREADS": str(max(1, cores // share))}] * share if share else []
-    limits = [gpu_limits(config, [gpu]) for gpu in gpus]
-    fits = [make_plan(config, shape_of(config), limit).fits for limit in limits] if len(gpus) > 1 else []
-    return [{"CUDA_VISIBLE_DEVICES": number} for number, fit in zip(visible_numbers(len(fits)), fits, strict=True) if fit]
+    cores = cpu_count()
+    share = min(folds, cores + 1) if cores > 1 else 0
+    return [{"OMP_NUM_THREADS": str(max(1, cores // share))}] * share if share else []
 
 
 def process_with(environment: Environment) -> Executor:

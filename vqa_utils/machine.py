@@ -80,6 +80,13 @@ def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
     return make_plan(config, shape_of(config), gpu_limits(config, gpus))
 
 
+def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:
+    """The places in `gpus` of those that hold the model alone, where that many folds may run side by side on them."""
+    if folds < 2 or len(gpus) < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
+        return []
+    return [place for place, gpu in enumerate(gpus) if plan_for(config, [gpu]).fits]
+
+
 def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
     """The settings with a number for `micro_batch` "auto": what the plan allows on these GPUs, or on T4 where there is none.
 

@@ -9,6 +9,7 @@ import bitsandbytes.functional as bnb
 import torch
 from torch import nn
 
+from vqa_utils.chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.experts import frozen_experts
 from vqa_utils.kernels import Packed, dequantize
 from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
@@ -123,7 +124,7 @@ class NF4Experts(nn.Module):
 
     @property
     def padding_worth(self) -> int:
-        """Rows of padding that take as long as one more chunk, some 12 launches forward and backward."""
+        """Rows of padding that take as long as one more chunk."""
         return _padding_worth(self.absmax_down_proj.device)
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
@@ -136,11 +137,6 @@ class NF4Experts(nn.Module):
 
 @functools.cache
 def _padding_worth(device: torch.device) -> int:
-    """A row of the 30B's experts takes 25 MFLOP forward and backward and moves 40 kB: about 1.1 us on a T4, 0.08 on an H100.
-
-    A chunk's launches take 5 us each on a GPU that is fed, as a T4 is here: 50 rows. A faster GPU waits for its host, for
-    which a launch takes 20 and more: 3,000 rows. A CPU has none.
-    """
     if device.type != "cuda":
-        return 16
-    return 50 if torch.cuda.get_device_capability(device) < (8, 0) else 3000
+        return 16  # a CPU has no launches
+    return WORTH_ON_TURING if torch.cuda.get_device_capability(device) < (8, 0) else WORTH_SINCE_AMPERE

@@ -1,4 +1,4 @@
-"""The memory plan in the terminal. Apart from the other tables, so that it comes at once."""
+"""The memory plan and the expected minutes in the terminal. Apart from the other tables, so that it comes at once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,9 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vqa_utils.config import Config
+from vqa_utils.forecast import ASSUMED_ROWS, forecast
 from vqa_utils.machine import CONTEXT_GIB, Gpu, gpu_limits, shape_of
 from vqa_utils.memory import LORA
 from vqa_utils.plan import GpuPlan, Plan, largest_micro_batch, make_plan, settled
+from vqa_utils.rates import RATES
 from vqa_utils.shapes import GROUPS, LAYERS
 
 GIB = 2**30
@@ -44,6 +46,31 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
         f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red"
     )
     return plan
+
+
+def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: tuple[int, int] | None) -> None:
+    """The minutes that a run will take by the model of the cost.
+
+    Args:
+        rows: of train.csv and test.csv; None where they are not there.
+    """
+    train, test = rows or ASSUMED_ROWS
+    found = forecast(config, shape_of(config), gpus, (train, test))
+    if found is None:
+        names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+        console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/rates.py)")
+        return
+    assumed = "" if rows else " (assumed, as the data is not there)"
+    folds = len(config.fold_numbers)
+    beside = f", {found.side_by_side} at a time" if found.side_by_side > 1 else ""
+    console.print(
+        f"expected for {train:,} train and {test:,} test rows{assumed}: {found.epoch_s / 60:.1f} minutes per epoch of a fold, "
+        f"{found.run_s / 60:.0f} for the whole run ({folds} fold{'s' * (folds > 1)}{beside}, {config.epochs:g} epochs)"
+    )
+    console.print(
+        f"a model, not a measurement: {found.training.wall:.2f} s a row in training, bound by {found.training.bound}, and "
+        f"{found.scoring.wall:.2f} s in scoring, bound by {found.scoring.bound}; its check is in tests/bench/README.md"
+    )
 
 
 def _lines(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:

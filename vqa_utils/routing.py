@@ -1,20 +1,18 @@
 """Which rows each expert computes: pairs of token and expert sorted by expert, and experts by load, cut into chunks.
 
-In a chunk each expert has as many rows as the busiest: few launches, at the price of some padding. `split` weighs the two.
+In a chunk each expert has as many rows as the busiest: few launches, at the price of some padding. `chunks.split` weighs the two.
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from vqa_utils.chunks import split
 from vqa_utils.launch import is_ready, launch
 
-CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, which bounds its buffers
 PAIRS_A_THREAD, MOST_EXPERTS = 8, 1024  # of the kernel that counts
-CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
 
 
 @dataclass(frozen=True)
@@ -90,33 +88,3 @@ def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, sl
     slot_of_pair.view(-1)[order] = slot
     pair[slot] = order
     return slot_of_pair, pair, pair // index.shape[1]
-
-
-def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
-    """Cut experts, sorted by load, into chunks: the number of experts and the rows that each gets.
-
-    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more.
-
-    Args:
-        loads: rows of each expert, descending; those without any are left out.
-        at_once: the most experts of a chunk, whose dense weights are alive together.
-        padding_worth: the rows of padding that take as long as one more chunk.
-    """
-    loads = np.asarray(loads)
-    busy = np.count_nonzero(loads)
-    cuts = np.append(np.arange(0, busy, max(1, min(at_once, busy // CUTS))), busy)
-    starts, ends = cuts[:-1, None], cuts[None, 1:]
-    rows = (ends - starts) * loads[starts]  # of a chunk from one cut to another
-    allowed = (ends - starts <= at_once) & (rows <= loads.sum() // CHUNK_SHARE)
-    np.fill_diagonal(allowed, True)  # neighbours, which cannot be cut again
-    costs = np.where(allowed, rows + padding_worth, np.inf)
-    best, before = np.zeros(len(cuts)), [0]  # of the experts before each cut: the cost, and the cut where the last chunk starts
-    for end in range(1, len(cuts)):
-        totals = best[:end] + costs[:end, end - 1]
-        before.append(int(totals.argmin()))
-        best[end] = totals[before[-1]]
-    sizes, end = [], len(cuts) - 1
-    while end:
-        sizes.append((int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])))
-        end = before[end]
-    return sizes[::-1]

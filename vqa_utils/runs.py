@@ -1,6 +1,7 @@
 """A run's folder: which one a command means, its settings, its origin, and what its data is known by."""
 
 import argparse
+import csv
 import dataclasses
 import re
 import time
@@ -13,7 +14,7 @@ from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_se
 from vqa_utils.data import load_challenge
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
-from vqa_utils.paths import RunPaths, runs_dir, shown
+from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.stages import RunError
 
@@ -92,6 +93,23 @@ def with_data(config: Config) -> Config:
         seen = f"found {', '.join(found)}" if found else "found none to take instead"
         raise RunError(f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}")
     return dataclasses.replace(config, data=found[0])
+
+
+def rows_here(config: Config) -> tuple[int, int] | None:
+    """How many rows of train.csv and test.csv a run would use, which are counted and not checked; None without the files."""
+    try:
+        data = with_data(config).data
+    except RunError:
+        return None
+    folder = demo_data_dir() if data == DEMO_DATA else Path(data)
+    counts = []
+    for file in (folder / "train.csv", folder / "test.csv"):
+        if not file.is_file():
+            return None
+        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+            rows = sum(map(bool, csv.reader(lines))) - 1  # without the head
+        counts.append(min(rows, config.limit or rows))
+    return counts[0], counts[1]
 
 
 def start_run(paths: RunPaths, config: Config) -> None:

@@ -1,0 +1,99 @@
+"""The minutes of a run, from the model of the cost."""
+
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from vqa_utils import runs
+from vqa_utils.forecast import STARTING, forecast
+from vqa_utils.machine import T4, Gpu, shape_of
+from vqa_utils.paths import ROOT
+from vqa_utils.plan_table import print_forecast
+from vqa_utils.presets import preset
+from vqa_utils.runs import rows_here
+
+
+def expected(name="safe", gpus=(T4, T4), rows=(1000, 1000), **changes):
+    config = preset(name, **changes)
+    return forecast(config, shape_of(config), list(gpus), rows)
+
+
+def test_a_fold_trains_the_other_rows_and_evaluates_its_own():
+    found = expected()
+    assert found.epoch_s == pytest.approx(1000 * (2 / 3 * found.training.wall + 1 / 3 * found.scoring.wall))
+    assert expected(rows=(2000, 1000)).epoch_s == pytest.approx(2 * found.epoch_s)
+    alone = expected(use_kfold=False, holdout_fraction=0.25)
+    assert alone.epoch_s == pytest.approx(1000 * (0.75 * found.training.wall + 0.25 * found.scoring.wall))
+
+
+def test_a_run_is_its_folds_epochs_and_scoring():
+    run = expected().run_s
+    one, two = (expected(epochs=epochs) for epochs in (1, 2))
+    assert two.run_s == run and two.run_s - one.run_s == pytest.approx(3 * one.epoch_s)
+    more_test = expected(rows=(1000, 2000)).run_s - run
+    assert more_test == pytest.approx(3 * 1000 * one.scoring.wall)
+    assert expected(baselines=True).run_s - run == pytest.approx(3 * 2 * 1000 / 3 * one.scoring.wall)
+    loading = run - 3 * (2 * one.epoch_s + (1000 / 3 + 1000) * one.scoring.wall)
+    assert loading > 6 * STARTING + 62e9 / 0.2e9 and expected(cache_dir="").run_s > run + 60
+
+
+def test_folds_that_need_a_gpu_each_run_side_by_side():
+    for name in ("single_gpu", "dense_8b"):
+        one, two = (expected(name, gpus) for gpus in ([T4], [T4, T4]))
+        assert (one.side_by_side, two.side_by_side) == (1, 2) and one.epoch_s == two.epoch_s
+        assert 0.5 < two.run_s / one.run_s < 0.75  # three folds on two
+    assert expected().side_by_side == expected("single_gpu", max_memory=("14GB", "14GB")).side_by_side == 1
+
+
+def test_four_orders_cost_less_than_four_times_one():
+    one, four = (expected(tta=orders) for orders in (1, 4))
+    assert 1.2 < four.scoring.wall / one.scoring.wall < 2.5 and four.training == one.training
+
+
+def test_without_rates_there_is_no_forecast():
+    assert expected("dense_8b", [Gpu("Tesla V100", 32)]) is None
+    assert expected("safe", [T4, Gpu("Tesla V100", 32)]) is None
+    assert expected("dense_8b", [T4, Gpu("Tesla V100", 32)]) is None
+    assert expected("dense_8b", [T4, Gpu("Tesla V100", 32)], use_kfold=False) is not None  # which uses the first alone
+
+
+def said(name, gpus, rows):
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_forecast(console, preset(name), gpus, rows)
+    return console.export_text()
+
+
+def test_the_plan_says_minutes_and_that_they_are_a_models():
+    found, text = expected(rows=(3887, 3887)), said("safe", [T4, T4], (3887, 3887))
+    numbers = re.search(r"3,887 train and 3,887 test rows: ([\d.]+) minutes per epoch of a fold, (\d+) for the whole run", text)
+    assert float(numbers[1]) == pytest.approx(found.epoch_s / 60, abs=0.06)
+    assert int(numbers[2]) == pytest.approx(found.run_s / 60, abs=0.6)
+    assert "(3 folds, 2 epochs)" in text and f"bound by {found.training.bound}" in text
+    assert "a model, not a measurement" in text and "assumed" not in text
+    assert "1,000 train and 1,000 test rows (assumed, as the data is not there)" in said("safe", [T4, T4], None)
+    assert "(3 folds, 2 at a time, 2 epochs)" in said("dense_8b", [T4, T4], None)
+    assert "no rates are known for Tesla V100, only for H100, T4" in said("dense_8b", [Gpu("Tesla V100", 32)], None)
+
+
+def test_rows_are_counted_where_the_data_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "KAGGLE_INPUT", tmp_path)
+    assert rows_here(preset("safe")) is None and rows_here(preset("safe", data=str(tmp_path))) is None
+    data = tmp_path / "challenge"
+    data.mkdir()
+    (data / "train.csv").write_bytes('id,question\n1,"two\nlines, 색?"\n2,b\n\n3,c\n'.encode("cp949"))
+    assert rows_here(preset("safe", data=str(data))) is None  # there is no test.csv
+    (data / "test.csv").write_text("id\n1\n2\n")
+    assert rows_here(preset("safe", data=str(data))) == rows_here(preset("safe")) == (3, 2)
+    assert rows_here(preset("safe", data=str(data), limit=2)) == (2, 2)
+
+
+def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_path):
+    for name, rows in (("train", 400), ("test", 100)):
+        (tmp_path / f"{name}.csv").write_text("id\n" + "1\n" * rows)
+    command = [sys.executable, "run_all.py", "--preset", "safe", "--data", str(tmp_path), "--plan"]
+    texts = [subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout for n in ("2", "1")]
+    assert "expected for 400 train and 100 test rows: " in texts[0] and "expected" not in texts[1]

@@ -1,0 +1,90 @@
+"""How long a run will take on GPUs whose rates are known, before anything is loaded: a model, not a measurement."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vqa_utils.config import Config
+from vqa_utils.cost import work_of
+from vqa_utils.machine import Gpu, fold_gpus, gpu_limits
+from vqa_utils.memory import OPTION_TOKENS, TEXT_TOKENS, batch_of, weights_by_module
+from vqa_utils.plan import Plan, make_plan, settled
+from vqa_utils.rates import Rates, Seconds, rates_of, seconds_of
+from vqa_utils.shapes import ModelShape
+
+ASSUMED_ROWS = (1000, 1000)  # train and test, where the data is not there yet
+READING = 0.2e9  # bytes a second from the disk with the weights; assumed
+STARTING = 25  # seconds of a notebook until it loads: 10 to 14 s were recorded on two cores, and Kaggle's are slow
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of a run."""
+
+    training: Seconds
+    """Of a row, forward and backward."""
+    scoring: Seconds
+    """Of a row."""
+    epoch_s: float
+    """Of one fold: its training rows, and the evaluation of the held-out ones."""
+    run_s: float
+    """All folds: loading, training, evaluation, scoring."""
+    side_by_side: int
+    """Folds at a time."""
+
+
+def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple[int, int]) -> Forecast | None:
+    """The time of a run that fits; None where the rates of one of its GPUs are not known.
+
+    Args:
+        rows: of train.csv and of test.csv.
+    """
+    folds = len(config.fold_numbers)
+    places = fold_gpus(config, folds, gpus)
+    used = [gpus[place] for place in places] if len(places) > 1 else list(gpus[: len(gpu_limits(config, gpus))])
+    if any(rates_of(gpu.name) is None for gpu in used):
+        return None
+    used = used[:1] if len(places) > 1 else used  # a fold has one; the others are taken for as fast
+    rates = [rates_of(gpu.name) for gpu in used]
+    config = settled(config, shape, gpu_limits(config, used))
+    a_row = functools.partial(_a_row, make_plan(config, shape, gpu_limits(config, used)), rates, shape, config)
+    training, evaluating = a_row(config.micro_batch, training=True), a_row(config.score_batch)
+    # Linear attention passes a state from token to token, so that each option order takes a pass
+    shares = not any("linear_attn" in name for name in shape.parameters)
+    scoring = a_row(config.score_batch, config.tta) if shares else a_row(config.score_batch, passes=config.tta)
+    held_out = rows[0] * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
+    epoch = (rows[0] - held_out) * training.wall + held_out * evaluating.wall
+    first, later = (STARTING + size / READING for size in _sizes(config, shape))
+    train = later + config.epochs * epoch
+    score = later + scoring.wall * (held_out * (3 if config.baselines else 1) + rows[1])
+    side = max(1, len(places))
+    # The last fold to be trained is scored when no other trains
+    run = first - later + max(folds * (train + score) / side, math.ceil(folds / side) * train + score)
+    return Forecast(training, scoring, epoch, run, side)
+
+
+def _a_row(
+    plan: Plan,
+    rates: Sequence[Rates],
+    shape: ModelShape,
+    config: Config,
+    rows: int,
+    orders: int = 1,
+    *,
+    passes: int = 1,
+    training: bool = False,
+) -> Seconds:
+    """Seconds of one of the `rows` of a pass, which has some option orders; of so many passes."""
+    batch = batch_of(shape, config, rows, TEXT_TOKENS + (orders - 1) * OPTION_TOKENS)
+    pairs = zip(plan.gpus, rates, strict=True)
+    works = [work_of(gpu, shape, config, batch, each.padding_worth, training=training) for gpu, each in pairs]
+    return seconds_of([work * (passes / rows) for work in works], rates)
+
+
+def _sizes(config: Config, shape: ModelShape) -> tuple[int, int]:
+    """Bytes that are read when the model is loaded first, and when it is loaded again, which may be from a quantised copy."""
+    whole = 2 * sum(math.prod(size) for size in shape.parameters.values())
+    if config.quantization != "nf4" or config.cache_dir == "":
+        return whole, whole
+    return whole, sum(sum(groups.values()) for groups in weights_by_module(shape, config).values())
