@@ -10,7 +10,7 @@ from vqa_utils.plan import make_plan
 from vqa_utils.presets import preset
 
 GIB = 2**30
-ONE_ROW = preset("safe", micro_batch=1, use_gradient_checkpointing=True)
+ONE_ROW = preset("safe", micro_batch=1, use_gradient_checkpointing=True, score_batch=8)
 
 
 def planned_peak(gpu, phase, limits=(14e9, 14e9)):
@@ -34,7 +34,7 @@ def climb(config, gpu=0, phase="training", trains=True, experts=True, peak=None)
 
 
 def test_the_order_is_the_fields_advice():
-    rungs, end = climb(preset("safe", micro_batch=4, accumulation=4))
+    rungs, end = climb(preset("safe", micro_batch=4, accumulation=4, score_batch=8))
     assert [rung.name for rung in rungs] == [
         "every layer computed again in the backward",
         "micro-batch 4 -> 2",

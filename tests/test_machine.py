@@ -72,10 +72,13 @@ def test_a_family_without_a_plan_is_left_to_accelerate(tmp_path):
 
 
 def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
-    assert settled_here(preset("safe"), []) == settled_here(preset("safe"), [T4, T4]) == preset("safe").with_micro_batch(16)
+    on_two = preset("safe", score_batch=64).with_micro_batch(16)
+    assert settled_here(preset("safe"), []) == settled_here(preset("safe"), [T4, T4]) == on_two
     assert settled_here(preset("safe"), [T4]).micro_batch == 1  # refused by check_machine
-    assert settled_here(preset("safe", device_map="auto"), [T4, T4]).micro_batch == 1
-    assert settled_here(preset("safe", model="nobody/has-this"), [T4, T4]).micro_batch == 1
+    for without_plan in ({"device_map": "auto"}, {"model": "nobody/has-this"}):
+        found = settled_here(preset("safe", **without_plan), [T4, T4])
+        assert (found.micro_batch, found.score_batch) == (1, 8)
+        assert settled_here(preset("safe", score_batch=3, **without_plan), [T4, T4]).score_batch == 3
     assert settled_here(preset("demo"), []) == preset("demo")
 
 
@@ -85,7 +88,7 @@ def test_a_run_starts_with_a_number(monkeypatch):
     monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
     monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
     run_all.main()
-    assert seen == [preset("safe").with_micro_batch(16)]
+    assert seen == [preset("safe", score_batch=64).with_micro_batch(16)]
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])

@@ -92,8 +92,8 @@ class Config:
     holdout_fraction: float = 0.2
     """The held-out share of the rows where use_kfold is False."""
 
-    score_batch: int = 8
-    """Rows a forward pass when options are scored."""
+    score_batch: COUNT_OR_AUTO = "auto"
+    """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
     tta: int = 1
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
     baselines: bool = False
@@ -126,7 +126,7 @@ class Config:
             "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
             "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
             "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
-            "score_batch: expected at least 1": self.score_batch >= 1,
+            'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }
@@ -143,6 +143,11 @@ class Config:
     def effective_batch(self) -> int:
         """Rows an optimizer step."""
         return self.accumulation * (1 if self.micro_batch == "auto" else self.micro_batch)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether both batches are numbers."""
+        return "auto" not in (self.micro_batch, self.score_batch)
 
     def with_micro_batch(self, rows: int) -> "Config":
         """These settings with so many rows a pass, at the same rows an optimizer step."""

@@ -5,13 +5,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config, size_in_bytes
 from vqa_utils.errors import VqaError
 from vqa_utils.hub import SourceError
-from vqa_utils.plan import Plan, make_plan, settled
+from vqa_utils.plan import SCORE_BATCH, Plan, make_plan, settled
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
 from vqa_utils.source import check_source, config_of
@@ -88,18 +88,20 @@ def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:
 
 
 def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
-    """The settings with a number for `micro_batch` "auto": what the plan allows on these GPUs, or on T4 where there is none.
+    """The settings with a number for each batch that is "auto": what the plan allows on these GPUs, or on T4 where there is none.
 
-    One row where nothing plans: accelerate places the model, or it is none that the plan knows (`check_run` says so).
+    One row (and eight scored) where nothing plans: accelerate places the model, or it is none that the plan knows (`check_run`
+    says so).
     """
-    if config.micro_batch != "auto":
+    if config.is_settled:
         return config
     try:
         shape = shape_of(config) if config.device_map == "plan" else None
     except (SourceError, ShapeError):
         shape = None
     if shape is None:
-        return config.with_micro_batch(1)
+        config = config if config.micro_batch != "auto" else config.with_micro_batch(1)
+        return config if config.is_settled else replace(config, score_batch=SCORE_BATCH)
     return settled(config, shape, gpu_limits(config, gpus or [T4] * max(1, len(config.max_memory))))
 
 

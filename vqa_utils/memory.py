@@ -95,7 +95,7 @@ def input_bytes(shape: ModelShape, batch: Batch) -> int:
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
     """What autograd saves beside that in a decoder layer that is not computed again."""
-    mlp = 2 * shape.hidden if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
+    mlp = 2 * shape.hidden + 4 * shape.experts if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
     return (_attention_saved(shape, config) + mlp) * batch.tokens
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vqa_utils import memory
 from vqa_utils.config import Config
@@ -12,6 +12,7 @@ from vqa_utils.shapes import LAYERS, ModelShape
 EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
 VISION, HEAD = "model.visual", "lm_head"
 RESERVE = 0.05  # of a GPU's limit stays free where the plan chooses how much to put there: what the allocator cannot reuse
+SCORE_BATCH = 8  # rows scored at a time, until a plan says how many
 STREAM_SLOTS = 2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
 
 
@@ -95,6 +96,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
     More than one row leave `RESERVE` of each GPU free.
     """
+    config = config if config.is_settled else replace(config, score_batch=SCORE_BATCH)
     for rows in range(config.effective_batch, 0, -1):
         if config.effective_batch % rows == 0:
             plan = make_plan(config.with_micro_batch(rows), shape, limits)
@@ -103,11 +105,22 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     return 0
 
 
+def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
+    """The most rows that can be scored at once in the memory that training takes on each GPU: a power of two, at most 64."""
+    for rows in (64, 32, 16, 8, 4, 2):
+        plan = make_plan(replace(config, score_batch=rows), shape, limits)
+        if all(gpu.total == gpu.peaks["training"] for gpu in plan.gpus):
+            return rows
+    return 1
+
+
 def settled(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
-    """The settings with a number for `micro_batch` "auto"; one row where nothing fits."""
-    if config.micro_batch != "auto":
-        return config
-    return config.with_micro_batch(max(1, largest_micro_batch(config, shape, limits)))
+    """The settings with a number for each batch that is "auto"; one row where nothing fits."""
+    if config.micro_batch == "auto":
+        config = config.with_micro_batch(max(1, largest_micro_batch(config, shape, limits)))
+    if config.score_batch == "auto":
+        config = replace(config, score_batch=largest_score_batch(config, shape, limits))
+    return config
 
 
 class _Work:

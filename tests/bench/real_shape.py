@@ -109,7 +109,8 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     rows = make_rows(folder, side, SCORE_ROWS)
     encoder = Encoder(processor, folder, config.image_side)
     shape = read_shape(published_config(config.model))
-    text = encoder.examples(rows.head(1).to_dict("records"))["input_ids"].shape[1] - side**2 // shape.pixels_per_token
+    longest = encoder.examples(rows.head(TRAIN_ROWS).to_dict("records"))["input_ids"].shape[1]
+    text = longest - side**2 // shape.pixels_per_token
     limits = [size_in_bytes(size) for size in config.max_memory]
     plan = make_plan(config, shape, limits, text_tokens=text)
     gpus = range(len(limits)) if torch.cuda.is_available() else []
