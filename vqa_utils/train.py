@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from vqa_utils.artifacts import ids_hash, sha256, write_json
+from vqa_utils.batches import LikeLengthTrainer
 from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
@@ -49,12 +50,13 @@ def train_fold(
     checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
     arguments = training_arguments(config, checkpoints)
     arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
-    trainer = Trainer(
+    rows, judged = (frame.assign(length=encoder.lengths(frame.to_dict("records"))) for frame in (train, held_out))
+    trainer = LikeLengthTrainer(
         model=model,
         args=arguments,
         data_collator=encoder.examples,
-        train_dataset=train.to_dict("records"),
-        eval_dataset=held_out.to_dict("records"),
+        train_dataset=rows.to_dict("records"),
+        eval_dataset=judged.sort_values("length", ascending=False).to_dict("records"),
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
