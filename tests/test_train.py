@@ -17,7 +17,7 @@ from vqa_utils.metrics import log_loss
 from vqa_utils.model import add_lora, load_adapter, load_base
 from vqa_utils.paths import FoldPaths
 from vqa_utils.score import score_options
-from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
+from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_arguments, training_key
 
 
 def fresh(config):
@@ -167,6 +167,12 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
             (tmp_path / name / "trainer_state.json").touch()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
     assert not (tmp_path / "checkpoint-20").exists() and last_whole_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, None), (2, 4), (3, 3), (16, 2)])
+def test_the_next_steps_micro_batches_are_made_while_one_computes(config, tmp_path, workers, expected):
+    config = dataclasses.replace(config, micro_batch=4, accumulation=8, num_workers=workers)
+    assert training_arguments(config, tmp_path).dataloader_prefetch_factor == expected
 
 
 def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challenge, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """One fold: transformers' Trainer on a 4-bit base with LoRA, and the adapter of the best epoch."""
 
 import hashlib
+import math
 import shutil
 import time
 from pathlib import Path
@@ -104,7 +105,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
     """The config in the Trainer's words."""
-    gpu = torch.cuda.is_available()
+    gpu, workers = torch.cuda.is_available(), config.num_workers
     return TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=config.micro_batch,
@@ -118,7 +119,9 @@ def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
         optim="paged_adamw_32bit" if config.use_cpu_offload else "adamw_torch",
         fp16=gpu and config.use_amp,
         use_cpu=not gpu,
-        dataloader_num_workers=config.num_workers,
+        dataloader_num_workers=workers,
+        # The Trainer takes all micro-batches of a step before it computes: what is not made by then, a GPU waits for
+        dataloader_prefetch_factor=max(2, math.ceil(config.accumulation / workers)) if workers else None,
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,  # the collator reads them
         label_names=["labels"],
