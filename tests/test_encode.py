@@ -74,6 +74,16 @@ def test_images_keep_their_aspect_ratio_within_the_budget(tmp_path, processor, r
     assert height * width <= 64**2
 
 
+def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(tmp_path, processor, rows):
+    rows, turned = [{**row, "path": f"{i}.jpg"} for i, row in enumerate(rows)], Image.Exif()
+    turned[0x0112] = 6  # shown turned by a quarter
+    for row, size in zip(rows, [(600, 150), (48, 20), (64, 64), (70, 200)], strict=True):
+        Image.new("RGB", size, "red").save(tmp_path / row["path"], exif=turned)
+    encoder = Encoder(processor, tmp_path, 64)
+    encoded, lengths = encoder.questions(rows)["attention_mask"].sum(1), torch.tensor(encoder.lengths(rows))
+    assert len(set(lengths.tolist())) == 4 and (encoded - lengths).unique().numel() == 1
+
+
 def test_a_blank_picture_is_grey_and_of_the_same_size(encoder, rows):
     seen, blank = encoder.questions(rows), encoder.questions(rows, blank=True)
     assert torch.equal(seen["input_ids"], blank["input_ids"])

@@ -86,7 +86,7 @@ def test_a_dense_model_streams_no_experts():
 
 
 def test_rungs_come_back_as_they_were_and_only_for_their_settings(tmp_path):
-    config = preset("safe", micro_batch=4, accumulation=4)
+    config = preset("safe", micro_batch=4, accumulation=4, score_batch=8)
     rungs, _ = climb(config)
     write_rungs(tmp_path / "rungs.json", config, rungs)
     assert read_rungs(tmp_path / "rungs.json", config) == rungs
@@ -97,7 +97,7 @@ def test_rungs_come_back_as_they_were_and_only_for_their_settings(tmp_path):
 
 
 def test_checkpoints_are_gone_on_with_unless_the_adapter_has_another_shape():
-    config = preset("safe", micro_batch=4, accumulation=4)
+    config = preset("safe", micro_batch=4, accumulation=4, score_batch=8)
     rungs, _ = climb(config)
     before_rank = rungs[: [rung.name for rung in rungs].index("LoRA r 8 -> 4")]
     assert resumable(climbed(config, before_rank), before_rank) == config

@@ -19,6 +19,15 @@ def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
     assert np.allclose(one[list(LETTERS)].sum(axis=1), 1)
 
 
+def test_rows_of_like_length_are_scored_together(base, encoder, challenge, monkeypatch):
+    rows = challenge.train.assign(question=[q + " 자세히 보세요." * (i % 3) for i, q in enumerate(challenge.train["question"])])
+    masks, questions = [], encoder.questions
+    monkeypatch.setattr(encoder, "questions", lambda *a, **k: masks.append((b := questions(*a, **k))["attention_mask"]) or b)
+    score_options(base, encoder, rows, batch_size=4)
+    assert sum(int((mask == 0).sum()) for mask in masks) == 30
+    assert [mask.shape[1] for mask in masks] == sorted((mask.shape[1] for mask in masks), reverse=True)
+
+
 def test_probabilities_are_the_softmax_of_the_four_letters_logits(base, encoder, challenge, processor):
     row = challenge.test.iloc[0]
     image = encoder.questions([row.to_dict()])

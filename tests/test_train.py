@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from vqa_utils.metrics import log_loss
 from vqa_utils.model import add_lora, load_adapter, load_base
 from vqa_utils.paths import FoldPaths
 from vqa_utils.score import score_options
-from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_key
+from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_arguments, training_key
 
 
 def fresh(config):
@@ -45,19 +46,46 @@ def test_held_out_scores_of_known_logits():
     assert scores == {"accuracy": 0.5, "log_loss": pytest.approx(-(np.log(0.7) + np.log(0.1)) / 2)}
 
 
-def test_micro_batches_and_accumulation_train_the_same_adapter(config, encoder, challenge, tmp_path):
-    rows, results = challenge.train.head(12), []
-    for micro, steps in ((4, 1), (2, 2), (1, 4)):
-        c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3)
-        paths = FoldPaths(tmp_path / f"{micro}x{steps}")
-        meta = train_fold(fresh(c), c, encoder, rows, challenge.train.tail(4), paths)
-        assert meta["steps"] == 3
-        results.append((pd.read_csv(paths.train_log), weights(paths)))
-    for log, adapter in results[1:]:
-        np.testing.assert_allclose(log["loss"], results[0][0]["loss"], atol=1e-4)
-        np.testing.assert_allclose(log["grad_norm"], results[0][0]["grad_norm"], rtol=1e-3)
-        for name, value in adapter.items():
-            torch.testing.assert_close(value, results[0][1][name], atol=2e-4, rtol=0)
+class KeepsGradients(TrainerCallback):
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def with_b(model):
+    """A model whose A has gradients from the first step on."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def test_micro_batches_of_like_length_train_the_same_adapter(config, encoder, challenge, tmp_path, monkeypatch):
+    longer = [question + " 자세히 보세요." * (i * 7 % 5) for i, question in enumerate(challenge.train["question"])]
+    rows = challenge.train.assign(question=longer)
+    masks, results, padding = [], [], []
+    trainer_class, examples = train.LikeLengthTrainer, encoder.examples
+    monkeypatch.setattr(encoder, "examples", lambda rows: masks.append((b := examples(rows))["attention_mask"]) or b)
+    for micro, steps in ((16, 1), (4, 4), (1, 16)):
+        c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3, score_batch=2)
+        paths, kept = FoldPaths(tmp_path / f"{micro}x{steps}"), KeepsGradients()
+        watched = functools.partial(lambda kept, **options: with_callback(trainer_class(**options), kept), kept)
+        monkeypatch.setattr(train, "LikeLengthTrainer", watched)
+        train_fold(with_b(fresh(c)), c, encoder, rows.head(20), rows.tail(4), paths)
+        trained, held_out = masks[:-2], masks[-2:]
+        padding.append([sum(int((mask == 0).sum()) for mask in part) for part in (trained, held_out)])
+        masks.clear()
+        results.append((pd.read_csv(paths.train_log), kept.steps, weights(paths)))
+    assert padding == [[756, 69], [252, 69], [0, 69]]
+    for log, gradients, adapter in results[1:]:
+        np.testing.assert_allclose(log["loss"], results[0][0]["loss"], atol=1e-5)
+        assert len(gradients) == 2  # of 16 and of 4 rows
+        for step, expected in zip(gradients, results[0][1], strict=True):
+            torch.testing.assert_close(step, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(adapter, results[0][2], atol=2e-4, rtol=0)
 
 
 def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
@@ -102,13 +130,13 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encod
     train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
     whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
     train_fold(fresh(config), config, encoder, train_rows, held_out, whole)
-    original = train.Trainer
-    monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
+    original = train.LikeLengthTrainer
+    monkeypatch.setattr(train, "LikeLengthTrainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
     with pytest.raises(KeyboardInterrupt):
         train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
     counter = CountsSteps()
-    monkeypatch.setattr(train, "Trainer", lambda **options: with_callback(original(**options), counter))
+    monkeypatch.setattr(train, "LikeLengthTrainer", lambda **options: with_callback(original(**options), counter))
     train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert counter.steps == 4, "the first epoch was trained again"
     a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
@@ -141,15 +169,21 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     assert not (tmp_path / "checkpoint-20").exists() and last_whole_checkpoint(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(0, None), (2, 4), (3, 3), (16, 2)])
+def test_the_next_steps_micro_batches_are_made_while_one_computes(config, tmp_path, workers, expected):
+    config = dataclasses.replace(config, micro_batch=4, accumulation=8, num_workers=workers)
+    assert training_arguments(config, tmp_path).dataloader_prefetch_factor == expected
+
+
 def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challenge, tmp_path, monkeypatch):
     seen = {}
-    original = train.Trainer
+    original = train.LikeLengthTrainer
 
     def recorded(**options):
         seen["gpus"], seen["batch"] = options["args"].n_gpu, options["args"].train_batch_size
         return original(**options)
 
-    monkeypatch.setattr(train, "Trainer", recorded)
+    monkeypatch.setattr(train, "LikeLengthTrainer", recorded)
     arguments = train.training_arguments
 
     def two_gpus(*given):

@@ -1,5 +1,6 @@
 """Rows and images -> the model's tensors, with labels where the model learns."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import torch
 from PIL import Image
 from qwen_vl_utils import process_vision_info
+from qwen_vl_utils.vision_process import smart_resize
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data import open_image
 from vqa_utils.orders import in_one_sequence, turned
-from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.prompts import LETTERS, chat, question_text
 
 IGNORED = -100  # the label that the loss passes over
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey, of the size of the one it stands for
@@ -65,6 +67,17 @@ class Encoder:
             )
         batch["labels"], batch["logits_to_keep"] = labels, from_end + 1
         return batch
+
+    def lengths(self, rows: Sequence[Row]) -> list[int]:
+        """How many tokens each row becomes, but for the chat's frame, which all have; of an image, only the header is read."""
+        texts = self.processor.tokenizer([question_text(row) for row in rows])["input_ids"]
+        return [len(text) + self._image_tokens(self.folder / row["path"]) for text, row in zip(texts, rows, strict=True)]
+
+    def _image_tokens(self, path: Path) -> int:
+        with Image.open(path) as image:
+            width, height = image.size
+        sides = smart_resize(height, width, self._factor, min_pixels=self._factor**2, max_pixels=self.image_side**2)
+        return math.prod(sides) // self._factor**2
 
     def _chat(self, row: Row, answer: str | None, blank: bool) -> list[dict]:
         image = open_image(self.folder / row["path"])

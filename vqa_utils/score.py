@@ -21,7 +21,7 @@ from vqa_utils.encode import Encoder, letter_token_ids
 from vqa_utils.folds import read_folds
 from vqa_utils.orders import can_share, shifts_of, tree_mask, turned
 from vqa_utils.paths import FoldPaths, RunPaths
-from vqa_utils.prompts import LETTERS, question_text
+from vqa_utils.prompts import LETTERS
 
 
 def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:
@@ -101,7 +101,7 @@ def score_options(
     """
     letters = torch.tensor(letter_token_ids(encoder.processor), device=model.device)
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
-    longest_first = sorted(range(len(records)), key=lambda i: -len(question_text(records[i])))
+    longest_first = sorted(range(len(records)), key=encoder.lengths(records).__getitem__, reverse=True)
     batches = [longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)]
     shifts = shifts_of(orders)
     encode = functools.partial(_batches, encoder, shifts=shifts, share=can_share(model), blank=blank)

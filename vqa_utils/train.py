@@ -1,6 +1,7 @@
 """One fold: transformers' Trainer on a 4-bit base with LoRA, and the adapter of the best epoch."""
 
 import hashlib
+import math
 import shutil
 import time
 from pathlib import Path
@@ -10,9 +11,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from vqa_utils.artifacts import ids_hash, sha256, write_json
+from vqa_utils.batches import LikeLengthTrainer
 from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
@@ -49,12 +51,13 @@ def train_fold(
     checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
     arguments = training_arguments(config, checkpoints)
     arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
-    trainer = Trainer(
+    rows, judged = (frame.assign(length=encoder.lengths(frame.to_dict("records"))) for frame in (train, held_out))
+    trainer = LikeLengthTrainer(
         model=model,
         args=arguments,
         data_collator=encoder.examples,
-        train_dataset=train.to_dict("records"),
-        eval_dataset=held_out.to_dict("records"),
+        train_dataset=rows.to_dict("records"),
+        eval_dataset=judged.sort_values("length", ascending=False).to_dict("records"),
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
@@ -102,7 +105,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
     """The config in the Trainer's words."""
-    gpu = torch.cuda.is_available()
+    gpu, workers = torch.cuda.is_available(), config.num_workers
     return TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=config.micro_batch,
@@ -116,7 +119,9 @@ def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
         optim="paged_adamw_32bit" if config.use_cpu_offload else "adamw_torch",
         fp16=gpu and config.use_amp,
         use_cpu=not gpu,
-        dataloader_num_workers=config.num_workers,
+        dataloader_num_workers=workers,
+        # The Trainer takes all micro-batches of a step before it computes: what is not made by then, a GPU waits for
+        dataloader_prefetch_factor=max(2, math.ceil(config.accumulation / workers)) if workers else None,
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,  # the collator reads them
         label_names=["labels"],
