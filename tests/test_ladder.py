@@ -69,7 +69,7 @@ def test_an_adapter_that_is_only_used_keeps_its_settings():
 
 
 def test_each_rung_saves_what_it_says_and_the_effective_batch_stays():
-    config, peak = preset("balanced", micro_batch=6, accumulation=2), planned_peak(1, "training")
+    config, peak = preset("balanced", micro_batch=6, accumulation=2, score_batch=8), planned_peak(1, "training")
     for rung in climb(config, gpu=1)[0]:
         changed = climbed(config, [rung])
         assert peak(config) - peak(changed) == pytest.approx(rung.saves_gib * GIB) and rung.saves_gib > 0

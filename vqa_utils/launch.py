@@ -48,7 +48,11 @@ def is_ready(device: torch.device) -> bool:
     try:
         return bool(_functions(device))
     except (ImportError, RuntimeError) as error:
-        warnings.warn(f"{device}: slower without the kernels of {SOURCE.name}, which could not be made ({error})", stacklevel=2)
+        warnings.warn(
+            f"{device}: slower without the kernels of {SOURCE.name}, which could not be made ({error}); what they need comes "
+            "with torch 2.10 and later, or as cuda-bindings of torch's CUDA version",
+            stacklevel=2,
+        )
         return False
 
 
