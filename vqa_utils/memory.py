@@ -94,15 +94,16 @@ def input_bytes(shape: ModelShape, batch: Batch) -> int:
 
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """What autograd saves beside that in a decoder layer that is not computed again."""
-    mlp = 2 * shape.hidden + 4 * shape.experts if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
-    return (_attention_saved(shape, config) + mlp) * batch.tokens
+    """What autograd saves beside that in a decoder layer that is not computed again, with the mask that sdpa makes."""
+    mask = 2 * batch.tokens // batch.rows
+    return (_attention_saved(shape, config) + _mlp_saved(shape) + mask) * batch.tokens
 
 
 def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool) -> Bytes:
     """What lives beside the weights while the backward is in the last of `layers` decoder layers, `kept` of them whole."""
-    attention = 0 if kept else _attention_saved(shape, config)  # of a whole layer it is among what is saved
-    a_token = attention + max(28 * shape.attention_width, _mlp_at_work(shape, 12))  # what the MLP saved is gone by then
+    # Of a whole layer the attention's is among what is saved, and the MLP's, which is gone by the attention's backward
+    saved = -_mlp_saved(shape) if kept else _attention_saved(shape, config)
+    a_token = saved + max(28 * shape.attention_width, _mlp_at_work(shape, 12))
     return {
         KEPT: layers * input_bytes(shape, batch) + kept * saved_bytes(shape, config, batch),
         WORKING: a_token * batch.tokens if layers else 0,
@@ -147,6 +148,11 @@ def _attention_saved(shape: ModelShape, config: Config) -> int:
     dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
     # the norm's fp32 input; q, k and v's one input and their one product; sdpa's q, repeated k and v, and output; o's input
     return 4 * hidden + dropped * hidden + 2 * (queries + 2 * keys) + (2 + 2 + 2 + 2) * queries + dropped * queries
+
+
+def _mlp_saved(shape: ModelShape) -> int:
+    """Bytes a token: the experts' fp16 input and the router's probabilities; a dense MLP's fp32 and fp16 inputs, gate and up."""
+    return 2 * shape.hidden + 4 * shape.experts if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
 
 
 def _mlp_at_work(shape: ModelShape, dense: int) -> int:

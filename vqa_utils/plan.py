@@ -91,6 +91,12 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     return Plan(tuple(map(work.with_kept_layers, _spread(work, limits, low) or ())))
 
 
+def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
+    """The same placement, for rows of another length."""
+    work = _Work(config, shape, text_tokens)
+    return Plan(tuple(work.planned(g.modules, g.limit, g.weights, g.streamed_layers, g.kept_layers) for g in plan.gpus))
+
+
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
     """The largest divisor of the effective batch that fits as a micro-batch; 0 where not even one row does.
 
@@ -142,7 +148,7 @@ class _Work:
         for module in modules:
             for group, size in self.modules.get(module, {}).items():
                 weights[group] = weights.get(group, 0) + size
-        gpu = self._gpu(modules, limit, weights, ())
+        gpu = self.planned(modules, limit, weights, ())
         layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
         if gpu.left >= 0 or not (self.config.offload_experts and layers):
             return gpu
@@ -150,7 +156,7 @@ class _Work:
         count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + STREAM_SLOTS)
         on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
-        return self._gpu(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
+        return self.planned(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
 
     def with_kept_layers(self, gpu: GpuPlan) -> GpuPlan:
         """Under "auto", what training leaves free beside a reserve goes to layers that are not computed again."""
@@ -158,12 +164,12 @@ class _Work:
             return gpu
         layers = [module for module in gpu.modules if module.startswith(LAYERS)]
         for first in range(len(layers)):  # the backward is through with the last ones first
-            keeping = self._gpu(gpu.modules, gpu.limit, gpu.weights, (), tuple(layers[first:]))
+            keeping = self.planned(gpu.modules, gpu.limit, gpu.weights, (), tuple(layers[first:]))
             if keeping.peaks["training"] <= (1 - RESERVE) * gpu.limit:
                 return keeping
         return gpu
 
-    def _gpu(
+    def planned(
         self,
         modules: Sequence[str],
         limit: int,

@@ -29,7 +29,7 @@ from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
 from vqa_utils.paths import FoldPaths
-from vqa_utils.plan import make_plan, settled
+from vqa_utils.plan import make_plan, settled, with_text
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
@@ -112,7 +112,7 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     longest = encoder.examples(rows.head(TRAIN_ROWS).to_dict("records"))["input_ids"].shape[1]
     text = longest - side**2 // shape.pixels_per_token
     limits = [size_in_bytes(size) for size in config.max_memory]
-    plan = make_plan(config, shape, limits, text_tokens=text)
+    plan = with_text(make_plan(config, shape, limits), config, shape, text)
     gpus = range(len(limits)) if torch.cuda.is_available() else []
     model = add_lora(base, config)
     paths = FoldPaths(folder / name)
@@ -132,7 +132,7 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
         "trained_gib": [round(x, 2) for x in trained], "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
         "scored_gib": [round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) for gpu in gpus],
         "reserved_gib": [round(x, 2) for x in reserved], "limit_gib": [round(limit / GIB, 2) for limit in limits],
-        "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.streamed_layers),
+        "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.streamed_layers), "kept_layers": len(plan.kept_layers),
         "peaks_gib": {phase: round(size / GIB, 2) for phase, size in plan.gpus[0].peaks.items()},
         "use": {group: round(size / GIB, 3) for group, size in (plan.gpus[0].weights | plan.gpus[0].training).items()},
         "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
