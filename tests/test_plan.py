@@ -111,7 +111,7 @@ def test_more_rows_pixels_and_rank_take_more():
 
 def test_what_is_left_free_keeps_layers_for_the_backward():
     limits = [int(14e9)] * 2
-    plan, without = planned_of(limits=limits), planned_of(limits=limits, use_gradient_checkpointing=True)
+    plan, without = (planned_of(limits=limits, score_batch=8, use_gradient_checkpointing=on) for on in ("auto", True))
     for gpu, plain in zip(plan.gpus, without.gpus, strict=True):
         layers = [module for module in gpu.modules if ".layers." in module]
         count = len(gpu.kept_layers)
@@ -142,12 +142,24 @@ def test_the_largest_micro_batch_divides_the_effective_one_and_leaves_a_reserve(
 
 def test_auto_takes_the_largest_at_the_same_rows_a_step():
     limits = [int(11.2e9), int(11.2e9)]
-    auto = settled(preset("balanced"), SHAPE, limits)
+    auto = settled(preset("balanced", score_batch=8), SHAPE, limits)
     assert auto.micro_batch == largest_micro_batch(preset("balanced"), SHAPE, limits) and auto.effective_batch == 12
     assert make_plan(preset("balanced"), SHAPE, limits) == make_plan(auto, SHAPE, limits)
-    one = preset("balanced", micro_batch=1)
+    one = preset("balanced", micro_batch=1, score_batch=3)
     assert settled(one, SHAPE, limits) == one  # what the user says stays
-    assert settled(preset("balanced"), SHAPE, [int(5e9)]) == preset("balanced", micro_batch=1)
+    assert settled(preset("balanced"), SHAPE, [int(5e9)]).micro_batch == 1
+
+
+def test_as_many_rows_are_scored_as_training_has_memory_for():
+    for name, limits in (("safe", [int(14e9)] * 2), ("balanced", [int(11.2e9)] * 2), ("safe", [int(80e9)])):
+        config = settled(preset(name), SHAPE, limits)
+        gpus = make_plan(config, SHAPE, limits).gpus
+        assert all(gpu.peaks["training"] == gpu.total for gpu in gpus)
+        if config.score_batch < 64:
+            more = make_plan(replace(config, score_batch=2 * config.score_batch), SHAPE, limits).gpus
+            assert any(gpu.peaks["training"] < gpu.total for gpu in more)
+        assert settled(preset(name, score_batch=5), SHAPE, limits).score_batch == 5
+    assert settled(preset("balanced"), SHAPE, [int(11.2e9)] * 2).score_batch < 64
 
 
 def test_streaming_leaves_a_reserve_too():

@@ -8,7 +8,7 @@ CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, whi
 CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
 # Rows of padding that take as long as one more chunk's launches. A row of the 30B's experts takes 25 MFLOP forward and
 # backward and moves 40 kB, about 1.1 us on a T4 and 0.08 on an H100; a chunk has some 12 launches.
-WORTH_ON_TURING = 50  # 5 us each on a GPU that is fed, as a T4 is here
+WORTH_ON_TURING = 200  # 5 us each on a GPU that is fed would be 50; at 200 a slow host keeps up with four rows a pass too
 WORTH_SINCE_AMPERE = 3000  # a faster GPU waits for its host, for which a launch takes 20 and more
 
 
