@@ -55,7 +55,8 @@ OUT_OF_MEMORY = "raise torch.OutOfMemoryError('CUDA out of memory. GPU 0 has a t
 
 
 def test_memory_that_ran_out_takes_a_rung_in_a_fresh_kernel(folds_run, console):
-    paths = folds_run(f"import torch\nif config.micro_batch > 4: {OUT_OF_MEMORY}\nout.write_text(str(config.micro_batch))")
+    source = f"import torch\nif config.micro_batch > 4: {OUT_OF_MEMORY}\nout.write_text(str(config.micro_batch))"
+    paths = folds_run(source, use_gradient_checkpointing=True)
     assert [(paths.fold(k).folder / "out.txt").read_text() for k in (0, 1)] == ["4", "4"]
     archived = sorted(path.name for path in paths.notebooks.iterdir())
     assert archived == [  # the second fold starts where the first one got to

@@ -156,9 +156,10 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
 
 
 def _need_of_the_model(config: Config) -> str:
-    """What one row a pass needs on GPUs like Kaggle's; just a GPU where the model's shape is not to be had."""
+    """The least, one row a pass, on GPUs like Kaggle's; just a GPU where the model's shape is not to be had."""
+    least = replace(config.with_micro_batch(1), score_batch=1, use_gradient_checkpointing=True)
     try:
-        return _need(plan_for(config.with_micro_batch(1), [T4] * max(1, len(config.max_memory))))
+        return _need(plan_for(least, [T4] * max(1, len(config.max_memory))))
     except (SourceError, ShapeError):
         return "a GPU"
 
