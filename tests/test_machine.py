@@ -72,7 +72,7 @@ def test_a_family_without_a_plan_is_left_to_accelerate(tmp_path):
 
 
 def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
-    on_two = preset("safe", score_batch=64).with_micro_batch(16)
+    on_two = preset("safe", score_batch=32).with_micro_batch(16)
     assert settled_here(preset("safe"), []) == settled_here(preset("safe"), [T4, T4]) == on_two
     assert settled_here(preset("safe"), [T4]).micro_batch == 1  # refused by check_machine
     for without_plan in ({"device_map": "auto"}, {"model": "nobody/has-this"}):
@@ -88,7 +88,7 @@ def test_a_run_starts_with_a_number(monkeypatch):
     monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
     monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
     run_all.main()
-    assert seen == [preset("safe", score_batch=64).with_micro_batch(16)]
+    assert seen == [preset("safe", score_batch=32).with_micro_batch(16)]
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])

@@ -13,6 +13,7 @@ from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
 EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
 TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
+LONG_TEXT_TOKENS = 192  # the longest row that still has to fit where layers are kept for the backward
 OPTION_TOKENS = 80  # of these, the options and what follows, which each further option order adds
 KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
 BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs

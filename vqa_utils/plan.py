@@ -88,13 +88,29 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     while high - low > 1:  # the largest amount that can be left free on every GPU
         middle = (low + high) // 2
         low, high = (middle, high) if _spread(work, limits, middle) else (low, middle)
-    return Plan(tuple(map(work.with_kept_layers, _spread(work, limits, low) or ())))
+    plan = Plan(tuple(_spread(work, limits, low) or ()))
+    return with_kept_layers(plan, work.config, shape, text_tokens)
+
+
+def with_kept_layers(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
+    """Under "auto", memory that training would leave free keeps layers whole for the backward.
+
+    As many as fit beside the reserve with rows as long as `LONG_TEXT_TOKENS`; where experts are streamed, none.
+    """
+    if config.use_gradient_checkpointing != "auto":
+        return plan
+    gpus, longest = [], _Work(config, shape, max(text_tokens, memory.LONG_TEXT_TOKENS))
+    for gpu in plan.gpus:
+        layers = tuple(module for module in gpu.modules if module.startswith(LAYERS) and not gpu.streamed_layers)
+        choices = (replace(gpu, kept_layers=layers[first:]) for first in range(len(layers)))  # the last are done with first
+        limit = (1 - RESERVE) * gpu.limit
+        gpus.append(next((keeps for keeps in choices if longest.again(keeps).peaks["training"] <= limit), gpu))
+    return with_text(Plan(tuple(gpus)), config, shape, text_tokens)
 
 
 def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
     """The same placement, for rows of another length."""
-    work = _Work(config, shape, text_tokens)
-    return Plan(tuple(work.planned(g.modules, g.limit, g.weights, g.streamed_layers, g.kept_layers) for g in plan.gpus))
+    return Plan(tuple(map(_Work(config, shape, text_tokens).again, plan.gpus)))
 
 
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
@@ -158,16 +174,9 @@ class _Work:
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
         return self.planned(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
 
-    def with_kept_layers(self, gpu: GpuPlan) -> GpuPlan:
-        """Under "auto", what training leaves free beside a reserve goes to layers that are not computed again."""
-        if self.config.use_gradient_checkpointing != "auto" or gpu.streamed_layers:
-            return gpu
-        layers = [module for module in gpu.modules if module.startswith(LAYERS)]
-        for first in range(len(layers)):  # the backward is through with the last ones first
-            keeping = self.planned(gpu.modules, gpu.limit, gpu.weights, (), tuple(layers[first:]))
-            if keeping.peaks["training"] <= (1 - RESERVE) * gpu.limit:
-                return keeping
-        return gpu
+    def again(self, gpu: GpuPlan) -> GpuPlan:
+        """What the same modules take."""
+        return self.planned(gpu.modules, gpu.limit, gpu.weights, gpu.streamed_layers, gpu.kept_layers)
 
     def planned(
         self,
