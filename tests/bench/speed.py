@@ -2,6 +2,7 @@
 
     python tests/bench/speed.py --out speed.json              # the 30B's real shape, on a GPU capped at two T4's limits
     python tests/bench/speed.py --out speed.json --tiny       # the demo's base on a CPU: that the code works, no timing
+    python tests/bench/speed.py --out grows.json --only ours --rows 16 --changes "" image_side=512 lora_r=16,lora_alpha=32
 
 Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
 at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import itertools
 import json
 import statistics
 import tempfile
@@ -27,14 +29,14 @@ from types import SimpleNamespace
 
 import peer
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from real_shape import GIB, load_stock, make_processor, make_rows
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForImageTextToText, BatchFeature
+from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMixin
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
-from vqa_utils.config import Config, size_in_bytes
+from vqa_utils.config import Config, parse_settings, size_in_bytes
 from vqa_utils.encode import Encoder
 from vqa_utils.memory import weights_by_module
 from vqa_utils.model import LANGUAGE_MODEL, add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
@@ -46,7 +48,7 @@ from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
 GPU = torch.cuda.is_available()
-ROWS, MOST_TRAINED = 64, 16  # more of them are scored alone
+MOST_TRAINED = 16  # rows; more of them are scored alone
 # variant, rows a batch, timed steps
 CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("stock", 64, 10), ("peer", 1, 5), ("peer", 16, 10)]
 CASES += [
@@ -195,73 +197,89 @@ def floor(config: Config, tokens: int, rows: int, rate: dict[str, float], *, tra
     return operations / rate["tflops"] / 1e12 + passes * packed / rows / rate["tbps"] / 1e12
 
 
-def prepared(tiny: bool, folder: Path) -> tuple[torch.nn.Module, Config, Encoder, list]:
-    """The stock base, its settings, and rows of random pictures."""
+def prepared(tiny: bool) -> tuple[torch.nn.Module, Config, ProcessorMixin]:
+    """The stock base, its settings and its processor."""
     if tiny:
         config = replace(preset("demo"), lora_dropout=0.05, micro_batch=1)
         base = AutoModelForImageTextToText.from_pretrained(model_path(config), **loading_options(config, None))
-        processor = load_processor(config)
-    else:
-        config = preset("safe")
-        config = replace(config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-")
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, size_in_bytes(config.max_memory[0]) / total))
-        processor = make_processor(16)
-        base = load_stock(config, processor)
-    rows = make_rows(folder, config.image_side, ROWS).to_dict("records")
-    return base, config, Encoder(processor, folder, config.image_side), rows
+        return base, config, load_processor(config)
+    config = preset("safe")
+    config = replace(config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-")
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, size_in_bytes(config.max_memory[0]) / total))
+    processor = make_processor(16)
+    return load_stock(config, processor), config, processor
 
 
-def main() -> None:
-    """Time the cases one after the other and write what was measured after each."""
+def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: bool) -> torch.nn.Module:
+    """The model with new LoRA layers in place of those that it may have; what is `finished` is ours and stays it."""
+    base = model.unload() if isinstance(model, PeftModel) else model
+    if not finished:
+        for module in base.modules():  # what makes inputs need a gradient: asked for twice, it is taken off once
+            module._forward_hooks.clear()
+    gc.collect()
+    if not ours:
+        return stock_lora(base, config)
+    return add_lora(base if finished else finish_base(base, config, memory_plan(config)), config)
+
+
+def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, repeats: int) -> tuple[dict, dict]:
+    """What training and scoring these rows at once take, and their tokens."""
+    modes = [("train", encoder.examples(rows), train_step)] if len(rows) <= MOST_TRAINED else []
+    modes.append(("score", encoder.questions(rows), score))
+    if variant == "ours" and len(rows) <= MOST_TRAINED:  # with two and four option orders
+        modes += [(f"score_{orders}", encoder.orders(rows, shifts_of(orders)), score) for orders in (2, 4)]
+    found, tokens = {}, {}
+    with computing(variant, model):
+        for mode, batch, step in modes:
+            model.train(mode == "train")
+            batch = batch.to(model.device)
+            tokens[mode] = batch["input_ids"].shape[1]
+            found[mode] = measured(functools.partial(step, model, batch), len(rows), repeats)
+    return found, tokens
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
     parser.add_argument("--only", nargs="*", default=list(FORWARDS), help="variants")
     parser.add_argument("--rows", nargs="*", type=int, default=[1, 4, 16, 64], help="rows a batch")
-    args = parser.parse_args()
+    parser.add_argument("--changes", nargs="*", default=[""], metavar="NAME=VALUE,...", help="the cases with these settings")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Time the cases one after the other and write what was measured after each."""
+    args = parse_arguments()
     without_peer = "the tiny base's experts do not fit its blocks" if args.tiny else peer.missing()
     if without_peer:
         print(f"peer: left out: {without_peer}", flush=True)
     rate = rates() if GPU and not args.tiny else {}
     results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
-    with tempfile.TemporaryDirectory() as folder:
-        base, config, encoder, rows = prepared(args.tiny, Path(folder))
-        model, model_is_ours = None, False
-        for variant, size, repeats in CASES:
-            if variant not in args.only or size not in args.rows or ("peer" in variant and without_peer):
-                continue
-            if ("ours" in variant) != model_is_ours or model is None:
-                base = model.unload() if model is not None else base
-                for module in base.modules():  # what makes inputs need a gradient: asked for twice, it is taken off once
-                    module._forward_hooks.clear()
-                model = (
-                    add_lora(finish_base(base, config, memory_plan(config)), config)
-                    if "ours" in variant
-                    else stock_lora(base, config)
-                )
-                model_is_ours = "ours" in variant
-                gc.collect()
-            found = {"variant": variant, "rows": size}
-            with computing(variant, model):
-                modes = [("train", encoder.examples(rows[:size]), train_step)] if size <= MOST_TRAINED else []
-                modes.append(("score", encoder.questions(rows[:size]), score))
-                if variant == "ours" and size <= MOST_TRAINED:  # with four option orders
-                    modes.append(("score_4", encoder.orders(rows[:size], shifts_of(4)), score))
-                for mode, batch, step in modes:
-                    model.train(mode == "train")
-                    batch = batch.to(model.device)
-                    tokens = batch["input_ids"].shape[1]
-                    found.setdefault("tokens", {})[mode] = tokens
-                    found[mode] = measured(functools.partial(step, model, batch), size, args.steps or repeats)
-                    if rate and mode != "score_4":
-                        found[mode]["floor_s"] = float(f"{floor(config, tokens, size, rate, training=mode == 'train'):.4g}")
-            if "peer" in variant:
-                found["calls"] = peer.calls()
-            results.append(found)
-            print(json.dumps(results[-1]), flush=True)
-            args.out.write_text(json.dumps(results, indent=1))
+    model, usual_config, processor = prepared(args.tiny)
+    ready_for = (False, "")
+    for (variant, size, repeats), change in itertools.product(CASES, args.changes):  # once it is ours, no variant is stock
+        if variant not in args.only or size not in args.rows or ("peer" in variant and without_peer):
+            continue
+        config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), "ours" in variant
+        if not isinstance(model, PeftModel) or ready_for != (ours, change):
+            model = adapted(model, config, ours=ours, finished=ready_for[0])
+            ready_for = (ours, change)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = make_rows(Path(folder), config.image_side, size).to_dict("records")
+            encoder = Encoder(processor, Path(folder), config.image_side)
+            found, tokens = case(model, variant, encoder, rows, args.steps or repeats)
+        for mode in {"train", "score"} & set(found) if rate else ():
+            share = floor(config, tokens[mode], size, rate, training=mode == "train")
+            found[mode]["floor_s"] = float(f"{share:.4g}")
+        if "peer" in variant:
+            found["calls"] = peer.calls()
+        results.append({"variant": variant, "rows": size, **({"change": change} if change else {}), "tokens": tokens, **found})
+        print(json.dumps(results[-1]), flush=True)
+        args.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
