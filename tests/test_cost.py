@@ -7,6 +7,7 @@ from math import prod
 import pytest
 
 from vqa_utils.chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE, split
+from vqa_utils.config import parse_settings
 from vqa_utils.cost import Work, expert_loads, work_of
 from vqa_utils.machine import shape_of
 from vqa_utils.memory import EXPERTS_AT_ONCE, Batch, batch_of
@@ -17,7 +18,10 @@ from vqa_utils.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_
 
 RECORDED = [case for case in json.loads((ROOT / "tests/bench/speed.json").read_text()) if case.get("variant") == "ours"]
 CASES = [
-    pytest.param(case, mode, id=f"{mode}-{case['rows']}") for case in RECORDED for mode in ("train", "score") if mode in case
+    pytest.param(case, mode, id=f"{mode}-{case['rows']}-{case.get('change', '')}")
+    for case in RECORDED
+    for mode in ("train", "score")
+    if mode in case
 ]
 
 
@@ -30,7 +34,8 @@ def works_of(config, batch, *, limits=(28e9,), worth=WORTH_SINCE_AMPERE, trainin
 
 def predicted(case, mode):
     """The work of a pass of `speed.py`, and its time on the H100 that it was measured on."""
-    config = preset("safe", max_memory=("28GB",))  # whose plan `speed.py` takes for any batch
+    changes = parse_settings(filter(None, case.get("change", "").split(",")))
+    config = preset("safe", max_memory=("28GB",), **changes)  # whose plan `speed.py` takes for any batch
     image_tokens = batch_of(shape_of(config), config, 1).image_tokens
     batch = Batch(case["rows"], image_tokens, case["tokens"][mode] - image_tokens)
     (work,) = works_of(config, batch, training=mode == "train")

@@ -93,8 +93,9 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     archived.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False
-        )
+            str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # ipykernel warns of its unencrypted port at each start
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         message = f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         raise NotebookError(message, where_memory_ran_out(error.ename, error.evalue, error.traceback)) from error
