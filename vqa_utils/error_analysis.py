@@ -57,7 +57,7 @@ def length_ranks(rows: pd.DataFrame) -> pd.Series:
 def size_quarters(pixels: np.ndarray) -> pd.Series:
     """Each image's quarter by size, named by its range in pixels; fewer where sizes repeat, one where all are the same."""
     known = pixels[pixels > 0]
-    edges = np.unique(np.quantile(known, (0.25, 0.5, 0.75), method="lower")) if len(known) else np.array([])
+    edges = np.quantile(known, (0.25, 0.5, 0.75), method="lower") if len(known) else np.array([])
     quarter = np.searchsorted(edges, pixels)
     frame = pd.DataFrame({"quarter": quarter, "pixels": pixels})[pixels > 0]
     ranges = frame.groupby("quarter")["pixels"].agg(["min", "max"])
