@@ -1,17 +1,21 @@
 # %% [markdown]
 # # 6 · Where is it wrong, and does it look at the picture?
 #
-# All numbers are out of fold: each row is judged by the model that did not train on it.
+# All numbers are out of fold: each row is judged by the model that did not train on it. Every accuracy has its 95 %
+# bootstrap interval.
 
 # %%
 import sys
 
 sys.path.insert(0, "..")
-from vqa_utils import figures, report
-from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import pooled, scored_folds
+from vqa_utils import error_analysis, figures, report
+from vqa_utils.baselines import answers_without_images, baseline_table, read_baselines
+from vqa_utils.clusters import question_clusters
+from vqa_utils.data import load_challenge, question_kinds
+from vqa_utils.ensemble import pooled, read_members, rows_of, scored_folds
 from vqa_utils.folds import read_folds
-from vqa_utils.metrics import accuracy, expected_calibration_error
+from vqa_utils.images import image_pixels
+from vqa_utils.metrics import correct, expected_calibration_error
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 
@@ -24,56 +28,94 @@ challenge = load_challenge(config)
 train, folds = challenge.train, read_folds(paths.folds, challenge.train)
 there, missing = scored_folds(paths, config)
 probs = pooled(paths, config, folds, "oof")
-answers = report.answers_of(probs, train)
+rows = rows_of(probs, train)
+right = correct(probs, rows["answer"])
 print(f"{len(probs)} out-of-fold rows from folds {there}; missing folds: {missing or 'none'}")
 
 # %% [markdown]
 # ## Against the baselines
 #
-# The base without fine-tuning says what the training added; blank pictures say whether the model looks at all. The
-# p-value is McNemar's, on the same rows.
+# The base without fine-tuning says what the training added. Blank pictures, the most frequent letter, the longest option
+# and a model of the text alone say how far one gets without looking. The p-value is McNemar's, on the same rows.
 
 # %% tags=["nbval-ignore-output"]
-baselines = report.baseline_table(paths, config, folds, train)
+blind = answers_without_images(train, folds, probs["id"], config.seed)
+baselines = baseline_table(paths, config, folds, train, blind)
 baselines.style.format(precision=3, na_rep="").format("{:.1e}", subset="mcnemar_p", na_rep="").hide()
 
 # %% tags=["nbval-ignore-output"]
-print(report.read_baselines(baselines))
+words = {"Baselines": read_baselines(baselines)}
+print(words["Baselines"])
+baseline_figure = figures.accuracy_by(baselines.assign(group=baselines["model"], rows=len(probs)), "Against the baselines")
+baseline_figure
 
 # %% [markdown]
 # ## Which letters are mixed up?
 
 # %% tags=["nbval-ignore-output"]
-print(f"{accuracy(probs, answers):.1%} of the rows are right; they are on the diagonal.")
-confusion = figures.confusion(probs, answers)
+words["Confusion"] = error_analysis.read_confusion(probs, rows["answer"])
+print(words["Confusion"])
+confusion = figures.confusion(probs, rows["answer"])
 confusion
 
 # %% [markdown]
 # ## Which questions are hard?
+#
+# Groups of rows, by what the question asks and how, by the length of the right option, by the size of the picture. Small
+# groups look hard by chance, and among many groups one always looks hard: so only groups with enough rows are tested, by
+# Fisher's exact test against all other rows, with Holm's correction for their number.
 
 # %%
-kinds = report.kinds_of(probs, train)
-print("rows by kind:", kinds.value_counts().sort_index().to_dict())
+print("rows by kind:", question_kinds(rows).value_counts().sort_index().to_dict())
 
 # %% tags=["nbval-ignore-output"]
-by_kind = report.accuracy_table(probs, answers, kinds)
-hardest = by_kind.loc[by_kind["accuracy"].idxmin()]
-print(f"Hardest kind: {hardest['group']}, {hardest['accuracy']:.1%} right of {hardest['rows']} rows.")
-kind_figure = figures.accuracy_by(by_kind, "Accuracy by kind of question")
-kind_figure
+clusters = question_clusters(rows["question"], config.seed)
+pixels = image_pixels(challenge.folder, rows["path"])
+groups = error_analysis.group_table(right, error_analysis.question_groups(rows, pixels, clusters))
+words["Groups"] = error_analysis.read_groups(groups)
+print(words["Groups"])
+
+# %% [markdown]
+# Clusters of questions (TF-IDF and k-means), named by the words that set them apart:
 
 # %% tags=["nbval-ignore-output"]
-by_letter = report.accuracy_table(probs, answers, answers)
-print(f"By right letter, accuracy lies between {by_letter['accuracy'].min():.1%} and {by_letter['accuracy'].max():.1%}.")
-by_letter.round(3)
+groups[groups["by"] == "cluster"].drop(columns="by").round(3)
+
+# %% [markdown]
+# The other groups, the hardest first:
+
+# %% tags=["nbval-ignore-output"]
+others = groups[groups["by"] != "cluster"].sort_values("accuracy")
+words["Accuracy by group"] = error_analysis.read_spread(others)
+print(words["Accuracy by group"])
+group_figure = figures.accuracy_by(others.assign(group=others["by"] + ": " + others["group"]), "Accuracy by group")
+group_figure
 
 # %% [markdown]
 # ## Is its confidence worth anything?
 
 # %% tags=["nbval-ignore-output"]
-print(f"Confidence is off by {expected_calibration_error(probs, answers):.1%} in the mean (expected calibration error).")
-reliability = figures.reliability_diagram(probs, answers)
+error = expected_calibration_error(probs, rows["answer"])
+words["Reliability"] = f"Confidence is off by {error:.1%} in the mean (expected calibration error)."
+print(words["Reliability"])
+reliability = figures.reliability_diagram(probs, rows["answer"])
 reliability
+
+# %% tags=["nbval-ignore-output"]
+bands = error_analysis.confidence_table(probs, right)
+words["Confidence"] = error_analysis.read_confidence(bands)
+print(words["Confidence"])
+bands.round(3)
+
+# %% [markdown]
+# ## Do the folds agree?
+#
+# An out-of-fold row has one judge; the test rows have all of them.
+
+# %% tags=["nbval-ignore-output"]
+members = read_members(paths, config, folds, challenge.test["id"])
+words["Folds"] = report.read_unanimity(members)
+print(words["Folds"])
 
 # %% [markdown]
 # ## The worst mistakes
@@ -81,15 +123,18 @@ reliability
 # Wrong rows whose right option (✓) looked least probable; the chosen one is bold.
 
 # %% tags=["nbval-ignore-output"]
-mistakes = report.worst_mistakes(probs, train, count=50)
-print(f"{len(mistakes)} of the worst mistakes are listed in the report; the first eight:")
+mistakes = error_analysis.worst_mistakes(probs, train, count=50)
+mistakes = mistakes.assign(cluster=clusters[mistakes.index], pixels=pixels[mistakes.index])
+print(f"{len(mistakes)} of the {(~right).sum()} mistakes are listed in the report; the first eight:")
 report.gallery(mistakes.head(8), challenge.folder)
 
 # %%
-tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Kinds of question": by_kind,
-          "Letters": by_letter, "Worst mistakes": mistakes}  # fmt: skip
-plots = {"Confusion": confusion, "Accuracy by kind": kind_figure, "Reliability": reliability}
-print("wrote", shown(report.write_report(paths, config, tables, plots)))
+tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,
+          "Confidence": bands, "Worst mistakes": mistakes}  # fmt: skip
+plots = {"Accuracy against baselines": baseline_figure, "Confusion": confusion, "Accuracy by group": group_figure,
+         "Reliability": reliability}  # fmt: skip
+print("wrote", shown(report.write_report(paths, config, tables, plots, words, challenge.folder)))
 
 # %% [markdown]
-# **Recap.** `report/index.html` shows these tables and figures on one page, `report/worst_mistakes.csv` lists the rows.
+# **Recap.** `report/index.html` shows these tables and figures on one page (a click on a column's head sorts its table),
+# `report/worst_mistakes.csv` lists the rows.

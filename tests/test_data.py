@@ -9,7 +9,7 @@ from PIL import Image
 
 from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
 from vqa_utils.duplicates import duplicate_table, image_sizes
-from vqa_utils.images import image_hashes
+from vqa_utils.images import image_hashes, image_pixels
 from vqa_utils.presets import preset
 
 
@@ -177,3 +177,11 @@ def test_kinds_of_question():
         [(question, *options) for question, options, _ in expected], columns=["question", *"abcd"], index=range(8, 0, -1)
     )
     assert question_kinds(rows).to_dict() == dict(zip(rows.index, [kind for *_, kind in expected], strict=True))
+
+
+def test_pixels_come_from_the_headers_and_are_0_where_there_is_none(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[:60])  # the header is whole
+    (tmp_path / "y.png").write_text("no image")
+    assert image_pixels(tmp_path, ["x.png", "y.png", "torn.png", "none.png", "x.png"]).tolist() == [600, 0, 600, 0, 600]

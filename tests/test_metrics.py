@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vqa_utils.metrics import accuracy, expected_calibration_error, log_loss, mcnemar, predictions, reliability
+from vqa_utils.metrics import (
+    accuracy,
+    accuracy_interval,
+    expected_calibration_error,
+    holm,
+    log_loss,
+    mcnemar,
+    predictions,
+    reliability,
+)  # fmt: skip
 
 
 def probabilities(*rows):
@@ -42,3 +51,21 @@ def test_calibration_of_an_overconfident_model():
     answers = pd.Series(["a"] * 6 + ["b"] * 4)
     assert reliability(probs, answers)[["accuracy", "rows"]].iloc[0].tolist() == [0.6, 10]
     assert expected_calibration_error(probs, answers) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(80, 100), (11, 12), (500, 1000)])
+def test_the_interval_is_that_of_resampled_rows(hits, rows):
+    right = np.arange(rows) < hits
+    resamples = np.random.default_rng(1).choice(right, (20_000, rows)).mean(axis=1)
+    assert accuracy_interval(right) == pytest.approx(np.quantile(resamples, (0.025, 0.975)), abs=0.01)
+    assert accuracy_interval(pd.Series(right)) == accuracy_interval(right)
+
+
+def test_intervals_of_no_rows_and_of_rows_that_are_alike():
+    assert np.isnan(accuracy_interval(np.array([], bool))).all()
+    assert accuracy_interval(np.ones(12, bool)) == (1, 1) and accuracy_interval(np.zeros(12, bool)) == (0, 0)
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests_the_next_by_one_less():
+    assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1]) and len(holm(np.array([]))) == 0

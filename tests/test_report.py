@@ -8,6 +8,7 @@ from PIL import Image
 
 from vqa_utils import figures, report
 from vqa_utils.artifacts import write_json, write_probabilities
+from vqa_utils.ensemble import Member
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 
@@ -41,32 +42,19 @@ def test_the_fold_table_has_each_fold_and_all_of_them(run):
     table = report.fold_table(*run, FOLDS, TRAIN)
     assert table["fold"].tolist() == [0, 1, "all"] and table["rows"].tolist() == [2, 2, 4]
     assert table["accuracy"].tolist() == [0.5, 0.0, 0.25]
+    assert table["low"].tolist() == [0, 0, 0] and table["high"].tolist() == [1, 0, 0.75]
     assert table["minutes"].tolist() == [1, 2, 3] and table["peak_gib"].tolist() == [2, 3, 3]
     assert table["log_loss"][0] == pytest.approx(-(np.log(0.7) + np.log(0.05)) / 2)
-
-
-def test_baselines_are_compared_on_the_same_rows(run):
-    table = report.baseline_table(*run, FOLDS, TRAIN)
-    assert table["model"].tolist() == ["fine-tuned", "base, zero-shot"]  # blank was not scored
-    assert table["accuracy"].tolist() == [0.25, 0.0] and table["not_yes_no"].tolist() == [0.0, 0.0]
-    assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1] == 1.0
-    words = report.read_baselines(table)
-    assert "base, zero-shot: 0.000, +25.0 points for the fine-tuned, not beyond chance (p = 1)" in words
-
-
-def test_groups_and_the_worst_mistakes():
-    probs = probabilities(["p", "q", "r", "s"], RIGHT, WRONG, WRONG, (0.01, 0.97, 0.01, 0.01))
-    table = report.accuracy_table(probs, TRAIN["answer"], pd.Series(["x", "y", "x", "x"]))
-    assert table.to_dict("list") == {"group": ["x", "y"], "accuracy": [pytest.approx(1 / 3), 0.0], "rows": [3, 1]}
-    worst = report.worst_mistakes(probs, TRAIN, count=2)
-    assert worst[["id", "answer", "chosen"]].to_numpy().tolist() == [["s", "d", "b"], ["q", "b", "c"]]
-    assert worst["p_answer"].tolist() == [0.01, 0.05] and worst["p_chosen"].tolist() == [0.97, 0.85]
 
 
 def test_agreement_in_words():
     table = pd.DataFrame([[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]], index=["x", "y", "z"], columns=["x", "y", "z"])
     assert report.read_agreement(table) == "Least agreement: x and z choose the same letter in 70.0% of the test rows."
     assert "takes two" in report.read_agreement(table.iloc[:1, :1])
+    members = [Member(k, probs, probs) for k, probs in enumerate([probabilities(["t", "u"], RIGHT, WRONG),
+                                                                   probabilities(["t", "u"], RIGHT, RIGHT)])]  # fmt: skip
+    assert report.read_unanimity(members) == "All 2 members choose the same letter in 50.0% of 2 test rows."
+    assert "takes two" in report.read_unanimity(members[:1])
 
 
 def test_a_card_marks_the_right_and_the_chosen_option_and_shows_any_script(tmp_path):
@@ -89,6 +77,20 @@ def test_the_page_shows_every_table_and_figure(run):
     pd.testing.assert_frame_equal(pd.read_csv(page.parent / "folds.csv", dtype={"fold": str}), table.astype({"fold": str}))
 
 
+def test_the_page_shows_pictures_and_words_and_sorts_its_tables(run, tmp_path):
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "x.png")
+    mistakes = TRAIN.tail(2).assign(chosen=["b", "a"], p_chosen=[0.5, 0.9], cluster="<색>", p_answer=[0.25, np.nan])
+    page = report.write_report(*run, {"Worst mistakes": mistakes}, {}, {"Worst mistakes": "two & more"}, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 2 and "<p>two &amp; more</p>" in text
+    heads = re.findall("<th>([^<]*)</th>", text)
+    assert heads == ["picture", "question", "options", "id", "p_chosen", "cluster", "p_answer"]
+    assert "is it &lt;b&gt;?" in text and "&lt;색&gt;" in text and "a. yes ✓<br><b>b. no</b> (0.50)" in text
+    assert "<td>0.25</td>" in text and "<td></td>" in text and 'addEventListener("click"' in text
+    written = pd.read_csv(page.parent / "worst_mistakes.csv", dtype={"id": str})
+    pd.testing.assert_frame_equal(written, mistakes.reset_index(drop=True))
+
+
 def bars(figure):
     return [patch.get_height() for patch in figure.axes[0].patches if patch.get_height() > 0]
 
@@ -104,7 +106,9 @@ def test_figures_show_the_numbers_they_are_given():
     colours = {text.get_bbox_patch().get_facecolor() for text in mask.axes[0].texts}
     assert len(colours) == 2
     by = figures.accuracy_by(pd.DataFrame({"group": ["x"], "accuracy": [0.75], "rows": [4]}), "t")
-    assert by.axes[0].patches[0].get_width() == 0.75
+    assert by.axes[0].patches[0].get_width() == 0.75 and not by.axes[0].collections
+    by = figures.accuracy_by(pd.DataFrame({"group": ["x"], "accuracy": [0.75], "rows": [4], "low": [0.5], "high": [1.0]}), "t")
+    assert by.axes[0].collections[0].get_segments()[0].tolist() == [[0.5, 0], [1.0, 0]]
     reliability = figures.reliability_diagram(probs, TRAIN["answer"])
     points = {tuple(round(float(v), 6) for v in p) for p in reliability.axes[0].collections[0].get_offsets()}
     assert points == {(0.7, 0.5), (0.85, 0.0)}

@@ -15,6 +15,12 @@ from vqa_utils.prompts import LETTERS
 
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
+QUESTION_PATTERNS = {
+    "counting": r"how many|몇|개수",
+    "colour": r"\bcolou?r|색",
+    "shape": r"\bshape|모양",
+    "text": r"written|\btext\b|글자|적힌|적혀",
+}  # of a question in lower case
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
 SHOWN = 12  # problems listed a kind; the rest is counted
 
@@ -128,15 +134,9 @@ def question_kinds(rows: pd.DataFrame) -> pd.Series:
     """A coarse kind of each row's question, in English or Korean: yes/no, counting, colour, shape, text (in the image), other."""
     options = rows[list(LETTERS)].apply(lambda column: column.str.strip().str.lower())
     yes, no = (options.isin(words).any(axis=1) for words in (["yes", "예", "네"], ["no", "아니요", "아니오"]))
-    patterns = {
-        "counting": r"how many|몇 |개수",
-        "colour": r"\bcolou?r|색",
-        "shape": r"\bshape|모양",
-        "text": r"written|글자|적힌|적혀",
-    }
     question = rows["question"].str.lower()
-    signs = [yes & no, *(question.str.contains(pattern) for pattern in patterns.values())]
-    return pd.Series(np.select(signs, ["yes/no", *patterns], "other"), rows.index)
+    signs = [yes & no, *(question.str.contains(pattern) for pattern in QUESTION_PATTERNS.values())]
+    return pd.Series(np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other"), rows.index)
 
 
 def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:

@@ -70,6 +70,11 @@ def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> p
     return pd.concat(parts, ignore_index=True)
 
 
+def rows_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+    """The train rows of the rows in `probs`, in their order."""
+    return train.set_index("id").loc[probs["id"]].reset_index()
+
+
 def mean_probabilities(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The mean of the members' probabilities, row by row.
 
@@ -92,6 +97,12 @@ def agreement(members: Sequence[Member]) -> pd.DataFrame:
     """The share of test rows on which each pair of members predicts the same letter: a symmetric table."""
     letters = {f"fold {member.fold}": predictions(member.test).to_numpy() for member in members}
     return pd.DataFrame({a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()})
+
+
+def unanimity(members: Sequence[Member]) -> float:
+    """The share of test rows on which all members predict the same letter."""
+    letters = pd.DataFrame({member.fold: predictions(member.test) for member in members})
+    return float((letters.nunique(axis=1) == 1).mean())
 
 
 def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:

@@ -102,10 +102,12 @@ def confusion(probs: pd.DataFrame, answers: pd.Series) -> Figure:
 
 
 def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
-    """Bars of accuracy from a table with `group`, `accuracy`, `rows`."""
-    fig, ax = plt.subplots(figsize=(6, 0.45 * len(table) + 1.2))
+    """Bars of accuracy from a table with `group`, `accuracy`, `rows`; its interval from `low` to `high` where it is there."""
+    fig, ax = plt.subplots(figsize=(8, 0.35 * len(table) + 1.2))
     labels = table["group"].astype(str) + " (" + table["rows"].astype(str) + ")"
     sns.barplot(x=table["accuracy"], y=labels, ax=ax, color=sns.color_palette()[0])
+    if "low" in table:
+        ax.hlines(range(len(table)), table["low"], table["high"], color="black")
     ax.axvline(0.25, color="grey", linestyle="--")
     ax.set(title=f"{title} (dashed: chance)", xlim=(0, 1), ylabel="")
     return _done(fig)

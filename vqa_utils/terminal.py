@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vqa_utils.baselines import baseline_table, read_baselines
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.report import baseline_table, fold_table, read_baselines
+from vqa_utils.report import fold_table
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # between lines where the output is no terminal (a notebook's `!`, a log file)
