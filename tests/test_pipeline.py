@@ -56,7 +56,9 @@ REPORT = {"index.html", "folds.csv", "baselines.csv", "kinds_of_question.csv", "
 
 def test_a_run_writes_exactly_these_files(paths):
     expected = {"config.json", "provenance.json", "folds.csv", "submission_ensemble.csv"}
-    expected |= {f"ensemble/probs_{rows}.csv" for rows in ("oof", "test")} | {f"report/{name}" for name in REPORT}
+    expected |= {f"ensemble/{name}" for name in ("probs_oof.csv", "probs_test.csv", "members.json")} | {
+        f"report/{name}" for name in REPORT
+    }
     expected |= {f"notebooks/{name}.ipynb" for name in NOTEBOOKS} | {f"stages/{name}.json" for name in NOTEBOOKS}
     for k in (0, 1):
         expected |= {f"fold{k}/{name}" for name in FOLD} | {f"fold{k}/adapter/{name}" for name in ADAPTER}
