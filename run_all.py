@@ -36,7 +36,9 @@ STAGES = (
     Stage(
         "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True
     ),
-    Stage("05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "submission_*.csv")),
+    Stage(
+        "05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv")
+    ),
     Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html",)),
 )
 
@@ -60,6 +62,9 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--force", action="store_true", help="run again what could be reused")
     which.add_argument("--no-ladder", action="store_true", help="end the run at the first out-of-memory error")
     which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
+    which.add_argument(
+        "--ensemble", nargs="+", metavar="RUN", help="blend finished runs (other presets, seeds, models) into one"
+    )
     look = parser.add_argument_group("look, run nothing")
     look.add_argument("--dry-run", action="store_true", help="the notebooks that would run, and what would be reused")
     look.add_argument(
@@ -102,6 +107,11 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         from vqa_utils.terminal import print_presets
 
         print_presets(console)
+        return
+    if args.ensemble:
+        from vqa_utils.blend import blend_runs
+
+        blend_runs(args.ensemble, args.run_id or time.strftime("%Y%m%d-%H%M%S-ensemble"), console)
         return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     if args.plan is None:

@@ -1,42 +1,36 @@
 # %% [markdown]
 # # 5 · One answer a row
 #
-# Each fold's model has its own opinion of the test rows. How good are they one by one, how far do they agree, and what
-# does their mean say?
+# Each fold's model has its own opinion of the test rows. How good are they one by one, how far do they agree, how much is
+# their confidence worth, and what do they say together? With `members`, the members are runs instead of folds.
 
 # %%
 import sys
 
 sys.path.insert(0, "..")
 from vqa_utils import figures
-from vqa_utils.artifacts import write_csv, write_probabilities
-from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import agreement, mean_probabilities, pooled, read_members, scored_folds, submission
-from vqa_utils.folds import read_folds
-from vqa_utils.paths import shown
-from vqa_utils.report import fold_table, read_agreement
-from vqa_utils.runs import open_run
+from vqa_utils.combine import of_folds, of_runs
+from vqa_utils.ensemble import agreement
+from vqa_utils.paths import RunPaths, shown
+from vqa_utils.report import read_agreement
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
+members: str = ""  # runs to blend into this one, separated by commas; empty takes the folds of this run
 
 # %%
-paths, config = open_run(run_id)
-challenge = load_challenge(config)
-folds = read_folds(paths.folds, challenge.train)
-there, missing = scored_folds(paths, config)
-print(f"folds scored: {there}, missing: {missing or 'none'}")
+ensemble = of_runs(run_id, members) if members else of_folds(run_id)
+print(ensemble.who)
 
 # %% [markdown]
-# ## How good is each fold?
+# ## How good is each member?
 #
-# Every train row is judged by the one model that did not see it, so the line `all` is an honest estimate.
+# A train row is judged by models that did not see it, so these are honest estimates. The last line is of all together.
 
 # %% tags=["nbval-ignore-output"]
-table = fold_table(paths, config, folds, challenge.train)
-overall = table.iloc[-1]
+overall = ensemble.scores.iloc[-1]
 print(f"Out of fold: accuracy {overall['accuracy']:.3f}, log loss {overall['log_loss']:.3f} over {overall['rows']} rows.")
-table.round(3)
+ensemble.scores.round(3)
 
 # %% [markdown]
 # ## How far do they agree?
@@ -44,27 +38,39 @@ table.round(3)
 # Members that disagree are what an ensemble lives on; members that agree everywhere add nothing to each other.
 
 # %% tags=["nbval-ignore-output"]
-members = read_members(paths, config, folds, challenge.test["id"])
-agree = agreement(members)
+agree = agreement(ensemble.members)
 print(read_agreement(agree))
 figures.agreement(agree)
 
 # %% [markdown]
-# ## The mean of the members
-
-# %%
-test_probs = mean_probabilities([member.test for member in members])
-answers = submission(challenge.sample_submission, test_probs)
-print(f"{len(members)} member(s), {len(answers)} answers in the order of sample_submission.csv")
+# ## What is fitted, and is it used?
+#
+# For folds: a temperature each, so that a model's confidence is as high as its accuracy. For runs: their weights. Both are
+# fitted on out-of-fold rows, judged on others that the fit did not see, and used only where that shows a gain.
 
 # %% tags=["nbval-ignore-output"]
-answers["answer"].value_counts().sort_index()
+print(ensemble.decision)
+ensemble.fitted.round(4)
+
+# %% [markdown]
+# On the dashed line, a probability means what it says: of the rows with 80 % confidence, 80 % are right.
+
+# %% tags=["nbval-ignore-output"]
+print(ensemble.read_calibration())
+figures.reliability_diagrams(ensemble.compared, ensemble.answers)
+
+# %% [markdown]
+# ## One answer a row
 
 # %%
-write_probabilities(paths.ensemble / "probs_test.csv", test_probs)
-write_probabilities(paths.ensemble / "probs_oof.csv", pooled(paths, config, folds, "oof"))
-write_csv(paths.submission(config.use_kfold), answers)
-print("wrote", shown(paths.ensemble), shown(paths.submission(config.use_kfold)))
+print(f"{len(ensemble.members)} member(s), {len(ensemble.submission)} answers in the order of sample_submission.csv")
+print(ensemble.read_ties())
+
+# %% tags=["nbval-ignore-output"]
+ensemble.submission["answer"].value_counts().sort_index()
+
+# %%
+print("wrote", *map(shown, ensemble.write(RunPaths(run_id))))
 
 # %% [markdown]
 # **Recap.** The submission is ready to upload. [06_analysis](06_analysis.ipynb) looks at where the model is wrong.

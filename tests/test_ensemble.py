@@ -1,9 +1,13 @@
+import itertools
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from vqa_utils.artifacts import ArtifactError, write_json, write_probabilities
 from vqa_utils.config import to_dict
-from vqa_utils.ensemble import Member, agreement, mean_probabilities, pooled, read_members, scored_folds, submission
+from vqa_utils.ensemble import agreement, combined, pooled, read_members, scored_folds, submission
+from vqa_utils.metrics import predictions, tied
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 
@@ -17,14 +21,40 @@ SECOND = frame(["x", "y"], (0.1, 0.9, 0, 0), (0.1, 0.2, 0.3, 0.4))
 
 
 def test_the_mean_can_change_the_answer():
-    mean = mean_probabilities([FIRST, SECOND])
+    mean = combined([FIRST, SECOND], "mean")
     assert mean.loc[0, list("abcd")].tolist() == pytest.approx([0.35, 0.65, 0, 0])
     assert submission(pd.DataFrame({"id": ["y", "x"]}), mean).to_dict("list") == {"id": ["y", "x"], "answer": ["d", "b"]}
 
 
 def test_members_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="same ids in the same order"):
-        mean_probabilities([FIRST, SECOND.iloc[::-1]])
+        combined([FIRST, SECOND.iloc[::-1]], "mean")
+
+
+def test_the_geometric_mean_is_the_normalised_one_and_survives_zeros():
+    probs = combined([FIRST, SECOND], "geometric")[list("abcd")].to_numpy()
+    products = np.sqrt(np.array([0.6 * 0.1, 0.4 * 0.9]))
+    assert probs[0, :2] == pytest.approx(products / products.sum(), abs=1e-9) and probs[0, 2:].max() < 1e-9
+    assert probs[1] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    opposed = [frame(["x"], (1, 0, 0, 0)), frame(["x"], (0, 1, 0, 0))]
+    assert combined(opposed, "geometric").iloc[0, 1:].tolist() == pytest.approx([0.5, 0.5, 0, 0], abs=1e-5)
+
+
+def test_a_vote_counts_letters_and_the_mean_decides_between_equal_counts():
+    ones = [frame(["x"], row) for row in ((0.4, 0.3, 0.3, 0), (0.4, 0.3, 0.3, 0), (0, 0, 0, 1))]
+    shares = combined(ones, "vote")
+    assert shares.iloc[0, 1:].tolist() == pytest.approx([2 / 3, 0, 0, 1 / 3], abs=1e-3) and shares.iloc[0, 1:].sum() == 1
+    assert combined(ones, "mean").iloc[0, 1:].idxmax() == "d"
+    assert predictions(combined([FIRST, SECOND], "vote")).tolist() == ["b", "d"]  # one vote each, and b has the higher mean
+
+
+def test_tied_letters_give_the_first_one_in_any_order_of_the_members():
+    clear = (0.7, 0.1, 0.1, 0.1)
+    members = [frame(["x", "y"], row, clear) for row in ((0.6, 0.2, 0.2, 0), (0.4, 0.4, 0.2, 0), (0.2, 0.6, 0.2, 0))]
+    assert (0.6 + 0.4) + 0.2 != (0.2 + 0.4) + 0.6  # what b would win by
+    for order in itertools.permutations(members):
+        probs = combined(order, "mean")
+        assert predictions(probs).tolist() == ["a", "a"] and tied(probs).tolist() == [True, False]
 
 
 def test_a_row_without_probabilities_is_an_error():
@@ -33,7 +63,7 @@ def test_a_row_without_probabilities_is_an_error():
 
 
 def test_agreement_of_two_members():
-    table = agreement([Member(0, FIRST, FIRST), Member(2, SECOND, SECOND)])
+    table = agreement({"fold 0": FIRST, "fold 2": SECOND})
     assert table.loc["fold 0", "fold 2"] == 0.5 and table.loc["fold 0", "fold 0"] == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import write_korean_challenge
 
 from vqa_utils.artifacts import read_json, read_probabilities
+from vqa_utils.calibration import scaled, temperatures_of
 from vqa_utils.paths import ROOT, RunPaths
 
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
@@ -56,7 +57,9 @@ REPORT = {"index.html", "folds.csv", "baselines.csv", "groups.csv", "confidence.
 
 def test_a_run_writes_exactly_these_files(paths):
     expected = {"config.json", "provenance.json", "folds.csv", "submission_ensemble.csv"}
-    expected |= {f"ensemble/probs_{rows}.csv" for rows in ("oof", "test")} | {f"report/{name}" for name in REPORT}
+    expected |= {f"ensemble/{name}" for name in ("probs_oof.csv", "probs_test.csv", "members.json")} | {
+        f"report/{name}" for name in REPORT
+    }
     expected |= {f"notebooks/{name}.ipynb" for name in NOTEBOOKS} | {f"stages/{name}.json" for name in NOTEBOOKS}
     for k in (0, 1):
         expected |= {f"fold{k}/{name}" for name in FOLD} | {f"fold{k}/adapter/{name}" for name in ADAPTER}
@@ -76,7 +79,8 @@ def test_the_files_keep_the_contracts_between_the_stages(paths, folder):
             read_json(paths.fold(k).meta)["held_out_rows"] == len(held_out) == 12 - read_json(paths.fold(k).meta)["train_rows"]
         )
         assert read_json(paths.fold(k).adapter / "vqa_config.json") == read_json(paths.config)
-    members = [read_probabilities(paths.fold(k).probs("test"), test["id"]) for k in (0, 1)]
+    temperatures = temperatures_of(paths)
+    members = [scaled(read_probabilities(paths.fold(k).probs("test"), test["id"]), temperatures.get(k, 1.0)) for k in (0, 1)]
     mean = read_probabilities(paths.ensemble / "probs_test.csv", test["id"])
     assert ((members[0].iloc[:, 1:] + members[1].iloc[:, 1:]) / 2 - mean.iloc[:, 1:]).abs().max().max() < 1e-9
     answers = pd.read_csv(paths.submission(True))

@@ -49,7 +49,10 @@ def test_the_fold_table_has_each_fold_and_all_of_them(run):
 
 def test_agreement_in_words():
     table = pd.DataFrame([[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]], index=["x", "y", "z"], columns=["x", "y", "z"])
-    assert report.read_agreement(table) == "Least agreement: x and z choose the same letter in 70.0% of the test rows."
+    assert (
+        report.read_agreement(table)
+        == "Least agreement: x and z choose the same letter in 70.0% of the test rows, different ones in 30.0%."
+    )
     assert "takes two" in report.read_agreement(table.iloc[:1, :1])
     members = [Member(k, probs, probs) for k, probs in enumerate([probabilities(["t", "u"], RIGHT, WRONG),
                                                                    probabilities(["t", "u"], RIGHT, RIGHT)])]  # fmt: skip

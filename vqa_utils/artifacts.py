@@ -83,8 +83,8 @@ def write_probabilities(path: Path, frame: pd.DataFrame) -> None:
     write_csv(path, frame[PROBABILITY_COLUMNS])
 
 
-def read_probabilities(path: Path, ids: Iterable[str]) -> pd.DataFrame:
-    """Option probabilities with exactly the rows `ids`, in that order.
+def read_probabilities(path: Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """Option probabilities with exactly the rows `ids`, in that order; without `ids`, whatever rows there are.
 
     Raises:
         ArtifactError: the file is missing, has other columns or ids, or a row that does not sum to 1.
@@ -93,6 +93,8 @@ def read_probabilities(path: Path, ids: Iterable[str]) -> pd.DataFrame:
         raise ArtifactError(f"{path}: expected option probabilities, found no file; run notebook 04_infer first")
     frame = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"})
     _check_probabilities(path, frame)
+    if ids is None:
+        return frame
     ids, found = list(ids), set(frame["id"])
     missing, extra = [i for i in ids if i not in found], sorted(found - set(ids))
     if missing or extra:

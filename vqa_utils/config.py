@@ -21,7 +21,7 @@ COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
     "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
-    "num_workers", "report_to",
+    "calibrate", "ensemble", "num_workers", "report_to",
 )  # fmt: skip
 
 
@@ -99,6 +99,12 @@ class Config:
     baselines: bool = False
     """Score the held-out rows without the adapter and with blank images too."""
 
+    calibrate: BOOL_OR_AUTO = "auto"
+    """Scale each fold's probabilities by a temperature that was fitted on the rows that it held out; "auto" does so where this
+    lowers the log loss of rows that the fit did not see."""
+    ensemble: str = "mean"
+    """How the folds' probabilities become one answer: "mean", "geometric" (mean) or "vote"."""
+
     num_workers: int = 2
     """Processes that decode images; 0 decodes in the training process."""
     report_to: tuple[str, ...] = ()
@@ -128,6 +134,7 @@ class Config:
             "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
             'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
+            'ensemble: expected "mean", "geometric" or "vote"': self.ensemble in ("mean", "geometric", "vote"),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }
         problems = [f"{rule}, found {getattr(self, rule.split(':')[0])!r}" for rule, holds in checks.items() if not holds]

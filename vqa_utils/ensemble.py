@@ -1,16 +1,20 @@
 """From the folds' probabilities to one answer a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
 from vqa_utils.config import Config, from_dict
 from vqa_utils.ladder import climbed, read_rungs
-from vqa_utils.metrics import predictions
+from vqa_utils.metrics import P_FLOOR, predictions
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
+
+TIE_BREAK = 1e-3  # of a vote: what the mean weighs where letters have as many votes
 
 
 @dataclass(frozen=True)
@@ -75,27 +79,39 @@ def rows_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
     return train.set_index("id").loc[probs["id"]].reset_index()
 
 
-def mean_probabilities(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of the members' probabilities, row by row.
+def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
+    """One distribution a row from the members': `id`, `a` to `d`.
 
     Args:
         frames: `id` and `a` to `d`, with the same ids in the same order.
+        how: "mean"; "geometric", the normalised exp(mean log p); or "vote", the share of members that choose each letter, with
+            the mean added at a weight that decides between equal shares alone.
 
     Raises:
         ValueError: there is no member, or two name different rows.
     """
     if not frames:
-        raise ValueError("expected at least one member to average, found none")
+        raise ValueError("expected at least one member to combine, found none")
     ids = list(frames[0]["id"])
     if any(list(frame["id"]) != ids for frame in frames):
         raise ValueError("expected the same ids in the same order in all members, found different ones")
-    mean = sum(frame[list(LETTERS)] for frame in frames) / len(frames)
-    return pd.concat([frames[0][["id"]], mean], axis=1)
+    values = np.stack([frame[list(LETTERS)].to_numpy() for frame in frames])  # [members, N, 4]
+    probs = values.mean(axis=0)
+    if how == "geometric":
+        probs = softmax(np.log(values.clip(P_FLOOR)).mean(axis=0), axis=1)
+    elif how == "vote":
+        votes = sum(pd.get_dummies(predictions(frame)).reindex(columns=list(LETTERS), fill_value=0) for frame in frames)
+        probs = (votes.to_numpy() + TIE_BREAK * probs) / (len(frames) + TIE_BREAK)
+    return pd.DataFrame({"id": ids, **dict(zip(LETTERS, probs.T, strict=True))})
 
 
-def agreement(members: Sequence[Member]) -> pd.DataFrame:
-    """The share of test rows on which each pair of members predicts the same letter: a symmetric table."""
-    letters = {f"fold {member.fold}": predictions(member.test).to_numpy() for member in members}
+def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The share of rows on which each pair of members predicts the same letter: a symmetric table.
+
+    Args:
+        members: `a` to `d` by the member's name, the same rows in the same order.
+    """
+    letters = {name: predictions(probs).to_numpy() for name, probs in members.items()}
     return pd.DataFrame({a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()})
 
 

@@ -115,11 +115,19 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
 
 def reliability_diagram(probs: pd.DataFrame, answers: pd.Series) -> Figure:
     """Confidence against accuracy, with the number of rows as the size of the dots."""
-    table = reliability(probs, answers)
-    fig, ax = plt.subplots(figsize=(4.5, 4))
-    ax.plot([0, 1], [0, 1], color="grey", linestyle="--")
-    sns.scatterplot(table, x="confidence", y="accuracy", size="rows", sizes=(20, 250), ax=ax)
-    ax.set(title="Reliability", xlim=(0.2, 1.02), ylim=(0, 1.05))
+    return reliability_diagrams({"Reliability": probs}, answers)
+
+
+def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> Figure:
+    """The same rows' confidence against accuracy, a panel for each set of probabilities; the dots' sizes compare."""
+    tables = [reliability(probs, answers) for probs in sets.values()]
+    largest = max(table["rows"].max() for table in tables)
+    fig, axes = plt.subplots(1, len(tables), figsize=(4.5 * len(tables), 4), squeeze=False)
+    for ax, title, table in zip(axes[0], sets, tables, strict=True):
+        ax.plot([0, 1], [0, 1], color="grey", linestyle="--")
+        sns.scatterplot(table, x="confidence", y="accuracy", size="rows", sizes=(20, 250), size_norm=(1, largest), ax=ax)
+        ax.set(title=title, xlim=(0.2, 1.02), ylim=(0, 1.05))
+        ax.legend(title="rows", loc="lower right")  # where confidence is high and accuracy low, few dots are
     return _done(fig)
 
 

@@ -8,11 +8,19 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from vqa_utils.prompts import LETTERS
 
 RESAMPLES = 2_000
+P_FLOOR = 1e-12  # the least probability whose logarithm is taken
+DECIMALS = 12  # letters that differ by less are tied: sums of the same numbers do, in another order
 
 
 def predictions(probs: pd.DataFrame) -> pd.Series:
     """The most probable letter of each row; the earlier letter at a tie."""
-    return probs[list(LETTERS)].idxmax(axis=1)
+    return probs[list(LETTERS)].round(DECIMALS).idxmax(axis=1)
+
+
+def tied(probs: pd.DataFrame) -> pd.Series:
+    """Whether several letters of a row share the highest probability, bool."""
+    values = probs[list(LETTERS)].round(DECIMALS)
+    return values.eq(values.max(axis=1), axis=0).sum(axis=1) > 1
 
 
 def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:

@@ -101,6 +101,11 @@ class RunPaths:
         return self.folder / "ensemble"
 
     @property
+    def members(self) -> Path:
+        """What the ensemble was made of: its members, and the temperatures or weights in use."""
+        return self.ensemble / "members.json"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report"
 

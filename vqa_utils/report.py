@@ -95,7 +95,7 @@ def read_agreement(table: pd.DataFrame) -> str:
         return "There is one member; agreement takes two."
     pairs = table.where(np.triu(np.ones(table.shape, bool), k=1)).stack()
     (a, b), least = pairs.idxmin(), pairs.min()
-    return f"Least agreement: {a} and {b} choose the same letter in {least:.1%} of the test rows."
+    return f"Least agreement: {a} and {b} choose the same letter in {least:.1%} of the test rows, different ones in {1 - least:.1%}."
 
 
 def read_unanimity(members: Sequence[Member]) -> str:

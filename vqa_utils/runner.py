@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv, write_json
+from vqa_utils.calibration import scaled, temperatures_of
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
-from vqa_utils.ensemble import has_settings, mean_probabilities, submission
+from vqa_utils.ensemble import combined, has_settings, submission
 from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
 from vqa_utils.ladder import Rung, climbed, next_rung, read_rungs, write_rungs
 from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of
@@ -174,7 +175,7 @@ class Runner:
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
-    """Answer another test set with the run's adapters: 04_infer for each trained fold, and the mean of the folds.
+    """Answer another test set with the run's adapters: 04_infer for each trained fold, combined as 05_ensemble did.
 
     Returns:
         The submission's path, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
@@ -193,10 +194,16 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         before = read_json(out.provenance)["folder"]
         raise RunError(f"{shown(out.folder)} has the answers to {before}; rename {folder} or move the old answers away")
     write_json(out.provenance, asked)
+    if config.calibrate and not paths.members.exists():
+        console.print("probabilities stay as they are scored: 05_ensemble, which calibrates them, has not run", style="yellow")
     for k in trained:
         parameters = {"run_id": paths.run_id, "fold": k, "predict": str(folder.resolve())}
         with progress_lines(console) as progress, follow(progress, console, f"04_infer-fold{k}", None):
             execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters)
-    probs = mean_probabilities([read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained])
+    temperatures = temperatures_of(paths)
+    members = [read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained]
+    probs = combined(
+        [scaled(member, temperatures.get(k, 1.0)) for k, member in zip(trained, members, strict=True)], config.ensemble
+    )
     write_csv(out.submission(config.use_kfold), submission(sample, probs))
     return out.submission(config.use_kfold)

@@ -59,10 +59,8 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
     if "model" in changes:
         changes["model"] = _model(changes["model"])
-    if args.run_id is not None and (not re.fullmatch(r"[\w.-]+", args.run_id) or args.run_id in ("latest", "demo-data")):
-        raise RunError(
-            f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {args.run_id!r}"
-        )
+    if args.run_id is not None:
+        checked_run_id(args.run_id)
     continues = args.resume or args.status or args.predict
     run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
     paths = RunPaths(run_id)
@@ -78,6 +76,17 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
     return paths, preset(args.preset or "demo", **changes)
+
+
+def checked_run_id(run_id: str) -> str:
+    """The name of a run's folder, as it is.
+
+    Raises:
+        RunError: it cannot be one.
+    """
+    if not re.fullmatch(r"[\w.-]+", run_id) or run_id in ("latest", "demo-data"):
+        raise RunError(f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {run_id!r}")
+    return run_id
 
 
 def with_data(config: Config) -> Config:

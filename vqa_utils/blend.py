@@ -1,0 +1,113 @@
+"""Several runs as the members of one ensemble: found, checked against each other, and blended by 05_ensemble."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
+from vqa_utils.config import Config, from_dict
+from vqa_utils.paths import RunPaths, shown
+from vqa_utils.runs import checked_run_id, data_hash
+from vqa_utils.stages import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs over the same rows, which stand in the same order in all of them."""
+
+    config: Config
+    """of the first: where the data is"""
+    groups: pd.DataFrame
+    """`id`, `group` of the out-of-fold rows"""
+    oof: dict[str, pd.DataFrame]
+    """`id`, `a` to `d` by run"""
+    test: dict[str, pd.DataFrame]
+
+
+def read_runs(run_ids: Sequence[str]) -> Runs:
+    """The probabilities that 05_ensemble wrote in each run.
+
+    Raises:
+        RunError: with every run that is missing, unfinished or named twice, has other data, or other rows than the first.
+    """
+    names = [RunPaths(name).folder.resolve().name for name in run_ids]  # what `latest` stands for
+    problems = [f"{name}: expected each run once, found it again" for name in sorted(set(names)) if names.count(name) > 1]
+    if len(set(names)) < 2:
+        problems.append(f"expected at least two runs, found {len(set(names))}")
+    files: dict[str, dict[str, pd.DataFrame]] = {"oof": {}, "test": {}}
+    data = {}
+    for paths in map(RunPaths, dict.fromkeys(names)):
+        marker = paths.stages / "05_ensemble.json"
+        if not (paths.config.exists() and marker.exists()):
+            problems.append(
+                f"{shown(paths.folder)}: expected a run that has its answers, found none; see --status --run-id {paths.run_id}"
+            )
+            continue
+        data[paths.run_id] = read_json(marker)["data"]
+        for rows, frames in files.items():
+            try:
+                frames[paths.run_id] = read_probabilities(paths.ensemble / f"probs_{rows}.csv")
+            except ArtifactError as error:
+                problems.append(str(error))
+    for rows, frames in files.items():
+        problems += _differences(rows, frames)
+    first, *others = data or [""]
+    problems += [
+        f"{name}: expected the data of {first} (with its --limit), found other" for name in others if data[name] != data[first]
+    ]
+    if problems:
+        raise RunError("\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)]))
+    return _aligned(first, files, data[first])
+
+
+def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
+    """How the ids of each run differ from the first one's."""
+    problems, ids = [], {name: set(frame["id"]) for name, frame in frames.items()}
+    first = next(iter(ids), "")
+    for name in ids:
+        lacks, has = sorted(ids[first] - ids[name]), sorted(ids[name] - ids[first])
+        if lacks or has:
+            problems.append(
+                f"{name}: expected the {len(ids[first])} {rows} rows of {first}, found {len(ids[name])}: lacks {len(lacks)} "
+                f"(such as {lacks[:3]}), has {len(has)} others (such as {has[:3]})"
+            )
+    return problems
+
+
+def _aligned(first: str, files: dict[str, dict[str, pd.DataFrame]], data: str) -> Runs:
+    paths = RunPaths(first)
+    config = from_dict(read_json(paths.config))
+    if data_hash(config) != data:
+        raise RunError(f"{config.data}: expected the data that the runs have seen, found other; bring back the files of then")
+    aligned = {
+        rows: {name: frame.set_index("id").loc[frames[first]["id"]].reset_index() for name, frame in frames.items()}
+        for rows, frames in files.items()
+    }
+    groups = pd.read_csv(paths.folds, dtype={"id": str, "group": str}, keep_default_na=False)
+    return Runs(config, groups.set_index("id").loc[files["oof"][first]["id"], ["group"]].reset_index(), **aligned)
+
+
+def blend_runs(run_ids: Sequence[str], run_id: str, console: "Console") -> None:
+    """Check the runs, and execute 05_ensemble on them into a new run's folder, which is no run to go on with.
+
+    Raises:
+        RunError: the runs cannot be blended, or the folder is there already.
+    """
+    from vqa_utils.execution import execute  # papermill, which a notebook that reads runs has no use for
+    from vqa_utils.terminal import follow, progress_lines
+
+    paths = RunPaths(checked_run_id(run_id))
+    if paths.folder.exists():
+        raise RunError(f"{shown(paths.folder)} is there already: take another --run-id")
+    members = list(read_runs(run_ids).oof)
+    with progress_lines(console) as progress, follow(progress, console, "05_ensemble", None):
+        execute("05_ensemble", paths.notebooks / "05_ensemble.ipynb", {"run_id": run_id, "members": ",".join(members)})
+    record = read_json(paths.members)
+    console.print(record["decision"], markup=False)
+    console.print("weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in record["weights"].items()), markup=False)
+    console.print(f"submission: {shown(paths.submission(use_kfold=True))}")
