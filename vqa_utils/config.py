@@ -91,6 +91,11 @@ class Config:
     n_folds: int = 3
     holdout_fraction: float = 0.2
     """The held-out share of the rows where use_kfold is False."""
+    near_duplicates: int = 0
+    """Rows whose pictures' perceptual hashes differ from a group's first in so many of 64 bits stay in one fold; 0 groups equal
+    files alone."""
+    group_questions: bool = False
+    """Rows that ask the same question stay in one fold too, whatever their pictures."""
 
     score_batch: COUNT_OR_AUTO = "auto"
     """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
@@ -126,6 +131,7 @@ class Config:
             "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
             "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
             "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
+            "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
             'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
             "num_workers: expected 0 or more": self.num_workers >= 0,

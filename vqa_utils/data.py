@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.errors import VqaError
-from vqa_utils.images import read_images
+from vqa_utils.images import read_images, upright_rgb
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
@@ -35,7 +35,7 @@ class Challenge:
     sample_submission: pd.DataFrame
     """id, answer"""
     images: pd.DataFrame | None = None
-    """a line an image file, by its path: hash, width, height (see `images.read_images`); None where they were not checked"""
+    """a line an image file, by its path (see `images.read_images`); None where they were not checked"""
 
     @property
     def files(self) -> list[Path]:
@@ -114,14 +114,9 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in RGB, turned the way its EXIF data says, on white where it is transparent."""
+    """The image as the model sees it, see `images.upright_rgb`."""
     with Image.open(path) as image:
-        turned = ImageOps.exif_transpose(image)
-        if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
-            turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
-        if turned.has_transparency_data:
-            turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
-        return turned.convert("RGB")
+        return upright_rgb(image)
 
 
 def question_kinds(rows: pd.DataFrame) -> pd.Series:
