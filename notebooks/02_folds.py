@@ -10,6 +10,7 @@ sys.path.insert(0, "..")
 from vqa_utils import figures
 from vqa_utils.artifacts import write_csv
 from vqa_utils.data import load_challenge
+from vqa_utils.extra import extra_folds, read_extra
 from vqa_utils.folds import check_leaks, copied_answers, leaks, make_folds, plain_split, read_balance, read_copied
 from vqa_utils.groups import HINT_BITS, near_leaks, read_groups, read_near_leaks, row_groups, same_words
 from vqa_utils.paths import shown
@@ -73,10 +74,21 @@ print(read_balance(folds, train))
 # %% tags=["nbval-ignore-output"]
 figures.fold_balance(folds, train)
 
+# %% [markdown]
+# ## Extra rows
+#
+# Those of `extra_train` join the training of each fold that holds out nothing of theirs.
+
+# %%
+left_out = extra_folds(challenge, folds, config)
+print(read_extra(challenge, left_out))
+
 # %%
 write_csv(paths.folds, folds)
+if len(left_out):
+    write_csv(paths.extra_folds, left_out)
 print("wrote", shown(paths.folds))
 
 # %% [markdown]
 # **Recap.** `folds.csv` has `id`, `group` (the hash of the group's first picture) and `fold` (the fold that holds the row out).
-# [03_train_fold](03_train_fold.ipynb) reads it, once a fold.
+# [03_train_fold](03_train_fold.ipynb) reads it, once a fold, and where there are extra rows `folds_extra.csv` too.

@@ -12,7 +12,7 @@ from vqa_utils.paths import ROOT
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
-        "data", "images", "duplicates", "groups", "prompts", "folds", "metrics", "ensemble", "runs", "timings",
+        "data", "images", "duplicates", "groups", "extra", "prompts", "folds", "metrics", "ensemble", "runs", "timings",
         "chunks", "cost", "rates", "forecast"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "routing", "streaming", "lora", "vision",
         "attention", "kernels", "launch"),

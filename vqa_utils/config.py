@@ -45,7 +45,10 @@ class Config:
     data: str = ""
     """A folder with train.csv, test.csv, sample_submission.csv and the images, or "easy-vqa"."""
     limit: int = 0
-    """Use only the first rows of train.csv and test.csv, this many; 0 uses all."""
+    """Use only the first rows of train.csv, test.csv and extra_train, this many; 0 uses all."""
+    extra_train: str = ""
+    """A CSV of more rows to train on, with the columns of train.csv: they join every fold's training and are never held out. Images
+    are looked for beside the CSV, then in the data folder."""
 
     image_side: int = 384
     """px; an image gets at most image_side squared pixels, its aspect ratio is kept."""

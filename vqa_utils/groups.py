@@ -97,7 +97,7 @@ def near_leaks(folds: pd.DataFrame, hashes: pd.Series, bits: int) -> pd.Series:
 
 
 def folds_of(keys: pd.Series, fold: pd.Series) -> dict[str, set[int]]:
-    """The folds of the rows of each key. Rows are matched by position."""
+    """The folds of each key's rows. Rows are matched by position."""
     return fold.groupby(keys.to_numpy()).agg(set).to_dict()
 
 
