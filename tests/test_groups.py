@@ -138,6 +138,7 @@ def test_questions_are_compared_without_spelling():
 def test_a_large_group_is_warned_of():
     assert "the largest has 2 rows (2.0%)" in read_groups(["x", "x", *map(str, range(98))])
     assert "Warning: one group holds more than 5% of the rows" in read_groups(["x"] * 6 + [str(i) for i in range(94)])
+    assert "Warning" not in read_groups([str(i) for i in range(12)])  # a row alone is no group
 
 
 def test_near_copies_in_other_folds_are_a_hint_or_a_rest():

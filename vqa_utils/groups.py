@@ -112,10 +112,10 @@ def read_groups(groups: list[str]) -> str:
     largest = pd.Series(groups).value_counts().iloc[0]
     share = largest / len(groups)
     lines = [f"{len(set(groups))} groups stay together; the largest has {largest} rows ({share:.1%})."]
-    if share > LARGE_GROUP:
+    if largest > 1 and share > LARGE_GROUP:
         lines.append(
-            f"Warning: one group holds more than {LARGE_GROUP:.0%} of the rows, so that folds cannot be of one size and kind. "
-            "Look at its pictures and questions: a smaller near_duplicates, or group_questions=false, splits it."
+            f"Warning: one group holds more than {LARGE_GROUP:.0%} of the rows, so that folds may differ in size and kind. "
+            "Look at its pictures and questions; where they were joined, a smaller near_duplicates or group_questions=false parts them."
         )
     return "\n".join(lines)
 
