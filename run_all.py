@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 STAGES = (
     Stage("01_eda"),
-    Stage("02_folds", writes=("folds.csv",)),
+    Stage("02_folds", writes=("folds.csv", "folds*.csv")),
     Stage(
         "03_train_fold",
-        ("folds.csv",),
+        ("folds.csv", "folds*.csv"),
         ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"),
         per_fold=True,
         trains=True,
@@ -51,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--data", help="folder with train.csv, test.csv, sample_submission.csv and the images")
     what.add_argument("--model", help="a model on the hub, or a local folder")
     what.add_argument("--cache-dir", metavar="DIR", help="where quantised weights are kept between folds; '' for nowhere")
+    what.add_argument("--extra-train", metavar="CSV", help="more rows to train on, never held out; columns as in train.csv")
     what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, such as image_side=448")
     what.add_argument("--limit", type=int, metavar="N", help="the first N rows of train.csv and test.csv: a smoke run")
     which = parser.add_argument_group("which run, which part of it")

@@ -10,8 +10,9 @@ sys.path.insert(0, "..")
 from vqa_utils import figures
 from vqa_utils.artifacts import write_csv
 from vqa_utils.data import load_challenge
-from vqa_utils.folds import leaks, make_folds, plain_split_leaks
-from vqa_utils.images import image_hashes
+from vqa_utils.extra import extra_folds, read_extra
+from vqa_utils.folds import check_leaks, copied_answers, leaks, make_folds, plain_split, read_balance, read_copied
+from vqa_utils.groups import HINT_BITS, near_leaks, read_groups, read_near_leaks, row_groups, same_words
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 
@@ -20,10 +21,10 @@ run_id: str = "interactive"  # the run's folder below runs/
 
 # %%
 paths, config = open_run(run_id)
-challenge = load_challenge(config)
+challenge = load_challenge(config, check_images=True)
 train = challenge.train
-groups = image_hashes(challenge.folder, train["path"])
-print(f"{len(train)} rows show {len(set(groups))} different pictures.")
+images = challenge.images.loc[train["path"]].reset_index(drop=True)
+print(f"{len(train)} rows show {images['hash'].nunique()} different pictures.")
 
 # %% [markdown]
 # ## What would a plain split do?
@@ -31,11 +32,20 @@ print(f"{len(train)} rows show {len(set(groups))} different pictures.")
 # Stratified by answer alone, pictures end up on both sides, and the validation score is too good to be true.
 
 # %%
-leaked = plain_split_leaks(train, groups, config)
+plain = plain_split(train, list(images["hash"]), config)
+leaked = len(leaks(plain))
 print(f"A split that ignores pictures would leak {leaked} of {len(train)} rows ({leaked / len(train):.1%}).")
+print(read_copied(train, copied_answers(train, plain, same_words(train["question"]))))
 
 # %% [markdown]
 # ## Folds by picture
+#
+# Equal files stay together; with `near_duplicates`, pictures that differ little too, and with `group_questions`, rows that ask
+# the same.
+
+# %%
+groups = row_groups(challenge, config)
+print(read_groups(groups))
 
 # %%
 folds = make_folds(train, groups, config)
@@ -43,24 +53,42 @@ sizes = folds["fold"].value_counts().sort_index()
 print("Rows a fold:", sizes.to_dict())
 
 # %%
-leaking = leaks(folds)
-assert leaking.empty, f"pictures in several folds: {list(leaking)}"
-print(f"Rows whose picture stands in more than one fold: {len(leaking)}")
+check_leaks(folds, "by group")
+check_leaks(folds.assign(group=images["hash"]), "by the files' contents")
+print(f"None of {len(folds)} rows has its picture, or another row of its group, in another fold.")
+
+# %% [markdown]
+# Copies in another size or quality are other files. Their perceptual hashes (64 bits) are equal or nearly so.
+
+# %%
+bits = config.near_duplicates or HINT_BITS
+near = near_leaks(folds, images["perceptual_hash"], bits)
+print(read_near_leaks(near, bits, config))
 
 # %% [markdown]
 # Each fold should have the same mix of right letters as the others.
 
 # %%
-mix = folds.merge(train[["id", "answer"]]).groupby("fold")["answer"].value_counts(normalize=True).unstack(fill_value=0)
-print(f"The share of a letter differs by at most {(mix.max() - mix.min()).max():.1%} between folds.")
+print(read_balance(folds, train))
 
 # %% tags=["nbval-ignore-output"]
 figures.fold_balance(folds, train)
 
+# %% [markdown]
+# ## Extra rows
+#
+# Those of `extra_train` join the training of each fold that holds out nothing of theirs.
+
+# %%
+left_out = extra_folds(challenge, folds, config)
+print(read_extra(challenge, left_out))
+
 # %%
 write_csv(paths.folds, folds)
+if len(left_out):
+    write_csv(paths.extra_folds, left_out)
 print("wrote", shown(paths.folds))
 
 # %% [markdown]
-# **Recap.** `folds.csv` has `id`, `group` (the picture's hash) and `fold` (the fold that holds the row out).
-# [03_train_fold](03_train_fold.ipynb) reads it, once a fold.
+# **Recap.** `folds.csv` has `id`, `group` (the hash of the group's first picture) and `fold` (the fold that holds the row out).
+# [03_train_fold](03_train_fold.ipynb) reads it, once a fold, and where there are extra rows `folds_extra.csv` too.

@@ -13,6 +13,7 @@ import pandas as pd
 from vqa_utils import figures
 from vqa_utils.data import load_challenge
 from vqa_utils.encode import IGNORED, Encoder
+from vqa_utils.extra import extra_rows
 from vqa_utils.folds import read_folds
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, load_base, load_processor
@@ -28,8 +29,10 @@ fold: int = 0  # the fold to hold out
 paths, config = open_run(run_id, fold)
 challenge = load_challenge(config)
 held_out_mask = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
-train, held_out = challenge.train[~held_out_mask], challenge.train[held_out_mask]
+held_out, extra = challenge.train[held_out_mask], extra_rows(paths.extra_folds, challenge.extra, fold)
+train = pd.concat([challenge.train[~held_out_mask], extra], ignore_index=True)
 print(f"fold {fold}: {len(train)} rows to train on, {len(held_out)} held out")
+print(f"{len(extra)} of these are extra rows; {len(challenge.extra) - len(extra)} more would show or ask what is held out.")
 
 # %% [markdown]
 # ## What the model learns from

@@ -1,8 +1,20 @@
+import re
+
 import pandas as pd
 import pytest
 
 from vqa_utils import folds as folds_module
-from vqa_utils.folds import ALWAYS_TRAIN, FoldError, leaks, make_folds, plain_split_leaks, read_folds
+from vqa_utils.folds import (
+    ALWAYS_TRAIN,
+    FoldError,
+    copied_answers,
+    leaks,
+    make_folds,
+    plain_split,
+    read_balance,
+    read_copied,
+    read_folds,
+)
 from vqa_utils.presets import preset
 
 
@@ -20,13 +32,24 @@ def test_pictures_stay_together_and_letters_are_balanced():
 
 
 def test_a_plain_split_would_leak():
-    assert plain_split_leaks(rows(300), [str(i // 2) for i in range(300)], preset("demo")) > 150
-    assert plain_split_leaks(rows(300), [str(i) for i in range(300)], preset("demo")) == 0
+    assert len(leaks(plain_split(rows(300), [str(i // 2) for i in range(300)], preset("demo")))) > 150
+    assert leaks(plain_split(rows(300), [str(i) for i in range(300)], preset("demo"))).empty
 
 
 def test_a_plain_split_is_not_made_group_by_group(monkeypatch):
     monkeypatch.setattr(folds_module, "StratifiedGroupKFold", None)  # it takes 0.2 ms a group, and here each row is one
-    assert plain_split_leaks(rows(300), [str(i) for i in range(300)], preset("demo")) == 0
+    assert leaks(plain_split(rows(300), [str(i) for i in range(300)], preset("demo"))).empty
+
+
+def test_what_a_leak_gives_away_is_the_text_of_the_answer():
+    options = {"a": ["red", "blue", "red", "red"], "b": ["blue", "red", "blue", "blue"]}
+    train = pd.DataFrame({"id": list("wxyz"), **options, "c": "green", "d": "gray", "answer": ["a", "b", "b", "a"]})
+    folds = pd.DataFrame({"id": train["id"], "group": ["p", "p", "q", "q"], "fold": [0, 1, 0, 1]})
+    copied = copied_answers(train, folds, pd.Series(["colour?"] * 4))
+    assert copied.to_dict() == {0: True, 1: True, 2: False, 3: False}  # red for red by another letter; blue against red
+    assert "right for 50.0% of these, always answering a for 50.0%" in read_copied(train, copied)
+    assert copied_answers(train, folds.assign(fold=0), pd.Series(["colour?"] * 4)).empty
+    assert copied_answers(train, folds, pd.Series(list("1234"))).empty
 
 
 def test_the_seed_decides():
@@ -40,6 +63,17 @@ def test_twelve_rows_and_a_rare_letter_work():
     assert folds["fold"].value_counts().between(3, 5).all() and len(folds) == 12
 
 
+def test_a_letter_that_a_fold_lacks_is_named_and_no_warning_is_left(recwarn):
+    train = rows(12, "aaaaabbbbccd")
+    folds = make_folds(train, [str(i) for i in range(12)], preset("demo"))
+    lacking = [k for k in range(3) if "d" not in set(train["answer"][folds["fold"] == k])]
+    assert len(lacking) == 2 and not recwarn.list
+    for k in lacking:
+        assert re.search(rf"Fold {k} holds out no row whose answer is (c or )?d: ", read_balance(folds, train))
+    even = make_folds(rows(300), [str(i) for i in range(300)], preset("demo"))
+    assert read_balance(even, rows(300)).count("\n") == 0
+
+
 def test_too_few_pictures_are_an_error_that_says_what_to_do():
     with pytest.raises(FoldError, match=r"found 2 images in 12 rows; set n_folds=2"):
         make_folds(rows(12), ["x"] * 6 + ["y"] * 6, preset("demo"))
@@ -50,6 +84,9 @@ def test_the_advice_fits_the_kind_of_split():
         make_folds(rows(12), [str(i // 4) for i in range(12)], preset("demo", use_kfold=False))
     with pytest.raises(FoldError, match=r"found 1 images in 1 rows; add rows"):
         make_folds(rows(1), ["x"], preset("demo"))
+    coarse = preset("demo", near_duplicates=4, group_questions=True)
+    with pytest.raises(FoldError, match=r"found 2 groups .*a smaller near_duplicates, group_questions=false, or add rows"):
+        make_folds(rows(12), ["x"] * 6 + ["y"] * 6, coarse)
 
 
 def test_without_kfold_one_part_is_held_out():

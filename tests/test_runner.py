@@ -24,6 +24,7 @@ def arguments(**given):
         "run_id": None,
         "preset": None,
         "cache_dir": None,
+        "extra_train": None,
     }
     return argparse.Namespace(
         **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}

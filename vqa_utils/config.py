@@ -45,7 +45,10 @@ class Config:
     data: str = ""
     """A folder with train.csv, test.csv, sample_submission.csv and the images, or "easy-vqa"."""
     limit: int = 0
-    """Use only the first rows of train.csv and test.csv, this many; 0 uses all."""
+    """Use only the first rows of train.csv, test.csv and extra_train, this many; 0 uses all."""
+    extra_train: str = ""
+    """A CSV of more rows to train on, with the columns of train.csv: they join every fold's training and are never held out. Images
+    are looked for beside the CSV, then in the data folder."""
 
     image_side: int = 384
     """px; an image gets at most image_side squared pixels, its aspect ratio is kept."""
@@ -91,6 +94,11 @@ class Config:
     n_folds: int = 3
     holdout_fraction: float = 0.2
     """The held-out share of the rows where use_kfold is False."""
+    near_duplicates: int = 0
+    """Rows whose pictures' perceptual hashes differ from a group's first in so many of 64 bits stay in one fold; 0 groups equal
+    files alone."""
+    group_questions: bool = False
+    """Rows that ask the same question stay in one fold too, whatever their pictures."""
 
     score_batch: COUNT_OR_AUTO = "auto"
     """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
@@ -132,6 +140,7 @@ class Config:
             "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
             "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
             "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
+            "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
             'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
             'ensemble: expected "mean", "geometric" or "vote"': self.ensemble in ("mean", "geometric", "vote"),

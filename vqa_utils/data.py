@@ -1,20 +1,21 @@
 """The challenge's files: CSVs in the encodings the field uses, images opened when needed, all problems in one error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.errors import VqaError
-from vqa_utils.images import read_images
+from vqa_utils.images import read_images, upright_rgb
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
+TRAIN_COLUMNS = (*QUESTION_COLUMNS, "answer")
 QUESTION_PATTERNS = {
     "counting": r"how many|몇|개수",
     "colour": r"\bcolou?r|색",
@@ -22,6 +23,7 @@ QUESTION_PATTERNS = {
     "text": r"written|\btext\b|글자|적힌|적혀",
 }  # of a question in lower case
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
+TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
 SHOWN = 12  # problems listed a kind; the rest is counted
 
 
@@ -41,11 +43,16 @@ class Challenge:
     sample_submission: pd.DataFrame
     """id, answer"""
     images: pd.DataFrame | None = None
-    """a line an image file, by its path: hash, width, height (see `images.read_images`); None where they were not checked"""
+    """a line an image file, by its path (see `images.read_images`); None where they were not checked"""
+
+    extra: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str))
+    """the rows of `extra_train`, the columns of train; their paths are absolute"""
+    extra_file: Path | None = None
 
     @property
     def files(self) -> list[Path]:
-        return [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
+        own = [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
+        return own + ([self.extra_file] if self.extra_file else [])
 
 
 def data_dir(config: Config) -> Path:
@@ -61,41 +68,46 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     """Read and check a run's challenge.
 
     Args:
-        config: `data` names the folder, `limit` the number of rows.
+        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows.
         check_images: read every image too.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
-            missing or unreadable image, and id of sample_submission.csv that test.csv lacks.
+            missing or unreadable image, id of sample_submission.csv that test.csv lacks, and extra id that either has.
     """
-    folder = data_dir(config)
+    folder, extra_name = data_dir(config), config.extra_train
     problems: list[str] = []
-    columns = {
-        "train.csv": (*QUESTION_COLUMNS, "answer"),
-        "test.csv": QUESTION_COLUMNS,
-        "sample_submission.csv": ("id", "answer"),
-    }
-    frames = {name: _read(folder / name, wanted, problems) for name, wanted in columns.items()}
+    columns = {"train.csv": TRAIN_COLUMNS, "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
+    columns |= {extra_name: TRAIN_COLUMNS} if extra_name else {}
+    frames = {name: _read(folder, name, wanted, problems) for name, wanted in columns.items()}
     if problems:
         raise DataError(_listed(folder, problems))
-    train, test, sample = frames.values()
-    train["answer"] = train["answer"].str.strip().str.lower()
-    wrong_answer = ~train["answer"].isin(LETTERS)
-    problems += _rows("train.csv", train, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
-    for name, frame in (("train.csv", train), ("test.csv", test)):
-        problems += _question_problems(name, frame)
+    train, test, sample, *extra = frames.values()
+    for name, frame in frames.items():
+        if columns[name] == TRAIN_COLUMNS:
+            frame["answer"] = frame["answer"].str.strip().str.lower()
+            wrong_answer = ~frame["answer"].isin(LETTERS)
+            problems += _rows(name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
+        if name != "sample_submission.csv":
+            problems += _question_problems(name, frame)
+    for frame in extra:
+        problems += _rows(extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
+        frame["path"] = [str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]]
     problems += _rows("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
     unknown = ~sample["id"].isin(test["id"])
     problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
-    images = read_images(folder, pd.concat([train["path"], test["path"]])) if check_images else None
+        extra = [frame.head(config.limit) for frame in extra]
+    shown = {"train.csv": train, "test.csv": test} | dict(zip([extra_name] * len(extra), extra, strict=True))
+    images = read_images(folder, pd.concat([frame["path"] for frame in shown.values()])) if check_images else None
     if check_images:
-        problems += _image_problems(images, {"train.csv": train, "test.csv": test})
+        problems += _image_problems(images, shown)
     if problems:
         raise DataError(_listed(folder, problems))
-    return Challenge(folder, train, test, sample, images)
+    more = {"extra": extra[0], "extra_file": Path(extra_name)} if extra else {}
+    return Challenge(folder, train, test, sample, images, **more)
 
 
 def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -105,9 +117,9 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         DataError: as `load_challenge`, images included.
     """
     problems: list[str] = []
-    test = _read(folder / "test.csv", QUESTION_COLUMNS, problems)
-    sample_file = folder / "sample_submission.csv"
-    sample = _read(sample_file, ("id", "answer"), problems) if sample_file.exists() else None
+    test = _read(folder, "test.csv", QUESTION_COLUMNS, problems)
+    name = "sample_submission.csv"
+    sample = _read(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
     if not problems:
         problems += _question_problems("test.csv", test)
         problems += _image_problems(read_images(folder, test["path"]), {"test.csv": test})
@@ -120,14 +132,9 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in RGB, turned the way its EXIF data says, on white where it is transparent."""
+    """The image as the model sees it, see `images.upright_rgb`."""
     with Image.open(path) as image:
-        turned = ImageOps.exif_transpose(image)
-        if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
-            turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
-        if turned.has_transparency_data:
-            turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
-        return turned.convert("RGB")
+        return upright_rgb(image)
 
 
 def question_kinds(rows: pd.DataFrame) -> pd.Series:
@@ -139,10 +146,17 @@ def question_kinds(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other"), rows.index)
 
 
-def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
-    """All cells as text: "None" and "01" are options, not a missing value and a number."""
-    if not path.exists():
-        problems.append(f"{path.name}: expected a file, found none")
+def _place(path: str, *folders: Path) -> Path:
+    """Where an image lies: in the first of the folders that has it, or as it stands where its path is absolute."""
+    places = [(folder / path).absolute() for folder in folders]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _read(folder: Path, name: str, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
+    """All cells as text: "None" and "01" are options, not a missing value and a number. An absolute `name` needs no folder."""
+    path = folder / name
+    if not path.is_file():
+        problems.append(f"{name}: expected a file, found none")
         return None
     for encoding in ENCODINGS:
         try:
@@ -151,12 +165,10 @@ def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataF
         except UnicodeDecodeError:
             continue
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            problems.append(
-                f"{path.name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}"
-            )
+            problems.append(f"{name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}")
             return None
     else:
-        problems.append(f"{path.name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
+        problems.append(f"{name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
         return None
     frame.columns = [column.strip() for column in frame.columns]
     if "path" not in frame and "image" in frame:
@@ -164,10 +176,10 @@ def _read(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataF
     missing = [column for column in columns if column not in frame]
     if missing:
         problems.append(
-            f"{path.name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}"
+            f"{name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}"
         )
     elif frame.empty:
-        problems.append(f"{path.name}: expected rows, found none")
+        problems.append(f"{name}: expected rows, found none")
     return frame
 
 

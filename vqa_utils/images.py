@@ -1,4 +1,4 @@
-"""Image files, side by side and each read once however many rows show it: contents' hash, size, and what is wrong."""
+"""Image files, side by side and each read once however many rows show it: contents' hashes, size, and what is wrong."""
 
 import hashlib
 import io
@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
+from scipy.fft import dctn
 
 from vqa_utils.artifacts import sha256
 from vqa_utils.progress import progress
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
+GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
 FILES_A_TASK = 16  # a task a file, of all files at once, takes more memory than what is read
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 
@@ -32,11 +34,33 @@ def read_images(folder: Path, paths: Iterable[str]) -> pd.DataFrame:
     """Read and decode each image file (a JPEG, to a thumbnail's worth).
 
     Returns:
-        A line a file, by its path: `hash` (as `image_hashes`), `width` and `height` in px, and `problem`, empty where
-        there is none. A file that cannot be read has an empty hash or a size of 0.
+        A line a file, by its path: `hash` (as `image_hashes`), `perceptual_hash`, `width` and `height` in px, and `problem`,
+        empty where there is none. A file that cannot be read has empty hashes or a size of 0.
     """
     found = _each_file(lambda path: _read(folder / path), paths, "reading images")
-    return pd.DataFrame.from_dict(found, orient="index", columns=["hash", "width", "height", "problem"])
+    columns = ["hash", "perceptual_hash", "width", "height", "problem"]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """pHash, 64 bits as 16 hex digits: alike pictures differ in few bits, whatever their size, format and colours.
+
+    A bit says whether one of the 8 x 8 lowest frequencies of the grey picture's cosine transform is above their median
+    (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"; the mean brightness is no part of it).
+    """
+    grey = image.convert("L").resize((GREY_SIDE, GREY_SIDE), Image.Resampling.LANCZOS)
+    lowest = dctn(np.asarray(grey, float))[:FREQUENCIES, :FREQUENCIES].ravel()
+    return np.packbits(lowest > np.median(lowest[1:])).tobytes().hex()
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, turned the way its EXIF data says, on white where it is transparent."""
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
+        turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
+    if turned.has_transparency_data:
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
+    return turned.convert("RGB")
 
 
 def image_pixels(folder: Path, paths: Iterable[str]) -> np.ndarray:
@@ -54,22 +78,23 @@ def _each_file(work: Callable[[str], Any], paths: Iterable[str], title: str) -> 
         return dict(zip(different, results, strict=True))
 
 
-def _read(path: Path) -> tuple[str, int, int, str]:
+def _read(path: Path) -> tuple[str, str, int, int, str]:
     if not path.is_file():
-        return "", 0, 0, "found no file"
-    digest, width, height = "", 0, 0
+        return "", "", 0, 0, "found no file"
+    digest, alike, width, height = "", "", 0, 0
     try:
         contents = path.read_bytes()
         digest = hashlib.sha256(contents).hexdigest()[:HASH_DIGITS]
         with Image.open(io.BytesIO(contents)) as image:
             width, height = image.size
             image.draft("RGB", (64, 64))
-            image.load()
+            alike = perceptual_hash(upright_rgb(image))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
-        return digest, width, height, f"found {error}"
+        return digest, alike, width, height, f"found {error}"
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        return digest, width, height, f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
-    return digest, width, height, ""
+        problem = f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
+        return digest, alike, width, height, problem
+    return digest, alike, width, height, ""
 
 
 def _pixels(path: Path) -> int:

@@ -88,6 +88,11 @@ class RunPaths:
         return self.folder / "folds.csv"
 
     @property
+    def extra_folds(self) -> Path:
+        """Which folds' training leaves out which extra rows; only where there are some."""
+        return self.folder / "folds_extra.csv"
+
+    @property
     def notebooks(self) -> Path:
         return self.folder / "notebooks"
 

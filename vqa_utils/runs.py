@@ -51,10 +51,16 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         RunError: the run is there and nothing says to go on with it, or it is not there and should be.
         ConfigError: settings that cannot be used.
     """
-    changes = {key: value for key in ("data", "model", "limit", "cache_dir") if (value := getattr(args, key)) is not None}
+    changes = {
+        key: value
+        for key in ("data", "model", "limit", "cache_dir", "extra_train")
+        if (value := getattr(args, key)) is not None
+    }
     changes |= parse_settings(args.set)
     if changes.get("data") not in (None, DEMO_DATA):
         changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("extra_train"):
+        changes["extra_train"] = str(Path(changes["extra_train"]).expanduser().resolve())
     if changes.get("cache_dir") not in (None, "", "auto"):
         changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
     if "model" in changes:
@@ -136,7 +142,8 @@ def data_hash(config: Config) -> str:
     """Changes with the CSVs and with the contents of any picture, not with where they lie or when they were copied."""
     challenge = load_challenge(config)
     paths = pd.concat([challenge.train["path"], challenge.test["path"]])
-    pictures = image_hashes(challenge.folder, [path for path in paths if (challenge.folder / path).is_file()])
+    extra = challenge.extra["path"]
+    pictures = image_hashes(challenge.folder, [path for path in [*paths, *extra] if (challenge.folder / path).is_file()])
     return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *paths, *pictures])).sum())
 
 
