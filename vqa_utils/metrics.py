@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from vqa_utils.prompts import LETTERS
@@ -21,6 +21,17 @@ def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:
 def accuracy(probs: pd.DataFrame, answers: pd.Series) -> float:
     """The share of right rows, the challenge's metric."""
     return float(correct(probs, answers).mean())
+
+
+def accuracy_interval(right: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The percentile bootstrap's interval of the accuracy, from bool [N]: from the first to the second end.
+
+    Efron (1979): N rows are drawn with replacement, and the interval holds the middle `level` of the accuracies found. As
+    many of the N are right as a binomial says, so its quantiles are what ever more draws come to.
+    """
+    tail = (1 - level) / 2
+    low, high = binom.ppf([tail, 1 - tail], len(right), right.mean()) / len(right)
+    return float(low), float(high)
 
 
 def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:

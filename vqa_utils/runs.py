@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -52,16 +53,10 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         ConfigError: settings that cannot be used.
     """
     changes = {key: value for key in ("data", "model", "limit", "cache_dir") if (value := getattr(args, key)) is not None}
-    changes |= parse_settings(args.set)
-    if changes.get("data") not in (None, DEMO_DATA):
-        changes["data"] = str(Path(changes["data"]).resolve())
-    if changes.get("cache_dir") not in (None, "", "auto"):
-        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
-    if "model" in changes:
-        changes["model"] = _model(changes["model"])
-    if args.run_id is not None and (not re.fullmatch(r"[\w.-]+", args.run_id) or args.run_id in ("latest", "demo-data")):
+    changes = with_whole_paths(changes | parse_settings(args.set))
+    if args.run_id is not None and (not re.fullmatch(r"[\w.=-]+", args.run_id) or args.run_id in ("latest", "demo-data")):
         raise RunError(
-            f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {args.run_id!r}"
+            f"--run-id: expected letters, digits, '.', '_', '=' or '-', and not latest or demo-data, found {args.run_id!r}"
         )
     continues = args.resume or args.status or args.predict
     run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
@@ -78,6 +73,18 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
     return paths, preset(args.preset or "demo", **changes)
+
+
+def with_whole_paths(changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, their folders from the root on: the notebooks run elsewhere."""
+    changes = dict(changes)
+    if changes.get("data") not in (None, DEMO_DATA):
+        changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("cache_dir") not in (None, "", "auto"):
+        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
+    if "model" in changes:
+        changes["model"] = _model(changes["model"])
+    return changes
 
 
 def with_data(config: Config) -> Config:
