@@ -8,7 +8,7 @@ import pytest
 import run_all
 from vqa_utils.artifacts import read_json
 from vqa_utils.machine import T4
-from vqa_utils.paths import RunPaths, comparison_file
+from vqa_utils.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.points import SweepError, read_points
 from vqa_utils.stages import RunError
 
@@ -77,6 +77,18 @@ def test_the_points_are_the_product_of_the_grid_and_what_stands_beside_it(sweep,
     assert {(p.config.preset, p.config.n_folds, p.config.learning_rate, p.config.data) for p in points} == {
         ("demo", 2, 1e-3, str(korean_folder))
     }
+
+
+def test_a_points_own_settings_stand_above_those_of_all(sweep):
+    points = read_points(sweep("set: {seed: 7, tta: 2}\ngrid: {seed: [1]}\nalso: [{tta: 4}]"), [])
+    assert [(point.config.seed, point.config.tta) for point in points] == [(1, 2), (7, 4)]
+
+
+def test_the_sweep_in_the_readme_has_the_points_that_it_names(sweep):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    points = read_points(sweep(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1], "grid.yaml"), [])
+    assert len(points) == 7 and "runs the seven one after the other" in text
+    assert f"`runs/{points[0].run_id}`" in text and {point.config.epochs for point in points} == {1}
 
 
 def test_a_points_name_is_a_folders_and_does_not_depend_on_how_a_number_is_written(sweep):
