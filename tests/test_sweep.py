@@ -146,14 +146,15 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(command, stand_in, monkey
 
 
 def test_a_change_of_the_files_settings_makes_the_points_anew(command, stand_in):
-    command()
-    other = GRID.replace("1e-3", "2e-3")
+    text = "data: DATA\nset: {n_folds: 2, learning_rate: 1e-3}\ngrid: {lora_r: [4, 8]}"
+    other = text.replace("1e-3", "2e-3")
+    command(text=text)
     assert set(states(command("--dry-run", text=other)).values()) == {"0 of 8 notebooks are whole"}
     command(text=other)
-    assert len(stand_in.executed) == 10 * NOTEBOOKS and read_json(RunPaths(POINTS[0]).config)["learning_rate"] == 2e-3
+    assert len(stand_in.executed) == 4 * NOTEBOOKS and read_json(RunPaths("little-lora_r=4").config)["learning_rate"] == 2e-3
     assert set(states(command("--dry-run", text=other.replace("4, 8", "8, 4"))).values()) == {"finished"}
     command("--force", text=other)
-    assert len(stand_in.executed) == 15 * NOTEBOOKS
+    assert len(stand_in.executed) == 6 * NOTEBOOKS
 
 
 def test_the_problems_of_all_points_are_told_before_the_first_starts(command, stand_in):
