@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--resume", action="store_true", help="go on with a run; what is whole and unchanged is reused")
     which.add_argument("--force", action="store_true", help="run again what could be reused")
     which.add_argument("--no-ladder", action="store_true", help="end the run at the first out-of-memory error")
+    which.add_argument("--sweep", metavar="FILE", help="a run for each point of a grid of settings; again to go on")
     which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
     which.add_argument(
         "--ensemble", nargs="+", metavar="RUN", help="blend finished runs (other presets, seeds, models) into one"
@@ -77,6 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         help="each GPU's memory and the expected minutes, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
     )
     look.add_argument("--status", action="store_true", help="how far a run is")
+    look.add_argument("--compare", nargs="*", metavar="RUN", help="the scores of finished runs side by side (default: of all)")
     look.add_argument("--list-presets", action="store_true")
     return parser.parse_args()
 
@@ -94,7 +96,8 @@ def main() -> None:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("stopped; python run_all.py --resume goes on from here", style="yellow")
+        again = f"--sweep {args.sweep}" if args.sweep else "--resume"
+        console.print(f"stopped; python run_all.py {again} goes on from here", style="yellow")
         sys.exit(130)
 
 
@@ -114,6 +117,14 @@ def run(args: argparse.Namespace, console: "Console") -> None:
 
         blend_runs(args.ensemble, args.run_id or time.strftime("%Y%m%d-%H%M%S-ensemble"), console)
         return
+    if args.compare is not None:
+        from vqa_utils.compare import compare_runs
+
+        compare_runs(console, args.compare)
+        return
+    if args.sweep:
+        run_points(args, console)
+        return
     paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     if args.plan is None:
         run_steps(args, paths, settled_here(config, find_gpus()), console)
@@ -121,6 +132,21 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     gpus = [T4] * args.plan or find_gpus() or [T4, T4]
     if print_plan(console, config, gpus).fits:
         print_forecast(console, config, gpus, rows_here(config))
+
+
+def run_points(args: argparse.Namespace, console: "Console") -> None:
+    """Look at a sweep's points, or run them."""
+    from vqa_utils.machine import find_gpus
+    from vqa_utils.points import read_points
+    from vqa_utils.sweep import check_arguments, run_sweep, sweep_table
+    from vqa_utils.terminal import print_table
+
+    check_arguments(args)
+    points = read_points(Path(args.sweep), find_gpus())
+    if args.dry_run:
+        print_table(console, args.sweep, sweep_table(points, STAGES, console))
+        return
+    run_sweep(points, STAGES, lambda point: run_steps(args, point.paths, point.config, console), console, reuse=not args.force)
 
 
 def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", console: "Console") -> None:

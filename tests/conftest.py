@@ -11,9 +11,16 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from rich.console import Console
 
+from vqa_utils.artifacts import write_csv, write_json, write_probabilities, write_text
+from vqa_utils.config import to_dict
+from vqa_utils.data import load_challenge
 from vqa_utils.demo.scenes import draw_scene
+from vqa_utils.execution import NotebookError
+from vqa_utils.folds import make_folds, read_folds
+from vqa_utils.ladder import Rung, write_rungs
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
+from vqa_utils.runs import open_run
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",
            "teal": "청록색", "brown": "갈색", "orange": "주황색", "purple": "보라색", "pink": "분홍색", "white": "흰색"}  # fmt: skip
@@ -53,8 +60,6 @@ def config(korean_folder):
 
 @pytest.fixture(scope="session")
 def challenge(config):
-    from vqa_utils.data import load_challenge
-
     return load_challenge(config)
 
 
@@ -120,3 +125,70 @@ def small_run(notebooks, console, tmp_path, monkeypatch):
         paths,
         config,
     )
+
+
+class StandIn:
+    """Takes the place of the notebooks' execution: writes what each one does, with answers that a test decides.
+
+    `right` says of a run how many of each four rows it gets right, `certainty` what it gives its letter; runs in `climbed`
+    took a rung in fold 1, and those in `broken` fail in 03_train_fold.
+    """
+
+    def __init__(self):
+        self.right, self.certainty, self.climbed, self.broken, self.executed = {}, {}, set(), set(), []
+
+    def execute(self, name, archived, parameters, process=None):
+        paths, config = open_run(parameters["run_id"])
+        self.executed.append(f"{paths.run_id} {archived.stem}")
+        challenge = load_challenge(config)
+        if name == "02_folds":
+            pictures = [f"picture {i}" for i in range(len(challenge.train))]
+            write_csv(paths.folds, make_folds(challenge.train, pictures, config))
+        if name == "03_train_fold":
+            self.train(paths, config, parameters["fold"])
+        if name == "04_infer":
+            fold = parameters["fold"]
+            held_out = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+            write_probabilities(paths.fold(fold).probs("oof"), self.answers(paths.run_id, challenge.train[held_out]))
+            write_probabilities(paths.fold(fold).probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
+        if name == "05_ensemble":
+            for file in ("ensemble/probs_oof.csv", "ensemble/probs_test.csv", "submission_ensemble.csv"):
+                write_csv(paths.folder / file, challenge.sample_submission)
+        if name == "06_analysis":
+            write_text(paths.report / "index.html", "report")
+        self.archive(archived)
+
+    def train(self, paths, config, fold):
+        if paths.run_id in self.broken:
+            raise NotebookError("03_train_fold failed: ValueError: broken")
+        if paths.run_id in self.climbed and fold == 1:
+            less, more = ({"lora_r": r, "lora_alpha": 2 * r} for r in (config.lora_r // 2, config.lora_r))
+            write_rungs(paths.fold(fold).rungs, config, [Rung("LoRA r", more, less, 0, "training", 0.5, ())])
+        write_json(paths.fold(fold).adapter_config, to_dict(open_run(paths.run_id, fold)[1]))
+        write_text(paths.fold(fold).train_log, "step\n")
+        write_json(paths.fold(fold).meta, {"seconds": 60 * (fold + 1), "peak_memory_gib": [1.5, 2.0 + fold]})
+
+    def answers(self, run_id, rows):
+        right, p = self.right.get(run_id, 3), self.certainty.get(run_id, 0.7)
+        chosen = ["abcd"[("abcd".index(row.answer) + (row.Index % 4 >= right)) % 4] for row in rows.itertuples()]
+        values = [[p if letter == its else (1 - p) / 3 for letter in "abcd"] for its in chosen]
+        return pd.DataFrame(values, columns=list("abcd")).assign(id=rows["id"].to_numpy())
+
+    def archive(self, archived):
+        cells = [new_code_cell(metadata={"tags": ["parameters"], **clock(1, 1.0)})]
+        archived.parent.mkdir(exist_ok=True)
+        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0)), archived)
+
+
+def clock(second, duration):
+    """Papermill's metadata."""
+    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration}}
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """The series in a fresh folder of runs, without its notebooks."""
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    stand_in = StandIn()
+    monkeypatch.setattr("vqa_utils.runner.execute", stand_in.execute)
+    return stand_in

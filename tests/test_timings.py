@@ -1,12 +1,9 @@
+from conftest import clock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vqa_utils.artifacts import read_json
 from vqa_utils.execution import execute
 from vqa_utils.timings import time_split, time_table
-
-
-def clock(start, duration):
-    return {"papermill": {"start_time": f"2026-11-24T12:00:{start:09.6f}", "duration": duration}}
 
 
 def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():

@@ -207,6 +207,15 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def setting_text(value: Any) -> str:
+    """A setting's value as `parse_settings` reads it: "auto", "true", "5e-05", "14GB,14GB"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """JSON values; `from_dict` reads them back."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}

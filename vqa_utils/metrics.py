@@ -2,12 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from vqa_utils.prompts import LETTERS
 
-RESAMPLES = 2_000
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
 DECIMALS = 12  # letters that differ by less are tied: sums of the same numbers do, in another order
 
@@ -33,22 +32,16 @@ def accuracy(probs: pd.DataFrame, answers: pd.Series) -> float:
     return float(correct(probs, answers).mean())
 
 
-def accuracy_interval(right: np.ndarray | pd.Series, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the share of right rows: the 2.5th and 97.5th percentile of `RESAMPLES` resamples.
+def accuracy_interval(right: np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:
+    """The percentile bootstrap's interval of the accuracy, from bool [N]; NaN of no rows.
 
-    How many rows are right in as many rows drawn with replacement is binomially distributed, so that number is drawn; this is
-    the same bootstrap (Efron 1979) at the same cost for any number of rows. Rows that are all right, or all wrong, give an
-    interval without width, however few they are.
-
-    Args:
-        right: bool [N]; of no rows, the interval is NaN.
-        seed: of the resamples.
+    Efron (1979): N rows are drawn with replacement, and the interval holds the middle `level` of the accuracies found. As
+    many of the N are right as a binomial says, so its quantiles are what ever more draws come to.
     """
-    rows = len(right)
-    if not rows:
+    if not len(right):
         return float("nan"), float("nan")
-    shares = np.random.default_rng(seed).binomial(rows, np.mean(right), RESAMPLES) / rows
-    low, high = np.quantile(shares, (0.025, 0.975))
+    tail = (1 - level) / 2
+    low, high = binom.ppf([tail, 1 - tail], len(right), np.mean(right)) / len(right)
     return float(low), float(high)
 
 

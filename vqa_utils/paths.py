@@ -22,6 +22,11 @@ def demo_data_dir() -> Path:
     return runs_dir() / "demo-data"
 
 
+def comparison_file() -> Path:
+    """The table of the runs that were compared last."""
+    return runs_dir() / "compare.csv"
+
+
 def shown(path: Path) -> str:
     """A path as people are told of it: from the runs folder on, wherever that lies."""
     return f"runs/{path.relative_to(runs_dir())}" if path.is_relative_to(runs_dir()) else str(path)

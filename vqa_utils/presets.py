@@ -1,9 +1,9 @@
 """Named settings. Each states only how it differs from the defaults, with the reason beside the number."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, ConfigError
+from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, ConfigError, field_types
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,23 @@ def preset(name: str, **changes: Any) -> Config:
         ConfigError: no preset has that name, or a value does not fit.
     """
     return Config(**{"preset": name, **preset_changes(name), **changes})
+
+
+def differences(config: Config) -> dict[str, Any]:
+    """How a run's settings differ from its preset, its data aside.
+
+    The numbers that a run has where its preset says "auto" are no difference, as long as a step has as many rows.
+
+    Raises:
+        ConfigError: no preset has that name.
+    """
+    whole = preset(config.preset, data=config.data)
+    if whole.micro_batch == "auto" and whole.effective_batch == config.effective_batch:
+        whole = replace(whole, micro_batch=config.micro_batch, accumulation=config.accumulation)
+    if whole.score_batch == "auto":
+        whole = replace(whole, score_batch=config.score_batch)
+    names = [name for name in field_types() if getattr(config, name) != getattr(whole, name)]
+    return {name: getattr(config, name) for name in names}
 
 
 def preset_changes(name: str) -> dict[str, Any]:

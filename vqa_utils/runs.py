@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -56,15 +57,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         for key in ("data", "model", "limit", "cache_dir", "extra_train")
         if (value := getattr(args, key)) is not None
     }
-    changes |= parse_settings(args.set)
-    if changes.get("data") not in (None, DEMO_DATA):
-        changes["data"] = str(Path(changes["data"]).resolve())
-    if changes.get("extra_train"):
-        changes["extra_train"] = str(Path(changes["extra_train"]).expanduser().resolve())
-    if changes.get("cache_dir") not in (None, "", "auto"):
-        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
-    if "model" in changes:
-        changes["model"] = _model(changes["model"])
+    changes = with_whole_paths(changes | parse_settings(args.set))
     if args.run_id is not None:
         checked_run_id(args.run_id)
     continues = args.resume or args.status or args.predict
@@ -90,9 +83,25 @@ def checked_run_id(run_id: str) -> str:
     Raises:
         RunError: it cannot be one.
     """
-    if not re.fullmatch(r"[\w.-]+", run_id) or run_id in ("latest", "demo-data"):
-        raise RunError(f"--run-id: expected letters, digits, '.', '_' or '-', and not latest or demo-data, found {run_id!r}")
+    if not re.fullmatch(r"[\w.=-]+", run_id) or run_id in ("latest", "demo-data"):
+        raise RunError(
+            f"--run-id: expected letters, digits, '.', '_', '=' or '-', and not latest or demo-data, found {run_id!r}"
+        )
     return run_id
+
+
+def with_whole_paths(changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, their folders from the root on: the notebooks run elsewhere."""
+    changes = dict(changes)
+    if changes.get("data") not in (None, DEMO_DATA):
+        changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("extra_train"):
+        changes["extra_train"] = str(Path(changes["extra_train"]).expanduser().resolve())
+    if changes.get("cache_dir") not in (None, "", "auto"):
+        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
+    if "model" in changes:
+        changes["model"] = _model(changes["model"])
+    return changes
 
 
 def with_data(config: Config) -> Config:

@@ -112,7 +112,9 @@ def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
     """A table in the terminal; numbers with at most four digits."""
     table = Table(title=title, title_justify="left")
     for column in frame:
-        table.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
+        table.add_column(
+            str(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left", overflow="fold"
+        )
     for row in frame.itertuples(index=False):
         table.add_row(*("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     console.print(table)

@@ -1,0 +1,164 @@
+"""Small finished runs, whose answers are known, side by side."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_korean_challenge
+from scipy.stats import bootstrap
+
+from run_all import STAGES
+from vqa_utils.artifacts import write_json
+from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
+from vqa_utils.config import parse_settings, setting_text, to_dict
+from vqa_utils.metrics import accuracy_interval
+from vqa_utils.paths import RunPaths, comparison_file
+from vqa_utils.presets import PRESETS, differences, preset
+from vqa_utils.runner import Runner
+from vqa_utils.runs import open_run, start_run
+from vqa_utils.stages import RunError, select_steps
+
+
+@pytest.fixture
+def finished(stand_in, korean_folder, console):
+    """Makes a run of two folds, all of it or its first steps."""
+
+    def run(run_id, steps=None, **changes):
+        config = preset("demo", **{"data": str(korean_folder), "n_folds": 2, **changes})
+        paths = RunPaths(run_id)
+        start_run(paths, config)
+        Runner(paths, config, console, reuse=True).run(select_steps(STAGES, config.fold_numbers)[:steps])
+        return paths
+
+    return run
+
+
+def printed(console, *run_ids):
+    before = len(console.file.getvalue())
+    compare_runs(console, run_ids)
+    return console.file.getvalue()[before:]
+
+
+def test_the_best_run_comes_first_and_the_others_are_judged_against_it(finished, stand_in):
+    stand_in.right |= {"half": 2, "all": 4, "unsure": 2}
+    stand_in.certainty["unsure"] = 0.5
+    stand_in.climbed.add("all")
+    finished("half", seed=7)  # other folds: its rows come in another order
+    finished("all", lora_r=4)
+    finished("unsure")
+    table = comparison([read_scored(run_id) for run_id in ("half", "all", "unsure")])
+    assert table["run"].tolist() == ["all", "unsure", "half"], "by accuracy, then by log loss"
+    assert table["accuracy"].tolist() == [1.0, 0.5, 0.5] and table["rows"].tolist() == [24] * 3
+    assert table["settings"].tolist() == ["lora_r=4 n_folds=2", "n_folds=2", "n_folds=2 seed=7"]
+    assert table["log_loss"][0] == pytest.approx(-np.log(0.7))
+    assert table["calibration_error"].tolist() == pytest.approx([0.3, 0.0, 0.2])
+    assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1:].tolist() == pytest.approx([2 / 2**12] * 2)
+    assert (table["low"][1], table["high"][1]) == accuracy_interval(np.arange(24) < 12)
+    assert table["train_minutes"].tolist() == [3.0] * 3 and table["notebook_minutes"].tolist() == [4.0] * 3
+    assert table["peak_gib"].tolist() == [3.0] * 3 and table["rungs"].tolist() == [1, 0, 0]
+    assert read_comparison(table) == "Behind all beyond chance (p < 0.01): unsure, half, of 2."
+    assert read_comparison(table.iloc[:1]) == "all is alone on its rows."
+
+
+def test_rows_are_paired_by_id_whatever_the_folds(finished, stand_in):
+    finished("first")
+    finished("other-folds", seed=7)
+    first, second = read_scored("first"), read_scored("other-folds")
+    assert (first.paths.folds.read_text() != second.paths.folds.read_text()) and (first.right == second.right).all()
+    assert comparison([first, second])["mcnemar_p"].tolist()[1] == 1.0
+
+
+def test_runs_on_other_rows_or_answers_are_compared_among_themselves(finished, stand_in, tmp_path, console):
+    other = write_korean_challenge(tmp_path / "other")
+    answers = pd.read_csv(other / "train.csv").assign(
+        answer=lambda rows: rows["answer"].map(dict(zip("abcd", "bcda", strict=True)))
+    )
+    answers.to_csv(other / "train.csv", index=False)
+    stand_in.right |= {"best": 4, "limited": 4}
+    for run_id, changes in {"one": {}, "best": {}, "limited": {"limit": 20}, "others": {"data": str(other)}}.items():
+        finished(run_id, **changes)
+    text = printed(console)
+    table = pd.read_csv(comparison_file()).set_index("run")
+    assert table["rows_hash"].nunique() == 3 and table["rows_hash"]["one"] == table["rows_hash"]["best"]
+    assert table["mcnemar_p"].isna().to_dict() == {"best": True, "one": False, "limited": True, "others": True}
+    captions = re.findall(r"(\d+) out-of-fold rows of (\S+);", text)
+    assert sorted(rows for rows, _ in captions) == ["20", "24", "24"] and str(other) in dict(map(reversed, captions))
+    assert "limited is alone on its rows." in text and "Behind best beyond chance (p < 0.01): none, of 1." in text
+
+
+def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, korean_folder, tmp_path):
+    finished("whole")
+    finished("early", steps=3)
+    half = finished("half")
+    (half.fold(1).probs("test")).unlink()
+    changed = finished("changed")
+    write_json(changed.config, to_dict(preset("demo", data=str(korean_folder), n_folds=2, tta=4)))
+    old = finished("old")
+    write_json(old.config, {"preset": "demo"})
+    moved = write_korean_challenge(tmp_path / "moved")
+    finished("moved", data=str(moved))
+    (moved / "train.csv").write_text((moved / "train.csv").read_text() + "\n")
+    text = printed(console)
+    assert pd.read_csv(comparison_file())["run"].tolist() == ["whole"]
+    reasons = dict(re.findall(r"left out: (\S+): (.*)", text))
+    assert reasons.pop("early") == "not finished: 3 notebooks are whole, 05_ensemble is missing"
+    assert reasons.pop("half") == reasons.pop("changed") == "not finished: its settings or files have changed since 05_ensemble"
+    assert "found unknown [] and missing" in reasons.pop("old") and "train.csv has changed since the run" in reasons.pop(
+        "moved"
+    )
+    assert not reasons
+
+
+def test_an_ensemble_of_some_folds_is_not_finished(finished, console):
+    paths = finished("one-fold")
+    (paths.fold(1).probs("test")).unlink()
+    runner = Runner(paths, open_run("one-fold")[1], console, reuse=True)
+    runner.run([step for step in select_steps(STAGES, (0, 1)) if step.name == "05_ensemble"])
+    assert "left out: one-fold: not finished: folds 1 are not scored" in printed(console)
+
+
+def test_named_runs_alone_are_compared(finished, console):
+    for run_id in ("one", "two", "three"):
+        finished(run_id)
+    text = printed(console, "one", "latest")
+    assert pd.read_csv(comparison_file())["run"].tolist() == ["one", "three"] and "two" not in text
+    with pytest.raises(RunError, match="found none called nowhere, neither"):
+        compare_runs(console, ["one", "nowhere", "neither"])
+
+
+def test_without_runs_there_is_no_table(stand_in, console):
+    assert "no runs below" in printed(console) and not comparison_file().exists()
+
+
+@pytest.mark.parametrize("right", [0, 1, 30, 57, 60])
+def test_the_interval_is_the_percentile_bootstraps(right):
+    rows = np.arange(60) < right
+    if right in (0, 60):
+        assert accuracy_interval(rows) == (right / 60, right / 60)
+        return
+    drawn = bootstrap((rows,), np.mean, n_resamples=20_000, method="percentile", random_state=0).confidence_interval
+    assert accuracy_interval(rows) == pytest.approx(tuple(drawn), abs=1 / 60 + 1e-9)
+    assert accuracy_interval(rows, 0.5)[0] >= accuracy_interval(rows)[0]
+
+
+def test_a_setting_that_differs_from_its_preset_is_named():
+    assert differences(preset("safe", data="some/where")) == {}
+    assert differences(preset("safe", seed=1, max_memory=("12GB",))) == {"max_memory": ("12GB",), "seed": 1}
+    settled = dataclasses.replace(preset("safe").with_micro_batch(4), score_batch=32)
+    assert differences(settled) == {}, "the preset says auto, and a step has its rows"
+    assert differences(dataclasses.replace(settled, accumulation=8)) == {"micro_batch": 4, "accumulation": 8}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_text_of_a_setting_is_read_as_the_same_value(name):
+    values = dataclasses.asdict(preset(name, learning_rate=5e-5, epochs=0.25))
+    assert parse_settings(f"{key}={setting_text(value)}" for key, value in values.items()) == values
+    assert [setting_text(value) for value in (2.0, 5e-5, True, ("14GB", "13GB"), "auto")] == [
+        "2",
+        "5e-05",
+        "true",
+        "14GB,13GB",
+        "auto",
+    ]

@@ -1,0 +1,85 @@
+"""Runs the points of a sweep one after the other. Each is an ordinary run, so a stopped sweep goes on where it was."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from rich.console import Console
+
+from vqa_utils.compare import compare_runs
+from vqa_utils.errors import VqaError
+from vqa_utils.machine import check_run, find_gpus
+from vqa_utils.points import Point, refuse
+from vqa_utils.runner import Runner
+from vqa_utils.runs import with_data
+from vqa_utils.stages import RunError, Stage, select_steps
+
+OF_THE_FILE = ("preset", "data", "model", "cache_dir", "set", "limit", "run_id", "predict", "plan", "status")
+FINISHED = "finished"
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse arguments of run_all.py that a sweep would not heed.
+
+    Raises:
+        RunError: with all of them.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in OF_THE_FILE if getattr(args, name) not in (None, False, [])]
+    if given:
+        raise RunError(f"--sweep: expected each run's name and settings from {args.sweep} alone, found {', '.join(given)} too")
+
+
+def sweep_table(points: Sequence[Point], stages: Sequence[Stage], console: Console) -> pd.DataFrame:
+    """A line a point: its `run` and `state`."""
+    return pd.DataFrame([(point.run_id, state(point, stages, console)) for point in points], columns=["run", "state"])
+
+
+def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
+    """`new`, `finished`, or how many of the point's notebooks are whole, with the settings that the file gives it now."""
+    if not point.paths.config.exists():
+        return "new"
+    runner = Runner(point.paths, with_data(point.config), console, reuse=True)
+    steps = select_steps(stages, point.config.fold_numbers)
+    done = sum(runner.state(step) == "done" for step in steps)
+    return FINISHED if done == len(steps) else f"{done} of {len(steps)} notebooks are whole"
+
+
+def run_sweep(
+    points: Sequence[Point], stages: Sequence[Stage], run: Callable[[Point], None], console: Console, *, reuse: bool
+) -> None:
+    """Run the points one after the other, and compare them. An error ends its own point alone.
+
+    Args:
+        run: starts a point's run, or goes on with it.
+        reuse: leave a finished point as it is.
+
+    Raises:
+        SweepError: the machine cannot run some of the points, and none was started; or some failed.
+    """
+    _check_machine(points)
+    failed = []
+    for number, point in enumerate(points, 1):
+        console.print(f"\npoint {number} of {len(points)}: {point.run_id}", style="bold", markup=False)
+        try:
+            if reuse and state(point, stages, console) == FINISHED:
+                console.print("finished before, reused")
+            else:
+                run(point)
+        except VqaError as error:
+            console.print(f"error: {error}", style="red", markup=False)
+            failed.append(f"{point.run_id}: {error}")
+    console.print()
+    started = [point.run_id for point in points if point.paths.config.exists()]
+    if started:
+        compare_runs(console, started)
+    refuse(f"{len(failed)} of {len(points)} points failed; the same command tries them again", failed)
+
+
+def _check_machine(points: Sequence[Point]) -> None:
+    problems: dict[str, list[str]] = {}  # many points have the same
+    for point in points:
+        try:
+            check_run(with_data(point.config), find_gpus())
+        except VqaError as error:
+            problems.setdefault(str(error), []).append(point.run_id)
+    refuse("points that cannot run here", [f"{', '.join(names)}: {message}" for message, names in problems.items()])
