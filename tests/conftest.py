@@ -154,6 +154,7 @@ class StandIn:
         if name == "05_ensemble":
             for file in ("ensemble/probs_oof.csv", "ensemble/probs_test.csv", "submission_ensemble.csv"):
                 write_csv(paths.folder / file, challenge.sample_submission)
+            write_json(paths.members, {"members": []})
         if name == "06_analysis":
             write_text(paths.report / "index.html", "report")
         self.archive(archived)

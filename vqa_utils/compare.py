@@ -10,14 +10,13 @@ from rich.console import Console
 from vqa_utils.artifacts import hashes, ids_hash, read_json, sha256, write_csv
 from vqa_utils.config import Config, setting_text
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import pooled, scored_folds
+from vqa_utils.ensemble import pooled, rows_of, scored_folds
 from vqa_utils.errors import VqaError
 from vqa_utils.folds import read_folds
 from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
-from vqa_utils.report import answers_of
 from vqa_utils.runs import open_run
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
@@ -88,7 +87,7 @@ def read_scored(run_id: str) -> Scored:
     if sha256(challenge.files[0]) != read_json(paths.provenance)["inputs"][challenge.files[0].name]:
         raise RunError(f"{challenge.files[0]} has changed since the run")
     probs = pooled(paths, config, read_folds(paths.folds, challenge.train), "oof").sort_values("id", ignore_index=True)
-    return Scored(paths, config, probs, answers_of(probs, challenge.train))
+    return Scored(paths, config, probs, rows_of(probs, challenge.train)["answer"])
 
 
 def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
