@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from vqa_utils.batches import LikeLengthTrainer
+from vqa_utils.batches import StepTrainer
 from vqa_utils.train import training_arguments
 
 ROWS, STEP = 40, 16  # an epoch is two whole steps and a shorter one
@@ -59,7 +59,7 @@ def plain(config, tmp_path_factory):
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_each_step_has_the_rows_that_it_had_with_the_longest_first(config, plain, tmp_path, micro_batch):
-    found = steps(micro_batches(LikeLengthTrainer, config, tmp_path, micro_batch))
+    found = steps(micro_batches(StepTrainer, config, tmp_path, micro_batch))
     assert [sorted(step) for step in found] == [sorted(step) for step in steps(plain)]
     assert [len(step) for step in found] == 2 * [16, 16, 8] and sorted(found[0]) != sorted(found[3])
     for step in found:
@@ -68,15 +68,15 @@ def test_each_step_has_the_rows_that_it_had_with_the_longest_first(config, plain
 
 
 def test_one_micro_batch_a_step_is_left_as_it_is(config, plain, tmp_path):
-    assert micro_batches(LikeLengthTrainer, config, tmp_path, STEP) == steps(plain)
+    assert micro_batches(StepTrainer, config, tmp_path, STEP) == steps(plain)
 
 
 def test_little_is_padding(config, plain, tmp_path):
-    like_length = micro_batches(LikeLengthTrainer, config, tmp_path, 4)
+    like_length = micro_batches(StepTrainer, config, tmp_path, 4)
     assert padding(plain) == pytest.approx(0.44, abs=0.01) and padding(like_length) == pytest.approx(0.15, abs=0.01)
 
 
 def test_a_training_that_was_cut_off_within_an_epoch_goes_on_with_the_same_micro_batches(config, tmp_path):
-    whole = micro_batches(LikeLengthTrainer, config, tmp_path, 4)
-    resumed = micro_batches(LikeLengthTrainer, config, tmp_path, 4, "checkpoint-4")
+    whole = micro_batches(StepTrainer, config, tmp_path, 4)
+    resumed = micro_batches(StepTrainer, config, tmp_path, 4, "checkpoint-4")
     assert resumed == whole[10 + 4 :]  # an epoch of ten, and the first step of the second

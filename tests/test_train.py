@@ -67,13 +67,13 @@ def test_micro_batches_of_like_length_train_the_same_adapter(config, encoder, ch
     longer = [question + " 자세히 보세요." * (i * 7 % 5) for i, question in enumerate(challenge.train["question"])]
     rows = challenge.train.assign(question=longer)
     masks, results, padding = [], [], []
-    trainer_class, examples = train.LikeLengthTrainer, encoder.examples
+    trainer_class, examples = train.StepTrainer, encoder.examples
     monkeypatch.setattr(encoder, "examples", lambda rows: masks.append((b := examples(rows))["attention_mask"]) or b)
     for micro, steps in ((16, 1), (4, 4), (1, 16)):
         c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3, score_batch=2)
         paths, kept = FoldPaths(tmp_path / f"{micro}x{steps}"), KeepsGradients()
         watched = functools.partial(lambda kept, **options: with_callback(trainer_class(**options), kept), kept)
-        monkeypatch.setattr(train, "LikeLengthTrainer", watched)
+        monkeypatch.setattr(train, "StepTrainer", watched)
         train_fold(with_b(fresh(c)), c, encoder, rows.head(20), rows.tail(4), paths)
         trained, held_out = masks[:-2], masks[-2:]
         padding.append([sum(int((mask == 0).sum()) for mask in part) for part in (trained, held_out)])
@@ -130,13 +130,13 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encod
     train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
     whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
     train_fold(fresh(config), config, encoder, train_rows, held_out, whole)
-    original = train.LikeLengthTrainer
-    monkeypatch.setattr(train, "LikeLengthTrainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
+    original = train.StepTrainer
+    monkeypatch.setattr(train, "StepTrainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
     with pytest.raises(KeyboardInterrupt):
         train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
     counter = CountsSteps()
-    monkeypatch.setattr(train, "LikeLengthTrainer", lambda **options: with_callback(original(**options), counter))
+    monkeypatch.setattr(train, "StepTrainer", lambda **options: with_callback(original(**options), counter))
     train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert counter.steps == 4, "the first epoch was trained again"
     a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
@@ -177,13 +177,13 @@ def test_the_next_steps_micro_batches_are_made_while_one_computes(config, tmp_pa
 
 def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challenge, tmp_path, monkeypatch):
     seen = {}
-    original = train.LikeLengthTrainer
+    original = train.StepTrainer
 
     def recorded(**options):
         seen["gpus"], seen["batch"] = options["args"].n_gpu, options["args"].train_batch_size
         return original(**options)
 
-    monkeypatch.setattr(train, "LikeLengthTrainer", recorded)
+    monkeypatch.setattr(train, "StepTrainer", recorded)
     arguments = train.training_arguments
 
     def two_gpus(*given):

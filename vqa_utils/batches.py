@@ -1,4 +1,4 @@
-"""Micro-batches of rows of like length, so that little of them is padding."""
+"""What each optimizer step is made of: micro-batches of rows of like length, and the order of their options."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -7,20 +7,26 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from vqa_utils.shuffle import ShuffledOptions, ShuffledSteps
 
-class LikeLengthTrainer(Trainer):
+
+class StepTrainer(Trainer):
     """The Trainer, which sorts the rows of each optimizer step by their `length` in tokens.
 
     A step has the same rows as without, so its gradients are the same, and a resumed training finds its place by the same
-    count. transformers' `group_by_length` would put other rows into a step. With one micro-batch a step nothing is changed.
+    count. transformers' `group_by_length` would put other rows into a step. With one micro-batch a step nothing is sorted.
+    Where the training rows are `ShuffledOptions`, the options of each row are moved as `ShuffledSteps` says.
     """
 
     def get_train_dataloader(self) -> DataLoader:
-        """The Trainer's own, with the rows in the order of `SortedSteps` where a step has more than one micro-batch."""
+        """The Trainer's own, with its rows in the order of `SortedSteps` and `ShuffledSteps`."""
         loader, micro_batches = super().get_train_dataloader(), self.args.gradient_accumulation_steps
+        shuffled = isinstance(self.train_dataset, ShuffledOptions)
+        rows = self.train_dataset.rows if shuffled else self.train_dataset
+        order, step_rows = loader.get_sampler(), self.args.train_batch_size * micro_batches
         if micro_batches > 1:
-            lengths = [row["length"] for row in self.train_dataset]
-            loader.set_sampler(SortedSteps(loader.get_sampler(), lengths, self.args.train_batch_size * micro_batches))
+            order = SortedSteps(order, [row["length"] for row in rows], step_rows)
+        loader.set_sampler(ShuffledSteps(order, step_rows, self.args.seed) if shuffled else order)
         return loader
 
 

@@ -80,6 +80,8 @@ class Config:
     learning_rate: float = 5e-5
     warmup_ratio: float = 0.05
     """Share of the steps in which the learning rate rises, before its cosine decay."""
+    shuffle_options: bool = False
+    """Train on the options in a new order each epoch, with the right letters balanced within each optimizer step."""
     max_grad_norm: float = 0.5
     use_amp: bool = True
     """fp16 with loss scaling on a GPU; a CPU computes in fp32 either way."""
