@@ -28,7 +28,7 @@ def write_run(tmp_path, monkeypatch):
     def write(name, sure=1.0, seed=0, oof_ids=train["id"], data=known):
         paths, rng = RunPaths(name), np.random.default_rng(seed)
         write_json(paths.config, to_dict(config))
-        write_json(paths.stages / "05_ensemble.json", {"data": data})
+        write_json(paths.stages / "05_ensemble.json", {"config": config.hash, "data": data, "inputs": {}, "outputs": {}})
         write_csv(paths.folds, pd.DataFrame({"id": train["id"], "group": train["path"], "fold": np.arange(24) % 3}))
         right = train.set_index("id")["answer"].loc[oof_ids].map("abcd".index).to_numpy()
         for rows, ids in (("oof", oof_ids), ("test", test["id"])):
@@ -37,6 +37,8 @@ def write_run(tmp_path, monkeypatch):
                 logits[np.arange(len(ids)), right] += sure
             values = pd.DataFrame(softmax(logits, axis=1), columns=list("abcd"))
             write_probabilities(paths.ensemble / f"probs_{rows}.csv", values.assign(id=list(ids)))
+        for fold in config.fold_numbers:  # that the blend reads nothing of, but for its being there
+            write_probabilities(paths.fold(fold).probs("test"), values.assign(id=list(ids)))
         return paths
 
     write.train_ids = train["id"]
@@ -73,6 +75,18 @@ def test_data_that_changed_since_is_refused(write_run, tmp_path):
     file = tmp_path / "data" / "train.csv"
     file.write_text(file.read_text().replace("빨간색", "자주색"))
     with pytest.raises(RunError, match="expected the data that the runs have seen, found other"):
+        read_runs(["one", "two"])
+
+
+def test_a_run_that_was_changed_after_its_answers_is_refused(write_run):
+    write_run("one")
+    paths = write_run("two")
+    write_json(paths.config, read_json(paths.config) | {"lora_r": 4})
+    paths.fold(1).probs("test").unlink()
+    with pytest.raises(RunError, match="runs/two: not finished: its settings or files have changed since 05_ensemble; see"):
+        read_runs(["one", "two"])
+    write_json(paths.config, read_json(RunPaths("one").config))
+    with pytest.raises(RunError, match="runs/two: not finished: folds 1 are not scored"):
         read_runs(["one", "two"])
 
 

@@ -14,7 +14,7 @@ from vqa_utils.config import Config
 from vqa_utils.data import question_kinds
 from vqa_utils.ensemble import pooled, rows_of
 from vqa_utils.folds import ALWAYS_TRAIN
-from vqa_utils.metrics import accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
+from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
@@ -74,7 +74,7 @@ def read_baselines(table: pd.DataFrame) -> str:
     lines = [f"fine-tuned: {tuned['accuracy']:.3f} right (95 % interval {tuned['low']:.3f} to {tuned['high']:.3f})"]
     for other in others:
         gap = (tuned["accuracy"] - other["accuracy"]) * 100
-        beyond = f"{'beyond' if other['mcnemar_p'] < 0.01 else 'not beyond'} chance (p = {other['mcnemar_p']:.2g})"
+        beyond = f"{'beyond' if other['mcnemar_p'] < BEYOND_CHANCE else 'not beyond'} chance (p = {other['mcnemar_p']:.2g})"
         lines.append(f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, {beyond}")
     return "\n".join(lines)
 

@@ -8,8 +8,10 @@ import pandas as pd
 
 from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
 from vqa_utils.config import Config, from_dict
+from vqa_utils.ensemble import ENSEMBLE, check_finished
+from vqa_utils.errors import VqaError
 from vqa_utils.paths import RunPaths, shown
-from vqa_utils.runs import checked_run_id, data_hash
+from vqa_utils.runs import checked_run_id, data_hash, open_run
 from vqa_utils.stages import RunError
 
 if TYPE_CHECKING:
@@ -42,13 +44,15 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     files: dict[str, dict[str, pd.DataFrame]] = {"oof": {}, "test": {}}
     data = {}
     for paths in map(RunPaths, dict.fromkeys(names)):
-        marker = paths.stages / "05_ensemble.json"
-        if not (paths.config.exists() and marker.exists()):
-            problems.append(
-                f"{shown(paths.folder)}: expected a run that has its answers, found none; see --status --run-id {paths.run_id}"
-            )
+        if not paths.config.exists():
+            problems.append(f"{shown(paths.folder)}: expected a run that has its answers, found none")
             continue
-        data[paths.run_id] = read_json(marker)["data"]
+        try:
+            check_finished(paths, open_run(paths.run_id)[1])
+        except VqaError as error:
+            problems.append(f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}")
+            continue
+        data[paths.run_id] = read_json(paths.stages / f"{ENSEMBLE}.json")["data"]
         for rows, frames in files.items():
             try:
                 frames[paths.run_id] = read_probabilities(paths.ensemble / f"probs_{rows}.csv")
@@ -105,8 +109,8 @@ def blend_runs(run_ids: Sequence[str], run_id: str, console: "Console") -> None:
     if paths.folder.exists():
         raise RunError(f"{shown(paths.folder)} is there already: take another --run-id")
     members = list(read_runs(run_ids).oof)
-    with progress_lines(console) as progress, follow(progress, console, "05_ensemble", None):
-        execute("05_ensemble", paths.notebooks / "05_ensemble.ipynb", {"run_id": run_id, "members": ",".join(members)})
+    with progress_lines(console) as progress, follow(progress, console, ENSEMBLE, None):
+        execute(ENSEMBLE, paths.notebooks / f"{ENSEMBLE}.ipynb", {"run_id": run_id, "members": ",".join(members)})
     record = read_json(paths.members)
     console.print(record["decision"], markup=False)
     console.print("weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in record["weights"].items()), markup=False)

@@ -7,23 +7,20 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vqa_utils.artifacts import hashes, ids_hash, read_json, sha256, write_csv
+from vqa_utils.artifacts import ids_hash, read_json, sha256, write_csv
 from vqa_utils.config import Config, setting_text
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import pooled, rows_of, scored_folds
+from vqa_utils.ensemble import check_finished, pooled, rows_of
 from vqa_utils.errors import VqaError
 from vqa_utils.folds import read_folds
 from vqa_utils.ladder import read_rungs
-from vqa_utils.metrics import accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
+from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
 from vqa_utils.runs import open_run
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
 from vqa_utils.timings import time_table
-
-ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its out-of-fold rows
-BEYOND_CHANCE = 0.01  # McNemar's p below which the report speaks of more than chance
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def read_scored(run_id: str) -> Scored:
         VqaError: why it has none to compare: it is not finished, or its data are not there or have changed.
     """
     paths, config = open_run(run_id)
-    _check_finished(paths, config)
+    check_finished(paths, config)
     challenge = load_challenge(config)
     if sha256(challenge.files[0]) != read_json(paths.provenance)["inputs"][challenge.files[0].name]:
         raise RunError(f"{challenge.files[0]} has changed since the run")
@@ -123,19 +120,6 @@ def _existing(run_ids: Sequence[str]) -> list[str]:
     if run_ids:
         return list(dict.fromkeys(RunPaths(run_id).folder.resolve().name for run_id in run_ids))
     return sorted(file.parent.name for file in runs_dir().glob("*/config.json") if not file.parent.is_symlink())
-
-
-def _check_finished(paths: RunPaths, config: Config) -> None:
-    marker = paths.stages / f"{ENSEMBLE}.json"
-    if not marker.exists():
-        raise RunError(f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing")
-    record = read_json(marker)
-    files = record["inputs"] | record["outputs"]
-    if record["config"] != config.hash or hashes([paths.folder / name for name in files], paths.folder) != files:
-        raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
-    missing = scored_folds(paths, config)[1]
-    if missing:
-        raise RunError(f"not finished: folds {', '.join(map(str, missing))} are not scored")
 
 
 def _line(run: Scored) -> dict[str, object]:

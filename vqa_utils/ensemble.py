@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
+from vqa_utils.artifacts import ArtifactError, hashes, read_json, read_probabilities
 from vqa_utils.config import Config, from_dict
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.metrics import P_FLOOR, predictions
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
+from vqa_utils.stages import RunError
 
 TIE_BREAK = 1e-3  # of a vote: what the mean weighs where letters have as many votes
+ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answers
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,21 @@ def has_settings(fold: FoldPaths, config: Config) -> bool:
         return True
     wanted = climbed(config, read_rungs(fold.rungs, config))
     return from_dict(read_json(fold.adapter_config)).training_hash == wanted.training_hash
+
+
+def check_finished(paths: RunPaths, config: Config) -> None:
+    """Check that a run's answers are there, of all its folds and of its settings now.
+
+    Raises:
+        RunError: what is missing, or has changed.
+    """
+    marker = paths.stages / f"{ENSEMBLE}.json"
+    if not marker.exists():
+        raise RunError(f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing")
+    record = read_json(marker)
+    files = record["inputs"] | record["outputs"]
+    if record["config"] != config.hash or hashes([paths.folder / name for name in files], paths.folder) != files:
+        raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
+    missing = scored_folds(paths, config)[1]
+    if missing:
+        raise RunError(f"not finished: folds {', '.join(map(str, missing))} are not scored")

@@ -7,6 +7,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from vqa_utils.prompts import LETTERS
 
+BEYOND_CHANCE = 0.01  # McNemar's p below which a difference is called more than chance
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
 DECIMALS = 12  # letters that differ by less are tied: sums of the same numbers do, in another order
 
