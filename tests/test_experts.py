@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils import experts
-from vqa_utils.chunks import split
+from vqa_utils.chunks import WORTH_SINCE_AMPERE, split
 from vqa_utils.experts import frozen_experts
 from vqa_utils.routing import Routing
 
@@ -124,7 +125,7 @@ def test_every_pair_has_one_slot():
     assert routing.slot_of_pair.tolist() == [[0, 3], [4, 1], [2, 5]]
     index = torch.repeat_interleave(torch.tensor([10, 9, 8, 7, 6]))[torch.randperm(40)][:, None]
     padded = Routing(index, 5, at_once=5, padding_worth=100)
-    assert padded.slots == 42 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(range(40))
+    assert padded.slots == 64 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +136,24 @@ def test_every_pair_has_one_slot():
         ([9, 8, 2, 2, 1, 1, 1, 0], 8, 0.1, [(1, 9), (1, 8), (2, 2), (3, 1)]),  # where padding may cost nothing, exact
         ([9, 9, 2, 2, 1, 1, 0], 8, 3, [(1, 9), (1, 9), (4, 2)]),  # two rows of padding cost less than a chunk
         ([7], 8, 3, [(1, 7)]),
+        ([900, 700, 300, 300, 10], 4, 400, [(1, 960), (1, 704), (3, 320)]),  # rounded, for a quarter of a chunk's worth at most
         ([0, 0], 8, 5, []),
     ],
 )
 def test_chunks_weigh_padding_against_launches(loads, at_once, padding_worth, expected):
     assert split(loads, at_once, padding_worth) == expected
+
+
+def test_sizes_come_again_from_batch_to_batch():
+    rng, batches = np.random.default_rng(0), []
+    layers = rng.dirichlet(np.full(128, 2.0), size=8)  # each has its own share of tokens for each expert
+    for _ in range(40):
+        loads = [np.sort(rng.multinomial(36_000, shares))[::-1] for shares in layers]
+        batches.append([size for load in loads for size in split(load, 64, WORTH_SINCE_AMPERE)])
+        assert sum(experts * rows for experts, rows in batches[-1]) < 1.5 * 8 * 36_000
+    known = {size for batch in batches[:20] for size in batch}
+    later = [size for batch in batches[20:] for size in batch]
+    assert sum(size not in known for size in later) < 0.1 * len(later)
 
 
 def test_no_other_cut_is_cheaper():

@@ -10,12 +10,16 @@ CUTS = 32  # places where `split` may cut: more of them cost the host time and s
 # backward and moves 40 kB, about 1.1 us on a T4 and 0.08 on an H100; a chunk has some 12 launches.
 WORTH_ON_TURING = 200  # 5 us each on a GPU that is fed would be 50; at 200 a slow host keeps up with four rows a pass too
 WORTH_SINCE_AMPERE = 3000  # a faster GPU waits for its host, for which a launch takes 20 and more
+# A product of sizes that cuBLAS has not had yet costs the host 0.3 to 1 ms (tests/bench/README.md), and each batch has other
+# loads. So a chunk's rows are rounded up, for a quarter of a chunk's worth at most, so that the same sizes come again.
+ROUNDING = 4
 
 
 def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
     """Cut experts, sorted by load, into chunks: the number of experts and the rows that each gets.
 
-    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more.
+    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more. Rows
+    are then rounded up to a multiple of a power of two.
 
     Args:
         loads: rows of each expert, descending; those without any are left out.
@@ -37,6 +41,8 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
         best[end] = totals[before[-1]]
     sizes, end = [], len(cuts) - 1
     while end:
-        sizes.append((int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])))
+        experts, busiest = int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])
+        step = 1 << max(1, padding_worth // ROUNDING // experts).bit_length() - 1
+        sizes.append((experts, -(-busiest // step) * step))
         end = before[end]
     return sizes[::-1]
