@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from vqa_utils.config import Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
-from vqa_utils.paths import ROOT
+from vqa_utils.config import USED_FROM, Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
+from vqa_utils.paths import NOTEBOOKS, ROOT
 from vqa_utils.presets import PRESETS, preset
 
 B30, B8, B3 = "Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -68,7 +68,12 @@ def test_the_hash_changes_with_every_setting():
             changed = dataclasses.replace(base, **{field.name: others[field.name]})
         else:
             changed = dataclasses.replace(base, **{field.name: other[type(value)](value)})
-        assert changed.hash != base.hash, field.name
+        assert changed.hash_for("06_analysis") != base.hash_for("06_analysis"), field.name
+
+
+def test_every_setting_that_counts_from_a_notebook_on_is_one_and_the_notebook_is_there():
+    assert set(USED_FROM) <= {f.name for f in dataclasses.fields(Config)}
+    assert set(USED_FROM.values()) <= {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 def test_no_setting_is_a_flag_that_nothing_reads():

@@ -123,6 +123,10 @@ def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, run
 def test_settings_that_an_adapter_does_not_depend_on_leave_it_alone(paths, runs):
     dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "score_batch=3", "--from", "03_train_fold", runs=runs)
     assert dry.count("reuse") == 2 and dry.count("run again") == 4
+    dry = run_all(
+        "--run-id", "korean", "--resume", "--dry-run", "--set", "ensemble=vote", "--set", "calibrate=false", runs=runs
+    )
+    assert dry.count("reuse") == 6 and dry.count("run again") == 2
     dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "lora_r=3", "--from", "03_train_fold", runs=runs)
     assert dry.count("reuse") == 0
 

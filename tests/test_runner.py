@@ -1,16 +1,20 @@
 import argparse
+import dataclasses
 import os
+from dataclasses import dataclass
 
 import nbformat
 import pytest
 
+from run_all import STAGES
 from vqa_utils import runs
-from vqa_utils.config import ConfigError, to_dict
+from vqa_utils.config import Config, ConfigError, to_dict
 from vqa_utils.execution import execute
 from vqa_utils.paths import RunPaths, runs_dir
 from vqa_utils.presets import preset
+from vqa_utils.runner import Runner
 from vqa_utils.runs import open_run, settle_run, start_run, with_data
-from vqa_utils.stages import RunError, Stage, Step
+from vqa_utils.stages import RunError, Stage, Step, select_steps
 from vqa_utils.terminal import last_step
 
 
@@ -103,6 +107,33 @@ def test_force_runs_what_could_be_reused(small_run):
     before = marker.stat().st_mtime_ns
     make(reuse=False).run([Step(STAGE)])
     assert marker.stat().st_mtime_ns > before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later(Config):
+    """Settings as they may be one day."""
+
+    colour: str = "red"
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"ensemble": "vote", "calibrate": False}, "05"),
+        ({"tta": 2}, "04"),
+        ({"score_batch": 3}, "04"),
+        ({"seed": 1}, "01"),
+        (None, "01"),
+    ],
+)
+def test_a_setting_counts_from_the_notebook_on_that_uses_it_first(stand_in, console, korean_folder, changes, first):
+    config = preset("demo", data=str(korean_folder), n_folds=2)
+    steps = select_steps(STAGES, config.fold_numbers)
+    start_run(RunPaths("counted"), config)
+    Runner(RunPaths("counted"), config, console, reuse=True).run(steps)
+    changed = dataclasses.replace(config, **changes) if changes else Later(**dataclasses.asdict(config))
+    states = {step.name: Runner(RunPaths("counted"), changed, console, reuse=True).state(step) for step in steps}
+    assert states == {step.name: "changed" if step.name >= first else "done" for step in steps}
 
 
 def test_a_notebook_that_does_not_write_its_files_is_an_error(small_run, notebooks):

@@ -17,11 +17,16 @@ QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 
 
+# The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
+USED_FROM = {
+    "score_batch": "04_infer", "tta": "04_infer", "baselines": "04_infer",
+    "calibrate": "05_ensemble", "ensemble": "05_ensemble",
+}  # fmt: skip
+
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
-# limits are, how fast it scores, what is reported
+# limits are, what is reported, and what is first used after the training
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
-    "calibrate", "ensemble", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "num_workers", "report_to", *USED_FROM,
 )  # fmt: skip
 
 
@@ -171,10 +176,9 @@ class Config:
         """These settings with so many rows a pass, at the same rows an optimizer step."""
         return dataclasses.replace(self, micro_batch=rows, accumulation=self.effective_batch // rows)
 
-    @property
-    def hash(self) -> str:
-        """16 hex digits that change with any setting."""
-        return _hash(to_dict(self))
+    def hash_for(self, notebook: str) -> str:
+        """16 hex digits that change with any setting but those that later notebooks use first (see USED_FROM)."""
+        return _hash({key: value for key, value in to_dict(self).items() if USED_FROM.get(key, "") <= notebook})
 
     @property
     def training_hash(self) -> str:

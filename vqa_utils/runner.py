@@ -167,7 +167,7 @@ class Runner:
             self._data_hash = data_hash(self.config)
         run = self.paths.folder
         files = {"inputs": hashes(step.inputs(run), run), "outputs": hashes(step.outputs(run), run)}
-        settings = self.config.training_hash if step.stage.trains else self.config.hash
+        settings = self.config.training_hash if step.stage.trains else self.config.hash_for(step.stage.name)
         return {"config": settings, "data": self._data_hash, **files}
 
     def _marker(self, step: Step) -> Path:
