@@ -157,7 +157,7 @@ class StandIn:
             write_json(paths.members, {"members": []})
         if name == "06_analysis":
             write_text(paths.report / "index.html", "report")
-        self.archive(archived)
+        self.archive(archived, parameters)
 
     def train(self, paths, config, fold):
         if paths.run_id in self.broken:
@@ -175,15 +175,15 @@ class StandIn:
         values = [[p if letter == its else (1 - p) / 3 for letter in "abcd"] for its in chosen]
         return pd.DataFrame(values, columns=list("abcd")).assign(id=rows["id"].to_numpy())
 
-    def archive(self, archived):
+    def archive(self, archived, parameters):
         cells = [new_code_cell(metadata={"tags": ["parameters"], **clock(1, 1.0)})]
         archived.parent.mkdir(exist_ok=True)
-        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0)), archived)
+        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0, parameters=parameters)), archived)
 
 
-def clock(second, duration):
+def clock(second, duration, **others):
     """Papermill's metadata."""
-    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration}}
+    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration, **others}}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from vqa_utils.presets import differences
 from vqa_utils.runs import open_run
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
-from vqa_utils.timings import time_table
+from vqa_utils.timings import EXECUTED_IN, time_table
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def _line(run: Scored) -> dict[str, object]:
         "calibration_error": expected_calibration_error(run.probs, run.answers),
         "train_minutes": sum(meta["seconds"] for meta in metas) / 60,
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
+        "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
         "peak_gib": max(max(meta["peak_memory_gib"]) for meta in metas),
         "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.fold_numbers),
         "data": config.data,
@@ -164,3 +165,7 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
     rows, data = group["rows"].iloc[0], ", ".join(sorted(set(group["data"])))
     print_table(console, f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run", short)
     console.print(read_comparison(group), markup=False)
+    for line in group[group["minutes_from"] != ""].itertuples():
+        console.print(
+            f"{line.run} took over notebooks of {line.minutes_from}; the minutes are what they took there.", markup=False
+        )
