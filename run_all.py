@@ -153,7 +153,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     """Look at a run's steps, predict, or execute what is due."""
     from vqa_utils.machine import check_run, find_gpus
     from vqa_utils.runner import Runner, predict
-    from vqa_utils.runs import start_run, with_data
+    from vqa_utils.runs import read_later_settings, start_run, with_data
     from vqa_utils.terminal import print_results, print_table
     from vqa_utils.timings import time_table
 
@@ -161,6 +161,8 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
     steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
+    if said := read_later_settings(paths):
+        console.print(said, style="yellow", markup=False)
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
     if args.status or args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))

@@ -9,8 +9,9 @@ import pytest
 from conftest import write_korean_challenge
 from scipy.stats import bootstrap
 
+import run_all
 from run_all import STAGES
-from vqa_utils.artifacts import write_json
+from vqa_utils.artifacts import hashes, read_json, write_json
 from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.config import parse_settings, setting_text, to_dict
 from vqa_utils.metrics import accuracy_interval
@@ -105,10 +106,33 @@ def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, kore
     reasons = dict(re.findall(r"left out: (\S+): (.*)", text))
     assert reasons.pop("early") == "not finished: 3 notebooks are whole, 05_ensemble is missing"
     assert reasons.pop("half") == reasons.pop("changed") == "not finished: its settings or files have changed since 05_ensemble"
-    assert "found unknown [] and missing" in reasons.pop("old") and "train.csv has changed since the run" in reasons.pop(
-        "moved"
+    assert reasons.pop("old").startswith(
+        "runs/old/config.json: settings of another version of the code: it lacks accumulation, "
     )
+    assert "train.csv has changed since the run" in reasons.pop("moved")
     assert not reasons
+
+
+def test_a_run_from_before_a_setting_is_compared_and_gone_on_with_as_what_it_did(
+    finished, stand_in, console, monkeypatch, korean_folder
+):
+    of_then = {"calibrate": False, "shuffle_options": False}
+    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", of_then)
+    monkeypatch.setattr("vqa_utils.runs.BEFORE_IT_CAME", of_then)
+    paths = finished("old", calibrate=False)
+    values = {name: value for name, value in read_json(paths.config).items() if name not in of_then}
+    for file in (paths.config, *(paths.fold(k).adapter_config for k in (0, 1))):
+        write_json(file, values)
+    for marker in paths.stages.glob("03*"):  # the adapters of then, with the settings beside them as they were then
+        step = next(step for step in select_steps(STAGES, (0, 1)) if step.name == marker.stem)
+        write_json(marker, read_json(marker) | {"outputs": hashes(step.outputs(paths.folder), paths.folder)})
+    said = "old was made before some settings came; what it did is called calibrate=false shuffle_options=false now"
+    assert said in printed(console) and pd.read_csv(comparison_file())["settings"].tolist() == ["n_folds=2 calibrate=false"]
+    stand_in.executed.clear()
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--resume", "--run-id", "old"])
+    run_all.run(run_all.parse_arguments(), console)
+    assert console.file.getvalue().count(said) == 2 and [name for name in stand_in.executed if "03" in name] == []
+    assert read_json(paths.config)["calibrate"] is False and said not in printed(console)
 
 
 def test_an_ensemble_of_some_folds_is_not_finished(finished, console):

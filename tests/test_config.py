@@ -1,10 +1,11 @@
 import dataclasses
+import hashlib
 import json
 import re
 
 import pytest
 
-from vqa_utils.config import USED_FROM, Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
+from vqa_utils.config import BEFORE_IT_CAME, USED_FROM, Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
 from vqa_utils.paths import NOTEBOOKS, ROOT
 from vqa_utils.presets import PRESETS, preset
 
@@ -137,8 +138,28 @@ def test_an_unknown_preset_lists_those_there_are():
 
 
 def test_a_saved_config_of_another_version_is_refused():
-    with pytest.raises(ConfigError, match=r"unknown \['colour'\] and missing \['seed'\]"):
-        from_dict({k: v for k, v in to_dict(preset("demo")).items() if k != "seed"} | {"colour": 1})
+    values = to_dict(preset("demo"))
+    with pytest.raises(ConfigError, match="it has colour, which this version does not know") as error:
+        from_dict({k: v for k, v in values.items() if k != "seed"} | {"colour": 1})
+    assert "it lacks seed, and what it did instead is not known" in str(error.value) and "git_commit" in str(error.value)
+    with pytest.raises(ConfigError, match="it lacks calibrate, seed,") as error:
+        from_dict({k: v for k, v in values.items() if k not in ("seed", "calibrate")})
+    assert "it has" not in str(error.value)
+
+
+def test_settings_that_came_later_exist_and_their_values_can_be_used():
+    from_dict({k: v for k, v in to_dict(preset("demo")).items() if k not in BEFORE_IT_CAME})
+
+
+def test_a_later_setting_changes_the_hashes_unless_it_stands_for_what_was_done_before(monkeypatch):
+    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", {"calibrate": False, "shuffle_options": False})
+    old = {k: v for k, v in to_dict(preset("demo")).items() if k not in ("calibrate", "shuffle_options")}
+    read = from_dict(old)
+    assert (read.calibrate, read.shuffle_options) == (False, False), "the default of calibrate is auto, and no old run did that"
+    as_then = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
+    assert read.hash_for("06_analysis") == as_then
+    assert dataclasses.replace(read, calibrate="auto").hash_for("06_analysis") != as_then
+    assert dataclasses.replace(read, shuffle_options=True).training_hash != read.training_hash
 
 
 def test_gb_is_decimal_and_gib_binary():

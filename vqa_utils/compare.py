@@ -17,7 +17,7 @@ from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
-from vqa_utils.runs import open_run
+from vqa_utils.runs import open_run, read_later_settings
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
 from vqa_utils.timings import EXECUTED_IN, time_table
@@ -66,6 +66,8 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
             _print_group(console, group)
         write_csv(comparison_file(), table)
         console.print(f"table: {shown(comparison_file())}")
+    for said in filter(None, (read_later_settings(run.paths) for run in scored)):
+        console.print(said, style="yellow", markup=False)
     for run_id, reason in left_out.items():
         console.print(f"left out: {run_id}: {reason}", style="dim", markup=False)
     if not scored and not left_out:

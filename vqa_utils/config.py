@@ -30,6 +30,11 @@ NOT_OF_THE_ADAPTER = (
 )  # fmt: skip
 
 
+# Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
+# At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
+BEFORE_IT_CAME: dict[str, Any] = {}
+
+
 class ConfigError(VqaError):
     """Settings that cannot be used, with all their problems."""
 
@@ -228,11 +233,24 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; an unknown or missing setting is an error."""
-    types = field_types()
+    """The inverse of `to_dict`; settings that came later get what stands for the time before (see BEFORE_IT_CAME).
+
+    Raises:
+        ConfigError: settings of another version of the code, from which those of this one do not follow.
+    """
+    types, values = field_types(), BEFORE_IT_CAME | values
     unknown, missing = sorted(values.keys() - types.keys()), sorted(types.keys() - values.keys())
-    if unknown or missing:
-        raise ConfigError(f"expected the settings of this version, found unknown {unknown} and missing {missing}")
+    problems = [
+        f"it has {', '.join(unknown)}, which this version does not know: a later one made it, or an earlier one"
+    ] * bool(unknown)
+    problems += [f"it lacks {', '.join(missing)}, and what it did instead is not known: an earlier version made it"] * bool(
+        missing
+    )
+    if problems:
+        raise ConfigError(
+            f"settings of another version of the code: {'; '.join(problems)}. Start the run anew under another name, or go on with "
+            "the version that provenance.json names as git_commit"
+        )
     return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -243,6 +261,7 @@ def size_in_bytes(size: str) -> int:
 
 
 def _hash(values: dict[str, Any]) -> str:
+    values = {key: value for key, value in values.items() if key not in BEFORE_IT_CAME or value != BEFORE_IT_CAME[key]}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
-from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
+from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, ConfigError, from_dict, parse_settings, setting_text, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
@@ -37,8 +37,28 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
         if run_id != INTERACTIVE:
             raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
         write_json(paths.config, to_dict(preset("demo")))
-    config = from_dict(read_json(paths.config))
+    config = read_config(paths)
     return paths, config if fold is None else climbed(config, read_rungs(paths.fold(fold).rungs, config))
+
+
+def read_config(paths: RunPaths) -> Config:
+    """The run's settings.
+
+    Raises:
+        ConfigError: they are of another version of the code.
+    """
+    try:
+        return from_dict(read_json(paths.config))
+    except ConfigError as error:
+        raise ConfigError(f"{shown(paths.config)}: {error}") from error
+
+
+def read_later_settings(paths: RunPaths) -> str:
+    """Which settings came later than the run and what they are taken to be, in words; empty where there are none."""
+    known = read_json(paths.config) if paths.config.exists() else BEFORE_IT_CAME
+    later = [f"{name}={setting_text(value)}" for name, value in BEFORE_IT_CAME.items() if name not in known]
+    said = f"{paths.run_id} was made before some settings came; what it did is called {' '.join(later)} now"
+    return said if later else ""
 
 
 def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
@@ -71,7 +91,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
             whole = preset(args.preset)  # the run has a number where the preset says "auto", and its accumulation to that
             batch = {"micro_batch": whole.micro_batch, "accumulation": whole.accumulation}
             changes = {"preset": args.preset, **batch, **preset_changes(args.preset), **changes}
-        return paths, dataclasses.replace(from_dict(read_json(paths.config)), **changes)
+        return paths, dataclasses.replace(read_config(paths), **changes)
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
     return paths, preset(args.preset or "demo", **changes)
