@@ -63,6 +63,23 @@ def test_the_best_run_comes_first_and_the_others_are_judged_against_it(finished,
     assert read_comparison(table.iloc[:1]) == "all is alone on its rows."
 
 
+def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(finished, stand_in, console):
+    stand_in.right |= {"plain": 2, "calibrated": 2}
+    stand_in.calibrated["calibrated"] = 0.5
+    finished("plain")
+    finished("calibrated", seed=7)  # other folds: its rows come in another order than in ensemble/
+    text = printed(console)
+    table = pd.read_csv(comparison_file()).set_index("run")
+    assert table["calibration_error"].tolist() == pytest.approx([0.2, 0.2])
+    assert table["calibration_error_calibrated"]["calibrated"] == pytest.approx(0)
+    assert table["log_loss_calibrated"]["calibrated"] == pytest.approx(-(np.log(0.5) + np.log(0.5 / 3)) / 2)
+    assert table.loc["plain", ["log_loss_calibrated", "calibration_error_calibrated"]].isna().all()
+    before = -(np.log(0.7) + np.log(0.1)) / 2
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 5}
+    assert f"│ {before:.3f} (1.242)" in lines["calibrated"] and "│ 0.200 (0.000)" in lines["calibrated"]
+    assert f"│ {before:.3f} " in lines["plain"] and "(0" not in lines["plain"].split(f"{before:.3f}")[1]
+
+
 def test_rows_are_paired_by_id_whatever_the_folds(finished, stand_in):
     finished("first")
     finished("other-folds", seed=7)

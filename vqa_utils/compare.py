@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from vqa_utils.artifacts import ids_hash, read_json, sha256, write_csv
+from vqa_utils.calibration import calibrated_oof
 from vqa_utils.config import Config, setting_text
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import check_finished, pooled, rows_of
@@ -129,6 +130,7 @@ def _line(run: Scored) -> dict[str, object]:
     metas = [read_json(paths.fold(k).meta) for k in config.fold_numbers]
     notebooks = time_table(paths.notebooks, sorted(marker.stem for marker in paths.stages.glob("*.json")))
     low, high = accuracy_interval(right)
+    calibrated = calibrated_oof(paths, run.probs["id"])
     return {
         "run": paths.run_id,
         "preset": config.preset,
@@ -138,6 +140,8 @@ def _line(run: Scored) -> dict[str, object]:
         "high": high,
         "log_loss": log_loss(run.probs, run.answers),
         "calibration_error": expected_calibration_error(run.probs, run.answers),
+        "log_loss_calibrated": np.nan if calibrated is None else log_loss(calibrated, run.answers),
+        "calibration_error_calibrated": np.nan if calibrated is None else expected_calibration_error(calibrated, run.answers),
         "train_minutes": sum(meta["seconds"] for meta in metas) / 60,
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
         "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
@@ -149,6 +153,11 @@ def _line(run: Scored) -> dict[str, object]:
     }
 
 
+def _with_calibrated(group: pd.DataFrame, score: str) -> list[str]:
+    pairs = zip(group[score], group[f"{score}_calibrated"], strict=True)
+    return [f"{before:.3f}" if np.isnan(after) else f"{before:.3f} ({after:.3f})" for before, after in pairs]
+
+
 def _print_group(console: Console, group: pd.DataFrame) -> None:
     ends = zip(group["accuracy"], group["low"], group["high"], strict=True)
     short = pd.DataFrame({
@@ -156,8 +165,8 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "preset": group["preset"],
         "settings": group["settings"],
         "accuracy (95 %)": [f"{accuracy:.3f} ({low:.3f}-{high:.3f})" for accuracy, low, high in ends],
-        "log loss": group["log_loss"].round(3),
-        "ECE": group["calibration_error"].round(3),
+        "log loss (calibrated)": _with_calibrated(group, "log_loss"),
+        "ECE (calibrated)": _with_calibrated(group, "calibration_error"),
         "minutes": group["notebook_minutes"].round(1),
         "training": group["train_minutes"].round(1),
         "GiB": group["peak_gib"],
