@@ -176,7 +176,11 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
         console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
         return
     runner.config = config = with_data(config)
-    start_run(paths, config)
+    stages = [step.stage for step in steps]
+    folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
+        "folds.csv" in stage.writes for stage in stages
+    )
+    start_run(paths, config, check_folds=folds_stay)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.run(steps)

@@ -82,7 +82,10 @@ def check_leaks(folds: pd.DataFrame, where: str) -> None:
     """Raise a FoldError with ids where a group (an image, rows joined to it) stands in more than one fold."""
     leaking = leaks(folds)
     if len(leaking):
-        raise FoldError(f"{where}: expected each image in one fold, found ids of one image in several: {list(leaking[:6])}")
+        raise FoldError(
+            f"{where}: expected each image in one fold, found ids of one image in several: {list(leaking[:6])}; "
+            "put them into one fold, or run 02_folds again"
+        )
 
 
 def leaks(folds: pd.DataFrame) -> pd.Series:

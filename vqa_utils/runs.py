@@ -13,6 +13,7 @@ import pandas as pd
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
 from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, ConfigError, from_dict, parse_settings, setting_text, to_dict
 from vqa_utils.data import load_challenge
+from vqa_utils.folds import check_leaks, read_folds
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
@@ -156,9 +157,20 @@ def rows_here(config: Config) -> tuple[int, int] | None:
     return counts[0], counts[1]
 
 
-def start_run(paths: RunPaths, config: Config) -> None:
-    """Check the data, write the run's settings and provenance, and point `runs/latest` to it."""
+def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:
+    """Check the data, write the run's settings and provenance, and point `runs/latest` to it.
+
+    Args:
+        check_folds: check the run's folds too, as nothing makes them anew before they are used.
+
+    Raises:
+        DataError: the data have problems.
+        FoldError: the folds are missing, are of other rows, or one picture stands in several.
+    """
     challenge = load_challenge(config, check_images=True)
+    if check_folds:
+        folds, pictures = read_folds(paths.folds, challenge.train), challenge.images["hash"]
+        check_leaks(folds.assign(group=list(pictures[challenge.train["path"]])), f"{paths.folds}, by the files' contents")
     write_json(paths.config, to_dict(config))
     inputs = hashes(challenge.files, challenge.folder)
     write_json(paths.provenance, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(), "inputs": inputs})
