@@ -39,7 +39,11 @@ STAGES = (
     Stage(
         "05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv")
     ),
-    Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html",)),
+    Stage(
+        "06_analysis",
+        ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv", "ensemble/probs_oof.csv", "ensemble/members.json"),
+        ("report/index.html",),
+    ),
 )
 
 
@@ -153,7 +157,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     """Look at a run's steps, predict, or execute what is due."""
     from vqa_utils.machine import check_run, find_gpus
     from vqa_utils.runner import Runner, predict
-    from vqa_utils.runs import start_run, with_data
+    from vqa_utils.runs import read_later_settings, start_run, with_data
     from vqa_utils.terminal import print_results, print_table
     from vqa_utils.timings import time_table
 
@@ -161,6 +165,8 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
     steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
+    if said := read_later_settings(paths):
+        console.print(said, style="yellow", markup=False)
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
     if args.status or args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
@@ -170,7 +176,11 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
         console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
         return
     runner.config = config = with_data(config)
-    start_run(paths, config)
+    stages = [step.stage for step in steps]
+    folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
+        "folds.csv" in stage.writes for stage in stages
+    )
+    start_run(paths, config, check_folds=folds_stay)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.run(steps)

@@ -29,7 +29,7 @@ print(ensemble.who)
 
 # %% tags=["nbval-ignore-output"]
 overall = ensemble.scores.iloc[-1]
-print(f"Out of fold: accuracy {overall['accuracy']:.3f}, log loss {overall['log_loss']:.3f} over {overall['rows']} rows.")
+print(f"Out of fold, as scored: accuracy {overall['accuracy']:.3f}, log loss {overall['log_loss']:.3f} over {overall['rows']} rows.")
 ensemble.scores.round(3)
 
 # %% [markdown]

@@ -10,12 +10,13 @@ import sys
 sys.path.insert(0, "..")
 from vqa_utils import error_analysis, figures, report
 from vqa_utils.baselines import answers_without_images, baseline_table, read_baselines
+from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.clusters import question_clusters
 from vqa_utils.data import load_challenge, question_kinds
 from vqa_utils.ensemble import pooled, read_members, rows_of, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.images import image_pixels
-from vqa_utils.metrics import correct, expected_calibration_error
+from vqa_utils.metrics import correct
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 
@@ -95,11 +96,14 @@ group_figure
 # ## Is its confidence worth anything?
 
 # %% tags=["nbval-ignore-output"]
-error = expected_calibration_error(probs, rows["answer"])
-words["Reliability"] = f"Confidence is off by {error:.1%} in the mean (expected calibration error)."
+sets = before_and_after(paths, probs)
+words["Reliability"] = read_before_and_after(sets, rows["answer"])
 print(words["Reliability"])
-reliability = figures.reliability_diagram(probs, rows["answer"])
+reliability = figures.reliability_diagrams(sets, rows["answer"])
 reliability
+
+# %% [markdown]
+# By confidence as scored:
 
 # %% tags=["nbval-ignore-output"]
 bands = error_analysis.confidence_table(probs, right)

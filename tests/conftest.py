@@ -131,11 +131,12 @@ class StandIn:
     """Takes the place of the notebooks' execution: writes what each one does, with answers that a test decides.
 
     `right` says of a run how many of each four rows it gets right, `certainty` what it gives its letter; runs in `climbed`
-    took a rung in fold 1, and those in `broken` fail in 03_train_fold.
+    took a rung in fold 1, and those in `broken` fail in 03_train_fold. `calibrated` says of a run that calibration is on, and what its
+    letter gets then.
     """
 
     def __init__(self):
-        self.right, self.certainty, self.climbed, self.broken, self.executed = {}, {}, set(), set(), []
+        self.right, self.certainty, self.calibrated, self.climbed, self.broken, self.executed = {}, {}, {}, set(), set(), []
 
     def execute(self, name, archived, parameters, process=None):
         paths, config = open_run(parameters["run_id"])
@@ -152,12 +153,14 @@ class StandIn:
             write_probabilities(paths.fold(fold).probs("oof"), self.answers(paths.run_id, challenge.train[held_out]))
             write_probabilities(paths.fold(fold).probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
         if name == "05_ensemble":
-            for file in ("ensemble/probs_oof.csv", "ensemble/probs_test.csv", "submission_ensemble.csv"):
+            for file in ("ensemble/probs_test.csv", "submission_ensemble.csv"):
                 write_csv(paths.folder / file, challenge.sample_submission)
-            write_json(paths.members, {"members": []})
+            p = self.calibrated.get(paths.run_id)
+            write_probabilities(paths.ensemble / "probs_oof.csv", self.answers(paths.run_id, challenge.train, p))
+            write_json(paths.members, {"temperatures": {} if p is None else dict.fromkeys(map(str, config.fold_numbers), 1.5)})
         if name == "06_analysis":
             write_text(paths.report / "index.html", "report")
-        self.archive(archived)
+        self.archive(archived, parameters)
 
     def train(self, paths, config, fold):
         if paths.run_id in self.broken:
@@ -169,21 +172,21 @@ class StandIn:
         write_text(paths.fold(fold).train_log, "step\n")
         write_json(paths.fold(fold).meta, {"seconds": 60 * (fold + 1), "peak_memory_gib": [1.5, 2.0 + fold]})
 
-    def answers(self, run_id, rows):
-        right, p = self.right.get(run_id, 3), self.certainty.get(run_id, 0.7)
+    def answers(self, run_id, rows, p=None):
+        right, p = self.right.get(run_id, 3), p or self.certainty.get(run_id, 0.7)
         chosen = ["abcd"[("abcd".index(row.answer) + (row.Index % 4 >= right)) % 4] for row in rows.itertuples()]
         values = [[p if letter == its else (1 - p) / 3 for letter in "abcd"] for its in chosen]
         return pd.DataFrame(values, columns=list("abcd")).assign(id=rows["id"].to_numpy())
 
-    def archive(self, archived):
+    def archive(self, archived, parameters):
         cells = [new_code_cell(metadata={"tags": ["parameters"], **clock(1, 1.0)})]
         archived.parent.mkdir(exist_ok=True)
-        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0)), archived)
+        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0, parameters=parameters)), archived)
 
 
-def clock(second, duration):
+def clock(second, duration, **others):
     """Papermill's metadata."""
-    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration}}
+    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration, **others}}
 
 
 @pytest.fixture

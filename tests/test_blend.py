@@ -28,7 +28,10 @@ def write_run(tmp_path, monkeypatch):
     def write(name, sure=1.0, seed=0, oof_ids=train["id"], data=known):
         paths, rng = RunPaths(name), np.random.default_rng(seed)
         write_json(paths.config, to_dict(config))
-        write_json(paths.stages / "05_ensemble.json", {"config": config.hash, "data": data, "inputs": {}, "outputs": {}})
+        write_json(
+            paths.stages / "05_ensemble.json",
+            {"config": config.hash_for("05_ensemble"), "data": data, "inputs": {}, "outputs": {}},
+        )
         write_csv(paths.folds, pd.DataFrame({"id": train["id"], "group": train["path"], "fold": np.arange(24) % 3}))
         right = train.set_index("id")["answer"].loc[oof_ids].map("abcd".index).to_numpy()
         for rows, ids in (("oof", oof_ids), ("test", test["id"])):

@@ -6,8 +6,16 @@ import pytest
 from scipy.special import softmax
 
 from vqa_utils import calibration
-from vqa_utils.artifacts import write_json
-from vqa_utils.calibration import calibrate, cross_fitted, fit_temperature, scaled, temperatures_of
+from vqa_utils.artifacts import write_json, write_probabilities
+from vqa_utils.calibration import (
+    before_and_after,
+    calibrate,
+    cross_fitted,
+    fit_temperature,
+    read_before_and_after,
+    scaled,
+    temperatures_of,
+)
 from vqa_utils.metrics import log_loss, predictions
 from vqa_utils.paths import RunPaths
 
@@ -99,3 +107,19 @@ def test_the_temperatures_that_a_run_wrote_are_read_back():
     assert temperatures_of(paths) == {}
     write_json(paths.members, {"temperatures": {0: 1.5, 2: 0.7}})
     assert temperatures_of(paths) == {0: 1.5, 2: 0.7}
+
+
+def test_calibrated_probabilities_are_those_of_the_same_rows_or_none():
+    paths, oof = RunPaths("calibrated-rows"), pd.DataFrame({"id": ["x", "y"], **dict.fromkeys("abcd", 0.25)})
+    after = oof.iloc[::-1].assign(a=[0.4, 0.7], b=[0.2, 0.1], c=0.2, d=[0.2, 0.0])
+    assert list(before_and_after(paths, oof)) == ["as scored"], "05_ensemble has not run"
+    write_probabilities(paths.ensemble / "probs_oof.csv", after)
+    write_json(paths.members, {"temperatures": {}})
+    assert list(before_and_after(paths, oof)) == ["as scored"]
+    write_json(paths.members, {"temperatures": {"0": 1.5}})
+    sets = before_and_after(paths, oof)
+    assert sets["calibrated"]["id"].tolist() == ["x", "y"] and sets["calibrated"]["a"].tolist() == [0.7, 0.4]
+    said = read_before_and_after(sets, pd.Series(["a", "a"]))
+    assert "as scored: log loss 1.386, confidence off by 75.0%" in said
+    assert "calibrated: log loss 0.636, confidence off by 45.0%" in said and "did not see it" in said
+    assert list(before_and_after(paths, oof.head(1))) == ["as scored"], "other rows than 05_ensemble calibrated"

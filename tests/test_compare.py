@@ -9,8 +9,9 @@ import pytest
 from conftest import write_korean_challenge
 from scipy.stats import bootstrap
 
+import run_all
 from run_all import STAGES
-from vqa_utils.artifacts import write_json
+from vqa_utils.artifacts import hashes, read_json, write_json
 from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.config import parse_settings, setting_text, to_dict
 from vqa_utils.metrics import accuracy_interval
@@ -62,6 +63,23 @@ def test_the_best_run_comes_first_and_the_others_are_judged_against_it(finished,
     assert read_comparison(table.iloc[:1]) == "all is alone on its rows."
 
 
+def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(finished, stand_in, console):
+    stand_in.right |= {"plain": 2, "calibrated": 2}
+    stand_in.calibrated["calibrated"] = 0.5
+    finished("plain")
+    finished("calibrated", seed=7)  # other folds: its rows come in another order than in ensemble/
+    text = printed(console)
+    table = pd.read_csv(comparison_file()).set_index("run")
+    assert table["calibration_error"].tolist() == pytest.approx([0.2, 0.2])
+    assert table["calibration_error_calibrated"]["calibrated"] == pytest.approx(0)
+    assert table["log_loss_calibrated"]["calibrated"] == pytest.approx(-(np.log(0.5) + np.log(0.5 / 3)) / 2)
+    assert table.loc["plain", ["log_loss_calibrated", "calibration_error_calibrated"]].isna().all()
+    before = -(np.log(0.7) + np.log(0.1)) / 2
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 5}
+    assert f"│ {before:.3f} (1.242)" in lines["calibrated"] and "│ 0.200 (0.000)" in lines["calibrated"]
+    assert f"│ {before:.3f} " in lines["plain"] and "(0" not in lines["plain"].split(f"{before:.3f}")[1]
+
+
 def test_rows_are_paired_by_id_whatever_the_folds(finished, stand_in):
     finished("first")
     finished("other-folds", seed=7)
@@ -105,10 +123,33 @@ def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, kore
     reasons = dict(re.findall(r"left out: (\S+): (.*)", text))
     assert reasons.pop("early") == "not finished: 3 notebooks are whole, 05_ensemble is missing"
     assert reasons.pop("half") == reasons.pop("changed") == "not finished: its settings or files have changed since 05_ensemble"
-    assert "found unknown [] and missing" in reasons.pop("old") and "train.csv has changed since the run" in reasons.pop(
-        "moved"
+    assert reasons.pop("old").startswith(
+        "runs/old/config.json: settings of another version of the code: it lacks accumulation, "
     )
+    assert "train.csv has changed since the run" in reasons.pop("moved")
     assert not reasons
+
+
+def test_a_run_from_before_a_setting_is_compared_and_gone_on_with_as_what_it_did(
+    finished, stand_in, console, monkeypatch, korean_folder
+):
+    of_then = {"calibrate": False, "shuffle_options": False}
+    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", of_then)
+    monkeypatch.setattr("vqa_utils.runs.BEFORE_IT_CAME", of_then)
+    paths = finished("old", calibrate=False)
+    values = {name: value for name, value in read_json(paths.config).items() if name not in of_then}
+    for file in (paths.config, *(paths.fold(k).adapter_config for k in (0, 1))):
+        write_json(file, values)
+    for marker in paths.stages.glob("03*"):  # the adapters of then, with the settings beside them as they were then
+        step = next(step for step in select_steps(STAGES, (0, 1)) if step.name == marker.stem)
+        write_json(marker, read_json(marker) | {"outputs": hashes(step.outputs(paths.folder), paths.folder)})
+    said = "old was made before some settings came; what it did is called calibrate=false shuffle_options=false now"
+    assert said in printed(console) and pd.read_csv(comparison_file())["settings"].tolist() == ["n_folds=2 calibrate=false"]
+    stand_in.executed.clear()
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--resume", "--run-id", "old"])
+    run_all.run(run_all.parse_arguments(), console)
+    assert console.file.getvalue().count(said) == 2 and [name for name in stand_in.executed if "03" in name] == []
+    assert read_json(paths.config)["calibrate"] is False and said not in printed(console)
 
 
 def test_an_ensemble_of_some_folds_is_not_finished(finished, console):

@@ -1,11 +1,12 @@
 import dataclasses
+import hashlib
 import json
 import re
 
 import pytest
 
-from vqa_utils.config import Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
-from vqa_utils.paths import ROOT
+from vqa_utils.config import BEFORE_IT_CAME, USED_FROM, Config, ConfigError, from_dict, parse_settings, size_in_bytes, to_dict
+from vqa_utils.paths import NOTEBOOKS, ROOT
 from vqa_utils.presets import PRESETS, preset
 
 B30, B8, B3 = "Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -68,7 +69,12 @@ def test_the_hash_changes_with_every_setting():
             changed = dataclasses.replace(base, **{field.name: others[field.name]})
         else:
             changed = dataclasses.replace(base, **{field.name: other[type(value)](value)})
-        assert changed.hash != base.hash, field.name
+        assert changed.hash_for("06_analysis") != base.hash_for("06_analysis"), field.name
+
+
+def test_every_setting_that_counts_from_a_notebook_on_is_one_and_the_notebook_is_there():
+    assert set(USED_FROM) <= {f.name for f in dataclasses.fields(Config)}
+    assert set(USED_FROM.values()) <= {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 def test_no_setting_is_a_flag_that_nothing_reads():
@@ -132,8 +138,29 @@ def test_an_unknown_preset_lists_those_there_are():
 
 
 def test_a_saved_config_of_another_version_is_refused():
-    with pytest.raises(ConfigError, match=r"unknown \['colour'\] and missing \['seed'\]"):
-        from_dict({k: v for k, v in to_dict(preset("demo")).items() if k != "seed"} | {"colour": 1})
+    values = to_dict(preset("demo"))
+    with pytest.raises(ConfigError, match="it has colour, which this version does not know") as error:
+        from_dict({k: v for k, v in values.items() if k != "seed"} | {"colour": 1})
+    assert "it lacks seed, and what it did instead is not known" in str(error.value) and "git_commit" in str(error.value)
+    with pytest.raises(ConfigError, match="it lacks calibrate, seed,") as error:
+        from_dict({k: v for k, v in values.items() if k not in ("seed", "calibrate")})
+    assert "it has" not in str(error.value)
+
+
+def test_settings_that_came_later_exist_and_their_values_can_be_used():
+    old = {k: v for k, v in to_dict(preset("demo")).items() if k not in BEFORE_IT_CAME}
+    assert to_dict(from_dict(old)) == to_dict(preset("demo")) | BEFORE_IT_CAME
+
+
+def test_a_later_setting_changes_the_hashes_unless_it_stands_for_what_was_done_before(monkeypatch):
+    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", {"calibrate": False, "shuffle_options": False})
+    old = {k: v for k, v in to_dict(preset("demo")).items() if k not in ("calibrate", "shuffle_options")}
+    read = from_dict(old)
+    assert (read.calibrate, read.shuffle_options) == (False, False), "the default of calibrate is auto, and no old run did that"
+    as_then = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
+    assert read.hash_for("06_analysis") == as_then
+    assert dataclasses.replace(read, calibrate="auto").hash_for("06_analysis") != as_then
+    assert dataclasses.replace(read, shuffle_options=True).training_hash != read.training_hash
 
 
 def test_gb_is_decimal_and_gib_binary():

@@ -4,12 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts import ArtifactError, write_json, write_probabilities
+from run_all import STAGES
+from vqa_utils.artifacts import ArtifactError, read_probabilities, write_json, write_probabilities
+from vqa_utils.combine import of_folds
 from vqa_utils.config import to_dict
 from vqa_utils.ensemble import agreement, combined, pooled, read_members, scored_folds, submission
 from vqa_utils.metrics import predictions, tied
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
+from vqa_utils.runner import Runner
+from vqa_utils.runs import start_run
+from vqa_utils.stages import select_steps
 
 
 def frame(ids, *rows):
@@ -55,6 +60,21 @@ def test_tied_letters_give_the_first_one_in_any_order_of_the_members():
     for order in itertools.permutations(members):
         probs = combined(order, "mean")
         assert predictions(probs).tolist() == ["a", "a"] and tied(probs).tolist() == [True, False]
+
+
+def test_the_mean_decides_a_vote_that_three_folds_cast_for_three_letters(stand_in, console, korean_folder):
+    config, paths = preset("demo", data=str(korean_folder), ensemble="vote", calibrate=False), RunPaths("three-letters")
+    start_run(paths, config)
+    Runner(paths, config, console, reuse=True).run(select_steps(STAGES, config.fold_numbers)[:-2])
+    split = ((0.6, 0.3, 0.1, 0), (0, 0.9, 0.1, 0), (0.1, 0.3, 0.6, 0))
+    even = ((0.6, 0.2, 0.2, 0), (0.2, 0.6, 0.2, 0), (0.2, 0.2, 0.6, 0))
+    for k in config.fold_numbers:
+        probs = read_probabilities(paths.fold(k).probs("test"))
+        probs.loc[0, list("abcd")], probs.loc[1, list("abcd")] = split[k], even[k]
+        write_probabilities(paths.fold(k).probs("test"), probs)
+    ensemble = of_folds("three-letters")
+    assert ensemble.submission["answer"].head(2).tolist() == ["b", "a"] and "combined by: vote" in ensemble.who
+    assert ensemble.read_ties() == "Rows with a tie, which the first letter gets: 1 of 8."
 
 
 def test_a_row_without_probabilities_is_an_error():

@@ -70,6 +70,10 @@ def test_a_letter_that_a_fold_lacks_is_named_and_no_warning_is_left(recwarn):
     assert len(lacking) == 2 and not recwarn.list
     for k in lacking:
         assert re.search(rf"Fold {k} holds out no row whose answer is (c or )?d: ", read_balance(folds, train))
+    assert "No train row" not in read_balance(folds, train)
+    three = rows(12, "aaaabbbbcccc")
+    said = read_balance(make_folds(three, [str(i) for i in range(12)], preset("demo")), three)
+    assert said.endswith("\nNo train row has the answer d: no fold learns it, and no score says anything about it.")
     even = make_folds(rows(300), [str(i) for i in range(300)], preset("demo"))
     assert read_balance(even, rows(300)).count("\n") == 0
 

@@ -123,6 +123,10 @@ def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, run
 def test_settings_that_an_adapter_does_not_depend_on_leave_it_alone(paths, runs):
     dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "score_batch=3", "--from", "03_train_fold", runs=runs)
     assert dry.count("reuse") == 2 and dry.count("run again") == 4
+    dry = run_all(
+        "--run-id", "korean", "--resume", "--dry-run", "--set", "ensemble=vote", "--set", "calibrate=false", runs=runs
+    )
+    assert dry.count("reuse") == 6 and dry.count("run again") == 2
     dry = run_all("--run-id", "korean", "--resume", "--dry-run", "--set", "lora_r=3", "--from", "03_train_fold", runs=runs)
     assert dry.count("reuse") == 0
 
@@ -160,9 +164,13 @@ def test_bad_input_is_reported_before_anything_runs(runs, folder, tmp_path):
     assert not (runs / "bad").exists()
 
 
-def test_a_notebook_whose_input_is_missing_says_what_to_run_first(runs, folder):
+def test_a_notebook_whose_input_is_missing_says_what_to_run_first(runs, folder, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(runs))
     found = run_all("--data", str(folder), "--run-id", "early", "--only", "05_ensemble", *SETTINGS, runs=runs, expect=1)
-    assert "run notebook 02_folds first" in found and "runs/early/notebooks/05_ensemble.ipynb" in found
+    assert "run notebook 02_folds first" in found and not RunPaths("early").notebooks.exists(), "before any kernel starts"
+    run_all("--data", str(folder), "--run-id", "early", "--only", "02_folds", *SETTINGS, runs=runs)
+    found = run_all("--run-id", "early", "--resume", "--only", "05_ensemble", runs=runs, expect=1)
+    assert "run notebooks 03_train_fold and 04_infer first" in found and "runs/early/notebooks/05_ensemble.ipynb" in found
 
 
 def test_a_preset_that_cannot_run_here_says_so_at_once(runs, folder):

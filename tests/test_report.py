@@ -112,7 +112,7 @@ def test_figures_show_the_numbers_they_are_given():
     assert by.axes[0].patches[0].get_width() == 0.75 and not by.axes[0].collections
     by = figures.accuracy_by(pd.DataFrame({"group": ["x"], "accuracy": [0.75], "rows": [4], "low": [0.5], "high": [1.0]}), "t")
     assert by.axes[0].collections[0].get_segments()[0].tolist() == [[0.5, 0], [1.0, 0]]
-    reliability = figures.reliability_diagram(probs, TRAIN["answer"])
+    reliability = figures.reliability_diagrams({"as scored": probs}, TRAIN["answer"])
     points = {tuple(round(float(v), 6) for v in p) for p in reliability.axes[0].collections[0].get_offsets()}
     assert points == {(0.7, 0.5), (0.85, 0.0)}
     log = pd.DataFrame({"epoch": [0.5, 1.0], "loss": [2.0, 1.0]})

@@ -1,16 +1,25 @@
 import argparse
+import dataclasses
 import os
+import shutil
+from dataclasses import dataclass
 
 import nbformat
+import pandas as pd
 import pytest
+from conftest import write_korean_challenge
 
+import run_all
+from run_all import STAGES
 from vqa_utils import runs
-from vqa_utils.config import ConfigError, to_dict
+from vqa_utils.config import Config, ConfigError, to_dict
 from vqa_utils.execution import execute
+from vqa_utils.folds import FoldError
 from vqa_utils.paths import RunPaths, runs_dir
 from vqa_utils.presets import preset
+from vqa_utils.runner import Runner
 from vqa_utils.runs import open_run, settle_run, start_run, with_data
-from vqa_utils.stages import RunError, Stage, Step
+from vqa_utils.stages import RunError, Stage, Step, select_steps
 from vqa_utils.terminal import last_step
 
 
@@ -105,6 +114,33 @@ def test_force_runs_what_could_be_reused(small_run):
     assert marker.stat().st_mtime_ns > before
 
 
+@dataclass(frozen=True, kw_only=True)
+class Later(Config):
+    """Settings as they may be one day."""
+
+    colour: str = "red"
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"ensemble": "vote", "calibrate": False}, "05"),
+        ({"tta": 2}, "04"),
+        ({"score_batch": 3}, "04"),
+        ({"seed": 1}, "01"),
+        (None, "01"),
+    ],
+)
+def test_a_setting_counts_from_the_notebook_on_that_uses_it_first(stand_in, console, korean_folder, changes, first):
+    config = preset("demo", data=str(korean_folder), n_folds=2)
+    steps = select_steps(STAGES, config.fold_numbers)
+    start_run(RunPaths("counted"), config)
+    Runner(RunPaths("counted"), config, console, reuse=True).run(steps)
+    changed = dataclasses.replace(config, **changes) if changes else Later(**dataclasses.asdict(config))
+    states = {step.name: Runner(RunPaths("counted"), changed, console, reuse=True).state(step) for step in steps}
+    assert states == {step.name: "changed" if step.name >= first else "done" for step in steps}
+
+
 def test_a_notebook_that_does_not_write_its_files_is_an_error(small_run, notebooks):
     make, paths, _ = small_run
     notebooks("writes", "pass")
@@ -130,6 +166,35 @@ def test_a_run_that_is_there_is_not_overwritten(korean_folder):
         assert (paths.run_id, found) == ("there", config)
     changed = settle_run(arguments(resume=True, set=["epochs=3"]), "now")[1]
     assert to_dict(changed) == to_dict(config) | {"epochs": 3.0}
+
+
+def test_folds_that_were_edited_are_checked_before_anything_runs(stand_in, console, tmp_path, monkeypatch):
+    folder = write_korean_challenge(tmp_path / "data", train=8, test=2)
+
+    def command(*arguments):
+        stand_in.executed.clear()
+        monkeypatch.setattr("sys.argv", ["run_all.py", "--run-id", "mine", *arguments])
+        run_all.run(run_all.parse_arguments(), console)
+
+    with pytest.raises(FoldError, match="run notebook 02_folds first"):
+        command("--data", str(folder), "--only", "03_train_fold", "--set", "n_folds=2")
+    command("--force", "--only", "02_folds")
+    folds = pd.read_csv(RunPaths("mine").folds)
+    first, second = (folds["id"][folds["fold"] == k].iloc[0] for k in (0, 1))
+    folds.assign(
+        group=folds["group"].where(folds["id"] != second, "picture 0").where(folds["id"] != first, "picture 0")
+    ).to_csv(RunPaths("mine").folds, index=False)
+    with pytest.raises(
+        FoldError, match=rf"folds\.csv: expected each image in one fold.*{min(first, second)}.*put them into one"
+    ):
+        command("--resume", "--from", "03_train_fold")
+    folds.to_csv(RunPaths("mine").folds, index=False)
+    shutil.copyfile(folder / f"images/{first}.png", folder / f"images/{second}.png")
+    with pytest.raises(FoldError, match=rf"by the files' contents: .*{max(first, second)}"):
+        command("--resume", "--from", "03_train_fold")
+    assert not stand_in.executed
+    command("--resume", "--only", "01_eda")
+    assert stand_in.executed == ["mine 01_eda"], "a stage that uses no folds"
 
 
 @pytest.mark.parametrize("name", ["latest", "demo-data", "a/b", "../x"])

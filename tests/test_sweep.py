@@ -157,6 +157,61 @@ def test_a_change_of_the_files_settings_makes_the_points_anew(command, stand_in)
     assert len(stand_in.executed) == 6 * NOTEBOOKS
 
 
+def test_a_point_takes_over_what_another_has_trained_and_scored(command, stand_in):
+    text = "data: DATA\nset: {n_folds: 2}\ngrid: {ensemble: [mean, vote]}\nalso: [{tta: 2}, {tta: 2, calibrate: false}, {lora_r: 4}]"
+    stand_in.climbed.add("little-ensemble=mean")
+    said = command(text=text)
+    executed = {
+        run_id: [name.split()[1] for name in stand_in.executed if name.startswith(run_id + " ")]
+        for run_id in states(command("--dry-run", text=text))
+    }
+    combining = ["05_ensemble", "06_analysis"]
+    assert len(executed["little-ensemble=mean"]) == len(executed["little-lora_r=4"]) == NOTEBOOKS
+    assert executed["little-ensemble=vote"] == executed["little-tta=2-calibrate=false"] == combining
+    assert sorted(executed["little-tta=2"]) == ["04_infer-fold0", "04_infer-fold1", *combining]
+    first, second = (RunPaths(f"little-ensemble={how}") for how in ("mean", "vote"))
+    for pattern in ("fold*/**/*", "stages/03*", "stages/04*", "folds.csv"):
+        files = [path.relative_to(first.folder) for path in first.folder.glob(pattern) if path.is_file()]
+        assert files and all((first.folder / file).read_bytes() == (second.folder / file).read_bytes() for file in files)
+    assert read_json(second.fold(1).rungs)["rungs"], "what memory allowed is a part of the training"
+    assert set(states(command("--dry-run", text=text)).values()) == {"finished"}
+    table = pd.read_csv(comparison_file(), keep_default_na=False).set_index("run")
+    assert (table["train_minutes"] == 3).all() and (table["notebook_minutes"] == 4).all()
+    assert table["minutes_from"].to_dict() == {
+        "little-ensemble=mean": "",
+        "little-ensemble=vote": "little-ensemble=mean",
+        "little-tta=2": "little-ensemble=mean",
+        "little-tta=2-calibrate=false": "little-ensemble=mean little-tta=2",
+        "little-lora_r=4": "",
+    }
+    assert said.count("took over notebooks of ") == said.count("taken over from ") == 3
+    assert (
+        "taken over from little-ensemble=mean: 01_eda, 02_folds, 03_train_fold-fold0, 03_train_fold-fold1, 04_infer-f" in said
+    )
+    assert re.search(r"03_train_fold-fold1 +│[^\n]* little-ensemble=mean", said), "the table of times"
+
+
+def test_what_a_point_has_made_with_other_settings_is_set_aside_not_mixed(command, stand_in):
+    text = "data: DATA\nset: {n_folds: 2}\ngrid: {ensemble: [mean, vote]}"
+    command(text=text)
+    other = text.replace("n_folds: 2", "n_folds: 2, epochs: 1")
+    stand_in.executed.clear()
+    command(text=other)
+    assert len(stand_in.executed) == NOTEBOOKS + 2 and set(states(command("--dry-run", text=other)).values()) == {"finished"}
+    assert len(list(RunPaths("little-ensemble=vote").folder.glob("replaced/*/fold0/meta.json"))) == 1
+
+
+def test_a_training_that_was_changed_since_is_not_taken_over(command, stand_in):
+    text = "data: DATA\nset: {n_folds: 2}\ngrid: {ensemble: [mean]}"
+    command(text=text)
+    RunPaths("little-ensemble=mean").fold(1).train_log.write_text("step\nspoilt\n")
+    said = command(text=text.replace("[mean]", "[vote, mean]"))
+    assert (
+        "taken over from little-ensemble=mean: 01_eda, 02_folds, 03_train_fold-fold0, 04_infer-fold0, 04_infer-fold1\n" in said
+    )
+    assert "little-ensemble=vote 03_train_fold-fold1" in stand_in.executed
+
+
 def test_the_problems_of_all_points_are_told_before_the_first_starts(command, stand_in):
     with pytest.raises(SweepError) as found:
         command(text="set: {n_folds: 1}\ngrid: {lora_r: [8, 0]}\nalso: [{tta: 3, n_folds: 2}, {seed: 1.5, preset: none}]")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
-from vqa_utils.config import Config, from_dict
+from vqa_utils.config import Config
 from vqa_utils.ensemble import ENSEMBLE, check_finished
 from vqa_utils.errors import VqaError
 from vqa_utils.paths import RunPaths, shown
-from vqa_utils.runs import checked_run_id, data_hash, open_run
+from vqa_utils.runs import checked_run_id, data_hash, open_run, read_config, read_later_settings
 from vqa_utils.stages import RunError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
 
 def _aligned(first: str, files: dict[str, dict[str, pd.DataFrame]], data: str) -> Runs:
     paths = RunPaths(first)
-    config = from_dict(read_json(paths.config))
+    config = read_config(paths)
     if data_hash(config) != data:
         raise RunError(f"{config.data}: expected the data that the runs have seen, found other; bring back the files of then")
     aligned = {
@@ -109,6 +109,8 @@ def blend_runs(run_ids: Sequence[str], run_id: str, console: "Console") -> None:
     if paths.folder.exists():
         raise RunError(f"{shown(paths.folder)} is there already: take another --run-id")
     members = list(read_runs(run_ids).oof)
+    for said in filter(None, (read_later_settings(RunPaths(name)) for name in members)):
+        console.print(said, style="yellow", markup=False)
     with progress_lines(console) as progress, follow(progress, console, ENSEMBLE, None):
         execute(ENSEMBLE, paths.notebooks / f"{ENSEMBLE}.ipynb", {"run_id": run_id, "members": ",".join(members)})
     record = read_json(paths.members)

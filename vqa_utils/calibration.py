@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts import read_json, read_probabilities
 from vqa_utils.metrics import P_FLOOR, accuracy, expected_calibration_error, log_loss
 from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
@@ -77,6 +77,35 @@ def temperatures_of(paths: RunPaths) -> dict[int, float]:
     """The temperatures in use, by fold, that 05_ensemble wrote; none where calibration is off, or it has not run yet."""
     written = read_json(paths.members)["temperatures"] if paths.members.exists() else {}
     return {int(fold): temperature for fold, temperature in written.items()}
+
+
+def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
+    """The rows `ids` out of fold as 05_ensemble calibrated them, each by a temperature that was fitted without it.
+
+    None where calibration is off, or 05_ensemble has not run on just these rows.
+    """
+    if not temperatures_of(paths):
+        return None
+    probs = read_probabilities(paths.ensemble / "probs_oof.csv").set_index("id")
+    return probs.loc[ids].reset_index() if set(probs.index) == set(ids) else None
+
+
+def before_and_after(paths: RunPaths, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Out-of-fold probabilities `as scored` and, where calibration is on, `calibrated`: the same rows in the same order."""
+    calibrated = calibrated_oof(paths, oof["id"])
+    return {"as scored": oof} if calibrated is None else {"as scored": oof, "calibrated": calibrated}
+
+
+def read_before_and_after(sets: dict[str, pd.DataFrame], answers: pd.Series) -> str:
+    """Log loss and calibration error of each of `sets` (see `before_and_after`), in words."""
+    lines = [
+        f"Probabilities {name}: log loss {log_loss(probs, answers):.3f}, confidence off by "
+        f"{expected_calibration_error(probs, answers):.1%} in the mean (expected calibration error)."
+        for name, probs in sets.items()
+    ]
+    return "\n".join(
+        [*lines, "Each row was calibrated by a fit that did not see it." if len(lines) > 1 else "No calibration is used."]
+    )
 
 
 def calibrate(

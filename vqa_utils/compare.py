@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from vqa_utils.artifacts import ids_hash, read_json, sha256, write_csv
+from vqa_utils.calibration import calibrated_oof
 from vqa_utils.config import Config, setting_text
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import check_finished, pooled, rows_of
@@ -17,10 +18,10 @@ from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
-from vqa_utils.runs import open_run
+from vqa_utils.runs import open_run, read_later_settings
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
-from vqa_utils.timings import time_table
+from vqa_utils.timings import EXECUTED_IN, time_table
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
             _print_group(console, group)
         write_csv(comparison_file(), table)
         console.print(f"table: {shown(comparison_file())}")
+    for said in filter(None, (read_later_settings(run.paths) for run in scored)):
+        console.print(said, style="yellow", markup=False)
     for run_id, reason in left_out.items():
         console.print(f"left out: {run_id}: {reason}", style="dim", markup=False)
     if not scored and not left_out:
@@ -127,6 +130,7 @@ def _line(run: Scored) -> dict[str, object]:
     metas = [read_json(paths.fold(k).meta) for k in config.fold_numbers]
     notebooks = time_table(paths.notebooks, sorted(marker.stem for marker in paths.stages.glob("*.json")))
     low, high = accuracy_interval(right)
+    calibrated = calibrated_oof(paths, run.probs["id"])
     return {
         "run": paths.run_id,
         "preset": config.preset,
@@ -136,14 +140,22 @@ def _line(run: Scored) -> dict[str, object]:
         "high": high,
         "log_loss": log_loss(run.probs, run.answers),
         "calibration_error": expected_calibration_error(run.probs, run.answers),
+        "log_loss_calibrated": np.nan if calibrated is None else log_loss(calibrated, run.answers),
+        "calibration_error_calibrated": np.nan if calibrated is None else expected_calibration_error(calibrated, run.answers),
         "train_minutes": sum(meta["seconds"] for meta in metas) / 60,
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
+        "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
         "peak_gib": max(max(meta["peak_memory_gib"]) for meta in metas),
         "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.fold_numbers),
         "data": config.data,
         "rows": len(right),
         "rows_hash": run.rows_hash,
     }
+
+
+def _with_calibrated(group: pd.DataFrame, score: str) -> list[str]:
+    pairs = zip(group[score], group[f"{score}_calibrated"], strict=True)
+    return [f"{before:.3f}" if np.isnan(after) else f"{before:.3f} ({after:.3f})" for before, after in pairs]
 
 
 def _print_group(console: Console, group: pd.DataFrame) -> None:
@@ -153,8 +165,8 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "preset": group["preset"],
         "settings": group["settings"],
         "accuracy (95 %)": [f"{accuracy:.3f} ({low:.3f}-{high:.3f})" for accuracy, low, high in ends],
-        "log loss": group["log_loss"].round(3),
-        "ECE": group["calibration_error"].round(3),
+        "log loss (calibrated)": _with_calibrated(group, "log_loss"),
+        "ECE (calibrated)": _with_calibrated(group, "calibration_error"),
         "minutes": group["notebook_minutes"].round(1),
         "training": group["train_minutes"].round(1),
         "GiB": group["peak_gib"],
@@ -164,3 +176,7 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
     rows, data = group["rows"].iloc[0], ", ".join(sorted(set(group["data"])))
     print_table(console, f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run", short)
     console.print(read_comparison(group), markup=False)
+    for line in group[group["minutes_from"] != ""].itertuples():
+        console.print(
+            f"{line.run} took over notebooks of {line.minutes_from}; the minutes are what they took there.", markup=False
+        )

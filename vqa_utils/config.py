@@ -17,12 +17,22 @@ QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 
 
+# The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
+USED_FROM = {
+    "score_batch": "04_infer", "tta": "04_infer", "baselines": "04_infer",
+    "calibrate": "05_ensemble", "ensemble": "05_ensemble",
+}  # fmt: skip
+
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
-# limits are, how fast it scores, what is reported
+# limits are, what is reported, and what is first used after the training
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
-    "calibrate", "ensemble", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "num_workers", "report_to", *USED_FROM,
 )  # fmt: skip
+
+
+# Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
+# At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
+BEFORE_IT_CAME: dict[str, Any] = {}
 
 
 class ConfigError(VqaError):
@@ -171,10 +181,9 @@ class Config:
         """These settings with so many rows a pass, at the same rows an optimizer step."""
         return dataclasses.replace(self, micro_batch=rows, accumulation=self.effective_batch // rows)
 
-    @property
-    def hash(self) -> str:
-        """16 hex digits that change with any setting."""
-        return _hash(to_dict(self))
+    def hash_for(self, notebook: str) -> str:
+        """16 hex digits that change with any setting but those that later notebooks use first (see USED_FROM)."""
+        return _hash({key: value for key, value in to_dict(self).items() if USED_FROM.get(key, "") <= notebook})
 
     @property
     def training_hash(self) -> str:
@@ -224,11 +233,24 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; an unknown or missing setting is an error."""
-    types = field_types()
+    """The inverse of `to_dict`; settings that came later get what stands for the time before (see BEFORE_IT_CAME).
+
+    Raises:
+        ConfigError: settings of another version of the code, from which those of this one do not follow.
+    """
+    types, values = field_types(), BEFORE_IT_CAME | values
     unknown, missing = sorted(values.keys() - types.keys()), sorted(types.keys() - values.keys())
-    if unknown or missing:
-        raise ConfigError(f"expected the settings of this version, found unknown {unknown} and missing {missing}")
+    problems = [
+        f"it has {', '.join(unknown)}, which this version does not know: a later one made it, or an earlier one"
+    ] * bool(unknown)
+    problems += [f"it lacks {', '.join(missing)}, and what it did instead is not known: an earlier version made it"] * bool(
+        missing
+    )
+    if problems:
+        raise ConfigError(
+            f"settings of another version of the code: {'; '.join(problems)}. Start the run anew under another name, or go on with "
+            "the version that provenance.json names as git_commit"
+        )
     return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -239,6 +261,7 @@ def size_in_bytes(size: str) -> int:
 
 
 def _hash(values: dict[str, Any]) -> str:
+    values = {key: value for key, value in values.items() if key not in BEFORE_IT_CAME or value != BEFORE_IT_CAME[key]}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

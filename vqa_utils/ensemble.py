@@ -155,7 +155,7 @@ def check_finished(paths: RunPaths, config: Config) -> None:
         raise RunError(f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing")
     record = read_json(marker)
     files = record["inputs"] | record["outputs"]
-    if record["config"] != config.hash or hashes([paths.folder / name for name in files], paths.folder) != files:
+    if record["config"] != config.hash_for(ENSEMBLE) or hashes([paths.folder / name for name in files], paths.folder) != files:
         raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
     missing = scored_folds(paths, config)[1]
     if missing:

@@ -113,11 +113,6 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
     return _done(fig)
 
 
-def reliability_diagram(probs: pd.DataFrame, answers: pd.Series) -> Figure:
-    """Confidence against accuracy, with the number of rows as the size of the dots."""
-    return reliability_diagrams({"Reliability": probs}, answers)
-
-
 def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> Figure:
     """The same rows' confidence against accuracy, a panel for each set of probabilities; the dots' sizes compare."""
     tables = [reliability(probs, answers) for probs in sets.values()]

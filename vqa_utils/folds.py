@@ -82,7 +82,10 @@ def check_leaks(folds: pd.DataFrame, where: str) -> None:
     """Raise a FoldError with ids where a group (an image, rows joined to it) stands in more than one fold."""
     leaking = leaks(folds)
     if len(leaking):
-        raise FoldError(f"{where}: expected each image in one fold, found ids of one image in several: {list(leaking[:6])}")
+        raise FoldError(
+            f"{where}: expected each image in one fold, found ids of one image in several: {list(leaking[:6])}; "
+            "put them into one fold, or run 02_folds again"
+        )
 
 
 def leaks(folds: pd.DataFrame) -> pd.Series:
@@ -133,9 +136,14 @@ def read_copied(train: pd.DataFrame, copied: pd.Series) -> str:
 def read_balance(folds: pd.DataFrame, train: pd.DataFrame) -> str:
     """How far the folds' mixes of right letters differ, in words, and which letters a fold lacks."""
     mix = folds.merge(train[["id", "answer"]]).groupby("fold")["answer"].value_counts(normalize=True).unstack(fill_value=0)
+    never = [letter for letter in LETTERS if letter not in mix]
     lines = [f"The share of a letter differs by at most {(mix.max() - mix.min()).max():.1%} between folds."]
     for k, shares in mix.iterrows():
         lacks = list(mix.columns[shares == 0])
         if lacks and k != ALWAYS_TRAIN:
             lines.append(f"Fold {k} holds out no row whose answer is {' or '.join(lacks)}: its score says nothing about those.")
+    if never:
+        lines.append(
+            f"No train row has the answer {' or '.join(never)}: no fold learns it, and no score says anything about it."
+        )
     return "\n".join(lines)

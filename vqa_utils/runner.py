@@ -1,8 +1,11 @@
 """Runs the steps of a run: what is whole is reused, folds go side by side, and an out-of-memory error takes a rung."""
 
 import contextlib
+import copy
+import functools
 import itertools
 import queue
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_csv, write_json
+from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_atomically, write_csv, write_json
 from vqa_utils.calibration import scaled, temperatures_of
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
@@ -54,6 +57,23 @@ class Runner:
             [(name, " ".join(f"{k}={v}" for k, v in given.items()), state, words[state]) for name, given, state in rows],
             columns=["notebook", "parameters", "state", "a run would"],
         )
+
+    def looking_at(self, paths: RunPaths) -> "Runner":
+        """The same settings and data, with another run's folder: `done` is what this run need not make itself."""
+        other = copy.copy(self)
+        other.paths = paths
+        return other
+
+    def take_over(self, step: Step, source: "Runner") -> None:
+        """Copy what another run has of a step, its marker last. The archived notebook goes on to name the run that executed it."""
+        if self.state(step) == "changed":
+            self._set_aside(step)
+        for path in [source._archived(step), *source._files(step)]:
+            target = self.paths.folder / path.relative_to(source.paths.folder)
+            if path.is_dir():
+                shutil.copytree(path, target, dirs_exist_ok=True)
+            elif path.exists():
+                write_atomically(target, functools.partial(shutil.copyfile, path))
 
     def run(self, steps: Sequence[Step]) -> None:
         """Execute the notebooks into the run's archive in their order, and write each one's marker.
@@ -108,7 +128,7 @@ class Runner:
             return
         if state != "missing":
             self._set_aside(step)
-        archived = self.paths.notebooks / f"{step.name}.ipynb"
+        archived = self._archived(step)
         train_log = self.paths.fold(step.fold).train_log if step.fold is not None else None
         if step.stage.trains:
             self._start_where_others_are(step)
@@ -155,8 +175,7 @@ class Runner:
     def _set_aside(self, step: Step) -> None:
         """Move what a step wrote for other settings or inputs to `replaced/`: not taken for new, and not lost."""
         aside = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
-        rungs = [self.paths.fold(step.fold).rungs] if step.stage.trains else []
-        for path in [*step.outputs(self.paths.folder), *rungs, self._marker(step)]:
+        for path in self._files(step):
             if path.exists():
                 kept = aside / path.relative_to(self.paths.folder)
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +186,16 @@ class Runner:
             self._data_hash = data_hash(self.config)
         run = self.paths.folder
         files = {"inputs": hashes(step.inputs(run), run), "outputs": hashes(step.outputs(run), run)}
-        settings = self.config.training_hash if step.stage.trains else self.config.hash
+        settings = self.config.training_hash if step.stage.trains else self.config.hash_for(step.stage.name)
         return {"config": settings, "data": self._data_hash, **files}
+
+    def _files(self, step: Step) -> list[Path]:
+        """What a step leaves but for its notebook, the marker last."""
+        rungs = [self.paths.fold(step.fold).rungs] if step.stage.trains else []
+        return [*step.outputs(self.paths.folder), *rungs, self._marker(step)]
+
+    def _archived(self, step: Step) -> Path:
+        return self.paths.notebooks / f"{step.name}.ipynb"
 
     def _marker(self, step: Step) -> Path:
         return self.paths.stages / f"{step.name}.json"

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
-from vqa_utils.config import DEMO_DATA, Config, ConfigError, from_dict, parse_settings, to_dict
+from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, ConfigError, from_dict, parse_settings, setting_text, to_dict
 from vqa_utils.data import load_challenge
+from vqa_utils.folds import check_leaks, read_folds
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
@@ -37,8 +38,28 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
         if run_id != INTERACTIVE:
             raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
         write_json(paths.config, to_dict(preset("demo")))
-    config = from_dict(read_json(paths.config))
+    config = read_config(paths)
     return paths, config if fold is None else climbed(config, read_rungs(paths.fold(fold).rungs, config))
+
+
+def read_config(paths: RunPaths) -> Config:
+    """The run's settings.
+
+    Raises:
+        ConfigError: they are of another version of the code.
+    """
+    try:
+        return from_dict(read_json(paths.config))
+    except ConfigError as error:
+        raise ConfigError(f"{shown(paths.config)}: {error}") from error
+
+
+def read_later_settings(paths: RunPaths) -> str:
+    """Which settings came later than the run and what they are taken to be, in words; empty where there are none."""
+    known = read_json(paths.config) if paths.config.exists() else BEFORE_IT_CAME
+    later = [f"{name}={setting_text(value)}" for name, value in BEFORE_IT_CAME.items() if name not in known]
+    said = f"{paths.run_id} was made before some settings came; what it did is called {' '.join(later)} now"
+    return said if later else ""
 
 
 def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
@@ -71,7 +92,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
             whole = preset(args.preset)  # the run has a number where the preset says "auto", and its accumulation to that
             batch = {"micro_batch": whole.micro_batch, "accumulation": whole.accumulation}
             changes = {"preset": args.preset, **batch, **preset_changes(args.preset), **changes}
-        return paths, dataclasses.replace(from_dict(read_json(paths.config)), **changes)
+        return paths, dataclasses.replace(read_config(paths), **changes)
     if continues:
         raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
     return paths, preset(args.preset or "demo", **changes)
@@ -136,9 +157,20 @@ def rows_here(config: Config) -> tuple[int, int] | None:
     return counts[0], counts[1]
 
 
-def start_run(paths: RunPaths, config: Config) -> None:
-    """Check the data, write the run's settings and provenance, and point `runs/latest` to it."""
+def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:
+    """Check the data, write the run's settings and provenance, and point `runs/latest` to it.
+
+    Args:
+        check_folds: check the run's folds too, as nothing makes them anew before they are used.
+
+    Raises:
+        DataError: the data have problems.
+        FoldError: the folds are missing, are of other rows, or one picture stands in several.
+    """
     challenge = load_challenge(config, check_images=True)
+    if check_folds:
+        folds, pictures = read_folds(paths.folds, challenge.train), challenge.images["hash"]
+        check_leaks(folds.assign(group=list(pictures[challenge.train["path"]])), f"{paths.folds}, by the files' contents")
     write_json(paths.config, to_dict(config))
     inputs = hashes(challenge.files, challenge.folder)
     write_json(paths.provenance, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(), "inputs": inputs})

@@ -16,7 +16,8 @@ class RunError(VqaError):
 class Stage:
     """A notebook. `reads` and `writes` are patterns below the run's folder; `{fold}` stands for the fold's number.
 
-    One that `trains` depends on the settings of the adapter alone: what it made outlives a change of the others.
+    Names start with a number, in the order of the run: a setting counts from the stage on that uses it first. One that `trains`
+    depends on the settings of the adapter alone.
     """
 
     name: str

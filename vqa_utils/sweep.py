@@ -44,6 +44,27 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
     return FINISHED if done == len(steps) else f"{done} of {len(steps)} notebooks are whole"
 
 
+def take_over(point: Point, others: Sequence[Point], stages: Sequence[Stage], console: Console) -> None:
+    """Copy into a point's run what another point has made of the same data, with the same settings as far as they count for it.
+
+    The markers prove that; nothing is taken where no training is saved by it.
+    """
+    alike = [
+        other for other in others if other.config.training_hash == point.config.training_hash and other.paths.config.exists()
+    ]
+    if not alike:
+        return
+    runner = Runner(point.paths, with_data(point.config), console, reuse=True)
+    due = [step for step in select_steps(stages, point.config.fold_numbers) if runner.state(step) != "done"]
+    sources = [runner.looking_at(other.paths) for other in alike]
+    whole = [[step for step in due if source.state(step) == "done"] for source in sources]
+    source, steps = max(zip(sources, whole, strict=True), key=lambda pair: len(pair[1]))
+    if any(step.stage.trains for step in steps):
+        for step in steps:
+            runner.take_over(step, source)
+        console.print(f"taken over from {source.paths.run_id}: {', '.join(step.name for step in steps)}", markup=False)
+
+
 def run_sweep(
     points: Sequence[Point], stages: Sequence[Stage], run: Callable[[Point], None], console: Console, *, reuse: bool
 ) -> None:
@@ -51,7 +72,7 @@ def run_sweep(
 
     Args:
         run: starts a point's run, or goes on with it.
-        reuse: leave a finished point as it is.
+        reuse: leave a finished point as it is, and let the others take over what one has made already.
 
     Raises:
         SweepError: the machine cannot run some of the points, and none was started; or some failed.
@@ -63,8 +84,10 @@ def run_sweep(
         try:
             if reuse and state(point, stages, console) == FINISHED:
                 console.print("finished before, reused")
-            else:
-                run(point)
+                continue
+            if reuse:
+                take_over(point, [other for other in points if other != point], stages, console)
+            run(point)
         except VqaError as error:
             console.print(f"error: {error}", style="red", markup=False)
             failed.append(f"{point.run_id}: {error}")

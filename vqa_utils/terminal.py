@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from vqa_utils.baselines import baseline_table, read_baselines
+from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import scored_folds
+from vqa_utils.ensemble import pooled, rows_of, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.presets import PRESETS, preset
@@ -96,10 +97,12 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
     if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
         train = load_challenge(config).train
         folds = read_folds(paths.folds, train)
-        print_table(console, "folds", fold_table(paths, config, folds, train))
+        print_table(console, "folds, probabilities as scored", fold_table(paths, config, folds, train))
         baselines = baseline_table(paths, config, folds, train)
         print_table(console, "out of fold, against the baselines", baselines)
         console.print(read_baselines(baselines), markup=False)
+        oof = pooled(paths, config, folds, "oof")
+        console.print(read_before_and_after(before_and_after(paths, oof), rows_of(oof, train)["answer"]), markup=False)
         missing = scored_folds(paths, config)[1]
         if missing:
             console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")

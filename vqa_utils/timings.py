@@ -9,19 +9,25 @@ import pandas as pd
 
 from vqa_utils.artifacts import read_json
 
+EXECUTED_IN = "executed in"
 SPLIT = ["kernel start", "imports", "work"]
 
 
 def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """A line for each archived notebook of these names, and one for `all`: seconds of each part, and their `total`.
 
-    Notebooks that ran side by side add up to more than the run took.
+    Notebooks that ran side by side add up to more than the run took. Where some were executed in another run and taken over,
+    `executed in` names it.
     """
-    notebooks = {name: folder / f"{name}.ipynb" for name in names}
-    lines = {name: time_split(read_json(path)) for name, path in notebooks.items() if path.exists()}
+    paths = {name: folder / f"{name}.ipynb" for name in names}
+    notebooks = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    lines = {name: time_split(notebook) for name, notebook in notebooks.items()}
     table = pd.DataFrame.from_dict(lines, orient="index", columns=SPLIT)
     table.loc["all"] = table.sum()
-    return table.assign(total=table.sum(axis=1)).round(1).rename_axis("notebook").reset_index()
+    table = table.assign(total=table.sum(axis=1)).round(1).rename_axis("notebook").reset_index()
+    run = folder.parent.name
+    executed_in = [notebook["metadata"]["papermill"]["parameters"].get("run_id", run) for notebook in notebooks.values()]
+    return table if set(executed_in) <= {run} else table.assign(**{EXECUTED_IN: [*executed_in, ""]})
 
 
 def time_split(notebook: dict[str, Any]) -> tuple[float, float, float]:
