@@ -11,6 +11,7 @@ from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.csv_files import listed, read_rows, row_problems
 from vqa_utils.errors import VqaError
 from vqa_utils.images import read_images, upright_rgb
+from vqa_utils.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
@@ -36,7 +37,7 @@ class Challenge:
 
     folder: Path
     train: pd.DataFrame
-    """id, path, question, a, b, c, d, answer"""
+    """id, path, question, a, b, c, d, answer; where `paraphrase` is on, paraphrases (see `paraphrases.with_paraphrases`)"""
     test: pd.DataFrame
     """id, path, question, a, b, c, d"""
     sample_submission: pd.DataFrame
@@ -47,11 +48,13 @@ class Challenge:
     extra: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str))
     """the rows of `extra_train`, the columns of train; their paths are absolute"""
     extra_file: Path | None = None
+    paraphrase_file: Path | None = None
+    """None where `paraphrase` is off too"""
 
     @property
     def files(self) -> list[Path]:
         own = [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
-        return own + ([self.extra_file] if self.extra_file else [])
+        return own + [file for file in (self.extra_file, self.paraphrase_file) if file]
 
 
 def data_dir(config: Config) -> Path:
@@ -67,20 +70,24 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     """Read and check a run's challenge.
 
     Args:
-        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows.
+        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows; `paraphrase` asks for the
+            rows' other wordings.
         check_images: read every image too.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
-            missing or unreadable image, id of sample_submission.csv that test.csv lacks, and extra id that either has.
+            missing or unreadable image, id of sample_submission.csv that test.csv lacks, extra id that either has, and
+            paraphrase of no row or without words.
     """
     folder, extra_name = data_dir(config), config.extra_train
     problems: list[str] = []
     columns = {"train.csv": TRAIN_COLUMNS, "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
     columns |= {extra_name: TRAIN_COLUMNS} if extra_name else {}
+    columns |= {PARAPHRASES: PARAPHRASE_COLUMNS} if config.paraphrase and (folder / PARAPHRASES).exists() else {}
     frames = {name: read_rows(folder, name, wanted, problems) for name, wanted in columns.items()}
     if problems:
         raise DataError(listed(folder, problems))
+    paraphrases = frames.pop(PARAPHRASES, None)
     train, test, sample, *extra = frames.values()
     for name, frame in frames.items():
         if columns[name] == TRAIN_COLUMNS:
@@ -95,6 +102,8 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     problems += row_problems("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
     unknown = ~sample["id"].isin(test["id"])
     problems += row_problems("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    if paraphrases is not None:
+        problems += paraphrase_problems(paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]])
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
@@ -105,7 +114,11 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
         problems += _image_problems(images, shown)
     if problems:
         raise DataError(listed(folder, problems))
+    if config.paraphrase:
+        train, *extra = (with_paraphrases(frame, paraphrases) for frame in (train, *extra))
     more = {"extra": extra[0], "extra_file": Path(extra_name)} if extra else {}
+    if paraphrases is not None:
+        more["paraphrase_file"] = folder / PARAPHRASES
     return Challenge(folder, train, test, sample, images, **more)
 
 
