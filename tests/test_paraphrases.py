@@ -22,7 +22,17 @@ from vqa_utils.train import training_key
 
 OWN = "이 그림에 있는 도형은 무슨 색인가요?"
 # Tokens of each instruction in the vocabulary that Qwen2.5-VL's and Qwen3-VL's tokenizers share
-TOKENS = dict(zip(ENGLISH, (14, 14, 14, 15, 13), strict=True)) | dict(zip(KOREAN, (14, 17, 19, 20, 22), strict=True))
+TOKENS = {
+    INSTRUCTION: 14,
+    "Answer the question about the image with the letter of the correct option.": 14,
+    "Look at the picture, then give the letter of the correct option.": 14,
+    "Choose the option that is right for this image and reply with its letter.": 15,
+    "Study the image and reply with the letter of the right answer.": 13,
+    "이미지를 보고 알맞은 보기의 알파벳으로 답하세요.": 17,
+    "이미지를 보고 정답인 보기의 알파벳을 쓰세요.": 19,
+    "그림을 잘 보고 질문에 맞는 답의 알파벳을 고르세요.": 20,
+    "다음 이미지를 보고 올바른 선택지의 알파벳으로 답해 주세요.": 22,
+}
 
 
 @pytest.fixture
@@ -149,7 +159,7 @@ def test_the_plan_counts_the_longest_instruction():
 
 def test_the_sentence_counts_the_rows():
     said = read_wordings(rows("red?", "색은?", "blue?", "green?", paraphrases=[("0", "Is it red?"), ("0", "Red?")]))
-    assert "1 of 4 rows have paraphrases" in said and "other 3" in said and "for 1 of them" in said
+    assert "1 of 4 rows have paraphrases" in said and "the other 3, 1 of them in Korean" in said
     assert read_wordings(pd.DataFrame({"question": ["red?"]})) == "Each epoch asks every row in the same words."
 
 

@@ -66,6 +66,5 @@ def read_wordings(train: pd.DataFrame) -> str:
     others = train[train["paraphrases"].str.len() == 0]
     return (
         f"{len(train) - len(others)} of {len(train)} rows have paraphrases: each epoch draws one of them or the row's own question. "
-        f"For the other {len(others)} it draws the instruction's wording, in Korean or as usual for "
-        f"{others['question'].map(is_korean).sum()} of them and in English for the rest."
+        f"For the other {len(others)}, {others['question'].map(is_korean).sum()} of them in Korean, it draws the instruction's wording."
     )
