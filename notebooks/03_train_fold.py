@@ -17,6 +17,7 @@ from vqa_utils.extra import extra_rows
 from vqa_utils.folds import read_folds
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, load_base, load_processor
+from vqa_utils.paraphrases import read_wordings
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
 from vqa_utils.train import train_fold
@@ -33,6 +34,7 @@ held_out, extra = challenge.train[held_out_mask], extra_rows(paths.extra_folds, 
 train = pd.concat([challenge.train[~held_out_mask], extra], ignore_index=True)
 print(f"fold {fold}: {len(train)} rows to train on, {len(held_out)} held out")
 print(f"{len(extra)} of these are extra rows; {len(challenge.extra) - len(extra)} more would show or ask what is held out.")
+print(read_wordings(train))
 
 # %% [markdown]
 # ## What the model learns from

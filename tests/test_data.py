@@ -77,6 +77,22 @@ def test_a_file_that_is_no_table_is_an_error_with_its_name(folder, text):
         load(folder)
 
 
+def test_a_text_that_its_commas_cut_off_is_an_error(folder):
+    lines = (folder / "test.csv").read_text().splitlines()
+    ends = [line + "," for line in lines[1:]]
+    (folder / "test.csv").write_text("\n".join([lines[0], *ends]))
+    assert len(load(folder).test) == 3  # commas at the ends of lines say nothing
+    (folder / "test.csv").write_text("\n".join([lines[0], ends[0] + "라", *ends[1:]]))
+    with pytest.raises(DataError, match=r"1 problems\n.*test\.csv line 2: expected 7 cells, found more; put texts with commas"):
+        load(folder)
+
+
+def test_columns_that_nobody_asked_for_are_not_read(folder):
+    before = load(folder).train
+    edit(folder, "train.csv", lambda frame: frame.assign(length="7")[["length", *frame]])
+    pd.testing.assert_frame_equal(load(folder).train, before)
+
+
 def test_limit_takes_the_first_rows_of_both_files(folder):
     challenge = load(folder, limit=2)
     assert (len(challenge.train), len(challenge.test), len(challenge.sample_submission)) == (2, 2, 2)

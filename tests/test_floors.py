@@ -12,11 +12,11 @@ from vqa_utils.paths import ROOT
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
-        "data", "images", "duplicates", "groups", "extra", "prompts", "folds", "metrics", "ensemble", "calibration", "mixture", "runs",
-        "timings", "points", "chunks", "cost", "rates", "forecast", "baselines", "error_analysis", "clusters"),
+        "data", "csv_files", "images", "duplicates", "groups", "extra", "paraphrases", "prompts", "folds", "metrics", "ensemble",
+        "calibration", "mixture", "runs", "timings", "points", "chunks", "cost", "rates", "forecast", "baselines", "error_analysis", "clusters"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "routing", "streaming", "lora", "vision",
         "attention", "kernels", "launch"),
-    3: ("train", "batches", "shuffle", "callbacks", "score"),
+    3: ("train", "batches", "shuffle", "wordings", "callbacks", "score"),
     4: ("runner", "execution", "report", "figures", "terminal", "plan_table", "blend", "combine", "compare", "sweep"),
 }  # fmt: skip
 MAY_USE = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 1, 2, 3}, 4: {0, 1, 4}}

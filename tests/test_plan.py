@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vqa_utils.config import parse_settings, size_in_bytes
 from vqa_utils.machine import T4, gpu_limits, shape_of
-from vqa_utils.memory import LONG_TEXT_TOKENS, batch_of, nf4_bytes, saved_bytes, weight_bytes
+from vqa_utils.memory import LONG_TEXT_TOKENS, LONGER_INSTRUCTION, TEXT_TOKENS, batch_of, nf4_bytes, saved_bytes, weight_bytes
 from vqa_utils.paths import ROOT
 from vqa_utils.plan import HEAD, VISION, Plan, largest_micro_batch, make_plan, settled, with_text
 from vqa_utils.plan_table import print_plan
@@ -107,6 +107,14 @@ def test_more_rows_pixels_and_rank_take_more():
         assert sum(gpu.peaks["scoring"] for gpu in planned(**changes).gpus) > sum(
             gpu.peaks["scoring"] for gpu in planned().gpus
         )
+
+
+def test_training_in_other_words_takes_the_longest_and_scoring_does_not():
+    settings = {"micro_batch": 4, "score_batch": 8, "use_gradient_checkpointing": True}
+    usual, other = (planned_of(limits=[int(80e9)], paraphrase=paraphrase, **settings).gpus[0] for paraphrase in (False, True))
+    longer = with_text(Plan((usual,)), preset("safe", **settings), SHAPE, TEXT_TOKENS + LONGER_INSTRUCTION).gpus[0]
+    assert other.peaks["training"] == longer.peaks["training"] > usual.peaks["training"]
+    assert other.peaks["scoring"] == usual.peaks["scoring"] < longer.peaks["scoring"]
 
 
 def test_what_is_left_free_keeps_layers_for_the_backward():

@@ -92,6 +92,9 @@ class Config:
     """Share of the steps in which the learning rate rises, before its cosine decay."""
     shuffle_options: bool = False
     """Train on the options in a new order each epoch, with the right letters balanced within each optimizer step."""
+    paraphrase: bool = False
+    """Train on each row in newly drawn words each epoch: its question's, from paraphrases.csv beside train.csv, or else, from a
+    built-in list, its instruction's."""
     max_grad_norm: float = 0.5
     use_amp: bool = True
     """fp16 with loss scaling on a GPU; a CPU computes in fp32 either way."""

@@ -8,12 +8,13 @@ import pandas as pd
 from PIL import Image
 
 from vqa_utils.config import DEMO_DATA, Config
+from vqa_utils.csv_files import listed, read_rows, row_problems
 from vqa_utils.errors import VqaError
 from vqa_utils.images import read_images, upright_rgb
+from vqa_utils.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
 from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
-ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
 TRAIN_COLUMNS = (*QUESTION_COLUMNS, "answer")
 QUESTION_PATTERNS = {
@@ -24,7 +25,6 @@ QUESTION_PATTERNS = {
 }  # of a question in lower case
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
 TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
-SHOWN = 12  # problems listed a kind; the rest is counted
 
 
 class DataError(VqaError):
@@ -37,7 +37,7 @@ class Challenge:
 
     folder: Path
     train: pd.DataFrame
-    """id, path, question, a, b, c, d, answer"""
+    """id, path, question, a, b, c, d, answer; where `paraphrase` is on, paraphrases (see `paraphrases.with_paraphrases`)"""
     test: pd.DataFrame
     """id, path, question, a, b, c, d"""
     sample_submission: pd.DataFrame
@@ -48,11 +48,13 @@ class Challenge:
     extra: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str))
     """the rows of `extra_train`, the columns of train; their paths are absolute"""
     extra_file: Path | None = None
+    paraphrase_file: Path | None = None
+    """None where `paraphrase` is off too"""
 
     @property
     def files(self) -> list[Path]:
         own = [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
-        return own + ([self.extra_file] if self.extra_file else [])
+        return own + [file for file in (self.extra_file, self.paraphrase_file) if file]
 
 
 def data_dir(config: Config) -> Path:
@@ -68,34 +70,40 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     """Read and check a run's challenge.
 
     Args:
-        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows.
+        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows; `paraphrase` asks for the
+            rows' other wordings.
         check_images: read every image too.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
-            missing or unreadable image, id of sample_submission.csv that test.csv lacks, and extra id that either has.
+            missing or unreadable image, id of sample_submission.csv that test.csv lacks, extra id that either has, and
+            paraphrase of no row or without words.
     """
     folder, extra_name = data_dir(config), config.extra_train
     problems: list[str] = []
     columns = {"train.csv": TRAIN_COLUMNS, "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
     columns |= {extra_name: TRAIN_COLUMNS} if extra_name else {}
-    frames = {name: _read(folder, name, wanted, problems) for name, wanted in columns.items()}
+    columns |= {PARAPHRASES: PARAPHRASE_COLUMNS} if config.paraphrase and (folder / PARAPHRASES).exists() else {}
+    frames = {name: read_rows(folder, name, wanted, problems) for name, wanted in columns.items()}
     if problems:
-        raise DataError(_listed(folder, problems))
+        raise DataError(listed(folder, problems))
+    paraphrases = frames.pop(PARAPHRASES, None)
     train, test, sample, *extra = frames.values()
     for name, frame in frames.items():
         if columns[name] == TRAIN_COLUMNS:
             frame["answer"] = frame["answer"].str.strip().str.lower()
             wrong_answer = ~frame["answer"].isin(LETTERS)
-            problems += _rows(name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
+            problems += row_problems(name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
         if name != "sample_submission.csv":
             problems += _question_problems(name, frame)
     for frame in extra:
-        problems += _rows(extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
+        problems += row_problems(extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
         frame["path"] = [str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]]
-    problems += _rows("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
+    problems += row_problems("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
     unknown = ~sample["id"].isin(test["id"])
-    problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    problems += row_problems("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    if paraphrases is not None:
+        problems += paraphrase_problems(paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]])
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
@@ -105,8 +113,12 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     if check_images:
         problems += _image_problems(images, shown)
     if problems:
-        raise DataError(_listed(folder, problems))
+        raise DataError(listed(folder, problems))
+    if config.paraphrase:
+        train, *extra = (with_paraphrases(frame, paraphrases) for frame in (train, *extra))
     more = {"extra": extra[0], "extra_file": Path(extra_name)} if extra else {}
+    if paraphrases is not None:
+        more["paraphrase_file"] = folder / PARAPHRASES
     return Challenge(folder, train, test, sample, images, **more)
 
 
@@ -117,17 +129,17 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         DataError: as `load_challenge`, images included.
     """
     problems: list[str] = []
-    test = _read(folder, "test.csv", QUESTION_COLUMNS, problems)
+    test = read_rows(folder, "test.csv", QUESTION_COLUMNS, problems)
     name = "sample_submission.csv"
-    sample = _read(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
+    sample = read_rows(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
     if not problems:
         problems += _question_problems("test.csv", test)
         problems += _image_problems(read_images(folder, test["path"]), {"test.csv": test})
     if not problems and sample is not None:
         unknown = ~sample["id"].isin(test["id"])
-        problems += _rows("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+        problems += row_problems("sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if problems:
-        raise DataError(_listed(folder, problems))
+        raise DataError(listed(folder, problems))
     return test, test[["id"]] if sample is None else sample
 
 
@@ -152,43 +164,13 @@ def _place(path: str, *folders: Path) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _read(folder: Path, name: str, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
-    """All cells as text: "None" and "01" are options, not a missing value and a number. An absolute `name` needs no folder."""
-    path = folder / name
-    if not path.is_file():
-        problems.append(f"{name}: expected a file, found none")
-        return None
-    for encoding in ENCODINGS:
-        try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding, index_col=False)
-            break
-        except UnicodeDecodeError:
-            continue
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            problems.append(f"{name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}")
-            return None
-    else:
-        problems.append(f"{name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
-        return None
-    frame.columns = [column.strip() for column in frame.columns]
-    if "path" not in frame and "image" in frame:
-        frame = frame.rename(columns={"image": "path"})
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        problems.append(
-            f"{name}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}, found {', '.join(frame)}"
-        )
-    elif frame.empty:
-        problems.append(f"{name}: expected rows, found none")
-    return frame
-
-
 def _question_problems(name: str, frame: pd.DataFrame) -> list[str]:
-    problems = _rows(name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
-    problems += _rows(name, frame, frame["id"].duplicated() & (frame["id"] != ""), "id {id!r}: expected once, found again")
+    problems = row_problems(name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
+    again = frame["id"].duplicated() & (frame["id"] != "")
+    problems += row_problems(name, frame, again, "id {id!r}: expected once, found again")
     for column in ("path", "question", *LETTERS):
         empty = frame[column].str.strip() == ""
-        problems += _rows(name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
+        problems += row_problems(name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
     return problems
 
 
@@ -196,16 +178,5 @@ def _image_problems(images: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> li
     problems = []
     for name, frame in frames.items():
         rows = frame.assign(problem=frame["path"].map(images["problem"]))
-        problems += _rows(name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
+        problems += row_problems(name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
     return problems
-
-
-def _rows(name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:
-    """One line a wrong row, with its line number in the file; past `SHOWN` the rest is counted."""
-    rows = frame[wrong]
-    lines = [f"{name} line {i + 2}: {template.format(**row)}" for i, row in rows.head(SHOWN).to_dict("index").items()]
-    return lines + ([f"{name}: {len(rows) - SHOWN} more rows like the last"] if len(rows) > SHOWN else [])
-
-
-def _listed(folder: Path, problems: list[str]) -> str:
-    return "\n".join([f"{folder}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)])

@@ -13,7 +13,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data import open_image
 from vqa_utils.orders import in_one_sequence, turned
-from vqa_utils.prompts import LETTERS, chat, question_text
+from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
 
 IGNORED = -100  # the label that the loss passes over
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey, of the size of the one it stands for
@@ -70,8 +70,11 @@ class Encoder:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """How many tokens each row becomes, but for the chat's frame, which all have; of an image, only the header is read."""
+        images = {path: self._image_tokens(self.folder / path) for path in {row["path"] for row in rows}}
         texts = self.processor.tokenizer([question_text(row) for row in rows])["input_ids"]
-        return [len(text) + self._image_tokens(self.folder / row["path"]) for text, row in zip(texts, rows, strict=True)]
+        instructions = self.processor.tokenizer([instruction_of(row) for row in rows])["input_ids"]
+        parts = zip(rows, texts, instructions, strict=True)
+        return [images[row["path"]] + len(text) + len(instruction) for row, text, instruction in parts]
 
     def _image_tokens(self, path: Path) -> int:
         with Image.open(path) as image:

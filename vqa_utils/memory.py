@@ -14,6 +14,7 @@ from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
 TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
 LONG_TEXT_TOKENS = 192  # the longest row that still has to fit where layers are kept for the backward
+LONGER_INSTRUCTION = 8  # tokens that `paraphrase`'s longest instruction has more than the usual one, in Qwen's vocabulary
 OPTION_TOKENS = 80  # of these, the options and what follows, which each further option order adds
 KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
 BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
@@ -37,9 +38,10 @@ class Batch:
         return self.rows * (self.image_tokens + self.text_tokens)
 
 
-def batch_of(shape: ModelShape, config: Config, rows: int, text_tokens: int = TEXT_TOKENS) -> Batch:
-    """A batch of images that fill the pixels that they may have."""
-    return Batch(rows, math.ceil(config.image_side**2 / shape.pixels_per_token), text_tokens)
+def batch_of(shape: ModelShape, config: Config, rows: int, text_tokens: int = TEXT_TOKENS, *, training: bool = False) -> Batch:
+    """A batch of images that fill the pixels that they may have, of rows that training may word at more length."""
+    longer = LONGER_INSTRUCTION if training and config.paraphrase else 0
+    return Batch(rows, math.ceil(config.image_side**2 / shape.pixels_per_token), text_tokens + longer)
 
 
 def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0) -> int:

@@ -150,7 +150,7 @@ class _Work:
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
         self.config, self.shape = config, shape
-        self.training = memory.batch_of(shape, config, config.micro_batch, text_tokens)
+        self.training = memory.batch_of(shape, config, config.micro_batch, text_tokens, training=True)
         self.scoring = memory.batch_of(shape, config, config.score_batch, text_tokens + (config.tta - 1) * memory.OPTION_TOKENS)
         self.modules = memory.weights_by_module(shape, config)
         self.layers = [f"{LAYERS}.{number}" for number in range(shape.layers)]

@@ -13,13 +13,18 @@ def question_text(row: Mapping[str, Any]) -> str:
     return "\n".join([str(row["question"]), *options])
 
 
+def instruction_of(row: Mapping[str, Any]) -> str:
+    """What the system says: the usual words, unless the row brings its own."""
+    return row.get("instruction", INSTRUCTION)
+
+
 def chat(row: Mapping[str, Any], image: Any, *, answer: str | None = None, **image_options: Any) -> list[dict]:
     """One question as a list of chat messages, in the order instruction, image, question, options.
 
     What several option orders of one row have in common comes first, so that a prefix cache can share it.
 
     Args:
-        row: `question` and the options `a` to `d`.
+        row: `question` and the options `a` to `d`; where training words it otherwise, the `instruction`.
         image: whatever the processor takes as an image (here a PIL image).
         answer: the right letter; it becomes the assistant's turn. None where the model is to answer.
         image_options: keys that `qwen_vl_utils` reads beside the image, such as `max_pixels`.
@@ -30,7 +35,7 @@ def chat(row: Mapping[str, Any], image: Any, *, answer: str | None = None, **ima
     if answer is not None and answer not in LETTERS:
         raise ValueError(f"answer: expected one of {', '.join(LETTERS)}, found {answer!r}")
     user = [{"type": "image", "image": image, **image_options}, {"type": "text", "text": question_text(row)}]
-    messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user}]
+    messages = [{"role": "system", "content": instruction_of(row)}, {"role": "user", "content": user}]
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
     return messages

@@ -8,18 +8,19 @@ from torch.utils.data import Dataset, Sampler
 
 from vqa_utils.prompts import LETTERS
 
+Key = int | tuple[int, int]  # a row, or a row in one of its wordings
 Places = tuple[int, ...]  # where the right option goes, then where the three others go, in their order
 
 
 class EpochSampler(Protocol):
     """A sampler whose order depends on the epoch."""
 
-    def __iter__(self) -> Iterator[int]: ...
+    def __iter__(self) -> Iterator[Key]: ...
     def __len__(self) -> int: ...
     def set_epoch(self, epoch: int) -> None: ...
 
 
-class ShuffledSteps(Sampler[tuple[int, Places]]):
+class ShuffledSteps(Sampler[tuple[Key, Places]]):
     """The rows of `order`, each with new places for its options.
 
     Within an optimizer step the right options are spread over the letters as evenly as its rows allow. The places depend on
@@ -29,7 +30,7 @@ class ShuffledSteps(Sampler[tuple[int, Places]]):
     def __init__(self, order: EpochSampler, step_rows: int, seed: int):
         self.order, self.step_rows, self.seed, self.epoch = order, step_rows, seed, 0
 
-    def __iter__(self) -> Iterator[tuple[int, Places]]:
+    def __iter__(self) -> Iterator[tuple[Key, Places]]:
         for number, row in enumerate(self.order):
             step, within = divmod(number, self.step_rows)
             if not within:
@@ -51,15 +52,15 @@ class ShuffledSteps(Sampler[tuple[int, Places]]):
 class ShuffledOptions(Dataset):
     """Training rows, each asked for with the places of its options."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]]):
+    def __init__(self, rows: Sequence[dict[str, Any]] | Dataset):
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, Places]) -> dict[str, Any]:
-        index, places = key
-        return moved(self.rows[index], places)
+    def __getitem__(self, key: tuple[Key, Places]) -> dict[str, Any]:
+        row, places = key
+        return moved(self.rows[row], places)
 
 
 def moved(row: dict[str, Any], places: Places) -> dict[str, Any]:

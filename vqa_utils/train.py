@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from vqa_utils.artifacts import ids_hash, sha256, write_json
-from vqa_utils.batches import StepTrainer
+from vqa_utils.batches import StepTrainer, training_rows, with_lengths
 from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
@@ -24,7 +24,6 @@ from vqa_utils.model import save_adapter
 from vqa_utils.paths import FoldPaths
 from vqa_utils.precision import grad_scaler
 from vqa_utils.prompts import LETTERS
-from vqa_utils.shuffle import ShuffledOptions
 
 
 def train_fold(
@@ -37,7 +36,7 @@ def train_fold(
     Args:
         model: a fresh base with LoRA layers.
         encoder: makes the batches.
-        train, held_out: the challenge's rows, with `answer`.
+        train, held_out: the challenge's rows, with `answer`; under `paraphrase`, those to train on with `paraphrases` too.
         paths: where the fold's adapter, log and meta.json go; meta.json is written last.
 
     Returns:
@@ -52,14 +51,13 @@ def train_fold(
     checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
     arguments = training_arguments(config, checkpoints)
     arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
-    rows, judged = (frame.assign(length=encoder.lengths(frame.to_dict("records"))) for frame in (train, held_out))
-    learned = rows.to_dict("records")
+    judged = with_lengths(held_out.to_dict("records"), encoder)
     trainer = StepTrainer(
         model=model,
         args=arguments,
         data_collator=encoder.examples,
-        train_dataset=ShuffledOptions(learned) if config.shuffle_options else learned,
-        eval_dataset=judged.sort_values("length", ascending=False).to_dict("records"),
+        train_dataset=training_rows(config, encoder, train),
+        eval_dataset=sorted(judged, key=lambda row: row["length"], reverse=True),
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
