@@ -39,7 +39,7 @@ STAGES = (
     Stage(
         "05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv")
     ),
-    Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html",)),
+    Stage("06_analysis", ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv"), ("report/index.html", "report/*")),
 )
 
 

@@ -20,8 +20,8 @@ COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
-    "calibrate", "ensemble", "num_workers", "report_to",
+    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "rotations",
+    "baselines", "calibrate", "ensemble", "num_workers", "report_to",
 )  # fmt: skip
 
 
@@ -106,6 +106,9 @@ class Config:
     """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
     tta: int = 1
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
+    rotations: int = 1
+    """Pictures that are scored and averaged, each a pass of its own: 1 as it is, 2 also turned by 180 degrees, 4 by 90 and 270 too;
+    a blank one is shown once."""
     baselines: bool = False
     """Score the held-out rows without the adapter and with blank images too."""
 
@@ -145,6 +148,7 @@ class Config:
             "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
             'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
+            "rotations: expected 1, 2 or 4": self.rotations in (1, 2, 4),
             'ensemble: expected "mean", "geometric" or "vote"': self.ensemble in ("mean", "geometric", "vote"),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }
