@@ -117,8 +117,8 @@ def beyond_deserved(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
     """The probability at each place of each row beyond what its options deserve, [N, 4], the mean over the orders.
 
     An option deserves its mean over the orders. Over all cyclic orders it stands once at each place, so that what is left is the
-    place's own: the prior of Zheng et al. 2024 ("Large Language Models Are Not Robust Multiple Choice Selectors", equation 5),
-    here of probabilities and less 1/4, as it is probabilities that are averaged.
+    place's own: like the prior that Zheng et al. 2024 estimate ("Large Language Models Are Not Robust Multiple Choice Selectors",
+    PriDe), but of probabilities where they average logarithms, and less 1/4.
 
     Args:
         orders: `a` to `d` of the same N rows, by how many places the options were turned.
