@@ -42,7 +42,7 @@ STAGES = (
     Stage(
         "06_analysis",
         ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv", "ensemble/probs_oof.csv", "ensemble/members.json"),
-        ("report/index.html",),
+        ("report/index.html", "report/*"),
     ),
 )
 

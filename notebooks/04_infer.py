@@ -34,7 +34,8 @@ print({name: f"{len(rows)} rows" for name, rows in questions.items()})
 
 # %% [markdown]
 # The right answers are dropped before anything is scored. With `baselines` on, the held-out rows are scored twice more: by the
-# base without its adapter (`zero_shot`), and with grey pictures (`blank`).
+# base without its adapter (`zero_shot`), and with grey pictures (`blank`). With `tta` and `rotations`, a row is scored in several
+# views (orders of its options, rotations of its picture), and their mean counts.
 
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
@@ -63,7 +64,8 @@ rows = questions["test"].reset_index(drop=True).loc[least.index]
 gallery(rows.assign(chosen=predictions(probs["test"])[least.index], p_chosen=least), folder)
 
 # %%
-print("wrote", *(shown(out.probs(name)) for name in probs))
+print("wrote", *(shown(path) for name in probs for path in out.scored(name)))
 
 # %% [markdown]
-# **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`. [05_ensemble](05_ensemble.ipynb) averages those of all folds.
+# **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`. [05_ensemble](05_ensemble.ipynb) averages those of all folds. Where
+# rows were scored in several views, `probs_*_views.csv` has what each said, for [06_analysis](06_analysis.ipynb).

@@ -18,6 +18,7 @@ from vqa_utils.folds import read_folds
 from vqa_utils.images import image_pixels
 from vqa_utils.metrics import correct
 from vqa_utils.paths import shown
+from vqa_utils.position_bias import pooled_views, position_bias
 from vqa_utils.runs import open_run
 
 # %% tags=["parameters"]
@@ -58,6 +59,19 @@ words["Confusion"] = error_analysis.read_confusion(probs, rows["answer"])
 print(words["Confusion"])
 confusion = figures.confusion(probs, rows["answer"])
 confusion
+
+# %% [markdown]
+# ## Does an option win by its place?
+#
+# With `tta`, each row was scored in several orders of its options. An option deserves its mean over them; what a place gets
+# beyond that is the place's doing. With one order, only letters chosen and letters right are left to compare.
+
+# %% tags=["nbval-ignore-output"]
+bias = position_bias(pooled_views(paths, config, folds, probs), probs, rows["answer"])
+words["Position bias"] = bias.read()
+print(words["Position bias"])
+bias_figure = figures.position_bias(bias.places, bias.views, bias.title)
+bias_figure
 
 # %% [markdown]
 # ## Which questions are hard?
@@ -134,9 +148,9 @@ report.gallery(mistakes.head(8), challenge.folder)
 
 # %%
 tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,
-          "Confidence": bands, "Worst mistakes": mistakes}  # fmt: skip
-plots = {"Accuracy against baselines": baseline_figure, "Confusion": confusion, "Accuracy by group": group_figure,
-         "Reliability": reliability}  # fmt: skip
+          "Confidence": bands, **bias.tables, "Worst mistakes": mistakes}  # fmt: skip
+plots = {"Accuracy against baselines": baseline_figure, "Confusion": confusion, "Position bias": bias_figure,
+         "Accuracy by group": group_figure, "Reliability": reliability}  # fmt: skip
 print("wrote", shown(report.write_report(paths, config, tables, plots, words, challenge.folder)))
 
 # %% [markdown]

@@ -6,10 +6,12 @@ from vqa_utils.artifacts import (
     hashes,
     provenance,
     read_probabilities,
+    read_views,
     sha256,
     write_atomically,
     write_probabilities,
     write_text,
+    write_views,
 )
 from vqa_utils.paths import RunPaths, runs_dir, shown
 
@@ -40,6 +42,36 @@ def test_a_broken_contract_is_found_when_it_is_read(tmp_path, spoil, message):
     spoil(PROBS).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(ArtifactError, match=message):
         read_probabilities(tmp_path / "p.csv", PROBS["id"])
+
+
+VIEWS = pd.concat([PROBS.assign(order=order, rotation=rotation) for rotation in (0, 180) for order in (0, 2)])
+
+
+def test_views_come_back_one_after_the_other_in_the_order_asked_for(tmp_path):
+    write_views(tmp_path / "v.csv", VIEWS.sample(frac=1, random_state=0))
+    assert list(pd.read_csv(tmp_path / "v.csv")) == ["id", "order", "rotation", "a", "b", "c", "d"]
+    found = read_views(tmp_path / "v.csv", ["3", "01", "None"])
+    assert found["id"].tolist() == ["3", "01", "None"] * 4
+    assert found[["order", "rotation"]].drop_duplicates().to_numpy().tolist() == [[0, 0], [0, 180], [2, 0], [2, 180]]
+    write_views(tmp_path / "v.csv", VIEWS.head(3))
+    assert not (tmp_path / "v.csv").exists(), (
+        "one view is what the mean says already, and an older file would be taken for its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda v: v.iloc[1:], "lacks 1"),
+        (lambda v: v.assign(rotation=0), "each id once"),
+        (lambda v: v.assign(a=0.9), "rows that sum to 1"),
+        (lambda v: v.drop(columns="order"), "'order', 'rotation'] too"),
+    ],
+)
+def test_a_view_that_is_not_whole_is_found_when_it_is_read(tmp_path, spoil, message):
+    spoil(VIEWS).to_csv(tmp_path / "v.csv", index=False)
+    with pytest.raises(ArtifactError, match=message):
+        read_views(tmp_path / "v.csv", PROBS["id"])
 
 
 def test_a_missing_file_names_the_notebook_to_run(tmp_path):

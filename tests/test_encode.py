@@ -85,7 +85,7 @@ def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(tmp_path,
 
 
 def test_a_blank_picture_is_grey_and_of_the_same_size(encoder, rows):
-    seen, blank = encoder.questions(rows), encoder.questions(rows, blank=True)
+    seen, blank = encoder.questions(rows), encoder.blanked().questions(rows)
     assert torch.equal(seen["input_ids"], blank["input_ids"])
     assert blank["pixel_values"].unique().numel() == 1 and blank["pixel_values"].abs().max() < 0.01
     assert seen["pixel_values"].unique().numel() > 1

@@ -54,6 +54,16 @@ def test_four_orders_cost_less_than_four_times_one():
     assert 1.2 < four.scoring.wall / one.scoring.wall < 2.5 and four.training == one.training
 
 
+def test_each_rotation_is_scored_anew_but_for_blank_pictures():
+    one, four = (expected(tta=2, score_batch=8, rotations=rotations) for rotations in (1, 4))
+    assert four.scoring.wall == pytest.approx(4 * one.scoring.wall) and four.epoch_s == one.epoch_s
+    rows = 3 * (1000 / 3 + 1000)  # of three folds
+    assert four.run_s - one.run_s == pytest.approx(3 * rows * one.scoring.wall)
+    with_baselines = (expected(tta=2, score_batch=8, rotations=rotations, baselines=True).run_s for rotations in (1, 4))
+    more = [with_them - without.run_s for with_them, without in zip(with_baselines, (one, four), strict=True)]
+    assert more == pytest.approx([2000 * one.scoring.wall, 5000 * one.scoring.wall])  # 1,000 held-out rows by base, and blank
+
+
 def test_without_rates_there_is_no_forecast():
     assert expected("dense_8b", [Gpu("Tesla V100", 32)]) is None
     assert expected("safe", [T4, Gpu("Tesla V100", 32)]) is None

@@ -108,7 +108,7 @@ def test_where_memory_ran_out():
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 14.74 GiB of which 1.2 GiB is free."
     assert where_memory_ran_out("OutOfMemoryError", said, ["in training_step"]) == OutOfMemory(1, "training")
     assert where_memory_ran_out("OutOfMemoryError", said, ["a", "in evaluation_loop", "c"]) == OutOfMemory(1, "scoring")
-    assert where_memory_ran_out("OutOfMemoryError", "", ["in score_options(model"]) == OutOfMemory(0, "scoring")
+    assert where_memory_ran_out("OutOfMemoryError", "", ["in score_views(model"]) == OutOfMemory(0, "scoring")
     assert where_memory_ran_out("OutOfMemoryError", said, ["model_class.from_pretrained("]) == OutOfMemory(1, "loading")
     assert where_memory_ran_out("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED", []) == OutOfMemory(0, "training")
     assert where_memory_ran_out("ValueError", "step 3: expected finite gradients", ["in training_step"]) is None

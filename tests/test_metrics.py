@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import bootstrap
 
 from vqa_utils.metrics import (
     accuracy,
@@ -11,6 +12,7 @@ from vqa_utils.metrics import (
     holm,
     log_loss,
     mcnemar,
+    mean_interval,
     predictions,
     reliability,
 )  # fmt: skip
@@ -64,6 +66,16 @@ def test_the_interval_is_that_of_resampled_rows(hits, rows):
 def test_intervals_of_no_rows_and_of_rows_that_are_alike():
     assert np.isnan(accuracy_interval(np.array([], bool))).all()
     assert accuracy_interval(np.ones(12, bool)) == (1, 1) and accuracy_interval(np.zeros(12, bool)) == (0, 0)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.9875])
+def test_the_interval_of_means_is_the_percentile_bootstraps(level):
+    values = np.random.default_rng(1).exponential((1.0, 3.0), (60, 2))
+    found = bootstrap((values,), np.mean, confidence_level=level, method="percentile", random_state=2).confidence_interval
+    width = found.high - found.low
+    assert (np.abs(np.subtract(mean_interval(values, level), found)) < 0.06 * width).all()
+    np.testing.assert_allclose(mean_interval(values[:, 0], level), np.array(mean_interval(values, level))[:, 0])
+    assert np.isnan(mean_interval(values[:1])).all() and np.array_equal(mean_interval(np.ones(5)), (1, 1))
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_the_next_by_one_less():

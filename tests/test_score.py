@@ -1,12 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+from vqa_utils.artifacts import read_probabilities, read_views
+from vqa_utils.encode import Encoder
 from vqa_utils.model import add_lora, load_base
+from vqa_utils.orders import shifts_of
 from vqa_utils.paths import FoldPaths
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.score import score_fold, score_options
+from vqa_utils.score import last_logits, score_fold, score_options, score_views
 
 
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
@@ -63,15 +69,87 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(base, con
     rows = challenge.train.head(6).drop(columns="answer")
     probs = score_fold(model.eval(), encoder, {"oof": rows}, config, FoldPaths(tmp_path))
     alone = score_options(base, encoder, rows, batch_size=32)[list(LETTERS)]
-    blank = score_options(model, encoder, rows, batch_size=32, blank=True)[list(LETTERS)]
+    blank = score_options(model, encoder.blanked(), rows, batch_size=32)[list(LETTERS)]
     np.testing.assert_allclose(probs["zero_shot"][list(LETTERS)], alone, atol=1e-6)
     np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
     assert abs(probs["oof"][list(LETTERS)] - alone).to_numpy().max() > 0.05
     assert {path.name for path in tmp_path.iterdir()} == {f"probs_{name}.csv" for name in ("oof", "zero_shot", "blank")}
 
 
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+@pytest.fixture(scope="module")
+def wide(challenge, tmp_path_factory):
+    """Rows whose pictures are wider than high; the first is a photograph whose camera lay on its side."""
+    folder, rows = tmp_path_factory.mktemp("wide"), challenge.train.head(5)
+    rows = rows.assign(path=[f"{number}.png" for number in range(len(rows))])
+    files = challenge.train["path"].head(5)
+    pictures = {
+        path: Image.open(challenge.folder / file).crop((0, 0, 64, 40)) for path, file in zip(rows["path"], files, strict=True)
+    }
+    for path, picture in pictures.items():
+        picture.save(folder / path)
+    lying, exif = pictures["0.png"].transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[274] = 6  # orientation: to be turned clockwise by 90 degrees
+    lying.save(folder / "0.png", exif=exif)
+    return folder, rows, pictures
+
+
+def test_a_rotated_picture_is_pillows_rotation_of_the_upright_one(base, processor, wide, tmp_path):
+    folder, rows, pictures = wide
+    views = score_views(base, Encoder(processor, folder, 64), rows, batch_size=3, orders=2, rotations=4)
+    by_angle = {}
+    for angle in (0, 90, 180, 270):
+        (tmp_path / str(angle)).mkdir()
+        for path, picture in pictures.items():
+            (picture.transpose(TURNS[angle]) if angle else picture).save(tmp_path / str(angle) / path)
+        by_hand = score_views(base, Encoder(processor, tmp_path / str(angle), 64), rows, batch_size=3, orders=2)
+        found = views[views["rotation"] == angle].drop(columns="rotation").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, by_hand.drop(columns="rotation"), check_exact=True)
+        by_angle[angle] = found[list(LETTERS)].to_numpy()
+    assert min(np.abs(by_angle[0] - by_angle[angle]).max() for angle in TURNS) > 0.01
+    together = score_options(base, Encoder(processor, folder, 64), rows, batch_size=3, orders=2, rotations=4)
+    mean = np.mean(list(by_angle.values()), axis=0).reshape(2, len(rows), 4).mean(axis=0)
+    np.testing.assert_allclose(together[list(LETTERS)], mean, atol=1e-12)
+
+
+@pytest.mark.parametrize("orders", [1, 4])
+def test_one_rotation_gives_the_mean_of_the_softmaxes_to_the_last_bit(base, encoder, challenge, orders, monkeypatch):
+    rows, records = challenge.test.head(3), challenge.test.head(3).to_dict("records")
+    monkeypatch.setattr(Image.Image, "rotate", None)  # the picture is not touched
+    batch = encoder.orders(records, shifts_of(orders)) if orders > 1 else encoder.questions(records)
+    letters = encoder.processor.tokenizer.convert_tokens_to_ids(list(LETTERS))
+    with torch.inference_mode():
+        probs = last_logits(base, batch, True)[..., letters].double().softmax(-1)
+    expected = torch.stack([probs[:, number].roll(shift, -1) for number, shift in enumerate(shifts_of(orders))]).mean(0)
+    found = score_options(base, encoder, rows, batch_size=3, orders=orders, rotations=1)
+    np.testing.assert_array_equal(found[list(LETTERS)].to_numpy(), expected.numpy())
+
+
+def test_a_blank_picture_is_scored_in_one_rotation(base, encoder, challenge):
+    views = score_views(base, encoder.blanked(), challenge.test, batch_size=8, rotations=4)
+    assert len(views) == len(challenge.test)
+
+
+def test_the_mean_stands_beside_what_each_view_said_and_nothing_stale_does(base, config, encoder, challenge, tmp_path):
+    model, rows = add_lora(load_base(config), config).eval(), challenge.train.head(5).drop(columns="answer")
+    out = FoldPaths(tmp_path)
+    score_fold(model, encoder, {"oof": rows, "test": challenge.test}, dataclasses.replace(config, tta=4, rotations=2), out)
+    for name, of_set in (("oof", rows), ("test", challenge.test)):
+        views = read_views(out.views(name), of_set["id"])
+        assert len(views) == 8 * len(of_set) and out.scored(name) == [out.probs(name), out.views(name)]
+        mean = views.groupby("id")[list(LETTERS)].mean().loc[of_set["id"]]
+        np.testing.assert_allclose(read_probabilities(out.probs(name), of_set["id"])[list(LETTERS)], mean, atol=1e-12)
+    names = ("oof", "test", "zero_shot", "blank")
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {f"probs_{name}.csv" for name in (*names, "oof_views", "test_views")}
+    score_fold(model, encoder, {"oof": rows, "test": challenge.test}, config, out)
+    assert {path.name for path in tmp_path.iterdir()} == {f"probs_{name}.csv" for name in names}
+
+
 def test_the_picture_matters(base, encoder, challenge):
-    seen, blank = (score_options(base, encoder, challenge.train, batch_size=8, blank=blank) for blank in (False, True))
+    seen, blank = (score_options(base, e, challenge.train, batch_size=8) for e in (encoder, encoder.blanked()))
     assert (seen[list(LETTERS)] - blank[list(LETTERS)]).abs().to_numpy().max() > 0.1
 
 

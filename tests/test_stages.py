@@ -1,7 +1,7 @@
 import pytest
 
 from run_all import STAGES
-from vqa_utils.paths import NOTEBOOKS
+from vqa_utils.paths import NOTEBOOKS, FoldPaths
 from vqa_utils.stages import RunError, Stage, Step, select_steps
 
 
@@ -30,6 +30,19 @@ def test_what_does_not_exist_is_listed_together():
         RunError, match=r"(?s)--folds: expected some of 0, 1, 2, found 7.*stage: expected one of 01_eda.*found 3_train"
     ):
         names(only="3_train", chosen=[7])
+
+
+def test_what_each_view_said_goes_with_the_probabilities_from_04_to_06(tmp_path):
+    fold = FoldPaths(tmp_path / "fold1")
+    fold.folder.mkdir()
+    for path in (fold.probs("oof"), fold.views("oof"), fold.views("test")):
+        path.touch()
+    writes, reads = (step for step in select_steps(STAGES, (1,)) if step.name in ("04_infer-fold1", "06_analysis"))
+    assert {fold.views("oof"), fold.views("test")} <= set(writes.outputs(tmp_path)) & set(reads.inputs(tmp_path))
+    table = tmp_path / "report" / "views.csv"
+    table.parent.mkdir()
+    table.touch()
+    assert table in reads.outputs(tmp_path)  # and so it does not outlive the views
 
 
 def test_patterns_name_the_folds_files(tmp_path):

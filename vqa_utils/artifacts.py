@@ -17,6 +17,7 @@ from vqa_utils.errors import VqaError
 from vqa_utils.paths import ROOT
 
 PROBABILITY_COLUMNS = ["id", "a", "b", "c", "d"]
+VIEW_COLUMNS = ["order", "rotation"]  # by how many places the options were turned, and by how many degrees the picture
 PACKAGES = (
     "torch", "transformers", "accelerate", "peft", "bitsandbytes", "qwen-vl-utils",
     "papermill", "jupytext", "pandas", "scikit-learn",
@@ -89,9 +90,40 @@ def read_probabilities(path: Path, ids: Iterable[str] | None = None) -> pd.DataF
     Raises:
         ArtifactError: the file is missing, has other columns or ids, or a row that does not sum to 1.
     """
+    return _with_rows(path, _read_probabilities(path), ids)
+
+
+def write_views(path: Path, views: pd.DataFrame) -> None:
+    """Write what each view of the rows said (`id`, `order`, `rotation`, `a` to `d`); one view alone leaves no file, nor an old one."""
+    if len(views[VIEW_COLUMNS].drop_duplicates()) > 1:
+        write_csv(path, views[["id", *VIEW_COLUMNS, *PROBABILITY_COLUMNS[1:]]])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_views(path: Path, ids: Iterable[str]) -> pd.DataFrame:
+    """What `write_views` wrote, one view after the other, each with exactly the rows `ids`, in that order.
+
+    Raises:
+        ArtifactError: the file is missing or has other columns, or a view is not what `read_probabilities` expects.
+    """
+    ids, views = list(ids), _read_probabilities(path)
+    if not set(VIEW_COLUMNS) <= set(views):
+        raise ArtifactError(
+            f"{path}: expected the columns {VIEW_COLUMNS} too, found {list(views)}; run notebook 04_infer again"
+        )
+    parts = [_with_rows(path, part, ids) for _, part in views.groupby(VIEW_COLUMNS)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _read_probabilities(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise ArtifactError(f"{path}: expected option probabilities, found no file; run notebook 04_infer first")
-    frame = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"})
+    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"})
+
+
+def _with_rows(path: Path, frame: pd.DataFrame, ids: Iterable[str] | None) -> pd.DataFrame:
+    """The checked frame with exactly the rows `ids`, in that order."""
     _check_probabilities(path, frame)
     if ids is None:
         return frame

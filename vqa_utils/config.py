@@ -19,7 +19,7 @@ COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 
 # The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
 USED_FROM = {
-    "score_batch": "04_infer", "tta": "04_infer", "baselines": "04_infer",
+    "score_batch": "04_infer", "tta": "04_infer", "rotations": "04_infer", "baselines": "04_infer",
     "calibrate": "05_ensemble", "ensemble": "05_ensemble",
 }  # fmt: skip
 
@@ -32,7 +32,7 @@ NOT_OF_THE_ADAPTER = (
 
 # Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
 # At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
-BEFORE_IT_CAME: dict[str, Any] = {}
+BEFORE_IT_CAME: dict[str, Any] = {"paraphrase": False, "rotations": 1}
 
 
 class ConfigError(VqaError):
@@ -119,6 +119,9 @@ class Config:
     """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
     tta: int = 1
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
+    rotations: int = 1
+    """Pictures that are scored and averaged, each a pass of its own: 1 as it is, 2 also turned by 180 degrees, 4 by 90 and 270 too;
+    a blank one is shown once."""
     baselines: bool = False
     """Score the held-out rows without the adapter and with blank images too."""
 
@@ -158,6 +161,7 @@ class Config:
             "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
             'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
+            "rotations: expected 1, 2 or 4": self.rotations in (1, 2, 4),
             'ensemble: expected "mean", "geometric" or "vote"': self.ensemble in ("mean", "geometric", "vote"),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }

@@ -1,5 +1,6 @@
 """Rows and images -> the model's tensors, with labels where the model learns."""
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,25 +27,37 @@ class Encoder:
     def __init__(self, processor: ProcessorMixin, folder: Path, image_side: int):
         """`folder` is what the rows' `path` is relative to; an image gets at most `image_side` squared pixels."""
         self.processor, self.folder, self.image_side = processor, folder, image_side
+        self.blank, self.rotation = False, 0  # how the pictures are shown; see `blanked` and `rotated`
         letter_token_ids(processor)  # raises where a letter is not one token
 
-    def questions(self, rows: Sequence[Row], *, blank: bool = False) -> BatchFeature:
+    def blanked(self) -> "Encoder":
+        """One that shows a grey picture of the same size in place of each."""
+        other = copy.copy(self)
+        other.blank = True
+        return other
+
+    def rotated(self, degrees: int) -> "Encoder":
+        """One that turns each picture, once it is upright, counter-clockwise by 0, 90, 180 or 270 degrees."""
+        other = copy.copy(self)
+        other.rotation = degrees
+        return other
+
+    def questions(self, rows: Sequence[Row]) -> BatchFeature:
         """Left-padded prompts that end where the answer's letter follows.
 
         Args:
             rows: `path`, `question`, `a` to `d`.
-            blank: show a grey picture of the same size in place of each image.
 
         Returns:
             input_ids, attention_mask [B, L], pixel_values, image_grid_thw and what else the processor gives.
         """
-        return self._encode([self._chat(row, None, blank) for row in rows], add_generation_prompt=True)
+        return self._encode([self._chat(row, None) for row in rows], add_generation_prompt=True)
 
-    def orders(self, rows: Sequence[Row], shifts: Sequence[int], *, blank: bool = False) -> BatchFeature:
+    def orders(self, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
         """Like `questions`, with the options of each row turned by each of `shifts`, as `orders.in_one_sequence` joins them."""
         texts = [[self._render(chat(turned(row, shift), None), True) for row in rows] for shift in shifts]
         prompts = [self.processor.tokenizer(of_order)["input_ids"] for of_order in texts]
-        batch = self.questions([turned(row, shifts[0]) for row in rows], blank=blank)
+        batch = self.questions([turned(row, shifts[0]) for row in rows])
         return BatchFeature(in_one_sequence(batch, prompts, self.processor.tokenizer.pad_token_id))
 
     def examples(self, rows: Sequence[Row]) -> BatchFeature:
@@ -55,7 +68,7 @@ class Encoder:
         Raises:
             ValueError: the label of the batch's first row does not decode to its answer.
         """
-        batch = self._encode([self._chat(row, row["answer"], False) for row in rows], add_generation_prompt=False)
+        batch = self._encode([self._chat(row, row["answer"]) for row in rows], add_generation_prompt=False)
         from_end = len(self._after_letter()) + 1
         labels = torch.full_like(batch["input_ids"], IGNORED)
         labels[:, -from_end] = batch["input_ids"][:, -from_end]
@@ -82,10 +95,12 @@ class Encoder:
         sides = smart_resize(height, width, self._factor, min_pixels=self._factor**2, max_pixels=self.image_side**2)
         return math.prod(sides) // self._factor**2
 
-    def _chat(self, row: Row, answer: str | None, blank: bool) -> list[dict]:
+    def _chat(self, row: Row, answer: str | None) -> list[dict]:
         image = open_image(self.folder / row["path"])
-        if blank:
+        if self.blank:
             image = Image.new("RGB", image.size, BLANK)
+        if self.rotation:
+            image = image.rotate(self.rotation, expand=True)
         return chat(row, image, answer=answer, max_pixels=self.image_side**2, min_pixels=self._factor**2)
 
     def _encode(self, chats: list[list[dict]], *, add_generation_prompt: bool) -> BatchFeature:

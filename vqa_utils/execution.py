@@ -109,7 +109,7 @@ def where_memory_ran_out(kind: str, message: str, traceback: list[str]) -> OutOf
     if not OUT_OF_MEMORY.search(f"{kind}: {message}"):
         return None
     text = "\n".join(traceback)
-    phases = {"scoring": ("evaluation_loop", "score_options"), "loading": ("from_pretrained",)}
+    phases = {"scoring": ("evaluation_loop", "score_views"), "loading": ("from_pretrained",)}
     phase = next((phase for phase, signs in phases.items() if any(sign in text for sign in signs)), "training")
     number = re.search(r"GPU (\d+)", message)
     return OutOfMemory(int(number[1]) if number else 0, phase)

@@ -113,6 +113,26 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
     return _done(fig)
 
 
+def position_bias(places: pd.DataFrame, views: pd.DataFrame, title: str) -> Figure:
+    """Points at each place beyond what is due there, and each view's accuracy against that of all together, with intervals.
+
+    Args:
+        places: `place`, `beyond`, `low`, `high` (shares).
+        views: `view`, `against_mean`, `low`, `high` (shares); a panel of its own where it has lines.
+        title: what `beyond` is.
+    """
+    panels = {title: (places, "place", "beyond")}
+    if len(views):
+        panels["Accuracy of a view alone, against the mean of all"] = (views, "view", "against_mean")
+    fig, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.2), squeeze=False)
+    for ax, (name, (table, labels, values)) in zip(axes[0], panels.items(), strict=True):
+        sns.barplot(x=100 * table[values], y=table[labels], ax=ax, color=sns.color_palette()[0])
+        ax.hlines(range(len(table)), 100 * table["low"], 100 * table["high"], color="black")
+        ax.axvline(0, color="grey", linestyle="--")
+        ax.set(title=name, xlabel="points, with the 95 % interval", ylabel="")
+    return _done(fig)
+
+
 def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> Figure:
     """The same rows' confidence against accuracy, a panel for each set of probabilities; the dots' sizes compare."""
     tables = [reliability(probs, answers) for probs in sets.values()]

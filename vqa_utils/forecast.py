@@ -52,12 +52,14 @@ def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple
     training, evaluating = a_row(config.micro_batch, training=True), a_row(config.score_batch)
     # Linear attention passes a state from token to token, so that each option order takes a pass
     shares = not any("linear_attn" in name for name in shape.parameters)
-    scoring = a_row(config.score_batch, config.tta) if shares else a_row(config.score_batch, passes=config.tta)
+    orders, passes = (config.tta, config.rotations) if shares else (1, config.tta * config.rotations)
+    scoring = a_row(config.score_batch, orders, passes=passes)
     held_out = rows[0] * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
     epoch = (rows[0] - held_out) * training.wall + held_out * evaluating.wall
     first, later = (STARTING + size / READING for size in _sizes(config, shape))
     train = later + config.epochs * epoch
-    score = later + scoring.wall * (held_out * (3 if config.baselines else 1) + rows[1])
+    again = 1 + 1 / config.rotations if config.baselines else 0  # the base, and blank pictures, which are not turned
+    score = later + scoring.wall * (held_out * (1 + again) + rows[1])
     side = max(1, len(places))
     # The last fold to be trained is scored when no other trains
     run = first - later + max(folds * (train + score) / side, math.ceil(folds / side) * train + score)

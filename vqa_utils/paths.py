@@ -69,6 +69,14 @@ class FoldPaths:
         """Probabilities of `rows`: oof, test, zero_shot or blank."""
         return self.folder / f"probs_{rows}.csv"
 
+    def views(self, rows: str) -> Path:
+        """What each view of `rows` (an order of the options, a rotation of the picture) said; only where there are several."""
+        return self.folder / f"probs_{rows}_views.csv"
+
+    def scored(self, rows: str) -> list[Path]:
+        """The files that hold probabilities of `rows`."""
+        return [path for path in (self.probs(rows), self.views(rows)) if path.exists()]
+
 
 @dataclass(frozen=True)
 class RunPaths:

@@ -1,11 +1,13 @@
 """Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them.
 
-With several option orders, the mean over them, each option's probability followed to where it stands.
+A row may be scored in several views, each an order of its options and a rotation of its picture: then the mean over them, each
+option's probability followed to where it stands.
 """
 
 import contextlib
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import BatchFeature
 
-from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probabilities
+from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probabilities, write_views
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge, load_test
 from vqa_utils.encode import Encoder, letter_token_ids
@@ -52,20 +54,25 @@ def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str =
 def score_fold(
     model: PeftModel, encoder: Encoder, questions: dict[str, pd.DataFrame], config: Config, out: FoldPaths
 ) -> dict[str, pd.DataFrame]:
-    """Score each set of rows and write `probs_<set>.csv`; with `config.baselines`, the held-out rows twice more.
+    """Score each set of rows and write `probs_<set>.csv`, and of several views also what each said, `probs_<set>_views.csv`.
 
-    The baselines are `zero_shot`, the base without its adapter, and `blank`, the adapter with grey pictures.
+    With `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its adapter, and `blank` by
+    the adapter with grey pictures.
     """
     options = {
-        "batch_size": config.score_batch, "orders": config.tta, "use_amp": config.use_amp, "num_workers": config.num_workers,
+        "batch_size": config.score_batch, "orders": config.tta, "rotations": config.rotations, "use_amp": config.use_amp,
+        "num_workers": config.num_workers,
     }  # fmt: skip
-    probs = {name: score_options(model, encoder, rows, **options) for name, rows in questions.items()}
+    views = {name: score_views(model, encoder, rows, **options) for name, rows in questions.items()}
+    probs = {name: averaged(of_rows) for name, of_rows in views.items()}
     if config.baselines and "oof" in questions:
         with model.disable_adapter():
             probs["zero_shot"] = score_options(model, encoder, questions["oof"], **options)
-        probs["blank"] = score_options(model, encoder, questions["oof"], blank=True, **options)
+        probs["blank"] = score_options(model, encoder.blanked(), questions["oof"], **options)
     for name, frame in probs.items():
         write_probabilities(out.probs(name), frame)
+    for name, of_rows in views.items():
+        write_views(out.views(name), of_rows)
     return probs
 
 
@@ -74,52 +81,81 @@ def autocast(device: torch.device, use_amp: bool) -> contextlib.AbstractContextM
     return torch.autocast("cuda", torch.float16, enabled=use_amp) if device.type == "cuda" else contextlib.nullcontext()
 
 
+def score_options(model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """The probability of each option of each row, the mean over its views.
+
+    Args:
+        model: in eval mode; its answers are not looked up anywhere, and a column `answer` is not used.
+        rows: `id`, `path`, `question`, `a` to `d`.
+        options: those of `score_views`.
+
+    Returns:
+        `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
+    """
+    return averaged(score_views(model, encoder, rows, **options))
+
+
+def averaged(views: pd.DataFrame) -> pd.DataFrame:
+    """`id`, `a` to `d`: the mean over the views that `score_views` gives."""
+    count = views["id"].nunique()
+    mean = views[list(LETTERS)].to_numpy().reshape(-1, count, len(LETTERS)).mean(axis=0)
+    return pd.concat([views[["id"]].head(count), pd.DataFrame(mean, columns=list(LETTERS))], axis=1)
+
+
 @torch.inference_mode()
-def score_options(
+def score_views(
     model: torch.nn.Module,
     encoder: Encoder,
     rows: pd.DataFrame,
     *,
     batch_size: int,
     orders: int = 1,
+    rotations: int = 1,
     use_amp: bool = True,
-    blank: bool = False,
     num_workers: int = 0,
 ) -> pd.DataFrame:
-    """The probability of each option of each row.
+    """What each view of a row says of its options.
 
     Args:
-        model: in eval mode; its answers are not looked up anywhere, and a column `answer` is not used.
-        rows: `id`, `path`, `question`, `a` to `d`.
+        model: as of `score_options`.
+        rows: as of `score_options`.
         batch_size: rows a forward pass; rows of like length go together, so that little is padding.
-        orders: 1, 2 or 4 cyclic orders of the options, whose probabilities are averaged.
-        blank: show grey pictures (the no-image baseline).
+        orders: 1, 2 or 4 cyclic orders of the options.
+        rotations: 1, 2 or 4 of the picture, by equal angles; a blank one is scored once, as it looks the same when it is turned.
         num_workers: processes that decode images while the model computes; 0 decodes in this one.
 
     Returns:
-        `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
+        `rotation` (degrees), `order` (by how many places the options were turned), `id`, and `a` to `d`, which are the row's own
+        options in any order: view after view, the rows of each in the order of `rows`.
     """
     letters = torch.tensor(letter_token_ids(encoder.processor), device=model.device)
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     longest_first = sorted(range(len(records)), key=encoder.lengths(records).__getitem__, reverse=True)
     batches = [longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)]
-    shifts = shifts_of(orders)
-    encode = functools.partial(_batches, encoder, shifts=shifts, share=can_share(model), blank=blank)
-    probs = np.empty((len(records), len(LETTERS)))
-    loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
-    for chosen, passes in zip(batches, loader, strict=True):
-        logits = torch.cat([last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
-        of_letters = logits[..., letters.to(logits.device)].double().softmax(-1)
-        of_options = [of_letters[:, number].roll(shift, -1) for number, shift in enumerate(shifts)]
-        probs[chosen] = torch.stack(of_options).mean(0).cpu().numpy()
-    return pd.concat([rows[["id"]].reset_index(drop=True), pd.DataFrame(probs, columns=list(LETTERS))], axis=1)
+    shifts, angles = shifts_of(orders), angles_of(1 if encoder.blank else rotations)
+    probs = np.empty((len(angles), len(shifts), len(records), len(LETTERS)))
+    for turn, angle in enumerate(angles):
+        encode = functools.partial(_batches, encoder.rotated(angle), shifts=shifts, share=can_share(model))
+        loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
+        for chosen, passes in zip(batches, loader, strict=True):
+            logits = torch.cat([last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
+            of_letters = logits[..., letters.to(logits.device)].double().softmax(-1).cpu().numpy()
+            for number, shift in enumerate(shifts):
+                probs[turn, number, chosen] = np.roll(of_letters[:, number], shift, axis=-1)
+    views = pd.MultiIndex.from_product([angles, shifts, rows["id"]], names=["rotation", "order", "id"])
+    return pd.DataFrame(probs.reshape(-1, len(LETTERS)), views, columns=list(LETTERS)).reset_index()
 
 
-def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool, blank: bool) -> list[BatchFeature]:
+def angles_of(rotations: int) -> tuple[int, ...]:
+    """By how many degrees each of 1, 2 or 4 rotations turns the picture."""
+    return tuple(range(0, 360, 360 // rotations))
+
+
+def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool) -> list[BatchFeature]:
     """What goes through the model for some rows: all orders at once where they can share, else one batch an order."""
     if share and len(shifts) > 1:
-        return [encoder.orders(rows, shifts, blank=blank)]
-    return [encoder.questions([turned(row, shift) for row in rows], blank=blank) for shift in shifts]
+        return [encoder.orders(rows, shifts)]
+    return [encoder.questions([turned(row, shift) for row in rows]) for shift in shifts]
 
 
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
