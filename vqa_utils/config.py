@@ -21,8 +21,10 @@ COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 # limits are, how fast it scores, what is reported
 NOT_OF_THE_ADAPTER = (
     "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "score_batch", "tta", "baselines",
-    "calibrate", "ensemble", "num_workers", "report_to",
+    "calibrate", "ensemble", "refit", "num_workers", "report_to",
 )  # fmt: skip
+# Of these, what only says how probabilities become one answer: the folds' own stay as they are
+OF_THE_ENSEMBLE = ("calibrate", "ensemble", "refit")
 
 
 class ConfigError(VqaError):
@@ -114,6 +116,9 @@ class Config:
     lowers the log loss of rows that the fit did not see."""
     ensemble: str = "mean"
     """How the folds' probabilities become one answer: "mean", "geometric" (mean) or "vote"."""
+    refit: bool = False
+    """Train one more adapter, on all rows of train.csv and extra_train, that joins the test answers. No out-of-fold score judges
+    it."""
 
     num_workers: int = 2
     """Processes that decode images; 0 decodes in the training process."""
@@ -154,8 +159,17 @@ class Config:
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
-        """The folds that are trained."""
+        """The folds, each of which holds out rows."""
         return tuple(range(self.n_folds)) if self.use_kfold else (0,)
+
+    @property
+    def adapter_numbers(self) -> tuple[int, ...]:
+        """The adapters that are trained: one a fold, and with `refit` one more that holds out nothing."""
+        return (*self.fold_numbers, len(self.fold_numbers)) if self.refit else self.fold_numbers
+
+    def adapter_name(self, number: int) -> str:
+        """What people are told of an adapter: "fold 2", or "refit (fold 3)" for the one whose files are in fold3/."""
+        return f"fold {number}" if number in self.fold_numbers else f"refit (fold {number})"
 
     @property
     def effective_batch(self) -> int:
@@ -179,7 +193,15 @@ class Config:
     @property
     def training_hash(self) -> str:
         """16 hex digits that change with the settings that an adapter depends on."""
-        return _hash({key: value for key, value in to_dict(self).items() if key not in NOT_OF_THE_ADAPTER})
+        return self._hash_without(NOT_OF_THE_ADAPTER)
+
+    @property
+    def scoring_hash(self) -> str:
+        """16 hex digits that change with the settings that a fold's probabilities depend on."""
+        return self._hash_without(OF_THE_ENSEMBLE)
+
+    def _hash_without(self, names: tuple[str, ...]) -> str:
+        return _hash({key: value for key, value in to_dict(self).items() if key not in names})
 
 
 def field_types() -> dict[str, Any]:

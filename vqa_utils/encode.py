@@ -70,6 +70,8 @@ class Encoder:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """How many tokens each row becomes, but for the chat's frame, which all have; of an image, only the header is read."""
+        if not rows:  # which the tokenizer cannot take
+            return []
         texts = self.processor.tokenizer([question_text(row) for row in rows])["input_ids"]
         return [len(text) + self._image_tokens(self.folder / row["path"]) for text, row in zip(texts, rows, strict=True)]
 

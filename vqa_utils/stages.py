@@ -16,7 +16,8 @@ class RunError(VqaError):
 class Stage:
     """A notebook. `reads` and `writes` are patterns below the run's folder; `{fold}` stands for the fold's number.
 
-    One that `trains` depends on the settings of the adapter alone: what it made outlives a change of the others.
+    One that `trains` depends on the settings of the adapter alone: what it made outlives a change of the others. How the
+    probabilities become one answer concerns those alone that `combine` them.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Stage:
     writes: tuple[str, ...] = ()
     per_fold: bool = False
     trains: bool = False
+    combines: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def select_steps(
     """The steps of a run in their order.
 
     Args:
-        folds: the folds of the run.
+        folds: the folds of the run, and where it has a refit, that one's number.
         chosen: of these, the ones to run; empty for all.
         only: the one stage to run.
         start: the first stage to run.

@@ -14,7 +14,7 @@ from rich.table import Table
 from vqa_utils.baselines import baseline_table, read_baselines
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import scored_folds
+from vqa_utils.ensemble import read_refit, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.presets import PRESETS, preset
@@ -103,6 +103,8 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
         missing = scored_folds(paths, config)[1]
         if missing:
             console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
+        if config.refit:
+            console.print(read_refit(paths, config), markup=False)
     for name, path in {"submission": paths.submission(config.use_kfold), "report": paths.report / "index.html"}.items():
         if path.exists():
             console.print(f"{name}: {shown(path)}")
