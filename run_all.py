@@ -34,10 +34,12 @@ STAGES = (
         trains=True,
     ),
     Stage(
-        "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_oof.csv", "fold{fold}/probs_*.csv"), per_fold=True
+        "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_test.csv", "fold{fold}/probs_*.csv"), per_fold=True
     ),
     Stage(
-        "05_ensemble", ("folds.csv", "fold*/probs_*.csv"), ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv")
+        "05_ensemble",
+        ("folds.csv", "fold*/probs_*.csv"),
+        ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv"),
     ),
     Stage(
         "06_analysis",
@@ -56,11 +58,12 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--model", help="a model on the hub, or a local folder")
     what.add_argument("--cache-dir", metavar="DIR", help="where quantised weights are kept between folds; '' for nowhere")
     what.add_argument("--extra-train", metavar="CSV", help="more rows to train on, never held out; columns as in train.csv")
+    what.add_argument("--refit", action="store_true", default=None, help="train one more adapter on all rows, for the test set")
     what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, such as image_side=448")
     what.add_argument("--limit", type=int, metavar="N", help="the first N rows of train.csv and test.csv: a smoke run")
     which = parser.add_argument_group("which run, which part of it")
     which.add_argument("--run-id", help="the run's folder below runs/ (default: time and preset; with --resume the newest)")
-    which.add_argument("--folds", default="", metavar="0,2", help="only these folds")
+    which.add_argument("--folds", default="", metavar="0,2", help="only these folds; the number after the last is the refit's")
     which.add_argument("--only", default="", metavar="STAGE", help="only this notebook, such as 03_train_fold")
     which.add_argument("--from", dest="start", default="", metavar="STAGE", help="this notebook and those after it")
     which.add_argument("--resume", action="store_true", help="go on with a run; what is whole and unchanged is reused")
@@ -164,7 +167,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
-    steps = select_steps(STAGES, config.fold_numbers, chosen=chosen, only=args.only, start=args.start)
+    steps = select_steps(STAGES, config.adapter_numbers, chosen=chosen, only=args.only, start=args.start)
     if said := read_later_settings(paths):
         console.print(said, style="yellow", markup=False)
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)

@@ -2,7 +2,7 @@
 # # 3 · Train one fold
 #
 # A fresh base in 4 bits, LoRA on the attention of its language model, and the rows of all other folds. How well does it
-# answer the rows that it has not seen?
+# answer the rows that it has not seen? A refit learns from all rows: nothing is held out, and nothing says how good it is.
 
 # %%
 import sys
@@ -14,25 +14,25 @@ from vqa_utils import figures
 from vqa_utils.data import load_challenge
 from vqa_utils.encode import IGNORED, Encoder
 from vqa_utils.extra import extra_rows
-from vqa_utils.folds import read_folds
+from vqa_utils.folds import held_out_rows
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, load_base, load_processor
 from vqa_utils.paraphrases import read_wordings
 from vqa_utils.paths import shown
 from vqa_utils.runs import open_run
-from vqa_utils.train import train_fold
+from vqa_utils.train import read_epochs, train_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
-fold: int = 0  # the fold to hold out
+fold: int = 0  # the fold to hold out, or the number after the last for the refit
 
 # %%
 paths, config = open_run(run_id, fold)
 challenge = load_challenge(config)
-held_out_mask = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+held_out_mask = held_out_rows(paths.folds, challenge.train, config, fold)
 held_out, extra = challenge.train[held_out_mask], extra_rows(paths.extra_folds, challenge.extra, fold)
 train = pd.concat([challenge.train[~held_out_mask], extra], ignore_index=True)
-print(f"fold {fold}: {len(train)} rows to train on, {len(held_out)} held out")
+print(f"{config.adapter_name(fold)}: {len(train)} rows to train on, {len(held_out)} held out")
 print(f"{len(extra)} of these are extra rows; {len(challenge.extra) - len(extra)} more would show or ask what is held out.")
 print(read_wordings(train))
 
@@ -63,7 +63,7 @@ loaded_weights(base, config)
 # %% [markdown]
 # ## Training
 #
-# The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept.
+# The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept, or of the last where none is judged.
 
 # %% tags=["nbval-ignore-output"]
 result = train_fold(add_lora(base, config), config, encoder, train, held_out, paths.fold(fold))
@@ -72,13 +72,11 @@ result = train_fold(add_lora(base, config), config, encoder, train, held_out, pa
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")
 
 # %% tags=["nbval-ignore-output"]
-epochs = pd.DataFrame(result["epochs"])
-best = epochs.loc[epochs["log_loss"].idxmin()]
-print(f"Best epoch {best['epoch']:g}: held-out accuracy {best['accuracy']:.3f}, log loss {best['log_loss']:.3f} nats.")
+print(read_epochs(result))
 print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (a GPU each, or the process on a CPU).")
 
 # %% tags=["nbval-ignore-output"]
-figures.training_curves(pd.read_csv(paths.fold(fold).train_log), epochs)
+figures.training_curves(pd.read_csv(paths.fold(fold).train_log), pd.DataFrame(result["epochs"]))
 
 # %%
 print("wrote", *(shown(path) for path in (paths.fold(fold).adapter, paths.fold(fold).train_log, paths.fold(fold).meta)))

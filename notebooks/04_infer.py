@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 4 · How probable is each option?
 #
-# The fold's adapter scores the rows that it has not seen: those held out, and the test set. One forward pass a batch: the
-# logits of the letters a to d at the last position, and a softmax over the four.
+# The fold's adapter scores the rows that it has not seen: those held out, and the test set; a refit's the test set alone. One
+# forward pass a batch: the logits of the letters a to d at the last position, and a softmax over the four.
 
 # %%
 import sys
@@ -21,7 +21,7 @@ from vqa_utils.score import questions_of_fold, score_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
-fold: int = 0  # the fold whose adapter answers
+fold: int = 0  # the fold whose adapter answers, or the number after the last for the refit
 predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
 
 # %% tags=["nbval-ignore-output"]

@@ -25,7 +25,8 @@ print(ensemble.who)
 # %% [markdown]
 # ## How good is each member?
 #
-# A train row is judged by models that did not see it, so these are honest estimates. The last line is of all together.
+# A train row is judged by models that did not see it, so these are honest estimates. The last line is of all together. No score
+# is of a refit, which has seen all rows.
 
 # %% tags=["nbval-ignore-output"]
 overall = ensemble.scores.iloc[-1]
@@ -46,7 +47,8 @@ figures.agreement(agree)
 # ## What is fitted, and is it used?
 #
 # For folds: a temperature each, so that a model's confidence is as high as its accuracy. For runs: their weights. Both are
-# fitted on out-of-fold rows, judged on others that the fit did not see, and used only where that shows a gain.
+# fitted on out-of-fold rows, judged on others that the fit did not see, and used only where that shows a gain. A refit has no
+# such rows: it gets the geometric mean of the folds' temperatures.
 
 # %% tags=["nbval-ignore-output"]
 print(ensemble.decision)

@@ -13,7 +13,7 @@ from vqa_utils.baselines import answers_without_images, baseline_table, read_bas
 from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.clusters import question_clusters
 from vqa_utils.data import load_challenge, question_kinds
-from vqa_utils.ensemble import pooled, read_members, rows_of, scored_folds
+from vqa_utils.ensemble import pooled, read_members, read_refit, rows_of, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.images import image_pixels
 from vqa_utils.metrics import correct
@@ -33,6 +33,7 @@ probs = pooled(paths, config, folds, "oof")
 rows = rows_of(probs, train)
 right = correct(probs, rows["answer"])
 print(f"{len(probs)} out-of-fold rows from folds {there}; missing folds: {missing or 'none'}")
+print(read_refit(paths, config))
 
 # %% [markdown]
 # ## Against the baselines
@@ -128,11 +129,11 @@ bands.round(3)
 # %% [markdown]
 # ## Do the folds agree?
 #
-# An out-of-fold row has one judge; the test rows have all of them.
+# An out-of-fold row has one judge; the test rows have all of them, and a refit where there is one.
 
 # %% tags=["nbval-ignore-output"]
-members = read_members(paths, config, folds, challenge.test["id"])
-words["Folds"] = report.read_unanimity(members)
+members = read_members(paths, config, challenge.test["id"])
+words["Folds"] = f"{report.read_unanimity(members)}\n{read_refit(paths, config)}"
 print(words["Folds"])
 
 # %% [markdown]

@@ -16,7 +16,7 @@ from vqa_utils.config import to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.demo.scenes import draw_scene
 from vqa_utils.execution import NotebookError
-from vqa_utils.folds import make_folds, read_folds
+from vqa_utils.folds import held_out_rows, make_folds
 from vqa_utils.ladder import Rung, write_rungs
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
@@ -149,8 +149,9 @@ class StandIn:
             self.train(paths, config, parameters["fold"])
         if name == "04_infer":
             fold = parameters["fold"]
-            held_out = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
-            write_probabilities(paths.fold(fold).probs("oof"), self.answers(paths.run_id, challenge.train[held_out]))
+            held_out = held_out_rows(paths.folds, challenge.train, config, fold)
+            if held_out.any():
+                write_probabilities(paths.fold(fold).probs("oof"), self.answers(paths.run_id, challenge.train[held_out]))
             write_probabilities(paths.fold(fold).probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
         if name == "05_ensemble":
             for file in ("ensemble/probs_test.csv", "submission_ensemble.csv"):

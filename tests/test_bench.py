@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+from vqa_utils.artifacts import write_probabilities
+from vqa_utils.demo.challenge import known_test_answers
 from vqa_utils.nf4 import NF4Experts
-from vqa_utils.paths import ROOT
+from vqa_utils.paths import ROOT, RunPaths
 
 
 def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
@@ -23,6 +26,23 @@ def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
     assert {case["variant"] for case in cases} == {"usual", "stock", "ours"} and len(cases) == 8
     assert all(case["score"]["wall_s"] > 0 and (case["rows"] > 16 or case["train"]["wall_s"] > 0) for case in cases)
     assert "peer: left out: " in found.stdout
+
+
+def test_the_demos_test_answers_judge_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    from demo_answers import scores_of
+
+    known = known_test_answers()
+    assert len(known) == 300 and known["answer"].value_counts().between(60, 90).all()
+    for run_id, wrong in (("good", 3), ("worse", 30)):
+        letters = known["answer"].where(known.index >= wrong, known["answer"].map(dict(zip("abcd", "bcda", strict=True))))
+        probs = pd.DataFrame(
+            [[0.85 if letter == given else 0.05 for letter in "abcd"] for given in letters], columns=list("abcd")
+        )
+        write_probabilities(RunPaths(run_id).ensemble / "probs_test.csv", probs.assign(id=known["id"])[::-1])
+    table = scores_of(["good", "worse"])
+    assert table["accuracy"].tolist() == [0.99, 0.9] and table["mcnemar_p"].tolist() == [1.0, pytest.approx(2 / 2**27)]
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_a_run_that_was_changed_after_its_answers_is_refused(write_run):
     with pytest.raises(RunError, match="runs/two: not finished: its settings or files have changed since 05_ensemble; see"):
         read_runs(["one", "two"])
     write_json(paths.config, read_json(RunPaths("one").config))
-    with pytest.raises(RunError, match="runs/two: not finished: folds 1 are not scored"):
+    with pytest.raises(RunError, match="runs/two: not finished: without scores: fold 1"):
         read_runs(["one", "two"])
 
 

@@ -157,7 +157,7 @@ def test_an_ensemble_of_some_folds_is_not_finished(finished, console):
     (paths.fold(1).probs("test")).unlink()
     runner = Runner(paths, open_run("one-fold")[1], console, reuse=True)
     runner.run([step for step in select_steps(STAGES, (0, 1)) if step.name == "05_ensemble"])
-    assert "left out: one-fold: not finished: folds 1 are not scored" in printed(console)
+    assert "left out: one-fold: not finished: without scores: fold 1" in printed(console)
 
 
 def test_named_runs_alone_are_compared(finished, console):

@@ -96,7 +96,7 @@ def test_folds_that_are_there_are_used_and_the_missing_named():
         write_probabilities(paths.fold(k).probs("oof"), frame([row], (1, 0, 0, 0)))
         write_probabilities(paths.fold(k).probs("test"), FIRST)
     assert scored_folds(paths, config) == ([0, 2], [1])
-    assert [member.fold for member in read_members(paths, config, folds, ["x", "y"])] == [0, 2]
+    assert [member.number for member in read_members(paths, config, ["x", "y"])] == [0, 2]
     assert pooled(paths, config, folds, "oof")[["id", "fold"]].to_numpy().tolist() == [["p", 0], ["r", 2]]
     assert pooled(paths, config, folds, "blank") is None
 

@@ -54,8 +54,7 @@ def test_agreement_in_words():
         == "Least agreement: x and z choose the same letter in 70.0% of the test rows, different ones in 30.0%."
     )
     assert "takes two" in report.read_agreement(table.iloc[:1, :1])
-    members = [Member(k, probs, probs) for k, probs in enumerate([probabilities(["t", "u"], RIGHT, WRONG),
-                                                                   probabilities(["t", "u"], RIGHT, RIGHT)])]  # fmt: skip
+    members = [Member(k, f"fold {k}", probabilities(["t", "u"], RIGHT, second)) for k, second in enumerate((WRONG, RIGHT))]
     assert report.read_unanimity(members) == "All 2 members choose the same letter in 50.0% of 2 test rows."
     assert "takes two" in report.read_unanimity(members[:1])
 

@@ -34,6 +34,7 @@ def arguments(**given):
         "preset": None,
         "cache_dir": None,
         "extra_train": None,
+        "refit": None,
     }
     return argparse.Namespace(
         **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}

@@ -251,8 +251,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_arguments_that_a_sweep_would_not_heed_are_refused(command):
-    with pytest.raises(RunError, match="found --preset, --set, --limit too"):
-        command("--preset", "demo", "--set", "seed=1", "--limit", "5")
+    with pytest.raises(RunError, match="found --preset, --extra-train, --refit, --set, --limit too"):
+        command("--preset", "demo", "--extra-train", "x.csv", "--refit", "--set", "seed=1", "--limit", "5")
 
 
 def test_a_machine_that_cannot_run_a_point_is_told_at_once(command, stand_in, monkeypatch):

@@ -1,6 +1,8 @@
 """Temperature scaling of a fold's probabilities, judged on rows that its fit did not see (Guo et al. 2017)."""
 
 import math
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,8 +75,19 @@ class Calibration:
         )
 
 
+def temperature_of(temperatures: Mapping[int, float], number: int) -> float:
+    """The temperature of a model's test probabilities.
+
+    Args:
+        temperatures: those in use, by fold; empty where calibration is off, which leaves probabilities as they are.
+        number: of the model. One without held-out rows to fit a temperature on, such as the refit, gets the geometric mean of the
+            others': a temperature scales, and a mean of scales multiplies.
+    """
+    return temperatures.get(number) or (statistics.geometric_mean(temperatures.values()) if temperatures else 1.0)
+
+
 def temperatures_of(paths: RunPaths) -> dict[int, float]:
-    """The temperatures in use, by fold, that 05_ensemble wrote; none where calibration is off, or it has not run yet."""
+    """The temperatures in use, by model, that 05_ensemble wrote; none where calibration is off, or it has not run yet."""
     written = read_json(paths.members)["temperatures"] if paths.members.exists() else {}
     return {int(fold): temperature for fold, temperature in written.items()}
 

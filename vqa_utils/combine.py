@@ -10,9 +10,9 @@ import pandas as pd
 
 from vqa_utils.artifacts import write_csv, write_json, write_probabilities
 from vqa_utils.blend import read_runs
-from vqa_utils.calibration import calibrate, scaled
+from vqa_utils.calibration import calibrate, scaled, temperature_of
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import combined, pooled, read_members, rows_of, scored_folds, submission
+from vqa_utils.ensemble import combined, pooled, read_members, read_refit, rows_of, scored_folds, submission
 from vqa_utils.folds import read_folds
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions, tied
 from vqa_utils.mixture import fit_mixture, mixed
@@ -66,7 +66,10 @@ class Ensemble:
 
 
 def of_folds(run_id: str) -> Ensemble:
-    """The folds of a run, each calibrated on the rows that it held out, and combined as the run's `ensemble` says."""
+    """The folds of a run, each calibrated on the rows that it held out, and combined as the run's `ensemble` says.
+
+    A refit is one more member for the test rows. It held out none, so that its temperature is the geometric mean of the folds'.
+    """
     paths, config = open_run(run_id)
     challenge = load_challenge(config)
     folds = read_folds(paths.folds, challenge.train)
@@ -77,25 +80,26 @@ def of_folds(run_id: str) -> Ensemble:
         folds.set_index("id")["group"].loc[oof["id"]].reset_index(drop=True),
     )
     calibration = calibrate(config.calibrate, oof, answers, groups, config.seed)
-    members = {
-        f"fold {member.fold}": scaled(member.test, calibration.in_use.get(member.fold, 1.0))
-        for member in read_members(paths, config, folds, challenge.test["id"])
-    }
+    scored = read_members(paths, config, challenge.test["id"])
+    temperatures = {member.number: temperature_of(calibration.in_use, member.number) for member in scored}
+    members = {member.name: scaled(member.test, temperatures[member.number]) for member in scored}
+    used = [f"{member.name} {temperatures[member.number]:.2f}" for member in scored]
     test = combined(list(members.values()), config.ensemble)
     return Ensemble(
-        who=f"folds scored: {there}, missing: {missing or 'none'}; combined by: {config.ensemble}",
+        who=f"folds scored: {there}, missing: {missing or 'none'}; combined by: {config.ensemble}\n{read_refit(paths, config)}",
         scores=fold_table(paths, config, folds, challenge.train),
         members=members,
         fitted=calibration.table(),
-        decision=calibration.reading(),
+        decision=f"{calibration.reading()}\nTemperatures of the test probabilities: {', '.join(used)}.",
         compared={"as scored": calibration.before, "calibrated": calibration.after},
         answers=answers,
         oof=calibration.oof,
         test=test,
         submission=submission(challenge.sample_submission, test),
         submission_path=paths.submission(config.use_kfold),
-        record={"folds": there, "ensemble": config.ensemble, "calibrated": calibration.on, "temperatures": calibration.in_use},
-    )
+        record={"members": list(members), "folds": there, "ensemble": config.ensemble, "calibrated": calibration.on,
+                "temperatures": temperatures if calibration.on else {}},
+    )  # fmt: skip
 
 
 def of_runs(run_id: str, members: str) -> Ensemble:
@@ -113,8 +117,9 @@ def of_runs(run_id: str, members: str) -> Ensemble:
     scores = score_table({**runs.oof, "blend": mixture.oof}, answers)
     best = scores.iloc[:-1].sort_values(["accuracy", "log_loss"], ascending=[False, True])["member"].iloc[0]
     p_best = mcnemar(correct(mixture.oof, answers), correct(runs.oof[best], answers))
+    refitted = [name for name in runs.oof if open_run(name)[1].refit]
     return Ensemble(
-        who=f"runs: {', '.join(runs.oof)}",
+        who=f"runs: {', '.join(runs.oof)}; with a refit for the test rows, which no score judges: {', '.join(refitted) or 'none'}",
         scores=scores,
         members=runs.test,
         fitted=mixture.fitted,

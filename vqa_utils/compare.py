@@ -127,7 +127,7 @@ def _existing(run_ids: Sequence[str]) -> list[str]:
 
 def _line(run: Scored) -> dict[str, object]:
     paths, config, right = run.paths, run.config, run.right
-    metas = [read_json(paths.fold(k).meta) for k in config.fold_numbers]
+    metas = [read_json(paths.fold(k).meta) for k in config.adapter_numbers]
     notebooks = time_table(paths.notebooks, sorted(marker.stem for marker in paths.stages.glob("*.json")))
     low, high = accuracy_interval(right)
     calibrated = calibrated_oof(paths, run.probs["id"])
@@ -146,7 +146,7 @@ def _line(run: Scored) -> dict[str, object]:
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
         "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
         "peak_gib": max(max(meta["peak_memory_gib"]) for meta in metas),
-        "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.fold_numbers),
+        "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.adapter_numbers),
         "data": config.data,
         "rows": len(right),
         "rows_hash": run.rows_hash,

@@ -20,7 +20,7 @@ COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 # The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
 USED_FROM = {
     "score_batch": "04_infer", "tta": "04_infer", "rotations": "04_infer", "baselines": "04_infer",
-    "calibrate": "05_ensemble", "ensemble": "05_ensemble",
+    "calibrate": "05_ensemble", "ensemble": "05_ensemble", "refit": "05_ensemble",
 }  # fmt: skip
 
 # What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
@@ -32,7 +32,7 @@ NOT_OF_THE_ADAPTER = (
 
 # Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
 # At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
-BEFORE_IT_CAME: dict[str, Any] = {"paraphrase": False, "rotations": 1}
+BEFORE_IT_CAME: dict[str, Any] = {"paraphrase": False, "rotations": 1, "refit": False}
 
 
 class ConfigError(VqaError):
@@ -130,6 +130,9 @@ class Config:
     lowers the log loss of rows that the fit did not see."""
     ensemble: str = "mean"
     """How the folds' probabilities become one answer: "mean", "geometric" (mean) or "vote"."""
+    refit: bool = False
+    """Train one more adapter, on all rows of train.csv and extra_train, that joins the test answers. No out-of-fold score judges
+    it."""
 
     num_workers: int = 2
     """Processes that decode images; 0 decodes in the training process."""
@@ -171,8 +174,17 @@ class Config:
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
-        """The folds that are trained."""
+        """The folds, each of which holds out rows."""
         return tuple(range(self.n_folds)) if self.use_kfold else (0,)
+
+    @property
+    def adapter_numbers(self) -> tuple[int, ...]:
+        """The adapters that are trained: one a fold, and with `refit` one more that holds out nothing."""
+        return (*self.fold_numbers, len(self.fold_numbers)) if self.refit else self.fold_numbers
+
+    def adapter_name(self, number: int) -> str:
+        """What people are told of an adapter: "fold 2", or "refit (fold 3)" for the one whose files are in fold3/."""
+        return f"fold {number}" if number in self.fold_numbers else f"refit (fold {number})"
 
     @property
     def effective_batch(self) -> int:

@@ -83,6 +83,8 @@ class Encoder:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """How many tokens each row becomes, but for the chat's frame, which all have; of an image, only the header is read."""
+        if not rows:  # which the tokenizer cannot take
+            return []
         images = {path: self._image_tokens(self.folder / path) for path in {row["path"] for row in rows}}
         texts = self.processor.tokenizer([question_text(row) for row in rows])["input_ids"]
         instructions = self.processor.tokenizer([instruction_of(row) for row in rows])["input_ids"]

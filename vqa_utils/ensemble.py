@@ -21,24 +21,30 @@ ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answer
 
 @dataclass(frozen=True)
 class Member:
-    """One fold's probabilities: `id`, `a` to `d`."""
+    """One adapter's probabilities."""
 
-    fold: int
-    oof: pd.DataFrame
-    """the rows that it held out, in the order of train.csv"""
+    number: int
+    """of its fold, or the refit's"""
+    name: str
     test: pd.DataFrame
-    """all rows of test.csv, in its order"""
+    """`id`, `a` to `d`: all rows of test.csv, in its order"""
+
+
+def scored_adapters(paths: RunPaths, config: Config) -> list[int]:
+    """The adapters of the run, the refit among them, whose test probabilities are there.
+
+    One that was trained with other settings than the run has now counts as missing: it is no member.
+    """
+    return [k for k in config.adapter_numbers if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)]
 
 
 def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]:
-    """The folds whose test probabilities are there, and those that are missing.
-
-    A fold whose adapter was trained with other settings than the run has now counts as missing: it is no member.
+    """The folds whose test probabilities are there (see `scored_adapters`), and those that are missing.
 
     Raises:
         ArtifactError: none is there.
     """
-    there = [k for k in config.fold_numbers if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)]
+    there = [k for k in scored_adapters(paths, config) if k in config.fold_numbers]
     if not there:
         raise ArtifactError(
             f"{paths.folder}: expected fold*/probs_test.csv, found none; run notebooks 03_train_fold and 04_infer first"
@@ -46,21 +52,22 @@ def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]
     return there, [k for k in config.fold_numbers if k not in there]
 
 
-def read_members(paths: RunPaths, config: Config, folds: pd.DataFrame, test_ids: Sequence[str]) -> list[Member]:
-    """The members that are there, each checked against the rows that it should have scored.
-
-    Args:
-        folds: `id` and `fold` of the train rows.
-    """
-    held_out = {k: folds["id"][folds["fold"] == k] for k in config.fold_numbers}
+def read_members(paths: RunPaths, config: Config, test_ids: Sequence[str]) -> list[Member]:
+    """The members that are there, each checked against the rows that it should have scored."""
     return [
-        Member(
-            k,
-            oof=read_probabilities(paths.fold(k).probs("oof"), held_out[k]),
-            test=read_probabilities(paths.fold(k).probs("test"), test_ids),
-        )
-        for k in scored_folds(paths, config)[0]
+        Member(k, config.adapter_name(k), read_probabilities(paths.fold(k).probs("test"), test_ids))
+        for k in scored_adapters(paths, config)
     ]
+
+
+def read_refit(paths: RunPaths, config: Config) -> str:
+    """Whether a model of all rows is a member, and what the scores say of it, in words."""
+    if not config.refit:
+        return "No model is refitted on all rows."
+    name = config.adapter_name(config.adapter_numbers[-1])
+    if config.adapter_numbers[-1] not in scored_adapters(paths, config):
+        return f"{name}: not scored yet, and no member."
+    return f"{name}: trained on all rows, a member for the test rows alone; out-of-fold scores judge the folds' models, not it."
 
 
 def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> pd.DataFrame | None:
@@ -119,7 +126,7 @@ def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def unanimity(members: Sequence[Member]) -> float:
     """The share of test rows on which all members predict the same letter."""
-    letters = pd.DataFrame({member.fold: predictions(member.test) for member in members})
+    letters = pd.DataFrame({member.number: predictions(member.test) for member in members})
     return float((letters.nunique(axis=1) == 1).mean())
 
 
@@ -145,7 +152,7 @@ def has_settings(fold: FoldPaths, config: Config) -> bool:
 
 
 def check_finished(paths: RunPaths, config: Config) -> None:
-    """Check that a run's answers are there, of all its folds and of its settings now.
+    """Check that a run's answers are there, of all its adapters and of its settings now.
 
     Raises:
         RunError: what is missing, or has changed.
@@ -157,6 +164,6 @@ def check_finished(paths: RunPaths, config: Config) -> None:
     files = record["inputs"] | record["outputs"]
     if record["config"] != config.hash_for(ENSEMBLE) or hashes([paths.folder / name for name in files], paths.folder) != files:
         raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
-    missing = scored_folds(paths, config)[1]
+    missing = sorted(set(config.adapter_numbers) - set(scored_adapters(paths, config)))
     if missing:
-        raise RunError(f"not finished: folds {', '.join(map(str, missing))} are not scored")
+        raise RunError(f"not finished: without scores: {', '.join(map(config.adapter_name, missing))}")

@@ -63,12 +63,14 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
 
 
 def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
-    """The loss a step, and accuracy and log loss on the held-out rows an epoch."""
-    fig, axes = plt.subplots(1, 3, figsize=(13, 3))
-    axes[0].plot(log["epoch"], log["loss"], alpha=0.3)
-    axes[0].plot(log["epoch"], log["loss"].rolling(10, min_periods=1).mean())
-    axes[0].set(title="Training loss (and its mean over 10 steps)", xlabel="epoch")
-    for ax, column in zip(axes[1:], ("accuracy", "log_loss"), strict=True):
+    """The loss a step, and accuracy and log loss on the held-out rows an epoch, where any were held out."""
+    columns = [] if epochs.empty else ["accuracy", "log_loss"]
+    fig, axes = plt.subplots(1, 1 + len(columns), figsize=(5 + 4 * len(columns), 3), squeeze=False)
+    loss, *scores = axes[0]
+    loss.plot(log["epoch"], log["loss"], alpha=0.3)
+    loss.plot(log["epoch"], log["loss"].rolling(10, min_periods=1).mean())
+    loss.set(title="Training loss (and its mean over 10 steps)", xlabel="epoch")
+    for ax, column in zip(scores, columns, strict=True):
         sns.lineplot(epochs, x="epoch", y=column, marker="o", ax=ax)
         ax.set(title=f"Held-out {column.replace('_', ' ')}", ylabel="")
     return _done(fig)

@@ -78,6 +78,26 @@ def read_folds(path: Path, train: pd.DataFrame) -> pd.DataFrame:
     return folds
 
 
+def held_out_rows(path: Path, train: pd.DataFrame, config: Config, number: int) -> np.ndarray:
+    """Whether an adapter holds out each row of `train`, bool [N]; a refit holds out none.
+
+    Args:
+        path: the run's folds.csv.
+        number: the adapter's.
+
+    Raises:
+        FoldError: as `read_folds`; or the run has no such adapter, or the file's folds are not those of its settings.
+    """
+    if number not in config.adapter_numbers:
+        known = ", ".join(map(str, config.adapter_numbers))
+        raise FoldError(f"fold: expected one of {known}, found {number}; with refit=true, there is one more")
+    held_out = (read_folds(path, train)["fold"] == number).to_numpy()
+    if held_out.any() != (number in config.fold_numbers):
+        expected = f"{'rows' if number in config.fold_numbers else 'no row'} in fold {number}"
+        raise FoldError(f"{path}: expected {expected}, found {held_out.sum()} rows; run notebook 02_folds again")
+    return held_out
+
+
 def check_leaks(folds: pd.DataFrame, where: str) -> None:
     """Raise a FoldError with ids where a group (an image, rows joined to it) stands in more than one fold."""
     leaking = leaks(folds)

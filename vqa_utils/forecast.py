@@ -1,6 +1,7 @@
 """How long a run will take on GPUs whose rates are known, before anything is loaded: a model, not a measurement."""
 
 import functools
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ class Forecast:
     epoch_s: float
     """Of one fold: its training rows, and the evaluation of the held-out ones."""
     run_s: float
-    """All folds: loading, training, evaluation, scoring."""
+    """All folds, and the refit where there is one: loading, training, evaluation, scoring."""
     side_by_side: int
-    """Folds at a time."""
+    """Adapters at a time."""
 
 
 def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple[int, int]) -> Forecast | None:
@@ -40,8 +41,7 @@ def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple
     Args:
         rows: of train.csv and of test.csv.
     """
-    folds = len(config.fold_numbers)
-    places = fold_gpus(config, folds, gpus)
+    places = fold_gpus(config, len(config.adapter_numbers), gpus)
     used = [gpus[place] for place in places] if len(places) > 1 else list(gpus[: len(gpu_limits(config, gpus))])
     if any(rates_of(gpu.name) is None for gpu in used):
         return None
@@ -57,13 +57,25 @@ def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple
     held_out = rows[0] * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
     epoch = (rows[0] - held_out) * training.wall + held_out * evaluating.wall
     first, later = (STARTING + size / READING for size in _sizes(config, shape))
-    train = later + config.epochs * epoch
     again = 1 + 1 / config.rotations if config.baselines else 0  # the base, and blank pictures, which are not turned
-    score = later + scoring.wall * (held_out * (1 + again) + rows[1])
+    train = [later + config.epochs * epoch for _ in config.fold_numbers]
+    score = [later + scoring.wall * (held_out * (1 + again) + rows[1]) for _ in config.fold_numbers]
+    if config.refit:  # it trains on all rows, and scores the test set alone
+        train.append(later + config.epochs * rows[0] * training.wall)
+        score.append(later + scoring.wall * rows[1])
     side = max(1, len(places))
-    # The last fold to be trained is scored when no other trains
-    run = first - later + max(folds * (train + score) / side, math.ceil(folds / side) * train + score)
-    return Forecast(training, scoring, epoch, run, side)
+    return Forecast(training, scoring, epoch, first - later + _last_end(train, score, side), side)
+
+
+def _last_end(train: Sequence[float], score: Sequence[float], side: int) -> float:
+    """Seconds until all is trained and scored: each step in its order by the next free of `side` processes (see `Runner.run`)."""
+    free, trained = [0.0] * side, []
+    for seconds in train:
+        trained.append(heapq.heappop(free) + seconds)
+        heapq.heappush(free, trained[-1])
+    for earliest, seconds in zip(trained, score, strict=True):
+        heapq.heappush(free, max(heapq.heappop(free), earliest) + seconds)
+    return max(free)
 
 
 def _a_row(

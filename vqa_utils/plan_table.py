@@ -61,11 +61,11 @@ def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: 
         console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/rates.py)")
         return
     assumed = "" if rows else " (assumed, as the data is not there)"
-    folds = len(config.fold_numbers)
+    folds, refit = len(config.fold_numbers), " and the refit" if config.refit else ""
     beside = f", {found.side_by_side} at a time" if found.side_by_side > 1 else ""
     console.print(
         f"expected for {train:,} train and {test:,} test rows{assumed}: {found.epoch_s / 60:.1f} minutes per epoch of a fold, "
-        f"{found.run_s / 60:.0f} for the whole run ({folds} fold{'s' * (folds > 1)}{beside}, {config.epochs:g} epochs)"
+        f"{found.run_s / 60:.0f} for the whole run ({folds} fold{'s' * (folds > 1)}{refit}{beside}, {config.epochs:g} epochs)"
     )
     console.print(
         f"a model, not a measurement: {found.training.wall:.2f} s a row in training, bound by {found.training.bound}, and "

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from vqa_utils.artifacts import read_json, write_atomically, write_csv, write_text
 from vqa_utils.config import Config
 from vqa_utils.data import open_image
-from vqa_utils.ensemble import Member, pooled, rows_of, scored_folds, unanimity
+from vqa_utils.ensemble import Member, pooled, rows_of, scored_adapters, unanimity
 from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 from vqa_utils.paths import RunPaths
@@ -57,36 +58,39 @@ def gallery(rows: pd.DataFrame, folder: Path, side_px: int = 128) -> Gallery:
 
 
 def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """A line a scored fold and one for all.
+    """A line a scored adapter and one for all; a refit holds out no row, so that it has costs alone.
 
     Returns:
-        `fold`, `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`, `minutes`, `peak_gib`; where memory
-        ran out, also what was changed then.
+        `fold` (its number, or the name of a refit), `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`,
+        `minutes`, `peak_gib`; where memory ran out, also what was changed then.
     """
-    oof = pooled(paths, config, folds, "oof")
-    metas = {k: read_json(paths.fold(k).meta) for k in scored_folds(paths, config)[0] if paths.fold(k).meta.exists()}
+    oof, scored = pooled(paths, config, folds, "oof"), scored_adapters(paths, config)
+    metas = {k: read_json(paths.fold(k).meta) for k in scored if paths.fold(k).meta.exists()}
     lines = []
-    for name, part in [*oof.groupby("fold"), ("all", oof)]:
-        answers, part = rows_of(part, train)["answer"], part.reset_index(drop=True)
-        low, high = accuracy_interval(correct(part, answers))
-        mine = list(metas.values()) if name == "all" else [metas[name]] if name in metas else []
-        lines.append({
-            "fold": name,
-            "rows": len(part),
-            "accuracy": accuracy(part, answers),
-            "low": low,
-            "high": high,
-            "log_loss": log_loss(part, answers),
-            "minutes": sum(meta["seconds"] for meta in mine) / 60 if mine else np.nan,
-            "peak_gib": max((max(meta["peak_memory_gib"]) for meta in mine), default=np.nan),
-            "after out of memory": "" if name == "all" else _rungs(paths, config, name),
-        })  # fmt: skip
+    for k in scored:
+        name = k if k in config.fold_numbers else config.adapter_name(k)
+        rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k).rungs, config))
+        costs = _costs([metas[k]] if k in metas else [])
+        lines.append({"fold": name, **_scores(oof[oof["fold"] == k], train), **costs, "after out of memory": rungs})
+    lines.append({"fold": "all", **_scores(oof, train), **_costs(list(metas.values())), "after out of memory": ""})
     table = pd.DataFrame(lines)
     return table if table["after out of memory"].any() else table.drop(columns="after out of memory")
 
 
-def _rungs(paths: RunPaths, config: Config, fold: int) -> str:
-    return "; ".join(rung.name for rung in read_rungs(paths.fold(fold).rungs, config))
+def _scores(probs: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
+    if probs.empty:
+        return {"rows": 0} | dict.fromkeys(("accuracy", "low", "high", "log_loss"), np.nan)
+    probs, answers = probs.reset_index(drop=True), rows_of(probs, train)["answer"]
+    low, high = accuracy_interval(correct(probs, answers))
+    scores = {"accuracy": accuracy(probs, answers), "low": low, "high": high, "log_loss": log_loss(probs, answers)}
+    return {"rows": len(probs), **scores}
+
+
+def _costs(metas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        "minutes": sum(meta["seconds"] for meta in metas) / 60 if metas else np.nan,
+        "peak_gib": max((max(meta["peak_memory_gib"]) for meta in metas), default=np.nan),
+    }
 
 
 def read_agreement(table: pd.DataFrame) -> str:

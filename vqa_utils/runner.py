@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_atomically, write_csv, write_json
-from vqa_utils.calibration import scaled, temperatures_of
+from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
 from vqa_utils.ensemble import combined, has_settings, submission
@@ -167,7 +167,7 @@ class Runner:
     def _start_where_others_are(self, step: Step) -> None:
         """A fold starts with the rungs that another of the run needed: it would only meet the same errors."""
         file = self.paths.fold(step.fold).rungs
-        taken = [read_rungs(self.paths.fold(k).rungs, self.config) for k in self.config.fold_numbers]
+        taken = [read_rungs(self.paths.fold(k).rungs, self.config) for k in self.config.adapter_numbers]
         most = max(taken, key=len)
         if most and not read_rungs(file, self.config):
             write_rungs(file, self.config, most)
@@ -202,7 +202,7 @@ class Runner:
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
-    """Answer another test set with the run's adapters: 04_infer for each trained fold, combined as 05_ensemble did.
+    """Answer another test set with the run's adapters: 04_infer for each one trained, combined as 05_ensemble did.
 
     Returns:
         The submission's path, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
@@ -213,7 +213,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     """
     test, sample = load_test(folder)
     out = paths.predicting(str(folder))
-    trained = [k for k in config.fold_numbers if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)]
+    trained = [k for k in config.adapter_numbers if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)]
     if not trained:
         raise RunError(f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first")
     asked = {"folder": str(folder.resolve())}
@@ -230,7 +230,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     temperatures = temperatures_of(paths)
     members = [read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained]
     probs = combined(
-        [scaled(member, temperatures.get(k, 1.0)) for k, member in zip(trained, members, strict=True)], config.ensemble
+        [scaled(member, temperature_of(temperatures, k)) for k, member in zip(trained, members, strict=True)], config.ensemble
     )
     write_csv(out.submission(config.use_kfold), submission(sample, probs))
     return out.submission(config.use_kfold)

@@ -75,7 +75,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     """
     changes = {
         key: value
-        for key in ("data", "model", "limit", "cache_dir", "extra_train")
+        for key in ("data", "model", "limit", "cache_dir", "extra_train", "refit")
         if (value := getattr(args, key)) is not None
     }
     changes = with_whole_paths(changes | parse_settings(args.set))

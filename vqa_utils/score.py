@@ -20,14 +20,14 @@ from vqa_utils.artifacts import ArtifactError, ids_hash, read_json, write_probab
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge, load_test
 from vqa_utils.encode import Encoder, letter_token_ids
-from vqa_utils.folds import read_folds
+from vqa_utils.folds import held_out_rows
 from vqa_utils.orders import can_share, shifts_of, tree_mask, turned
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
 
 
 def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:
-    """The rows that a fold's model scores, without their answers: `oof` (held out) and `test`.
+    """The rows that a fold's model scores, without their answers: `oof` (held out, where it holds out any) and `test`.
 
     Args:
         predict: a folder with another test.csv, which is then the only set.
@@ -41,14 +41,15 @@ def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str =
     if predict:
         return Path(predict), {"test": load_test(Path(predict))[0]}
     challenge = load_challenge(config)
-    held_out = (read_folds(paths.folds, challenge.train)["fold"] == fold).to_numpy()
+    held_out = held_out_rows(paths.folds, challenge.train, config, fold)
     meta = read_json(paths.fold(fold).meta) if paths.fold(fold).meta.exists() else {}
     if meta.get("held_out_ids") != ids_hash(challenge.train["id"][held_out]):
         raise ArtifactError(
             f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in folds.csv, found one that "
             "held out others, and may have trained on these; run notebook 03_train_fold again"
         )
-    return challenge.folder, {"oof": challenge.train[held_out].drop(columns="answer"), "test": challenge.test}
+    oof = {"oof": challenge.train[held_out].drop(columns="answer")} if held_out.any() else {}
+    return challenge.folder, oof | {"test": challenge.test}
 
 
 def score_fold(

@@ -65,7 +65,7 @@ def select_steps(
     """The steps of a run in their order.
 
     Args:
-        folds: the folds of the run.
+        folds: the folds of the run, and where it has a refit, that one's number.
         chosen: of these, the ones to run; empty for all.
         only: the one stage to run.
         start: the first stage to run.

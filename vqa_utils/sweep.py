@@ -14,7 +14,9 @@ from vqa_utils.runner import Runner
 from vqa_utils.runs import with_data
 from vqa_utils.stages import RunError, Stage, select_steps
 
-OF_THE_FILE = ("preset", "data", "model", "cache_dir", "set", "limit", "run_id", "predict", "plan", "status")
+OF_THE_FILE = (
+    "preset", "data", "model", "cache_dir", "extra_train", "refit", "set", "limit", "run_id", "predict", "plan", "status",
+)  # fmt: skip
 FINISHED = "finished"
 
 
@@ -39,7 +41,7 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
     if not point.paths.config.exists():
         return "new"
     runner = Runner(point.paths, with_data(point.config), console, reuse=True)
-    steps = select_steps(stages, point.config.fold_numbers)
+    steps = select_steps(stages, point.config.adapter_numbers)
     done = sum(runner.state(step) == "done" for step in steps)
     return FINISHED if done == len(steps) else f"{done} of {len(steps)} notebooks are whole"
 

@@ -15,7 +15,7 @@ from vqa_utils.baselines import baseline_table, read_baselines
 from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import pooled, rows_of, scored_folds
+from vqa_utils.ensemble import pooled, read_refit, rows_of, scored_folds
 from vqa_utils.folds import read_folds
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.presets import PRESETS, preset
@@ -106,6 +106,8 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
         missing = scored_folds(paths, config)[1]
         if missing:
             console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
+        if config.refit:
+            console.print(read_refit(paths, config), markup=False)
     for name, path in {"submission": paths.submission(config.use_kfold), "report": paths.report / "index.html"}.items():
         if path.exists():
             console.print(f"{name}: {shown(path)}")

@@ -29,18 +29,19 @@ from vqa_utils.prompts import LETTERS
 def train_fold(
     model: PeftModel, config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths
 ) -> dict[str, Any]:
-    """Train one adapter and keep its best epoch, by log loss on the held-out rows.
+    """Train one adapter and keep its best epoch, by log loss on the held-out rows; where there are none (a refit), its last.
 
     A run that was cut off goes on from its last checkpoint, the end of an epoch.
 
     Args:
         model: a fresh base with LoRA layers.
         encoder: makes the batches.
-        train, held_out: the challenge's rows, with `answer`; under `paraphrase`, those to train on with `paraphrases` too.
+        train, held_out: the challenge's rows, with `answer`; `held_out` may be empty. Under `paraphrase`, those to train on come
+            with `paraphrases` too.
         paths: where the fold's adapter, log and meta.json go; meta.json is written last.
 
     Returns:
-        What meta.json holds: rows, trainable parameters, each epoch's scores, the best epoch, seconds, memory.
+        What meta.json holds: rows, trainable parameters, each epoch's scores, the best epoch (or None), seconds, memory.
 
     Raises:
         TrainingError: no step has finite gradients any more.
@@ -49,7 +50,7 @@ def train_fold(
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
     checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
-    arguments = training_arguments(config, checkpoints)
+    arguments = training_arguments(config, checkpoints, judged=len(held_out) > 0)
     arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
     judged = with_lengths(held_out.to_dict("records"), encoder)
     trainer = StepTrainer(
@@ -77,7 +78,7 @@ def train_fold(
         "steps": trainer.state.global_step,
         "skipped_steps": guard.skipped,
         "epochs": epochs,
-        "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"],
+        "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"] if epochs else None,
         "seconds": round(time.time() - start, 1),
         "peak_memory_gib": peak_memory_gib(),
         "adapter_sha256": sha256(paths.adapter),
@@ -103,8 +104,8 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
-    """The config in the Trainer's words."""
+def training_arguments(config: Config, checkpoints: Path, *, judged: bool = True) -> TrainingArguments:
+    """The config in the Trainer's words; `judged` on held-out rows after each epoch, of which the best is then kept."""
     gpu, workers = torch.cuda.is_available(), config.num_workers
     return TrainingArguments(
         output_dir=str(checkpoints),
@@ -125,10 +126,10 @@ def training_arguments(config: Config, checkpoints: Path) -> TrainingArguments:
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,  # the collator reads them
         label_names=["labels"],
-        eval_strategy="epoch",
+        eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=judged,
         metric_for_best_model="log_loss",
         greater_is_better=False,
         logging_steps=1,
@@ -172,6 +173,18 @@ def epoch_scores(history: list[dict[str, float]]) -> list[dict[str, float]]:
         for entry in history
         if "eval_log_loss" in entry
     ]
+
+
+def read_epochs(meta: dict[str, Any]) -> str:
+    """Which epoch's adapter was kept, and what the held-out rows say of it, in words.
+
+    Args:
+        meta: what `train_fold` returns.
+    """
+    if not meta["epochs"]:
+        return "No row is held out, so that no validation says which epoch is best: the adapter is the last one's."
+    best = next(scores for scores in meta["epochs"] if scores["epoch"] == meta["best_epoch"])
+    return f"Best epoch {best['epoch']:g}: held-out accuracy {best['accuracy']:.3f}, log loss {best['log_loss']:.3f} nats."
 
 
 def trainable_parameters(model: PeftModel) -> int:

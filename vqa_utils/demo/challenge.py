@@ -31,25 +31,36 @@ def write_challenge(folder: Path) -> Path:
     marker = folder / "source.json"
     if marker.exists():
         return folder
-    import easy_vqa
-
-    source = {
-        "train": (easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()),
-        "test": (easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()),
-    }
-    for split, (questions, image_paths) in source.items():
-        rng = random.Random(f"{SEED} {split}")
-        picked = _pick(list(zip(*questions, strict=True)), ROWS[split], rng)
-        rows = [_row(f"{split}_{i + 1:04d}", *question, rng) for i, question in enumerate(picked)]
+    for split in ROWS:
+        frame, images = _rows(split)
         (folder / split).mkdir(parents=True, exist_ok=True)
-        for row, (_, _, image_id) in zip(rows, picked, strict=True):
-            shutil.copyfile(image_paths[image_id], folder / row["path"])
-        frame = pd.DataFrame(rows)
+        for path, image in zip(frame["path"], images, strict=True):
+            shutil.copyfile(image, folder / path)
         write_csv(folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer"))
         if split == "test":
             write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
     write_json(marker, {"source": "easy-vqa 1.0 (PyPI, MIT)", "seed": SEED, "rows": ROWS})
     return folder
+
+
+def known_test_answers() -> pd.DataFrame:
+    """`id` and `answer` of the test rows, which test.csv keeps to itself: easy-VQA has them."""
+    return _rows("test")[0][["id", "answer"]]
+
+
+def _rows(split: str) -> tuple[pd.DataFrame, list[str]]:
+    """A split's rows with their answers, and each one's image in the package."""
+    import easy_vqa
+
+    source = {
+        "train": (easy_vqa.get_train_questions, easy_vqa.get_train_image_paths),
+        "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths),
+    }
+    questions, image_paths = (read() for read in source[split])
+    rng = random.Random(f"{SEED} {split}")
+    picked = _pick(list(zip(*questions, strict=True)), ROWS[split], rng)
+    rows = [_row(f"{split}_{i + 1:04d}", *question, rng) for i, question in enumerate(picked)]
+    return pd.DataFrame(rows), [image_paths[image_id] for _, _, image_id in picked]
 
 
 def _pick(questions: list[tuple[str, str, int]], count: int, rng: random.Random) -> list[tuple[str, str, int]]:

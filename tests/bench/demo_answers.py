@@ -1,0 +1,46 @@
+"""How many of the demo's test rows runs answer right: easy-VQA has the answers, which no notebook sees.
+
+python tests/bench/demo_answers.py RUN RUN ...
+
+It is how to measure what no out-of-fold score judges, such as a refit: runs with it and without, each with several seeds. The
+p-value is McNemar's against the first run.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vqa_utils.artifacts import read_probabilities
+from vqa_utils.demo.challenge import known_test_answers
+from vqa_utils.metrics import accuracy_interval, correct, log_loss, mcnemar
+from vqa_utils.paths import RunPaths
+from vqa_utils.terminal import print_table
+
+
+def scores_of(run_ids: Sequence[str]) -> pd.DataFrame:
+    """A line a run: `run`, `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`, `mcnemar_p`.
+
+    The runs must have answered the same rows (the same --limit).
+    """
+    known, lines, first = known_test_answers().set_index("id")["answer"], [], None
+    for run_id in run_ids:
+        probs = read_probabilities(RunPaths(run_id).ensemble / "probs_test.csv").sort_values("id", ignore_index=True)
+        answers = known.loc[probs["id"]].reset_index(drop=True)
+        right = correct(probs, answers)
+        first = right if first is None else first
+        low, high = accuracy_interval(right)
+        scores = {"accuracy": right.mean(), "low": low, "high": high, "log_loss": log_loss(probs, answers)}
+        lines.append({"run": run_id, "rows": len(right), **scores, "mcnemar_p": mcnemar(first, right)})
+    return pd.DataFrame(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    print_table(Console(), "the demo's test rows", scores_of(parser.parse_args().runs))
