@@ -73,7 +73,7 @@ def test_a_finished_run_gets_a_refit_and_keeps_its_folds(command):
 def test_another_way_to_combine_keeps_the_folds_probabilities(command):
     command(*command.new)
     assert command("--resume", "--set", "ensemble=vote") == COMBINED
-    assert command("--resume", "--set", "tta=2") == ["01_eda", "02_folds", "04_infer-fold0", "04_infer-fold1", *COMBINED]
+    assert command("--resume", "--set", "tta=2") == ["04_infer-fold0", "04_infer-fold1", *COMBINED]
 
 
 def test_folds_chooses_the_refit_by_its_number(command):
