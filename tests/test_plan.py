@@ -49,7 +49,7 @@ RECORDED = json.loads((ROOT / "tests" / "bench" / "real_shape.json").read_text()
 def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     name, _, changes = recorded["case"].partition(":")
     (limit,) = recorded["limit_gib"]
-    config = replace(preset(name, **parse_settings(filter(None, changes.split(",")))), max_memory=(f"{limit}GiB",))
+    config = replace(preset(name, **{"tta": 1, **parse_settings(filter(None, changes.split(",")))}), max_memory=(f"{limit}GiB",))
     config = replace(config, micro_batch=recorded["micro_batch"], accumulation=1, score_batch=recorded["score_batch"])
     shape = shape_of(config)
     text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
@@ -95,7 +95,7 @@ def test_two_t4_hold_the_30b_and_one_holds_it_by_streaming(name):
 
 
 def test_more_rows_pixels_and_rank_take_more():
-    planned = functools.partial(planned_of, micro_batch=1, use_gradient_checkpointing=True)
+    planned = functools.partial(planned_of, micro_batch=1, tta=1, use_gradient_checkpointing=True)
     peak = planned().gpus[0].peaks["training"]
     for changes in ({"micro_batch": 2}, {"image_side": 512}, {"lora_r": 16}, {"use_double_quant": False},
                     {"use_gradient_checkpointing": False}):  # fmt: skip
@@ -153,9 +153,9 @@ def test_the_largest_micro_batch_divides_the_effective_one_and_leaves_a_reserve(
 
 def test_auto_takes_the_largest_at_the_same_rows_a_step():
     limits = [int(11.2e9), int(11.2e9)]
-    auto = settled(preset("balanced", score_batch=8), SHAPE, limits)
+    auto = settled(preset("balanced", score_batch=8, tta=1), SHAPE, limits)
     assert auto.micro_batch == largest_micro_batch(preset("balanced"), SHAPE, limits) and auto.effective_batch == 12
-    assert make_plan(preset("balanced"), SHAPE, limits) == make_plan(auto, SHAPE, limits)
+    assert make_plan(preset("balanced", tta=1), SHAPE, limits) == make_plan(auto, SHAPE, limits)
     one = preset("balanced", micro_batch=1, score_batch=3)
     assert settled(one, SHAPE, limits) == one  # what the user says stays
     assert settled(preset("balanced"), SHAPE, [int(5e9)]).micro_batch == 1

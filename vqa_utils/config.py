@@ -117,7 +117,7 @@ class Config:
 
     score_batch: COUNT_OR_AUTO = "auto"
     """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
-    tta: int = 1
+    tta: int = 4
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
     rotations: int = 1
     """Pictures that are scored and averaged, each a pass of its own: 1 as it is, 2 also turned by 180 degrees, 4 by 90 and 270 too;
