@@ -14,8 +14,9 @@ from run_all import STAGES
 from vqa_utils.artifacts import hashes, read_json, write_json
 from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.config import parse_settings, setting_text, to_dict
+from vqa_utils.data import load_challenge
 from vqa_utils.metrics import accuracy_interval
-from vqa_utils.paths import RunPaths, comparison_file
+from vqa_utils.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.presets import PRESETS, differences, preset
 from vqa_utils.runner import Runner
 from vqa_utils.runs import open_run, start_run
@@ -203,3 +204,19 @@ def test_the_text_of_a_setting_is_read_as_the_same_value(name):
         "14GB,13GB",
         "auto",
     ]
+
+
+def test_switches_are_judged_against_the_same_seeds_without_them(finished, stand_in, korean_folder, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+    from switches import switches
+
+    runs = {"one": {"seed": 1}, "two": {"seed": 2}, "one-tta": {"seed": 1, "tta": 4}, "two-tta": {"seed": 2, "tta": 4}}
+    for run_id, right in zip(runs, (2, 3, 4, 3), strict=True):
+        stand_in.right[run_id] = right
+        finished(run_id, **runs[run_id])
+    train = load_challenge(preset("demo", data=str(korean_folder))).train
+    table = switches(list(runs), pd.Series(train["path"].to_numpy(), train["id"])).set_index("switch")
+    assert sorted(table.index) == ["none", "tta=4"] and table.loc["tta=4", "accuracy by seed"] == "1.000 0.750"
+    assert table["accuracy"].tolist() == [0.625, 0.875] and table.loc["tta=4", "accuracy change"] == 0.25
+    assert table.loc["tta=4", "p (accuracy)"] < 0.05 < table.loc["none", "p (accuracy)"]
+    assert table.loc["tta=4", "log loss change"] < 0

@@ -49,7 +49,9 @@ RECORDED = json.loads((ROOT / "tests" / "bench" / "real_shape.json").read_text()
 def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     name, _, changes = recorded["case"].partition(":")
     (limit,) = recorded["limit_gib"]
-    config = replace(preset(name, **{"tta": 1, **parse_settings(filter(None, changes.split(",")))}), max_memory=(f"{limit}GiB",))
+    config = replace(
+        preset(name, **{"tta": 1, **parse_settings(filter(None, changes.split(",")))}), max_memory=(f"{limit}GiB",)
+    )
     config = replace(config, micro_batch=recorded["micro_batch"], accumulation=1, score_batch=recorded["score_batch"])
     shape = shape_of(config)
     text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
