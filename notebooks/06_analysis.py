@@ -144,8 +144,9 @@ print(words["Folds"])
 # %% tags=["nbval-ignore-output"]
 mistakes = error_analysis.worst_mistakes(probs, train, count=50)
 mistakes = mistakes.assign(cluster=clusters[mistakes.index], pixels=pixels[mistakes.index])
-print(f"{len(mistakes)} of the {(~right).sum()} mistakes are listed in the report; the first eight:")
-report.gallery(mistakes.head(8), challenge.folder)
+here = mistakes.head(8)
+print(f"Of {(~right).sum()} mistakes, {len(mistakes)} are listed in the report and {len(here)} here.")
+report.gallery(here, challenge.folder)
 
 # %%
 tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,
