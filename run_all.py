@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vqa_utils.config import Config
     from vqa_utils.paths import RunPaths
+    from vqa_utils.stages import Step
 
 STAGES = (
     Stage("01_eda"),
@@ -183,6 +184,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
         "folds.csv" in stage.writes for stage in stages
     )
+    runner.check_whole(made_before(steps, config))
     start_run(paths, config, check_folds=folds_stay)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
@@ -191,6 +193,12 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     if steps[-1].stage in STAGES[-2:]:
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
+
+
+def made_before(steps: "list[Step]", config: "Config") -> "list[Step]":
+    """The trainings and scores that the first of these steps builds on (folds.csv may be anyone's)."""
+    every = select_steps(STAGES, config.adapter_numbers)
+    return [step for step in every if step.stage.per_fold and STAGES.index(step.stage) < STAGES.index(steps[0].stage)]
 
 
 if __name__ == "__main__":

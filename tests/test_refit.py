@@ -73,6 +73,9 @@ def test_a_finished_run_gets_a_refit_and_keeps_its_folds(command):
 def test_another_way_to_combine_keeps_the_folds_probabilities(command):
     command(*command.new)
     assert command("--resume", "--set", "ensemble=vote") == COMBINED
+    with pytest.raises(RunError, match="found others at 04_infer-fold0, 04_infer-fold1; without --from"):
+        command("--resume", "--from", "05_ensemble", "--set", "tta=2")
+    assert command("--resume", "--from", "05_ensemble", "--set", "ensemble=geometric") == COMBINED
     assert command("--resume", "--set", "tta=2") == ["04_infer-fold0", "04_infer-fold1", *COMBINED]
 
 

@@ -58,6 +58,18 @@ class Runner:
             columns=["notebook", "parameters", "state", "a run would"],
         )
 
+    def check_whole(self, steps: Sequence[Step]) -> None:
+        """Check that no step has written for other settings or inputs what later ones would take for this run's.
+
+        Raises:
+            RunError: which did.
+        """
+        if stale := [step.name for step in steps if self.state(step) == "changed"]:
+            raise RunError(
+                f"expected what earlier notebooks wrote to be of these settings and inputs, found others at {', '.join(stale)}; "
+                "without --from and --only they run again"
+            )
+
     def looking_at(self, paths: RunPaths) -> "Runner":
         """The same settings and data, with another run's folder: `done` is what this run need not make itself."""
         other = copy.copy(self)
