@@ -94,7 +94,8 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     try:
         papermill.execute_notebook(
             str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # ipykernel warns of its unencrypted port at each start
+            # A kernel warns of its unencrypted port as it starts, and may call it an error that it is interrupted as it is shut down
+            extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         message = f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
