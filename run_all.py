@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 from vqa_utils.errors import VqaError
 from vqa_utils.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.stages import RunError, Stage, select_steps
+from vqa_utils.stages import RunError, Stage, Step, select_steps
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vqa_utils.config import Config
     from vqa_utils.paths import RunPaths
-    from vqa_utils.stages import Step
 
 STAGES = (
     Stage("01_eda"),
@@ -184,7 +183,7 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
         "folds.csv" in stage.writes for stage in stages
     )
-    runner.check_whole(made_before(steps, config))
+    runner.check_whole(built_on(steps, paths, config))
     start_run(paths, config, check_folds=folds_stay)
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
@@ -195,10 +194,17 @@ def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", con
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
 
 
-def made_before(steps: "list[Step]", config: "Config") -> "list[Step]":
-    """The trainings and scores that the first of these steps builds on (folds.csv may be anyone's)."""
-    every = select_steps(STAGES, config.adapter_numbers)
-    return [step for step in every if step.stage.per_fold and STAGES.index(step.stage) < STAGES.index(steps[0].stage)]
+def built_on(steps: "list[Step]", paths: "RunPaths", config: "Config") -> "list[Step]":
+    """What the ensemble and the analysis among these steps take as it is: scores that are not made anew, and their ensemble."""
+    from vqa_utils.ensemble import scored_adapters
+
+    scoring, ensemble, analysis = STAGES[-3:]
+    selected = {step.stage.name for step in steps}
+    if not selected & {ensemble.name, analysis.name}:
+        return []
+    taken = [Step(scoring, number) for number in scored_adapters(paths, config)]
+    taken += [Step(ensemble)] * (analysis.name in selected)
+    return [step for step in taken if step not in steps]
 
 
 if __name__ == "__main__":

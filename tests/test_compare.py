@@ -215,7 +215,10 @@ def test_switches_are_judged_against_the_same_seeds_without_them(finished, stand
         stand_in.right[run_id] = right
         finished(run_id, **runs[run_id])
     train = load_challenge(preset("demo", data=str(korean_folder))).train
-    table = switches(list(runs), pd.Series(train["path"].to_numpy(), train["id"])).set_index("switch")
+    pictures = pd.Series(train["path"].to_numpy(), train["id"])
+    with pytest.raises(SystemExit, match="with the same seeds, found"):
+        switches(["one", "two", "one-tta"], pictures)
+    table = switches(list(runs), pictures).set_index("switch")
     assert sorted(table.index) == ["none", "tta=4"] and table.loc["tta=4", "accuracy by seed"] == "1.000 0.750"
     assert table["accuracy"].tolist() == [0.625, 0.875] and table.loc["tta=4", "accuracy change"] == 0.25
     assert table.loc["tta=4", "p (accuracy)"] < 0.05 < table.loc["none", "p (accuracy)"]

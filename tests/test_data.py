@@ -7,6 +7,7 @@ import pytest
 from conftest import write_korean_challenge
 from PIL import Image
 
+from vqa_utils.csv_files import read_rows
 from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
 from vqa_utils.duplicates import duplicate_table, image_sizes
 from vqa_utils.images import image_hashes, image_pixels
@@ -202,3 +203,10 @@ def test_pixels_come_from_the_headers_and_are_0_where_there_is_none(tmp_path):
     (tmp_path / "torn.png").write_bytes(whole[:60])  # the header is whole
     (tmp_path / "y.png").write_text("no image")
     assert image_pixels(tmp_path, ["x.png", "y.png", "torn.png", "none.png", "x.png"]).tolist() == [600, 0, 600, 0, 600]
+
+
+def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_file(tmp_path):
+    (tmp_path / "train.csv").write_text("\nid,question\n1,a,x\n2,b\n")
+    problems = []
+    read_rows(tmp_path, "train.csv", ("id", "question"), problems)
+    assert len(problems) == 1 and problems[0].startswith("train.csv: expected 2 cells")

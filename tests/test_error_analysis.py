@@ -154,7 +154,8 @@ def test_the_most_frequent_confusion():
 def test_the_worst_mistakes_first():
     train = questions("is it red?", "how many?", "색은?", "where?").assign(answer=list("abad"))
     probs = probabilities(list("0123"), RIGHT, WRONG, WRONG, (0.01, 0.97, 0.01, 0.01)).assign(fold=[0, 1, 0, 1])
-    worst = worst_mistakes(probs, train, count=2)
+    worst = worst_mistakes(probs, train.assign(paraphrases=[()] * len(train)), count=2)
+    assert "paraphrases" not in worst
     assert worst[["id", "answer", "chosen", "kind", "fold"]].to_numpy().tolist() == [
         ["3", "d", "b", "other", 1], ["1", "b", "c", "counting", 1],
     ]  # fmt: skip

@@ -75,6 +75,10 @@ def test_another_way_to_combine_keeps_the_folds_probabilities(command):
     assert command("--resume", "--set", "ensemble=vote") == COMBINED
     with pytest.raises(RunError, match="found others at 04_infer-fold0, 04_infer-fold1; without --from"):
         command("--resume", "--from", "05_ensemble", "--set", "tta=2")
+    with pytest.raises(RunError, match="found others at 04_infer-fold1; without"):
+        command("--resume", "--folds", "0", "--set", "tta=2")
+    with pytest.raises(RunError, match="found others at 05_ensemble; without"):
+        command("--resume", "--only", "06_analysis", "--set", "calibrate=false")
     assert command("--resume", "--from", "05_ensemble", "--set", "ensemble=geometric") == COMBINED
     assert command("--resume", "--set", "tta=2") == ["04_infer-fold0", "04_infer-fold1", *COMBINED]
 

@@ -264,3 +264,9 @@ def test_a_machine_that_cannot_run_a_point_is_told_at_once(command, stand_in, mo
         command(text=text)
     assert not stand_in.executed
     assert len(states(command("--dry-run", text=text))) == 3
+
+
+def test_a_refit_is_taken_over_too(command, stand_in):
+    command(text="data: DATA\nset: {n_folds: 2, refit: true}\ngrid: {ensemble: [mean, vote]}")
+    executed = [name.split()[1] for name in stand_in.executed if name.startswith("little-ensemble=vote ")]
+    assert executed == ["05_ensemble", "06_analysis"]

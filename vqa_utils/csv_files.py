@@ -51,9 +51,16 @@ def read_rows(folder: Path, name: str, columns: tuple[str, ...], problems: list[
     if frame.empty:
         problems.append(f"{name}: expected rows, found none")
     if cut_off:  # cells without a column; empty ones are commas at the ends of lines
-        beyond = pd.read_csv(path, **AS_TEXT, encoding=encoding, header=None, skiprows=1).iloc[:, frame.shape[1] :]
-        problems += row_problems(name, frame, (beyond != "").any(axis=1), TOO_WIDE.format(frame.shape[1]))
+        problems += _too_wide(path, name, frame, encoding)
     return frame[list(columns)]
+
+
+def _too_wide(path: Path, name: str, frame: pd.DataFrame, encoding: str) -> list[str]:
+    try:
+        every = pd.read_csv(path, **AS_TEXT, encoding=encoding, header=None, skiprows=1)
+    except pd.errors.ParserError:  # the head takes more than one line
+        return [f"{name}: {TOO_WIDE.format(frame.shape[1])}"]
+    return row_problems(name, frame, (every.iloc[:, frame.shape[1] :] != "").any(axis=1), TOO_WIDE.format(frame.shape[1]))
 
 
 def row_problems(name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:

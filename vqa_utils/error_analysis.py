@@ -156,7 +156,7 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
         The row's columns, its `fold` where known, `kind` of question, `chosen` letter, `p_answer` and `p_chosen` (the
         confidence), with the row's place in `probs` as index.
     """
-    rows = rows_of(probs, train).assign(chosen=predictions(probs).to_numpy())
+    rows = rows_of(probs, train).drop(columns="paraphrases", errors="ignore").assign(chosen=predictions(probs).to_numpy())
     rows["kind"] = question_kinds(rows)
     if "fold" in probs:
         rows["fold"] = probs["fold"].to_numpy()

@@ -167,7 +167,7 @@ def _table(table: pd.DataFrame) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, str):
         return f'<td class="text">{value if isinstance(value, Markup) else html.escape(value)}</td>'
-    return f"<td>{'' if pd.isna(value) else f'{value:.4g}' if isinstance(value, float) else value}</td>"
+    return f"<td>{'' if pd.isna(value) else f'{value:.4g}' if isinstance(value, float) else html.escape(str(value))}</td>"
 
 
 def _head(title: str, words: Mapping[str, str]) -> str:

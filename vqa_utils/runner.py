@@ -67,7 +67,7 @@ class Runner:
         if stale := [step.name for step in steps if self.state(step) == "changed"]:
             raise RunError(
                 f"expected what earlier notebooks wrote to be of these settings and inputs, found others at {', '.join(stale)}; "
-                "without --from and --only they run again"
+                "without --from, --only and --folds they run again"
             )
 
     def looking_at(self, paths: RunPaths) -> "Runner":

@@ -57,7 +57,7 @@ def take_over(point: Point, others: Sequence[Point], stages: Sequence[Stage], co
     if not alike:
         return
     runner = Runner(point.paths, with_data(point.config), console, reuse=True)
-    due = [step for step in select_steps(stages, point.config.fold_numbers) if runner.state(step) != "done"]
+    due = [step for step in select_steps(stages, point.config.adapter_numbers) if runner.state(step) != "done"]
     sources = [runner.looking_at(other.paths) for other in alike]
     whole = [[step for step in due if source.state(step) == "done"] for source in sources]
     source, steps = max(zip(sources, whole, strict=True), key=lambda pair: len(pair[1]))

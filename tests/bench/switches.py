@@ -58,13 +58,17 @@ def _settings(run_id: str) -> list[str]:
 
 
 def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
-    """A line a switch, which some runs must be without: accuracies, their mean, log loss, each with its difference to "none" and p, and training seconds.
+    """A line a switch, which some runs must be without: accuracies, their mean, log loss, each with its difference to "none"
+    and p, and training seconds.
 
     Args:
         pictures: each row's picture, by id.
     """
     rows = pd.concat(map(scored_rows, run_ids), ignore_index=True)
     rows["switch"] = rows["run"].map(switch_of(run_ids))
+    seeds = rows.groupby("switch")["seed"].unique().map(sorted)
+    if (seeds.map(tuple) != tuple(seeds.get("none", ()))).any():
+        sys.exit(f"expected every switch, and runs without one, with the same seeds, found {seeds.to_dict()}")
     means = rows.groupby(["switch", "id"])[["right", "loss"]].mean()
     seconds = rows.groupby(["switch", "seed"])["seconds"].first().groupby("switch").mean()
     lines, none = [], means.loc["none"]
@@ -83,6 +87,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     run_ids = parser.parse_args().runs
-    paths, config = open_run(run_ids[0])
-    groups = read_folds(paths.folds, load_challenge(config).train).set_index("id")["group"]
-    print_table(Console(width=200), "out of fold", switches(run_ids, groups))
+    plain = next((run_id for run_id, switch in switch_of(run_ids).items() if switch == "none"), run_ids[0])
+    paths, config = open_run(plain)  # whose groups are pictures
+    pictures = read_folds(paths.folds, load_challenge(config).train).set_index("id")["group"]
+    print_table(Console(width=200), "out of fold", switches(run_ids, pictures))
