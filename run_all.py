@@ -5,7 +5,6 @@ python run_all.py                              a small demo, on any machine
 python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
 """
 
-import argparse
 import os
 import re
 import sys
@@ -13,11 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqa_utils.arguments import check_heeded, parse_arguments
 from vqa_utils.errors import VqaError
 from vqa_utils.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.stages import RunError, Stage, Step, select_steps
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from rich.console import Console
 
     from vqa_utils.config import Config
@@ -49,50 +51,9 @@ STAGES = (
 )
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--preset", help="named settings (default: demo); see --list-presets")
-    what.add_argument("--data", help="folder with train.csv, test.csv, sample_submission.csv and the images")
-    what.add_argument("--model", help="a model on the hub, or a local folder")
-    what.add_argument("--cache-dir", metavar="DIR", help="where quantised weights are kept between folds; '' for nowhere")
-    what.add_argument("--extra-train", metavar="CSV", help="more rows to train on, never held out; columns as in train.csv")
-    what.add_argument("--refit", action="store_true", default=None, help="train one more adapter on all rows, for the test set")
-    what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, such as image_side=448")
-    what.add_argument("--limit", type=int, metavar="N", help="the first N rows of train.csv and test.csv: a smoke run")
-    which = parser.add_argument_group("which run, which part of it")
-    which.add_argument("--run-id", help="the run's folder below runs/ (default: time and preset; with --resume the newest)")
-    which.add_argument("--folds", default="", metavar="0,2", help="only these folds; the number after the last is the refit's")
-    which.add_argument("--only", default="", metavar="STAGE", help="only this notebook, such as 03_train_fold")
-    which.add_argument("--from", dest="start", default="", metavar="STAGE", help="this notebook and those after it")
-    which.add_argument("--resume", action="store_true", help="go on with a run; what is whole and unchanged is reused")
-    which.add_argument("--force", action="store_true", help="run again what could be reused")
-    which.add_argument("--no-ladder", action="store_true", help="end the run at the first out-of-memory error")
-    which.add_argument("--sweep", metavar="FILE", help="a run for each point of a grid of settings; again to go on")
-    which.add_argument("--predict", metavar="DIR", help="answer another test.csv with the adapters of a run")
-    which.add_argument(
-        "--ensemble", nargs="+", metavar="RUN", help="blend finished runs (other presets, seeds, models) into one"
-    )
-    look = parser.add_argument_group("look, run nothing")
-    look.add_argument("--dry-run", action="store_true", help="the notebooks that would run, and what would be reused")
-    look.add_argument(
-        "--plan",
-        nargs="?",
-        type=int,
-        const=0,
-        metavar="N",
-        help="each GPU's memory and the expected minutes, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
-    )
-    look.add_argument("--status", action="store_true", help="how far a run is")
-    look.add_argument("--compare", nargs="*", metavar="RUN", help="the scores of finished runs side by side (default: of all)")
-    look.add_argument("--list-presets", action="store_true")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Do what the command line says; an error that a user can mend is one message and exit status 1."""
-    args = parse_arguments()
+    args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
 
@@ -108,8 +69,9 @@ def main() -> None:
         sys.exit(130)
 
 
-def run(args: argparse.Namespace, console: "Console") -> None:
+def run(args: "Namespace", console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
+    check_heeded(args)
     from vqa_utils.machine import T4, find_gpus, settled_here
     from vqa_utils.plan_table import print_forecast, print_plan
     from vqa_utils.runs import rows_here, settle_run
@@ -141,14 +103,13 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         print_forecast(console, config, gpus, rows_here(config))
 
 
-def run_points(args: argparse.Namespace, console: "Console") -> None:
+def run_points(args: "Namespace", console: "Console") -> None:
     """Look at a sweep's points, or run them."""
     from vqa_utils.machine import find_gpus
     from vqa_utils.points import read_points
-    from vqa_utils.sweep import check_arguments, run_sweep, sweep_table
+    from vqa_utils.sweep import run_sweep, sweep_table
     from vqa_utils.terminal import print_table
 
-    check_arguments(args)
     points = read_points(Path(args.sweep), find_gpus())
     if args.dry_run:
         print_table(console, args.sweep, sweep_table(points, STAGES, console))
@@ -156,7 +117,7 @@ def run_points(args: argparse.Namespace, console: "Console") -> None:
     run_sweep(points, STAGES, lambda point: run_steps(args, point.paths, point.config, console), console, reuse=not args.force)
 
 
-def run_steps(args: argparse.Namespace, paths: "RunPaths", config: "Config", console: "Console") -> None:
+def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Look at a run's steps, predict, or execute what is due."""
     from vqa_utils.machine import check_run, find_gpus
     from vqa_utils.runner import Runner, predict

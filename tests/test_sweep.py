@@ -10,7 +10,6 @@ from vqa_utils.artifacts import read_json
 from vqa_utils.machine import T4
 from vqa_utils.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.points import SweepError, read_points
-from vqa_utils.stages import RunError
 
 GRID = """
 data: DATA
@@ -248,11 +247,6 @@ def test_what_is_wrong_with_a_file_is_named(sweep, text, expected):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SweepError, match=r"none\.yaml: expected a sweep's file, found none"):
         read_points(tmp_path / "none.yaml", [])
-
-
-def test_arguments_that_a_sweep_would_not_heed_are_refused(command):
-    with pytest.raises(RunError, match="found --preset, --extra-train, --refit, --set, --limit too"):
-        command("--preset", "demo", "--extra-train", "x.csv", "--refit", "--set", "seed=1", "--limit", "5")
 
 
 def test_a_machine_that_cannot_run_a_point_is_told_at_once(command, stand_in, monkeypatch):

@@ -1,6 +1,5 @@
 """Runs the points of a sweep one after the other. Each is an ordinary run, so a stopped sweep goes on where it was."""
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -12,23 +11,9 @@ from vqa_utils.machine import check_run, find_gpus
 from vqa_utils.points import Point, refuse
 from vqa_utils.runner import Runner
 from vqa_utils.runs import with_data
-from vqa_utils.stages import RunError, Stage, select_steps
+from vqa_utils.stages import Stage, select_steps
 
-OF_THE_FILE = (
-    "preset", "data", "model", "cache_dir", "extra_train", "refit", "set", "limit", "run_id", "predict", "plan", "status",
-)  # fmt: skip
 FINISHED = "finished"
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse arguments of run_all.py that a sweep would not heed.
-
-    Raises:
-        RunError: with all of them.
-    """
-    given = [f"--{name.replace('_', '-')}" for name in OF_THE_FILE if getattr(args, name) not in (None, False, [])]
-    if given:
-        raise RunError(f"--sweep: expected each run's name and settings from {args.sweep} alone, found {', '.join(given)} too")
 
 
 def sweep_table(points: Sequence[Point], stages: Sequence[Stage], console: Console) -> pd.DataFrame:
