@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from vqa_utils.config import Config
     from vqa_utils.paths import RunPaths
+    from vqa_utils.runner import Runner
 
 STAGES = (
     Stage("01_eda"),
@@ -119,11 +120,11 @@ def run_points(args: "Namespace", console: "Console") -> None:
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Look at a run's steps, predict, or execute what is due."""
+    from vqa_utils.lock import locked
     from vqa_utils.machine import check_run, find_gpus
     from vqa_utils.runner import Runner, predict
-    from vqa_utils.runs import read_later_settings, start_run, with_data
-    from vqa_utils.terminal import print_results, print_table
-    from vqa_utils.timings import time_table
+    from vqa_utils.runs import read_later_settings
+    from vqa_utils.terminal import print_table
 
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
@@ -136,10 +137,21 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
     check_run(config, find_gpus())
-    if args.predict:
-        console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
-        return
-    runner.config = config = with_data(config)
+    with locked(paths):
+        if args.predict:
+            console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
+        else:
+            execute_steps(runner, steps)
+
+
+def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
+    """Check what a run builds on, note its settings, execute what is due, and print what came out."""
+    from vqa_utils.runs import start_run, with_data
+    from vqa_utils.terminal import print_results, print_table
+    from vqa_utils.timings import time_table
+
+    paths, console = runner.paths, runner.console
+    runner.config = config = with_data(runner.config)
     stages = [step.stage for step in steps]
     folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
         "folds.csv" in stage.writes for stage in stages

@@ -89,6 +89,11 @@ class RunPaths:
         return runs_dir() / self.run_id
 
     @property
+    def lock(self) -> Path:
+        """Beside the run, which may not be there yet."""
+        return runs_dir() / ".locks" / self.run_id
+
+    @property
     def config(self) -> Path:
         return self.folder / "config.json"
 

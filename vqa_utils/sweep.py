@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vqa_utils.compare import compare_runs
 from vqa_utils.errors import VqaError
+from vqa_utils.lock import locked
 from vqa_utils.machine import check_run, find_gpus
 from vqa_utils.points import Point, refuse
 from vqa_utils.runner import Runner
@@ -73,7 +74,8 @@ def run_sweep(
                 console.print("finished before, reused")
                 continue
             if reuse:
-                take_over(point, [other for other in points if other != point], stages, console)
+                with locked(point.paths):
+                    take_over(point, [other for other in points if other != point], stages, console)
             run(point)
         except VqaError as error:
             console.print(f"error: {error}", style="red", markup=False)

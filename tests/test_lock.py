@@ -1,0 +1,52 @@
+"""Two commands do not work on one run at once."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import run_all
+from vqa_utils.lock import locked
+from vqa_utils.paths import ROOT, RunPaths
+from vqa_utils.points import SweepError
+from vqa_utils.stages import RunError
+
+HOLDS = """
+import time
+from vqa_utils.lock import locked
+from vqa_utils.paths import RunPaths
+with locked(RunPaths("r")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_that_another_command_works_on_is_left_alone_until_that_ends(stand_in, console, korean_folder, monkeypatch):
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["run_all.py", "--run-id", "r", *words])
+        run_all.run(run_all.parse_arguments(), console)
+
+    new = ("--data", str(korean_folder), "--only", "01_eda")
+    with subprocess.Popen([sys.executable, "-c", HOLDS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="runs/r: expected no other command at work there, found one"):
+            command(*new)
+        assert not stand_in.executed and not RunPaths("r").folder.exists()
+        command("--dry-run", *new)  # which only looks
+        with locked(RunPaths("another")):
+            os.kill(other.pid, signal.SIGKILL)
+    command(*new)
+    assert stand_in.executed == ["r 01_eda"]
+    command("--resume", "--only", "01_eda")  # the first has let go of it
+
+
+def test_a_sweep_leaves_a_point_that_another_command_works_on(stand_in, console, korean_folder, tmp_path, monkeypatch):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"data: {korean_folder}\nset: {{n_folds: 2}}\ngrid: {{ensemble: [mean, vote]}}")
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--sweep", str(file)])
+    with locked(RunPaths("s-ensemble=vote")), pytest.raises(SweepError, match="1 of 2 points failed") as found:
+        run_all.run(run_all.parse_arguments(), console)
+    assert "runs/s-ensemble=vote: expected no other command" in str(found.value)
+    assert not RunPaths("s-ensemble=vote").folder.exists()

@@ -1,0 +1,27 @@
+"""One command at a time works on a run."""
+
+import contextlib
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from vqa_utils.paths import RunPaths, shown
+from vqa_utils.stages import RunError
+
+
+@contextlib.contextmanager
+def locked(paths: RunPaths) -> Iterator[None]:
+    """Keep other commands from a run. The system lets go of it when this process ends, however it does.
+
+    Raises:
+        RunError: another command has it.
+    """
+    paths.lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(paths.lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"{shown(paths.folder)}: expected no other command at work there, found one; wait for it (--status shows how far it is), "
+            "stop it, or take another --run-id"
+        ) from error
