@@ -1,5 +1,8 @@
 """Runs over the same rows: checked against each other, aligned, and blended by the executed notebook."""
 
+import dataclasses
+import shutil
+
 import nbformat
 import numpy as np
 import pandas as pd
@@ -21,16 +24,19 @@ from vqa_utils.stages import RunError
 def write_run(tmp_path, monkeypatch):
     """Writes what a finished run leaves for a blend; `sure` is how sharply it tells the right letter from the others."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
-    config = preset("demo", data=str(write_korean_challenge(tmp_path / "data", train=24, test=8)))
-    known = data_hash(config)
+    plain = preset("demo", data=str(write_korean_challenge(tmp_path / "data", train=24, test=8)))
     train, test = (pd.read_csv(tmp_path / "data" / f"{name}.csv", dtype=str) for name in ("train", "test"))
 
-    def write(name, sure=1.0, seed=0, oof_ids=train["id"], data=known):
-        paths, rng = RunPaths(name), np.random.default_rng(seed)
+    def write(name, sure=1.0, seed=0, oof_ids=train["id"], data=None, data_folder=None, **changes):
+        paths, rng, config = (
+            RunPaths(name),
+            np.random.default_rng(seed),
+            dataclasses.replace(plain, data=str(data_folder or plain.data), **changes),
+        )
         write_json(paths.config, to_dict(config))
         write_json(
             paths.stages / "05_ensemble.json",
-            {"config": config.hash_for("05_ensemble"), "data": data, "inputs": {}, "outputs": {}},
+            {"config": config.hash_for("05_ensemble"), "data": data or data_hash(config), "inputs": {}, "outputs": {}},
         )
         write_csv(paths.folds, pd.DataFrame({"id": train["id"], "group": train["path"], "fold": np.arange(24) % 3}))
         right = train.set_index("id")["answer"].loc[oof_ids].map("abcd".index).to_numpy()
@@ -67,7 +73,7 @@ def test_all_that_keeps_runs_apart_is_said_at_once(write_run):
     with pytest.raises(RunError) as error:
         read_runs(["one", "other", "fewer", "absent", "bad", "one"])
     for said in ("one: expected each run once", "runs/absent: expected a run that has its answers", "bad/ensemble/probs_test.csv: ",
-                 "other: expected the data of one (with its --limit), found other",
+                 "runs/other: expected the data that it has seen in",
                  "fewer: expected the 24 oof rows of one, found 22: lacks 2 (such as ['train_0000', 'train_0001']), has 0"):  # fmt: skip
         assert said in str(error.value)
 
@@ -77,8 +83,25 @@ def test_data_that_changed_since_is_refused(write_run, tmp_path):
     write_run("two")
     file = tmp_path / "data" / "train.csv"
     file.write_text(file.read_text().replace("빨간색", "자주색"))
-    with pytest.raises(RunError, match="expected the data that the runs have seen, found other"):
+    with pytest.raises(RunError) as error:
         read_runs(["one", "two"])
+    assert str(error.value).count("expected the data that it has seen in") == 2
+
+
+def test_runs_that_were_trained_on_more_rows_or_elsewhere_are_members_too(write_run, tmp_path):
+    write_run("one")
+    extra = pd.read_csv(tmp_path / "data" / "train.csv", dtype=str).head(2)
+    write_csv(tmp_path / "extra.csv", extra.assign(id=["x1", "x2"]))
+    write_run("more", seed=1, extra_train=str(tmp_path / "extra.csv"))
+    copied = shutil.copytree(tmp_path / "data", tmp_path / "copied")
+    write_run("copied", seed=2, data_folder=copied)
+    assert list(read_runs(["one", "more", "copied"]).oof) == ["one", "more", "copied"]
+    (copied / "train.csv").write_text((copied / "train.csv").read_text().replace("빨간색", "자주색"))
+    write_run("changed", seed=2, data_folder=copied)
+    with pytest.raises(
+        RunError, match=r"(?s)runs/copied: expected the data.*\n  - changed: expected train.csv as of one, found other"
+    ):
+        read_runs(["one", "more", "copied", "changed"])
 
 
 def test_a_run_that_was_changed_after_its_answers_is_refused(write_run):

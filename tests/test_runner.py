@@ -12,6 +12,7 @@ from conftest import write_korean_challenge
 import run_all
 from run_all import STAGES
 from vqa_utils import runs
+from vqa_utils.artifacts import read_json
 from vqa_utils.config import Config, ConfigError, to_dict
 from vqa_utils.execution import execute
 from vqa_utils.folds import FoldError
@@ -167,6 +168,15 @@ def test_a_run_that_is_there_is_not_overwritten(korean_folder):
         assert (paths.run_id, found) == ("there", config)
     changed = settle_run(arguments(resume=True, set=["epochs=3"]), "now")[1]
     assert to_dict(changed) == to_dict(config) | {"epochs": 3.0}
+
+
+def test_the_origin_of_every_command_of_a_run_is_kept(korean_folder, monkeypatch):
+    for commit in "abc":
+        monkeypatch.setattr(runs, "provenance", lambda commit=commit: {"git_commit": commit})
+        start_run(RunPaths("thrice"), preset("demo", data=str(korean_folder)))
+    found = read_json(RunPaths("thrice").provenance)
+    assert [found["git_commit"], *(start["git_commit"] for start in found["earlier"])] == ["c", "b", "a"]
+    assert all(start["inputs"] == found["inputs"] and "earlier" not in start for start in found["earlier"])
 
 
 def test_folds_that_were_edited_are_checked_before_anything_runs(stand_in, console, tmp_path, monkeypatch):

@@ -1,17 +1,19 @@
 """Several runs as the members of one ensemble: found, checked against each other, and blended by 05_ensemble."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
+from vqa_utils.artifacts import ArtifactError, hashes, read_json, read_probabilities
 from vqa_utils.config import Config
+from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import ENSEMBLE, check_finished
 from vqa_utils.errors import VqaError
 from vqa_utils.paths import RunPaths, shown
-from vqa_utils.runs import checked_run_id, data_hash, open_run, read_config, read_later_settings
+from vqa_utils.runs import checked_run_id, data_hash, open_run, read_later_settings
 from vqa_utils.stages import RunError
 
 if TYPE_CHECKING:
@@ -35,24 +37,28 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     """The probabilities that 05_ensemble wrote in each run.
 
     Raises:
-        RunError: with every run that is missing, unfinished or named twice, has other data, or other rows than the first.
+        RunError: with every run that is missing, unfinished or named twice, whose data has changed since, or which has other
+            CSV files or rows than the first. What each was trained on besides, its extra rows or paraphrases, may differ.
     """
     names = [RunPaths(name).folder.resolve().name for name in run_ids]  # what `latest` stands for
     problems = [f"{name}: expected each run once, found it again" for name in sorted(set(names)) if names.count(name) > 1]
     if len(set(names)) < 2:
         problems.append(f"expected at least two runs, found {len(set(names))}")
     files: dict[str, dict[str, pd.DataFrame]] = {"oof": {}, "test": {}}
-    data = {}
+    configs: dict[str, Config] = {}
+    tables, hash_of = {}, functools.cache(data_hash)
     for paths in map(RunPaths, dict.fromkeys(names)):
         if not paths.config.exists():
             problems.append(f"{shown(paths.folder)}: expected a run that has its answers, found none")
             continue
         try:
-            check_finished(paths, open_run(paths.run_id)[1])
+            config = open_run(paths.run_id)[1]
+            check_finished(paths, config)
+            tables[paths.run_id] = _tables(paths, config, hash_of)
         except VqaError as error:
             problems.append(f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}")
             continue
-        data[paths.run_id] = read_json(paths.stages / f"{ENSEMBLE}.json")["data"]
+        configs[paths.run_id] = config
         for rows, frames in files.items():
             try:
                 frames[paths.run_id] = read_probabilities(paths.ensemble / f"probs_{rows}.csv")
@@ -60,13 +66,26 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
                 problems.append(str(error))
     for rows, frames in files.items():
         problems += _differences(rows, frames)
-    first, *others = data or [""]
-    problems += [
-        f"{name}: expected the data of {first} (with its --limit), found other" for name in others if data[name] != data[first]
-    ]
+    first, *others = tables or [""]
+    for name in others:
+        other = [file for file, known in tables[name].items() if known != tables[first][file]]
+        problems += [f"{name}: expected {', '.join(other)} as of {first}, found other contents"] * bool(other)
     if problems:
         raise RunError("\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)]))
-    return _aligned(first, files, data[first])
+    return _aligned(configs[first], RunPaths(first), files)
+
+
+def _tables(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> dict[str, str]:
+    """The challenge's own CSV files by name, each with its hash.
+
+    Raises:
+        RunError: the run's data has changed since it gave its answers.
+    """
+    data = Config(data=config.data, limit=config.limit, extra_train=config.extra_train, paraphrase=config.paraphrase)
+    if hash_of(data) != read_json(paths.stages / f"{ENSEMBLE}.json")["data"]:
+        raise RunError(f"expected the data that it has seen in {config.data}, found other; bring back the files of then")
+    challenge = load_challenge(config)
+    return hashes(challenge.files[:3], challenge.folder)
 
 
 def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
@@ -83,17 +102,14 @@ def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
     return problems
 
 
-def _aligned(first: str, files: dict[str, dict[str, pd.DataFrame]], data: str) -> Runs:
-    paths = RunPaths(first)
-    config = read_config(paths)
-    if data_hash(config) != data:
-        raise RunError(f"{config.data}: expected the data that the runs have seen, found other; bring back the files of then")
+def _aligned(config: Config, paths: RunPaths, files: dict[str, dict[str, pd.DataFrame]]) -> Runs:
+    """All runs in the order of the rows of one of them, whose settings and paths are given."""
     aligned = {
-        rows: {name: frame.set_index("id").loc[frames[first]["id"]].reset_index() for name, frame in frames.items()}
+        rows: {name: frame.set_index("id").loc[frames[paths.run_id]["id"]].reset_index() for name, frame in frames.items()}
         for rows, frames in files.items()
     }
     groups = pd.read_csv(paths.folds, dtype={"id": str, "group": str}, keep_default_na=False)
-    return Runs(config, groups.set_index("id").loc[files["oof"][first]["id"], ["group"]].reset_index(), **aligned)
+    return Runs(config, groups.set_index("id").loc[files["oof"][paths.run_id]["id"], ["group"]].reset_index(), **aligned)
 
 
 def blend_runs(run_ids: Sequence[str], run_id: str, console: "Console") -> None:

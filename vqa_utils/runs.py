@@ -173,7 +173,10 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         check_leaks(folds.assign(group=list(pictures[challenge.train["path"]])), f"{paths.folds}, by the files' contents")
     write_json(paths.config, to_dict(config))
     inputs = hashes(challenge.files, challenge.folder)
-    write_json(paths.provenance, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(), "inputs": inputs})
+    before = read_json(paths.provenance) if paths.provenance.exists() else None
+    earlier = [before, *before.pop("earlier", [])] if before else []  # a command that went on with the run erases no other's
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    write_json(paths.provenance, {"started": started, **provenance(), "inputs": inputs, "earlier": earlier})
     latest = runs_dir() / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)
