@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from vqa_utils.artifacts import read_json
 from vqa_utils.data import load_challenge, question_kinds
 from vqa_utils.demo import pretrain
-from vqa_utils.demo.challenge import write_challenge
+from vqa_utils.demo.challenge import write_challenge, write_extra
 from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.encode import Encoder
 from vqa_utils.folds import make_folds
@@ -48,6 +48,16 @@ def test_the_challenge_is_the_same_each_time(demo, tmp_path):
     folder = write_challenge(tmp_path)
     assert (folder / "train.csv").read_bytes() == (demo.folder / "train.csv").read_bytes()
     assert len(list(folder.glob("t*/*.png"))) == 1200
+
+
+def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tmp_path, demo):
+    config = preset("demo", extra_train=str(write_extra(tmp_path, count=30)))
+    extra = load_challenge(config, check_images=True).extra
+    assert len(extra) == 30 and question_kinds(extra).value_counts().between(8, 12).all()
+    known = set(zip(*easy_vqa.get_train_questions()[:2], strict=True))
+    assert {(row["question"], row[row["answer"]]) for row in extra.to_dict("records")} <= known
+    pictures = image_hashes(tmp_path, extra["path"])
+    assert set(pictures) <= set(image_hashes(tmp_path, easy_vqa.get_train_image_paths().values())) and len(set(pictures)) > 10
 
 
 def test_the_base_never_saw_a_question_of_easy_vqa():

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from vqa_utils import runs
-from vqa_utils.forecast import STARTING, forecast
+from vqa_utils.forecast import STARTING, RowCounts, forecast
 from vqa_utils.machine import T4, Gpu, shape_of
 from vqa_utils.paths import ROOT
 from vqa_utils.plan_table import print_forecast
@@ -19,7 +19,7 @@ from vqa_utils.runs import rows_here
 
 def expected(name="safe", gpus=(T4, T4), rows=(1000, 1000), **changes):
     config = preset(name, **changes)
-    return forecast(config, shape_of(config), list(gpus), rows)
+    return forecast(config, shape_of(config), list(gpus), RowCounts(*rows))
 
 
 def test_a_fold_trains_the_other_rows_and_evaluates_its_own():
@@ -39,6 +39,12 @@ def test_a_run_is_its_folds_epochs_and_scoring():
     assert expected(baselines=True).run_s - run == pytest.approx(3 * 2 * 1000 / 3 * one.scoring.wall)
     loading = run - 3 * (2 * one.epoch_s + (1000 / 3 + 1000) * one.scoring.wall)
     assert loading > 6 * STARTING + 62e9 / 0.2e9 and expected(cache_dir="").run_s > run + 60
+
+
+def test_extra_rows_join_the_training_of_each_fold_and_of_the_refit():
+    without, extra = (expected(rows=rows, refit=True) for rows in ((1000, 1000), (1000, 1000, 300)))
+    assert extra.epoch_s - without.epoch_s == pytest.approx(300 * without.training.wall)
+    assert extra.run_s - without.run_s == pytest.approx(4 * 2 * 300 * without.training.wall)
 
 
 def test_folds_that_need_a_gpu_each_run_side_by_side():
@@ -73,7 +79,7 @@ def test_without_rates_there_is_no_forecast():
 
 def said(name, gpus, rows):
     console = Console(width=200, record=True, file=io.StringIO())
-    print_forecast(console, preset(name), gpus, rows)
+    print_forecast(console, preset(name), gpus, rows and RowCounts(*rows))
     return console.export_text()
 
 
@@ -85,6 +91,7 @@ def test_the_plan_says_minutes_and_that_they_are_a_models():
     assert "(3 folds, 2 epochs)" in text and f"bound by {found.training.bound}" in text
     assert "a model, not a measurement" in text and "assumed" not in text
     assert "1,000 train and 1,000 test rows (assumed, as the data is not there)" in said("safe", [T4, T4], None)
+    assert "for 100 train, 50 extra and 10 test rows: " in said("safe", [T4, T4], (100, 10, 50))
     assert "(3 folds, 2 at a time, 2 epochs)" in said("dense_8b", [T4, T4], None)
     assert "no rates are known for Tesla V100, only for H100, T4" in said("dense_8b", [Gpu("Tesla V100", 32)], None)
 
@@ -97,8 +104,13 @@ def test_rows_are_counted_where_the_data_is(tmp_path, monkeypatch):
     (data / "train.csv").write_bytes('id,question\n1,"two\nlines, 색?"\n2,b\n\n3,c\n'.encode("cp949"))
     assert rows_here(preset("safe", data=str(data))) is None  # there is no test.csv
     (data / "test.csv").write_text("id\n1\n2\n")
-    assert rows_here(preset("safe", data=str(data))) == rows_here(preset("safe")) == (3, 2)
-    assert rows_here(preset("safe", data=str(data), limit=2)) == (2, 2)
+    assert rows_here(preset("safe", data=str(data))) == rows_here(preset("safe")) == (3, 2, 0)
+    assert rows_here(preset("safe", data=str(data), limit=2)) == (2, 2, 0)
+    (tmp_path / "more.csv").write_text("id\n1\n2\n3\n4\n")
+    more = {"data": str(data), "extra_train": str(tmp_path / "more.csv")}
+    assert rows_here(preset("safe", **more)) == (3, 2, 4) and rows_here(preset("safe", limit=2, **more)) == (2, 2, 2)
+    (tmp_path / "more.csv").unlink()
+    assert rows_here(preset("safe", **more)) is None
 
 
 def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_path):

@@ -16,7 +16,7 @@ from vqa_utils.config import to_dict
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
 from vqa_utils.extra import extra_rows
 from vqa_utils.folds import FoldError, held_out_rows, read_folds
-from vqa_utils.forecast import _last_end, forecast
+from vqa_utils.forecast import RowCounts, _last_end, forecast
 from vqa_utils.machine import T4, shape_of
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.presets import preset
@@ -297,7 +297,7 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, 
 def test_its_minutes_are_those_of_all_rows_and_of_the_test_set():
     def expected(name="safe", gpus=(T4, T4), **changes):
         config = preset(name, **changes)
-        return forecast(config, shape_of(config), list(gpus), (1000, 400))
+        return forecast(config, shape_of(config), list(gpus), RowCounts(1000, 400))
 
     off, on = expected(), expected(refit=True)
     assert on.epoch_s == off.epoch_s

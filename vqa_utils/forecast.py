@@ -5,6 +5,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vqa_utils.config import Config
 from vqa_utils.cost import work_of
@@ -14,9 +15,19 @@ from vqa_utils.plan import Plan, make_plan, settled
 from vqa_utils.rates import Rates, Seconds, rates_of, seconds_of
 from vqa_utils.shapes import ModelShape
 
-ASSUMED_ROWS = (1000, 1000)  # train and test, where the data is not there yet
 READING = 0.2e9  # bytes a second from the disk with the weights; assumed
 STARTING = 25  # seconds of a notebook until it loads: 10 to 14 s were recorded on two cores, and Kaggle's are slow
+
+
+class RowCounts(NamedTuple):
+    """How many rows a run is about."""
+
+    train: int
+    test: int
+    extra: int = 0
+
+
+ASSUMED_ROWS = RowCounts(train=1000, test=1000)  # where the data is not there yet
 
 
 @dataclass(frozen=True)
@@ -35,11 +46,10 @@ class Forecast:
     """Adapters at a time."""
 
 
-def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple[int, int]) -> Forecast | None:
+def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts) -> Forecast | None:
     """The time of a run that fits; None where the rates of one of its GPUs are not known.
 
-    Args:
-        rows: of train.csv and of test.csv.
+    All extra rows are taken to join each fold's training.
     """
     places = fold_gpus(config, len(config.adapter_numbers), gpus)
     used = [gpus[place] for place in places] if len(places) > 1 else list(gpus[: len(gpu_limits(config, gpus))])
@@ -54,15 +64,15 @@ def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: tuple
     shares = not any("linear_attn" in name for name in shape.parameters)
     orders, passes = (config.tta, config.rotations) if shares else (1, config.tta * config.rotations)
     scoring = a_row(config.score_batch, orders, passes=passes)
-    held_out = rows[0] * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
-    epoch = (rows[0] - held_out) * training.wall + held_out * evaluating.wall
+    held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
+    epoch = (rows.train - held_out + rows.extra) * training.wall + held_out * evaluating.wall
     first, later = (STARTING + size / READING for size in _sizes(config, shape))
     again = 1 + 1 / config.rotations if config.baselines else 0  # the base, and blank pictures, which are not turned
     train = [later + config.epochs * epoch for _ in config.fold_numbers]
-    score = [later + scoring.wall * (held_out * (1 + again) + rows[1]) for _ in config.fold_numbers]
+    score = [later + scoring.wall * (held_out * (1 + again) + rows.test) for _ in config.fold_numbers]
     if config.refit:  # it trains on all rows, and scores the test set alone
-        train.append(later + config.epochs * rows[0] * training.wall)
-        score.append(later + scoring.wall * rows[1])
+        train.append(later + config.epochs * (rows.train + rows.extra) * training.wall)
+        score.append(later + scoring.wall * rows.test)
     side = max(1, len(places))
     return Forecast(training, scoring, epoch, first - later + _last_end(train, score, side), side)
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vqa_utils.config import Config
-from vqa_utils.forecast import ASSUMED_ROWS, forecast
+from vqa_utils.forecast import ASSUMED_ROWS, RowCounts, forecast
 from vqa_utils.machine import CONTEXT_GIB, Gpu, gpu_limits, shape_of
 from vqa_utils.memory import LORA
 from vqa_utils.plan import GpuPlan, Plan, largest_micro_batch, make_plan, settled
@@ -48,23 +48,24 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     return plan
 
 
-def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: tuple[int, int] | None) -> None:
+def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: RowCounts | None) -> None:
     """The minutes that a run will take by the model of the cost.
 
     Args:
-        rows: of train.csv and test.csv; None where they are not there.
+        rows: None where the data is not there.
     """
-    train, test = rows or ASSUMED_ROWS
-    found = forecast(config, shape_of(config), gpus, (train, test))
+    counts = rows or ASSUMED_ROWS
+    found = forecast(config, shape_of(config), gpus, counts)
     if found is None:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
         console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/rates.py)")
         return
+    extra = f", {counts.extra:,} extra" if counts.extra else ""
     assumed = "" if rows else " (assumed, as the data is not there)"
     folds, refit = len(config.fold_numbers), " and the refit" if config.refit else ""
     beside = f", {found.side_by_side} at a time" if found.side_by_side > 1 else ""
     console.print(
-        f"expected for {train:,} train and {test:,} test rows{assumed}: {found.epoch_s / 60:.1f} minutes per epoch of a fold, "
+        f"expected for {counts.train:,} train{extra} and {counts.test:,} test rows{assumed}: {found.epoch_s / 60:.1f} minutes per epoch of a fold, "
         f"{found.run_s / 60:.0f} for the whole run ({folds} fold{'s' * (folds > 1)}{refit}{beside}, {config.epochs:g} epochs)"
     )
     console.print(

@@ -14,6 +14,7 @@ from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_jso
 from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, ConfigError, from_dict, parse_settings, setting_text, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.folds import check_leaks, read_folds
+from vqa_utils.forecast import RowCounts
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
@@ -140,21 +141,22 @@ def with_data(config: Config) -> Config:
     return dataclasses.replace(config, data=found[0])
 
 
-def rows_here(config: Config) -> tuple[int, int] | None:
-    """How many rows of train.csv and test.csv a run would use, which are counted and not checked; None without the files."""
+def rows_here(config: Config) -> RowCounts | None:
+    """How many rows a run would use, which are counted and not checked; None without the files."""
     try:
         data = with_data(config).data
     except RunError:
         return None
     folder = demo_data_dir() if data == DEMO_DATA else Path(data)
-    counts = []
-    for file in (folder / "train.csv", folder / "test.csv"):
-        if not file.is_file():
-            return None
-        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-            rows = sum(map(bool, csv.reader(lines))) - 1  # without the head
-        counts.append(min(rows, config.limit or rows))
-    return counts[0], counts[1]
+    files = [folder / "train.csv", folder / "test.csv", *([Path(config.extra_train)] if config.extra_train else [])]
+    if not all(file.is_file() for file in files):
+        return None
+    return RowCounts(*(min(rows, config.limit or rows) for rows in map(_count_rows, files)))
+
+
+def _count_rows(file: Path) -> int:
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        return sum(map(bool, csv.reader(lines))) - 1  # without the head
 
 
 def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:

@@ -32,10 +32,7 @@ def write_challenge(folder: Path) -> Path:
     if marker.exists():
         return folder
     for split in ROWS:
-        frame, images = _rows(split)
-        (folder / split).mkdir(parents=True, exist_ok=True)
-        for path, image in zip(frame["path"], images, strict=True):
-            shutil.copyfile(image, folder / path)
+        frame = _with_images(folder, *_rows(split))
         write_csv(folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer"))
         if split == "test":
             write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
@@ -43,24 +40,39 @@ def write_challenge(folder: Path) -> Path:
     return folder
 
 
+def write_extra(folder: Path, count: int = ROWS["train"]) -> Path:
+    """More of easy-VQA's training questions for `--extra-train`: write extra.csv and its images, and return the file.
+
+    They are drawn anew from all, so that some show or ask what the demo's own rows do.
+    """
+    write_csv(folder / "extra.csv", _with_images(folder, *_rows("extra", count)))
+    return folder / "extra.csv"
+
+
 def known_test_answers() -> pd.DataFrame:
     """`id` and `answer` of the test rows, which test.csv keeps to itself: easy-VQA has them."""
     return _rows("test")[0][["id", "answer"]]
 
 
-def _rows(split: str) -> tuple[pd.DataFrame, list[str]]:
+def _rows(split: str, count: int | None = None) -> tuple[pd.DataFrame, list[str]]:
     """A split's rows with their answers, and each one's image in the package."""
     import easy_vqa
 
-    source = {
-        "train": (easy_vqa.get_train_questions, easy_vqa.get_train_image_paths),
-        "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths),
-    }
+    train = easy_vqa.get_train_questions, easy_vqa.get_train_image_paths
+    source = {"train": train, "extra": train, "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths)}
     questions, image_paths = (read() for read in source[split])
     rng = random.Random(f"{SEED} {split}")
-    picked = _pick(list(zip(*questions, strict=True)), ROWS[split], rng)
+    picked = _pick(list(zip(*questions, strict=True)), count or ROWS[split], rng)
     rows = [_row(f"{split}_{i + 1:04d}", *question, rng) for i, question in enumerate(picked)]
     return pd.DataFrame(rows), [image_paths[image_id] for _, _, image_id in picked]
+
+
+def _with_images(folder: Path, frame: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
+    """The rows, with their images copied to where their paths say."""
+    for path, image in zip(frame["path"], images, strict=True):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, folder / path)
+    return frame
 
 
 def _pick(questions: list[tuple[str, str, int]], count: int, rng: random.Random) -> list[tuple[str, str, int]]:
