@@ -186,8 +186,8 @@ def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challen
     monkeypatch.setattr(train, "StepTrainer", recorded)
     arguments = train.training_arguments
 
-    def two_gpus(*given):
-        made = arguments(*given)
+    def two_gpus(*given, **options):
+        made = arguments(*given, **options)
         made._n_gpu = 2
         return made
 
