@@ -13,13 +13,14 @@ import run_all
 from run_all import STAGES
 from vqa_utils import runs
 from vqa_utils.artifacts import read_json
-from vqa_utils.config import Config, ConfigError, to_dict
+from vqa_utils.config import Config, to_dict
 from vqa_utils.execution import execute
 from vqa_utils.folds import FoldError
 from vqa_utils.paths import RunPaths, runs_dir
 from vqa_utils.presets import preset
 from vqa_utils.runner import Runner
 from vqa_utils.runs import open_run, settle_run, start_run, with_data
+from vqa_utils.settings import ConfigError
 from vqa_utils.stages import RunError, Stage, Step, select_steps
 from vqa_utils.terminal import last_step
 
@@ -114,6 +115,17 @@ def test_force_runs_what_could_be_reused(small_run):
     before = marker.stat().st_mtime_ns
     make(reuse=False).run([Step(STAGE)])
     assert marker.stat().st_mtime_ns > before
+
+
+def test_what_is_set_aside_twice_within_a_second_is_kept_twice(small_run, monkeypatch):
+    monkeypatch.setattr("vqa_utils.runner.time.strftime", lambda form: "now")
+    make, paths, _ = small_run
+    for number in range(3):
+        (paths.folder / "in.txt").write_text(str(number))
+        make().run([Step(STAGE)])
+        (paths.folder / "out.txt").write_text(f"written {number}")
+    kept = {path.parent.name: path.read_text() for path in paths.folder.glob("replaced/*/out.txt")}
+    assert kept == {"now": "written 0", "now-2": "written 1"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from vqa_utils.artifacts import ids_hash, read_json, sha256, write_csv
 from vqa_utils.calibration import calibrated_oof
-from vqa_utils.config import Config, setting_text
+from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
 from vqa_utils.ensemble import check_finished, pooled, rows_of
 from vqa_utils.errors import VqaError
@@ -19,6 +19,7 @@ from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expecte
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
 from vqa_utils.runs import open_run, read_later_settings
+from vqa_utils.settings import setting_text
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
 from vqa_utils.timings import EXECUTED_IN, time_table

@@ -3,18 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from vqa_utils.errors import VqaError
+from vqa_utils.settings import BOOL_OR_AUTO, COUNT_OR_AUTO, ConfigError, is_size, kind_name, listed, parse, type_problem
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
-COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
 
 
 # The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
@@ -33,10 +31,6 @@ NOT_OF_THE_ADAPTER = (
 # Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
 # At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
 BEFORE_IT_CAME: dict[str, Any] = {"paraphrase": False, "rotations": 1, "refit": False}
-
-
-class ConfigError(VqaError):
-    """Settings that cannot be used, with all their problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +135,15 @@ class Config:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        problems = [problem for name, kind in field_types().items() if (problem := _type_problem(self, name, kind))]
+        problems = [
+            problem for name, kind in field_types().items() if (problem := type_problem(name, getattr(self, name), kind))
+        ]
         if problems:
-            raise ConfigError(_listed(problems))
+            raise ConfigError(listed(problems))
         checks = {
             "image_side: expected at least 32 px (one merged patch of Qwen3-VL)": self.image_side >= 32,
             'quantization: expected "nf4" or "none"': self.quantization in ("nf4", "none"),
-            "max_memory: expected sizes such as 14GB or 13GiB": all(map(_is_size, self.max_memory)),
+            "max_memory: expected sizes such as 14GB or 13GiB": all(map(is_size, self.max_memory)),
             "limit: expected 0 or more rows": self.limit >= 0,
             "lora_r: expected at least 1": self.lora_r >= 1,
             "lora_alpha: expected at least 1": self.lora_alpha >= 1,
@@ -170,7 +166,7 @@ class Config:
         }
         problems = [f"{rule}, found {getattr(self, rule.split(':')[0])!r}" for rule, holds in checks.items() if not holds]
         if problems:
-            raise ConfigError(_listed(problems))
+            raise ConfigError(listed(problems))
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
@@ -229,21 +225,12 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             problems.append(f"{setting}: expected NAME=VALUE with one of the names {', '.join(types)}")
             continue
         try:
-            values[name] = _parse(text, types[name])
+            values[name] = parse(text, types[name])
         except ValueError:
-            problems.append(f"{name}: expected {_kind(types[name])}, found {text!r}")
+            problems.append(f"{name}: expected {kind_name(types[name])}, found {text!r}")
     if problems:
-        raise ConfigError(_listed(problems))
+        raise ConfigError(listed(problems))
     return values
-
-
-def setting_text(value: Any) -> str:
-    """A setting's value as `parse_settings` reads it: "auto", "true", "5e-05", "14GB,14GB"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -273,57 +260,6 @@ def from_dict(values: dict[str, Any]) -> Config:
     return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
-def size_in_bytes(size: str) -> int:
-    """Bytes: "14GB" is 14e9 bytes, "13GiB" is 13 * 2**30."""
-    number, unit = re.fullmatch(r"([\d.]+)\s*(GB|GiB|MB|MiB)", size).groups()
-    return int(float(number) * {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}[unit])
-
-
 def _hash(values: dict[str, Any]) -> str:
     values = {key: value for key, value in values.items() if key not in BEFORE_IT_CAME or value != BEFORE_IT_CAME[key]}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_size(size: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?\s*(GB|GiB|MB|MiB)", size) is not None
-
-
-def _parse(text: str, kind: Any) -> Any:
-    if text == "auto" and kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
-        return text
-    if kind in (bool, BOOL_OR_AUTO):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return int(text) if kind == COUNT_OR_AUTO else kind(text)
-
-
-def _type_problem(config: Config, name: str, kind: Any) -> str | None:
-    value = getattr(config, name)
-    if typing.get_origin(kind) is tuple:
-        fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-    elif kind is float:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    elif kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
-        fits = value == "auto" or type(value) is typing.get_args(kind)[0]
-    else:
-        fits = type(value) is kind
-    return None if fits else f"{name}: expected {_kind(kind)}, found {value!r}"
-
-
-def _kind(kind: Any) -> str:
-    names = {
-        int: "a whole number",
-        COUNT_OR_AUTO: 'a whole number or "auto"',
-        float: "a number",
-        bool: "true or false",
-        BOOL_OR_AUTO: 'true, false or "auto"',
-        str: "text",
-    }
-    return names.get(kind, "values separated by commas")
-
-
-def _listed(problems: list[str]) -> str:
-    return "\n".join(["settings that cannot be used:", *(f"  - {problem}" for problem in problems)])

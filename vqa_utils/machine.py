@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqa_utils.config import DEMO_MODEL_NAME, Config, size_in_bytes
+from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import VqaError
 from vqa_utils.hub import SourceError
 from vqa_utils.plan import SCORE_BATCH, Plan, make_plan, settled
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.settings import size_in_bytes
 from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
 from vqa_utils.source import check_source, config_of
 

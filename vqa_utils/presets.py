@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, ConfigError, field_types
+from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, field_types
+from vqa_utils.settings import ConfigError
 
 
 @dataclass(frozen=True)

@@ -186,12 +186,13 @@ class Runner:
 
     def _set_aside(self, step: Step) -> None:
         """Move what a step wrote for other settings or inputs to `replaced/`: not taken for new, and not lost."""
-        aside = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
-        for path in self._files(step):
-            if path.exists():
-                kept = aside / path.relative_to(self.paths.folder)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(kept)
+        files = [path.relative_to(self.paths.folder) for path in self._files(step) if path.exists()]
+        now = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
+        folders = itertools.chain([now], (now.with_name(f"{now.name}-{number}") for number in itertools.count(2)))
+        aside = next(folder for folder in folders if not any((folder / file).exists() for file in files))
+        for file in files:
+            (aside / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.paths.folder / file).rename(aside / file)
 
     def _record(self, step: Step) -> dict[str, Any]:
         if not self._data_hash:

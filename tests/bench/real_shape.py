@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from vqa_utils.config import Config, parse_settings, size_in_bytes
+from vqa_utils.config import Config, parse_settings
 from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
@@ -33,6 +33,7 @@ from vqa_utils.plan import make_plan, settled, with_text
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
+from vqa_utils.settings import size_in_bytes
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
 

@@ -36,7 +36,7 @@ from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMix
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
-from vqa_utils.config import Config, parse_settings, size_in_bytes
+from vqa_utils.config import Config, parse_settings
 from vqa_utils.encode import Encoder
 from vqa_utils.memory import weights_by_module
 from vqa_utils.model import LANGUAGE_MODEL, add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
@@ -44,6 +44,7 @@ from vqa_utils.nf4 import NF4Experts
 from vqa_utils.orders import shifts_of
 from vqa_utils.presets import preset
 from vqa_utils.score import autocast, last_logits
+from vqa_utils.settings import size_in_bytes
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
