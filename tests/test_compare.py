@@ -128,7 +128,7 @@ def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, kore
     assert reasons.pop("old").startswith(
         "runs/old/config.json: settings of another version of the code: it lacks accumulation, "
     )
-    assert "train.csv has changed since the run" in reasons.pop("moved")
+    assert "expected the data that it has seen in" in reasons.pop("moved")
     assert not reasons
 
 

@@ -1,7 +1,7 @@
 """Several runs as the members of one ensemble: found, checked against each other, and blended by 05_ensemble."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import pandas as pd
 from vqa_utils.artifacts import ArtifactError, hashes, read_json, read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import ENSEMBLE, check_finished
+from vqa_utils.ensemble import ENSEMBLE, check_data, check_finished
 from vqa_utils.errors import VqaError
 from vqa_utils.paths import RunPaths, shown
 from vqa_utils.runs import checked_run_id, data_hash, open_run, read_later_settings
@@ -54,11 +54,13 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
         try:
             config = open_run(paths.run_id)[1]
             check_finished(paths, config)
-            tables[paths.run_id] = _tables(paths, config, hash_of)
+            check_data(paths, config, hash_of)
         except VqaError as error:
             problems.append(f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}")
             continue
         configs[paths.run_id] = config
+        challenge = load_challenge(config)
+        tables[paths.run_id] = hashes(challenge.files[:3], challenge.folder)
         for rows, frames in files.items():
             try:
                 frames[paths.run_id] = read_probabilities(paths.ensemble / f"probs_{rows}.csv")
@@ -73,19 +75,6 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     if problems:
         raise RunError("\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)]))
     return _aligned(configs[first], RunPaths(first), files)
-
-
-def _tables(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> dict[str, str]:
-    """The challenge's own CSV files by name, each with its hash.
-
-    Raises:
-        RunError: the run's data has changed since it gave its answers.
-    """
-    data = Config(data=config.data, limit=config.limit, extra_train=config.extra_train, paraphrase=config.paraphrase)
-    if hash_of(data) != read_json(paths.stages / f"{ENSEMBLE}.json")["data"]:
-        raise RunError(f"expected the data that it has seen in {config.data}, found other; bring back the files of then")
-    challenge = load_challenge(config)
-    return hashes(challenge.files[:3], challenge.folder)
 
 
 def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:

@@ -1,24 +1,25 @@
 """Finished runs side by side: their scores on the same out-of-fold rows, and what chance makes of the differences."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vqa_utils.artifacts import ids_hash, read_json, sha256, write_csv
+from vqa_utils.artifacts import ids_hash, read_json, write_csv
 from vqa_utils.calibration import calibrated_oof
 from vqa_utils.config import Config
 from vqa_utils.data import load_challenge
-from vqa_utils.ensemble import check_finished, pooled, rows_of
+from vqa_utils.ensemble import check_data, check_finished, pooled, rows_of
 from vqa_utils.errors import VqaError
 from vqa_utils.folds import read_folds
 from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.presets import differences
-from vqa_utils.runs import open_run, read_later_settings
+from vqa_utils.runs import data_hash, open_run, read_later_settings
 from vqa_utils.settings import setting_text
 from vqa_utils.stages import RunError
 from vqa_utils.terminal import print_table
@@ -56,10 +57,10 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
     Raises:
         RunError: a run that is named does not exist.
     """
-    scored, left_out = [], {}
+    scored, left_out, hash_of = [], {}, functools.cache(data_hash)
     for run_id in _existing(run_ids):
         try:
-            scored.append(read_scored(run_id))
+            scored.append(read_scored(run_id, hash_of))
         except VqaError as error:
             left_out[run_id] = " ".join(str(error).split())
     if scored:
@@ -76,7 +77,7 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
         console.print(f"no runs below {runs_dir()} yet")
 
 
-def read_scored(run_id: str) -> Scored:
+def read_scored(run_id: str, hash_of: Callable[[Config], str] = data_hash) -> Scored:
     """A run's out-of-fold probabilities with the answers.
 
     Raises:
@@ -84,11 +85,10 @@ def read_scored(run_id: str) -> Scored:
     """
     paths, config = open_run(run_id)
     check_finished(paths, config)
-    challenge = load_challenge(config)
-    if sha256(challenge.files[0]) != read_json(paths.provenance)["inputs"][challenge.files[0].name]:
-        raise RunError(f"{challenge.files[0]} has changed since the run")
-    probs = pooled(paths, config, read_folds(paths.folds, challenge.train), "oof").sort_values("id", ignore_index=True)
-    return Scored(paths, config, probs, rows_of(probs, challenge.train)["answer"])
+    check_data(paths, config, hash_of)
+    train = load_challenge(config).train
+    probs = pooled(paths, config, read_folds(paths.folds, train), "oof").sort_values("id", ignore_index=True)
+    return Scored(paths, config, probs, rows_of(probs, train)["answer"])
 
 
 def comparison(runs: Sequence[Scored]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """From the folds' probabilities to one answer a row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,20 @@ def has_settings(fold: FoldPaths, config: Config) -> bool:
         return True
     wanted = climbed(config, read_rungs(fold.rungs, config))
     return from_dict(read_json(fold.adapter_config)).training_hash == wanted.training_hash
+
+
+def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> None:
+    """Check that the data is still what a finished run has seen.
+
+    Args:
+        hash_of: `runs.data_hash`, cached where many runs are about the same data.
+
+    Raises:
+        RunError: it has changed.
+    """
+    data = Config(data=config.data, limit=config.limit, extra_train=config.extra_train, paraphrase=config.paraphrase)
+    if hash_of(data) != read_json(paths.stages / f"{ENSEMBLE}.json")["data"]:
+        raise RunError(f"expected the data that it has seen in {config.data}, found other; bring back the files of then")
 
 
 def check_finished(paths: RunPaths, config: Config) -> None:
