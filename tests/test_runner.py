@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 
 import nbformat
@@ -12,7 +13,7 @@ from conftest import write_korean_challenge
 import run_all
 from run_all import STAGES
 from vqa_utils import runs
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts import read_json, write_json
 from vqa_utils.config import Config, to_dict
 from vqa_utils.execution import execute
 from vqa_utils.folds import FoldError
@@ -69,6 +70,35 @@ def test_a_kernel_that_dies_is_named(notebooks, tmp_path):
 
 
 STAGE = Stage("writes", reads=("in.txt",), writes=("out.txt",))
+
+
+STARTS = """
+import os, pathlib, sys
+starts = pathlib.Path(__file__).with_name("starts.txt")
+with starts.open("a") as file:
+    file.write("x")
+if len(starts.read_text()) <= {failing}:
+    sys.exit("Address already in use")
+os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(("failing", "works"), [(2, True), (3, False)])
+def test_a_kernel_that_dies_as_it_starts_is_started_again(notebooks, tmp_path, monkeypatch, failing, works):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "start.py").write_text(STARTS.format(failing=failing))
+    argv = [sys.executable, str(spec / "start.py"), "-f", "{connection_file}"]
+    write_json(spec / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"})
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    notebooks("once", f"open({str(tmp_path / 'out.txt')!r}, 'a').write('x')")
+    if works:
+        execute("once", tmp_path / "archive" / "once.ipynb", {})
+        assert (tmp_path / "out.txt").read_text() == "x"
+    else:
+        with pytest.raises(RunError, match="once: its kernel died 3 times as it started"):
+            execute("once", tmp_path / "archive" / "once.ipynb", {})
+    assert (spec / "starts.txt").read_text() == "xxx"
 
 
 def test_a_step_is_reused_until_its_settings_inputs_or_outputs_change(small_run):

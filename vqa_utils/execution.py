@@ -1,8 +1,10 @@
 """One notebook through papermill: executed into the archive, in this process or in one with its share of the machine."""
 
+import functools
 import multiprocessing
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from vqa_utils.paths import NOTEBOOKS, shown
 from vqa_utils.stages import RunError
 
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
+KERNEL_STARTS = 3
 Environment = dict[str, str]
 
 
@@ -91,18 +95,39 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     if unknown:
         raise RunError(f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}")
     archived.parent.mkdir(parents=True, exist_ok=True)
+    run = functools.partial(
+        papermill.execute_notebook,
+        str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
+        # A kernel warns of its unencrypted port as it starts, and may call it an error that it is interrupted as it is shut down
+        extra_arguments=["--log-level=CRITICAL"],
+    )  # fmt: skip
     try:
-        papermill.execute_notebook(
-            str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
-            # A kernel warns of its unencrypted port as it starts, and may call it an error that it is interrupted as it is shut down
-            extra_arguments=["--log-level=CRITICAL"],
-        )  # fmt: skip
+        _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
         message = f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         raise NotebookError(message, where_memory_ran_out(error.ename, error.evalue, error.traceback)) from error
     except DeadKernelError as error:
         reason = "its kernel died, which mostly means that the machine's memory ran out"
         raise RunError(f"{archived.stem}: {reason}\nnotebook: {shown(archived)}") from error
+
+
+def _until_its_kernel_starts(run: Callable[[], Any], archived: Path) -> None:
+    """Run a notebook, anew where its kernel has died before the first cell.
+
+    A kernel gets ports that were free a moment before, which another that starts beside it may have taken (nteract/papermill#511).
+    """
+    for starts in range(1, KERNEL_STARTS + 1):
+        try:
+            run()
+            return
+        except RuntimeError as error:
+            if DIED_AT_THE_START not in str(error):
+                raise
+            if starts == KERNEL_STARTS:
+                raise RunError(
+                    f"{archived.stem}: its kernel died {starts} times as it started; what it said stands above. Does "
+                    "`python -m ipykernel_launcher --version` work in this environment?"
+                ) from error
 
 
 def where_memory_ran_out(kind: str, message: str, traceback: list[str]) -> OutOfMemory | None:
