@@ -168,14 +168,14 @@ def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
 
 
 def built_on(steps: "list[Step]", paths: "RunPaths", config: "Config") -> "list[Step]":
-    """What the ensemble and the analysis among these steps take as it is: scores that are not made anew, and their ensemble."""
+    """What these steps take as it is: adapters that are not trained anew, scores that are not made anew, and their ensemble."""
     from vqa_utils.ensemble import scored_adapters
 
-    scoring, ensemble, analysis = STAGES[-3:]
+    training, scoring, ensemble, analysis = STAGES[-4:]
     selected = {step.stage.name for step in steps}
-    if not selected & {ensemble.name, analysis.name}:
-        return []
-    taken = [Step(scoring, number) for number in scored_adapters(paths, config)]
+    taken = [Step(training, step.fold) for step in steps if step.stage == scoring]
+    if selected & {ensemble.name, analysis.name}:
+        taken += [Step(scoring, number) for number in scored_adapters(paths, config)]
     taken += [Step(ensemble)] * (analysis.name in selected)
     return [step for step in taken if step not in steps]
 

@@ -29,8 +29,7 @@ print(ensemble.who)
 # is of a refit, which has seen all rows.
 
 # %% tags=["nbval-ignore-output"]
-overall = ensemble.scores.iloc[-1]
-print(f"Out of fold, as scored: accuracy {overall['accuracy']:.3f}, log loss {overall['log_loss']:.3f} over {overall['rows']} rows.")
+print(ensemble.read_scores())
 ensemble.scores.round(3)
 
 # %% [markdown]

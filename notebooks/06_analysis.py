@@ -139,14 +139,14 @@ print(words["Folds"])
 # %% [markdown]
 # ## The worst mistakes
 #
-# Wrong rows whose right option (✓) looked least probable; the chosen one is bold.
+# The first eight here, all that are listed in the report.
 
 # %% tags=["nbval-ignore-output"]
 mistakes = error_analysis.worst_mistakes(probs, train, count=50)
 mistakes = mistakes.assign(cluster=clusters[mistakes.index], pixels=pixels[mistakes.index])
-here = mistakes.head(8)
-print(f"Of {(~right).sum()} mistakes, {len(mistakes)} are listed in the report and {len(here)} here.")
-report.gallery(here, challenge.folder)
+words["Worst mistakes"] = error_analysis.read_mistakes(mistakes, right)
+print(words["Worst mistakes"])
+report.gallery(mistakes.head(8), challenge.folder)
 
 # %%
 tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,

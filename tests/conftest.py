@@ -147,7 +147,10 @@ class StandIn:
             write_csv(paths.folds, make_folds(challenge.train, pictures, config))
         if name == "03_train_fold":
             self.train(paths, config, parameters["fold"])
-        if name == "04_infer":
+        if name == "04_infer" and "predict" in parameters:
+            out = paths.predicting(parameters["predict"]).fold(parameters["fold"])
+            write_probabilities(out.probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
+        elif name == "04_infer":
             fold = parameters["fold"]
             held_out = held_out_rows(paths.folds, challenge.train, config, fold)
             if held_out.any():

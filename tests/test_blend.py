@@ -116,6 +116,18 @@ def test_a_run_that_was_changed_after_its_answers_is_refused(write_run):
         read_runs(["one", "two"])
 
 
+def test_other_test_rows_are_refused_and_limited_runs_are_blended(write_run, tmp_path):
+    copied = shutil.copytree(tmp_path / "data", tmp_path / "copied")
+    (copied / "test.csv").write_text((copied / "test.csv").read_text().replace("빨간색", "자주색"))
+    write_run("one")
+    write_run("two", data_folder=copied)
+    with pytest.raises(RunError, match=r"two: expected test.csv as of one, found other contents"):
+        read_runs(["one", "two"])
+    for name, seed in (("first", 0), ("second", 1)):
+        write_run(name, seed=seed, limit=20, oof_ids=write_run.train_ids[:20])
+    assert len(read_runs(["first", "second"]).groups) == 20
+
+
 def test_one_run_is_no_blend(write_run):
     write_run("one")
     with pytest.raises(RunError, match="expected at least two runs, found 1"):

@@ -151,6 +151,8 @@ def test_a_saved_config_of_another_version_is_refused():
 def test_settings_that_came_later_exist_and_their_values_can_be_used():
     old = {k: v for k, v in to_dict(preset("demo")).items() if k not in BEFORE_IT_CAME}
     assert to_dict(from_dict(old)) == to_dict(preset("demo")) | BEFORE_IT_CAME
+    read = from_dict(old)
+    assert (read.paraphrase, read.rotations, read.refit) == (False, 1, False), "what runs from before these settings did"
 
 
 def test_a_later_setting_changes_the_hashes_unless_it_stands_for_what_was_done_before(monkeypatch):

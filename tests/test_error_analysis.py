@@ -13,6 +13,7 @@ from vqa_utils.error_analysis import (
     read_confidence,
     read_confusion,
     read_groups,
+    read_mistakes,
     read_spread,
     size_quarters,
     worst_mistakes,
@@ -161,3 +162,8 @@ def test_the_worst_mistakes_first():
     ]  # fmt: skip
     assert worst["p_answer"].tolist() == [0.01, 0.05] and worst["p_chosen"].tolist() == [0.97, 0.85]
     assert worst.index.tolist() == [3, 1]
+    assert read_mistakes(worst, np.array([True, False, False, False])) == (
+        "2 of 3 mistakes, the least probable right option (✓) first, 1.0% of the probability; 1 of them chose another (bold) with "
+        "more than 90%."
+    )
+    assert read_mistakes(worst.head(0), np.ones(4, bool)) == "None of the 4 rows is wrong."

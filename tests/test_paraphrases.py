@@ -159,7 +159,12 @@ def test_the_plan_counts_the_longest_instruction():
 
 def test_the_sentence_counts_the_rows():
     said = read_wordings(rows("red?", "색은?", "blue?", "green?", paraphrases=[("0", "Is it red?"), ("0", "Red?")]))
-    assert "1 of 4 rows have paraphrases" in said and "the other 3, 1 of them in Korean" in said
+    assert said.splitlines() == [
+        "1 of 4 rows have paraphrases: each epoch draws one of them or the row's own question.",
+        "3 of 4 rows have none, 1 of these in Korean: each epoch draws the wording of the instruction.",
+    ]
+    assert read_wordings(rows("red?", paraphrases=[("0", "Red?")])).startswith("1 of 1 rows have paraphrases")
+    assert read_wordings(rows("색은?")).startswith("1 of 1 rows have none, 1 of these in Korean")
     assert read_wordings(pd.DataFrame({"question": ["red?"]})) == "Each epoch asks every row in the same words."
 
 

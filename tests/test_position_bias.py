@@ -62,6 +62,12 @@ def test_a_model_without_a_pull_is_called_biased_by_chance_alone():
     assert "a +0.00 (+0.00 to +0.00), d +0.00" in exact.read() and "together: none." in exact.read()
 
 
+def test_few_rows_say_nothing_beyond_chance():
+    few, enough = (bias_of((0, 0, 3, 0), rows=rows).read() for rows in (29, 30))
+    assert "With 29 rows, fewer than 30, that says nothing beyond chance." in few and "Beyond chance, at" not in few
+    assert "for all four together: a, b, c, d." in enough
+
+
 def test_two_orders_compare_the_places_that_change_sides():
     bias = bias_of((0, 0, 0.8, 0), orders=(0, 2), noise=0.1)
     a, b, c, d = bias.places["beyond"]
@@ -96,7 +102,9 @@ def test_each_order_and_rotation_against_the_mean_of_all():
     differs = (letters["orders"] != letters["orders"][0]).any(axis=0).mean()
     assert bias.changed["order"] == pytest.approx(differs) and differs > bias.changed["rotation"] > 0
     assert f"The answer changes with the order in {differs:.1%} of the rows." in bias.read()
-    assert f"With the picture as it is alone, {bias.views['accuracy'][4]:.1%} are right" in bias.read()
+    assert (
+        f"With the picture as it is alone (the mean over each order), {bias.views['accuracy'][4]:.1%} are right" in bias.read()
+    )
 
 
 def test_of_one_order_the_chosen_letters_stand_against_the_right_ones():

@@ -12,6 +12,7 @@ from vqa_utils import figures, report
 from vqa_utils.artifacts import ids_hash, read_json, read_probabilities, write_csv, write_json, write_probabilities
 from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.combine import of_folds
+from vqa_utils.compare import comparison, read_scored
 from vqa_utils.config import to_dict
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
 from vqa_utils.extra import extra_rows
@@ -77,10 +78,35 @@ def test_another_way_to_combine_keeps_the_folds_probabilities(command):
         command("--resume", "--from", "05_ensemble", "--set", "tta=2")
     with pytest.raises(RunError, match="found others at 04_infer-fold1; without"):
         command("--resume", "--folds", "0", "--set", "tta=2")
+    for some in ("--from", "--only"):
+        with pytest.raises(RunError, match="found others at 03_train_fold-fold0, 03_train_fold-fold1; without --from"):
+            command("--resume", some, "04_infer", "--set", "learning_rate=1e-4")
+    assert command("--resume", "--only", "04_infer") == []
     with pytest.raises(RunError, match="found others at 05_ensemble; without"):
         command("--resume", "--only", "06_analysis", "--set", "calibrate=false")
     assert command("--resume", "--from", "05_ensemble", "--set", "ensemble=geometric") == COMBINED
     assert command("--resume", "--set", "tta=2") == ["04_infer-fold0", "04_infer-fold1", *COMBINED]
+
+
+def test_a_refit_that_was_switched_off_again_counts_in_no_minutes(command):
+    command(*command.new)
+    plain = comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist()
+    command("--resume", "--refit")
+    with_it = comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist()
+    assert with_it == [plain[0] + 3, plain[1] + 1]  # two more notebooks of half a minute
+    command("--resume", "--set", "refit=false")
+    assert comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist() == plain
+
+
+def test_another_test_set_is_answered_by_the_refit_too(command, stand_in, korean_folder, monkeypatch):
+    stand_in.calibrated["r"] = 0.6
+    command(*command.new, "--refit")
+    seen = []
+    monkeypatch.setattr("vqa_utils.runner.combined", lambda frames, how: seen.extend(frames) or combined(frames, how))
+    command("--predict", str(korean_folder))
+    answers = read_probabilities(RunPaths("r").fold(2).probs("test"))
+    assert len(seen) == 3
+    pd.testing.assert_frame_equal(seen[2], scaled(answers, 1.5))  # the geometric mean of the folds' temperatures
 
 
 def test_folds_chooses_the_refit_by_its_number(command):

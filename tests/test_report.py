@@ -82,11 +82,16 @@ def test_the_page_shows_every_table_and_figure(run):
 def test_the_page_shows_pictures_and_words_and_sorts_its_tables(run, tmp_path):
     Image.new("RGB", (300, 200), "red").save(tmp_path / "x.png")
     mistakes = TRAIN.tail(2).assign(chosen=["b", "a"], p_chosen=[0.5, 0.9], cluster="<색>", p_answer=[0.25, np.nan])
-    page = report.write_report(*run, {"Worst mistakes": mistakes}, {}, {"Worst mistakes": "two & more"}, tmp_path)
+    words = {"Worst mistakes": "two & more"}
+    shown = {"Balance": figures.answer_balance(TRAIN)}
+    page = report.write_report(*run, {"Worst mistakes": mistakes}, shown, words, tmp_path)
     text = page.read_text(encoding="utf-8")
+    assert text.index("<h2>Balance</h2>") < text.index("<h2>Worst mistakes</h2>"), "what is long stands at the end"
+    assert "Preset demo, changed settings: n_folds=2." in text
     assert text.count("data:image/png;base64,") == 2 and "<p>two &amp; more</p>" in text
-    heads = re.findall("<th>([^<]*)</th>", text)
-    assert heads == ["picture", "question", "options", "id", "p_chosen", "cluster", "p_answer"]
+    heads = re.findall("<th([^>]*)>([^<]*)</th>", text)
+    assert [name for _, name in heads] == ["picture", "question", "options", "id", "p_chosen", "cluster", "p_answer"]
+    assert [name for kind, name in heads if not kind] == ["p_chosen", "p_answer"], "a head stands where its numbers do"
     assert "is it &lt;b&gt;?" in text and "&lt;색&gt;" in text and "a. yes ✓<br><b>b. no</b> (0.50)" in text
     assert "<td>0.25</td>" in text and "<td></td>" in text and 'addEventListener("click"' in text
     written = pd.read_csv(page.parent / "worst_mistakes.csv", dtype={"id": str})

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -171,6 +172,8 @@ class Later(Config):
         ({"ensemble": "vote", "calibrate": False}, "05"),
         ({"tta": 2}, "04"),
         ({"score_batch": 3}, "04"),
+        ({"rotations": 2}, "04"),
+        ({"baselines": False}, "04"),
         ({"seed": 1}, "01"),
         (None, "01"),
     ],
@@ -183,6 +186,17 @@ def test_a_setting_counts_from_the_notebook_on_that_uses_it_first(stand_in, cons
     changed = dataclasses.replace(config, **changes) if changes else Later(**dataclasses.asdict(config))
     states = {step.name: Runner(RunPaths("counted"), changed, console, reuse=True).state(step) for step in steps}
     assert states == {step.name: "changed" if step.name >= first else "done" for step in steps}
+
+
+def test_the_marker_is_set_aside_last_and_each_file_once(stand_in, console, korean_folder, monkeypatch):
+    config, moved, rename = preset("demo", data=str(korean_folder), n_folds=2), [], Path.rename
+    steps, paths = select_steps(STAGES, config.fold_numbers), RunPaths("aside")
+    start_run(paths, config)
+    Runner(paths, config, console, reuse=True).run(steps)
+    monkeypatch.setattr(Path, "rename", lambda path, target: moved.append(path.name) or rename(path, target))
+    scoring = next(step for step in steps if step.name == "04_infer-fold0")
+    Runner(paths, dataclasses.replace(config, tta=2), console, reuse=True).run([scoring])
+    assert moved[-1] == "04_infer-fold0.json" and sorted(moved[:-1]) == ["probs_oof.csv", "probs_test.csv"]
 
 
 def test_a_notebook_that_does_not_write_its_files_is_an_error(small_run, notebooks):

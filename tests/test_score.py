@@ -74,6 +74,12 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(base, con
     np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
     assert abs(probs["oof"][list(LETTERS)] - alone).to_numpy().max() > 0.05
     assert {path.name for path in tmp_path.iterdir()} == {f"probs_{name}.csv" for name in ("oof", "zero_shot", "blank")}
+    views = dataclasses.replace(config, tta=2, rotations=2)
+    probs = score_fold(model, encoder, {"oof": rows}, views, FoldPaths(tmp_path / "views"))
+    alone = score_options(base, encoder, rows, batch_size=32, orders=2, rotations=2)[list(LETTERS)]
+    blank = score_options(model, encoder.blanked(), rows, batch_size=32, orders=2)[list(LETTERS)]
+    np.testing.assert_allclose(probs["zero_shot"][list(LETTERS)], alone, atol=1e-6)
+    np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
 
 
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}

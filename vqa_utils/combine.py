@@ -46,6 +46,14 @@ class Ensemble:
     submission_path: Path
     record: dict[str, Any]
 
+    def read_scores(self) -> str:
+        """The scores of the whole, in words."""
+        whole = self.scores.iloc[-1]
+        of = "the folds, as scored" if whole.iloc[0] == "all" else "the blend of the runs' final probabilities"
+        return (
+            f"Out of fold, {of}: accuracy {whole['accuracy']:.3f}, log loss {whole['log_loss']:.3f} over {whole['rows']} rows."
+        )
+
     def read_calibration(self) -> str:
         """How far confidence is off, without and with what was fitted, in words."""
         errors = {name: expected_calibration_error(probs, self.answers) for name, probs in self.compared.items()}

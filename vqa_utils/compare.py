@@ -129,7 +129,9 @@ def _existing(run_ids: Sequence[str]) -> list[str]:
 def _line(run: Scored) -> dict[str, object]:
     paths, config, right = run.paths, run.config, run.right
     metas = [read_json(paths.fold(k).meta) for k in config.adapter_numbers]
-    notebooks = time_table(paths.notebooks, sorted(marker.stem for marker in paths.stages.glob("*.json")))
+    endings = tuple(f"-fold{k}" for k in config.adapter_numbers)  # not those of a refit that was switched off again
+    whole = sorted(marker.stem for marker in paths.stages.glob("*.json"))
+    notebooks = time_table(paths.notebooks, [name for name in whole if "-fold" not in name or name.endswith(endings)])
     low, high = accuracy_interval(right)
     calibrated = calibrated_oof(paths, run.probs["id"])
     return {

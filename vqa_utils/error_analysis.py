@@ -12,6 +12,7 @@ from vqa_utils.prompts import LETTERS
 MIN_ROWS = 20  # of a smaller group, accuracy is known to no better than 20 points
 LEVEL = 0.05
 NEGATION = r"아닌|아니|없는|없이|않|제외|\bnot?\b|n't\b|\bnone\b|\bwithout\b|\bexcept\b"
+SURE = 0.9  # a wrong answer with so much confidence is one that no threshold would catch
 LENGTH_RANKS = ("longest", "second", "third", "shortest")
 BANDS = {0: "", 0.5: "up to 0.5", 0.7: "0.5 to 0.7", 0.9: "0.7 to 0.9", 0.99: "0.9 to 0.99", 2: "above 0.99"}
 
@@ -110,7 +111,8 @@ def read_spread(table: pd.DataFrame) -> str:
         return f"No group has {MIN_ROWS} rows; the bars of so few say little."
     low, high = enough["accuracy"].min(), enough["accuracy"].max()
     return (
-        f"The {len(enough)} groups here with {MIN_ROWS} rows or more lie between {low:.1%} and {high:.1%}; lines are intervals."
+        f"The {len(enough)} groups here with {MIN_ROWS} rows or more lie between {low:.1%} and {high:.1%}; lines are intervals, "
+        "of no length where all rows are right."
     )
 
 
@@ -164,6 +166,17 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
     for name, letter in (("p_answer", rows["answer"]), ("p_chosen", rows["chosen"])):
         rows[name] = values[np.arange(len(rows)), letter.map(LETTERS.index)]
     return rows[rows["chosen"] != rows["answer"]].nsmallest(count, "p_answer")
+
+
+def read_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
+    """How many of the wrong rows `worst_mistakes` lists, in words."""
+    wrong = int((~right).sum())
+    if not wrong:
+        return f"None of the {len(right)} rows is wrong."
+    return (
+        f"{len(mistakes)} of {wrong} mistakes, the least probable right option (✓) first, {mistakes['p_answer'].iloc[0]:.1%} of "
+        f"the probability; {(mistakes['p_chosen'] > SURE).sum()} of them chose another (bold) with more than {SURE:.0%}."
+    )
 
 
 def _accuracies(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:

@@ -123,15 +123,17 @@ def position_bias(places: pd.DataFrame, views: pd.DataFrame, title: str) -> Figu
         views: `view`, `against_mean`, `low`, `high` (shares); a panel of its own where it has lines.
         title: what `beyond` is.
     """
-    panels = {title: (places, "place", "beyond")}
+    panels = {title: (places, "place", "beyond", "points, with intervals that hold together in 95 %")}
     if len(views):
-        panels["Accuracy of a view alone, against the mean of all"] = (views, "view", "against_mean")
+        panels["Accuracy of a view alone, against the mean of all"] = (
+            views, "view", "against_mean", "points, with the 95 % interval",
+        )  # fmt: skip
     fig, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.2), squeeze=False)
-    for ax, (name, (table, labels, values)) in zip(axes[0], panels.items(), strict=True):
+    for ax, (name, (table, labels, values, words)) in zip(axes[0], panels.items(), strict=True):
         sns.barplot(x=100 * table[values], y=table[labels], ax=ax, color=sns.color_palette()[0])
         ax.hlines(range(len(table)), 100 * table["low"], 100 * table["high"], color="black")
         ax.axvline(0, color="grey", linestyle="--")
-        ax.set(title=name, xlabel="points, with the 95 % interval", ylabel="")
+        ax.set(title=name, xlabel=words, ylabel="")
     return _done(fig)
 
 

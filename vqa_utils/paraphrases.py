@@ -63,8 +63,12 @@ def read_wordings(train: pd.DataFrame) -> str:
     """What a training draws its rows' wordings from, in words."""
     if "paraphrases" not in train:
         return "Each epoch asks every row in the same words."
-    others = train[train["paraphrases"].str.len() == 0]
-    return (
-        f"{len(train) - len(others)} of {len(train)} rows have paraphrases: each epoch draws one of them or the row's own question. "
-        f"For the other {len(others)}, {others['question'].map(is_korean).sum()} of them in Korean, it draws the instruction's wording."
-    )
+    own = train[train["paraphrases"].map(len) == 0]
+    korean = sum(map(is_korean, own["question"]))
+    lines = [
+        f"{len(train) - len(own)} of {len(train)} rows have paraphrases: each epoch draws one of them or the row's own question."
+    ] * (len(own) < len(train))
+    lines += [
+        f"{len(own)} of {len(train)} rows have none, {korean} of these in Korean: each epoch draws the wording of the instruction."
+    ] * (len(own) > 0)
+    return "\n".join(lines)

@@ -13,6 +13,7 @@ from vqa_utils.metrics import DECIMALS, correct, mean_interval, predictions
 from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
+MIN_ROWS = 30  # of fewer, the bootstrap's intervals are too short: an unbiased model was called biased in 9 % of cases at 24
 LEVEL = 0.05  # in which all intervals together, or one alone, miss the truth
 VIEW_NAMES = {
     "order": ("options as written", "options turned by {}"),
@@ -24,6 +25,7 @@ VIEW_NAMES = {
 class PositionBias:
     """What places and rotations do to a model's answers."""
 
+    rows: int
     orders: int
     """of the options, in which all rows were scored"""
     places: pd.DataFrame
@@ -57,6 +59,8 @@ class PositionBias:
         most, least = (f"{place} {value} ({low} to {high})" for place, value, low, high in ends)
         found = ", ".join(self.places["place"][(self.places["low"] > 0) | (self.places["high"] < 0)]) or "none"
         beyond = f"Beyond chance, at 95 % for all four together: {found}."
+        if self.rows < MIN_ROWS:
+            beyond = f"With {self.rows} rows, fewer than {MIN_ROWS}, that says nothing beyond chance."
         if self.orders == 1:
             return (
                 "All rows share no more than one order of their options (as with tta=1), which cannot tell a place from the options "
@@ -71,8 +75,10 @@ class PositionBias:
     def _read_views(self, by: str) -> str:
         first = self.views.set_index("view").loc[VIEW_NAMES[by][0]]
         value, low, high = _points(first, "against_mean")
+        others = [other for other in self.changed if other != by]
+        over = f" (the mean over each {others[0]})" if others else ""
         return (
-            f"The answer changes with the {by} in {self.changed[by]:.1%} of the rows. With the {first.name} alone, "
+            f"The answer changes with the {by} in {self.changed[by]:.1%} of the rows. With the {first.name} alone{over}, "
             f"{first['accuracy']:.1%} are right, {value} points (95 % interval {low} to {high}) against the mean of all views."
         )
 
@@ -92,7 +98,7 @@ def position_bias(views: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series) 
     changed = {by: float((letters != letters[0]).any(axis=0).mean()) for by, letters in chosen.items()}
     orders = by_kind["order"]
     beyond = beyond_deserved(orders) if len(orders) > 1 else _shown(predictions(probs)) - _shown(answers)
-    return PositionBias(len(orders), _places(beyond), _view_table(named, probs, answers), changed)
+    return PositionBias(len(probs), len(orders), _places(beyond), _view_table(named, probs, answers), changed)
 
 
 def pooled_views(paths: RunPaths, config: Config, folds: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,9 @@ from vqa_utils.ensemble import Member, pooled, rows_of, scored_adapters, unanimi
 from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 from vqa_utils.paths import RunPaths
+from vqa_utils.presets import differences
 from vqa_utils.prompts import LETTERS
+from vqa_utils.settings import setting_text
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #223 }
@@ -26,7 +28,7 @@ div.wide { overflow-x: auto }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde }
 th { cursor: pointer }
-td.text { text-align: left; max-width: 22rem }
+.text { text-align: left; max-width: 22rem }
 p { white-space: pre-line }
 img { max-width: 100% }
 """
@@ -122,20 +124,22 @@ def write_report(
     Args:
         paths: the run's.
         config: the run's.
-        tables: by title; of one with the column `path`, the page shows the pictures.
+        tables: by title; of one with the column `path`, the page shows the pictures, at its end.
         figures: by title.
         words: what the table or the figure of that title says.
         folder: where the pictures are.
     """
     words = words or {}
-    parts = [f"<h1>{html.escape(paths.run_id)}</h1>", f"<p>Preset {config.preset}, model {html.escape(config.model)}.</p>"]
     for title, table in tables.items():
         write_csv(paths.report / f"{_slug(title)}.csv", table)
-        parts.append(_head(title, words) + _table(illustrated(table, folder) if folder and "path" in table else table))
+    long = {title: illustrated(table, folder) for title, table in tables.items() if folder and "path" in table}
+    parts = [f"<h1>{html.escape(paths.run_id)}</h1><p>{html.escape(_settings(config))}</p>"]
+    parts += [_head(title, words) + _table(table) for title, table in tables.items() if title not in long]
     for title, figure in figures.items():
         name = f"{_slug(title)}.png"
         write_atomically(paths.report / name, lambda path, figure=figure: figure.savefig(path, format="png"))
         parts.append(f'{_head(title, words)}<img src="{name}" alt="{html.escape(title)}">')
+    parts += [_head(title, words) + _table(table) for title, table in long.items()]
     page = paths.report / "index.html"
     head = f"<meta charset=utf-8><title>{html.escape(paths.run_id)}</title><style>{STYLE}</style>"
     body = f"{''.join(parts)}<script>{SORT}</script>"
@@ -157,8 +161,16 @@ def illustrated(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(shown, index=rows.index).join(others)
 
 
+def _settings(config: Config) -> str:
+    changed = [f"{name}={setting_text(value)}" for name, value in differences(config).items()]
+    return (
+        f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\nModel {config.model}, data {config.data}."
+    )
+
+
 def _table(table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in table)
+    of_text = {column for column in table if len(table) and table[column].map(lambda cell: isinstance(cell, str)).all()}
+    head = "".join(f"<th{' class=text' * (column in of_text)}>{html.escape(str(column))}</th>" for column in table)
     lines = ("".join(map(_cell, row)) for row in table.itertuples(index=False))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -186,7 +186,10 @@ class Runner:
 
     def _set_aside(self, step: Step) -> None:
         """Move what a step wrote for other settings or inputs to `replaced/`: not taken for new, and not lost."""
-        files = {path.relative_to(self.paths.folder) for path in self._files(step) if path.exists()}  # patterns may overlap
+        there = dict.fromkeys(
+            path for path in self._files(step) if path.exists()
+        )  # once each, as patterns overlap; marker last
+        files = [path.relative_to(self.paths.folder) for path in there]
         now = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
         folders = itertools.chain([now], (now.with_name(f"{now.name}-{number}") for number in itertools.count(2)))
         aside = next(folder for folder in folders if not any((folder / file).exists() for file in files))

@@ -54,7 +54,8 @@ def switch_of(run_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _settings(run_id: str) -> list[str]:
-    return [f"{name}={value}" for name, value in differences(open_run(run_id)[1]).items() if name != "seed"]
+    config = open_run(run_id)[1]
+    return [f"data={config.data}", *(f"{name}={value}" for name, value in differences(config).items() if name != "seed")]
 
 
 def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
