@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from vqa_utils.artifacts import write_probabilities
+from vqa_utils.data import load_challenge
 from vqa_utils.demo.challenge import known_test_answers
 from vqa_utils.nf4 import NF4Experts
 from vqa_utils.paths import ROOT, RunPaths
+from vqa_utils.presets import preset
 
 
 def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
@@ -43,6 +45,24 @@ def test_the_demos_test_answers_judge_runs(tmp_path, monkeypatch):
         write_probabilities(RunPaths(run_id).ensemble / "probs_test.csv", probs.assign(id=known["id"])[::-1])
     table = scores_of(["good", "worse"])
     assert table["accuracy"].tolist() == [0.99, 0.9] and table["mcnemar_p"].tolist() == [1.0, pytest.approx(2 / 2**27)]
+
+
+def test_every_question_of_the_demo_has_two_paraphrases(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+    from demo_paraphrases import write_paraphrases
+
+    written = pd.read_csv(write_paraphrases(tmp_path))
+    questions = pd.read_csv(tmp_path / "train.csv").set_index("id")["question"]
+    assert len(written) == 1800 and (written.groupby("id")["question"].nunique() == 2).all()
+    own = written["id"].map(questions)
+    assert (written["question"] != own).all()
+    words = r"\b(black|blue|brown|gray|green|red|teal|yellow|circle|rectangle|triangle)\b"
+    pd.testing.assert_series_equal(written["question"].str.findall(words), own.str.findall(words), check_names=False)
+    negation = r"\b(?:no|not|missing)\b"
+    asked, said = (text.str.contains(negation) for text in (own, written["question"]))
+    assert (asked == said).all()
+    config = preset("demo", data=str(tmp_path), paraphrase=True)
+    assert load_challenge(config).train["paraphrases"].map(len).eq(2).all()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from vqa_utils.ensemble import check_finished, pooled, rows_of
 from vqa_utils.folds import read_folds
 from vqa_utils.metrics import correct
 from vqa_utils.mixture import probability_of, sign_flip_p
-from vqa_utils.presets import differences
+from vqa_utils.presets import differences, preset
 from vqa_utils.runs import open_run
 from vqa_utils.terminal import print_table
 
@@ -55,7 +55,8 @@ def switch_of(run_ids: Sequence[str]) -> dict[str, str]:
 
 def _settings(run_id: str) -> list[str]:
     config = open_run(run_id)[1]
-    return [f"data={config.data}", *(f"{name}={value}" for name, value in differences(config).items() if name != "seed")]
+    changes = differences(config) | ({"data": config.data} if config.data != preset(config.preset).data else {})
+    return [f"{name}={value}" for name, value in changes.items() if name != "seed"]
 
 
 def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
