@@ -117,7 +117,12 @@ def read_before_and_after(sets: dict[str, pd.DataFrame], answers: pd.Series) -> 
         for name, probs in sets.items()
     ]
     return "\n".join(
-        [*lines, "Each row was calibrated by a fit that did not see it." if len(lines) > 1 else "No calibration is used."]
+        [
+            *lines,
+            "Each row was calibrated by a fit that did not see it."
+            if len(lines) > 1
+            else "No calibration of these rows is in use.",
+        ]
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CHUNK_SHARE = 2  # a chunk has at most half as many rows as there are pairs, which bounds its buffers
+CHUNK_SHARE = 2  # a chunk has, before its rows are rounded up, at most half as many as there are pairs: that bounds its buffers
 CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
 # Rows of padding that take as long as one more chunk's launches. A row of the 30B's experts takes 25 MFLOP forward and
 # backward and moves 40 kB, about 1.1 us on a T4 and 0.08 on an H100; a chunk has some 12 launches.

@@ -110,10 +110,10 @@ def read_spread(table: pd.DataFrame) -> str:
     if enough.empty:
         return f"No group has {MIN_ROWS} rows; the bars of so few say little."
     low, high = enough["accuracy"].min(), enough["accuracy"].max()
-    return (
-        f"The {len(enough)} groups here with {MIN_ROWS} rows or more lie between {low:.1%} and {high:.1%}; lines are intervals, "
-        "of no length where all rows are right."
-    )
+    found = f"The {len(enough)} groups here with {MIN_ROWS} rows or more lie between {low:.1%} and {high:.1%}"
+    if len(enough) == 1:
+        found = f"The one group here with {MIN_ROWS} rows or more has {low:.1%} right"
+    return f"{found}; lines are intervals, of no length where all rows are right."
 
 
 def confidence_table(probs: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
