@@ -126,6 +126,18 @@ def test_every_problem_is_listed_with_file_and_line(folder):
     assert "6 problems" in message
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
+def test_lines_are_those_of_the_file_whatever_stands_before(folder, encoding):
+    file = folder / "train.csv"
+    head, first, second, third, *_ = file.read_text(encoding="utf-8").splitlines()
+    first = first.replace("이 그림에", '"이 그림에\n\n', 1).replace("인가요?", '인가요?"', 1)
+    third = third.rsplit(",", 1)[0] + ",e"
+    file.write_bytes("\n".join([head, "", first, "  ", second, third, ""]).encode(encoding))
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert "train.csv line 8: answer: expected a, b, c or d, found 'e'" in str(error.value)
+
+
 def test_a_torn_image_is_found(folder):
     path = folder / "images" / "train_0000.png"
     path.write_bytes(path.read_bytes()[:60])

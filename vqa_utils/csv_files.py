@@ -1,5 +1,7 @@
 """CSV files as the field writes them, read as text; what is wrong is told by file and line, all of it in one error."""
 
+import csv
+import io
 import warnings
 from pathlib import Path
 
@@ -51,23 +53,48 @@ def read_rows(folder: Path, name: str, columns: tuple[str, ...], problems: list[
     if frame.empty:
         problems.append(f"{name}: expected rows, found none")
     if cut_off:  # cells without a column; empty ones are commas at the ends of lines
-        problems += _too_wide(path, name, frame, encoding)
+        problems += _too_wide(folder, name, frame, encoding)
     return frame[list(columns)]
 
 
-def _too_wide(path: Path, name: str, frame: pd.DataFrame, encoding: str) -> list[str]:
+def _too_wide(folder: Path, name: str, frame: pd.DataFrame, encoding: str) -> list[str]:
     try:
-        every = pd.read_csv(path, **AS_TEXT, encoding=encoding, header=None, skiprows=1)
+        every = pd.read_csv(folder / name, **AS_TEXT, encoding=encoding, header=None, skiprows=1)
     except pd.errors.ParserError:  # the head takes more than one line
         return [f"{name}: {TOO_WIDE.format(frame.shape[1])}"]
-    return row_problems(name, frame, (every.iloc[:, frame.shape[1] :] != "").any(axis=1), TOO_WIDE.format(frame.shape[1]))
+    return row_problems(
+        folder, name, frame, (every.iloc[:, frame.shape[1] :] != "").any(axis=1), TOO_WIDE.format(frame.shape[1])
+    )
 
 
-def row_problems(name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:
+def row_problems(folder: Path, name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:
     """One line a wrong row, with its line number in the file; past `SHOWN` the rest is counted."""
     rows = frame[wrong]
-    lines = [f"{name} line {i + 2}: {template.format(**row)}" for i, row in rows.head(SHOWN).to_dict("index").items()]
+    if rows.empty:
+        return []
+    starts = _first_lines(folder / name)
+    lines = [f"{name} line {starts[i]}: {template.format(**row)}" for i, row in rows.head(SHOWN).to_dict("index").items()]
     return lines + ([f"{name}: {len(rows) - SHOWN} more rows like the last"] if len(rows) > SHOWN else [])
+
+
+def _first_lines(path: Path) -> list[int]:
+    """The line on which each row below the head starts: a text in quotes may go over several, and empty lines are no rows."""
+    starts, text = [], path.read_bytes()
+    encoding = next(encoding for encoding in ENCODINGS if _can_decode(text, encoding))
+    reader, start = csv.reader(io.StringIO(text.decode(encoding), newline="")), 1
+    for row in reader:
+        if any(cell.strip() for cell in row) or len(row) > 1:
+            starts.append(start)
+        start = reader.line_num + 1
+    return starts[1:]
+
+
+def _can_decode(text: bytes, encoding: str) -> bool:
+    try:
+        text.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def listed(folder: Path, problems: list[str]) -> str:

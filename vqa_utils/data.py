@@ -93,17 +93,17 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
         if columns[name] == TRAIN_COLUMNS:
             frame["answer"] = frame["answer"].str.strip().str.lower()
             wrong_answer = ~frame["answer"].isin(LETTERS)
-            problems += row_problems(name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
+            problems += row_problems(folder, name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
         if name != "sample_submission.csv":
-            problems += _question_problems(name, frame)
+            problems += _question_problems(folder, name, frame)
     for frame in extra:
-        problems += row_problems(extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
+        problems += row_problems(folder, extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
         frame["path"] = [str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]]
-    problems += row_problems("sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
+    problems += row_problems(folder, "sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
     unknown = ~sample["id"].isin(test["id"])
-    problems += row_problems("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    problems += row_problems(folder, "sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if paraphrases is not None:
-        problems += paraphrase_problems(paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]])
+        problems += paraphrase_problems(folder, paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]])
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
@@ -111,7 +111,7 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     shown = {"train.csv": train, "test.csv": test} | dict(zip([extra_name] * len(extra), extra, strict=True))
     images = read_images(folder, pd.concat([frame["path"] for frame in shown.values()])) if check_images else None
     if check_images:
-        problems += _image_problems(images, shown)
+        problems += _image_problems(folder, images, shown)
     if problems:
         raise DataError(listed(folder, problems))
     if config.paraphrase:
@@ -133,11 +133,11 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     name = "sample_submission.csv"
     sample = read_rows(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
     if not problems:
-        problems += _question_problems("test.csv", test)
-        problems += _image_problems(read_images(folder, test["path"]), {"test.csv": test})
+        problems += _question_problems(folder, "test.csv", test)
+        problems += _image_problems(folder, read_images(folder, test["path"]), {"test.csv": test})
     if not problems and sample is not None:
         unknown = ~sample["id"].isin(test["id"])
-        problems += row_problems("sample_submission.csv", sample, unknown, UNKNOWN_ID)
+        problems += row_problems(folder, "sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if problems:
         raise DataError(listed(folder, problems))
     return test, test[["id"]] if sample is None else sample
@@ -164,19 +164,19 @@ def _place(path: str, *folders: Path) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _question_problems(name: str, frame: pd.DataFrame) -> list[str]:
-    problems = row_problems(name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
+def _question_problems(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
+    problems = row_problems(folder, name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
     again = frame["id"].duplicated() & (frame["id"] != "")
-    problems += row_problems(name, frame, again, "id {id!r}: expected once, found again")
+    problems += row_problems(folder, name, frame, again, "id {id!r}: expected once, found again")
     for column in ("path", "question", *LETTERS):
         empty = frame[column].str.strip() == ""
-        problems += row_problems(name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
+        problems += row_problems(folder, name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
     return problems
 
 
-def _image_problems(images: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> list[str]:
+def _image_problems(folder: Path, images: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> list[str]:
     problems = []
     for name, frame in frames.items():
         rows = frame.assign(problem=frame["path"].map(images["problem"]))
-        problems += row_problems(name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
+        problems += row_problems(folder, name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
     return problems

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,11 +31,13 @@ HANGUL = re.compile("[가-힣ᄀ-ᇿㄱ-ㆎ]")  # syllables, and the letters tha
 WORD = re.compile(r"[^\W\d_]+")
 
 
-def paraphrase_problems(paraphrases: pd.DataFrame, ids: Iterable[str]) -> list[str]:
+def paraphrase_problems(folder: Path, paraphrases: pd.DataFrame, ids: Iterable[str]) -> list[str]:
     """What is wrong with the rows of paraphrases.csv; `ids` are those of the rows to train on."""
-    problems = row_problems(PARAPHRASES, paraphrases, ~paraphrases["id"].isin(ids), UNKNOWN_ROW)
+    problems = row_problems(folder, PARAPHRASES, paraphrases, ~paraphrases["id"].isin(ids), UNKNOWN_ROW)
     empty = paraphrases["question"].str.strip() == ""
-    return problems + row_problems(PARAPHRASES, paraphrases, empty, "question: expected a value, found none (id {id!r})")
+    return problems + row_problems(
+        folder, PARAPHRASES, paraphrases, empty, "question: expected a value, found none (id {id!r})"
+    )
 
 
 def with_paraphrases(rows: pd.DataFrame, paraphrases: pd.DataFrame | None) -> pd.DataFrame:
