@@ -102,6 +102,19 @@ def test_a_row_is_left_out_where_its_picture_is_held_out(folder, extra):
     assert set(extra_folds(challenge, always, config)["left_out_of"]) == {""}
 
 
+def test_an_extra_row_whose_paraphrase_is_held_out_is_left_out(folder, extra):
+    train = pd.read_csv(folder / "train.csv", dtype=str)
+    train.assign(question=[str(i) for i in range(12)]).to_csv(folder / "train.csv", index=False)
+    words = {"e0": "4?", "e3": "what else?", "train_0007": "What else"}
+    pd.DataFrame(words.items(), columns=["id", "question"]).to_csv(folder / "paraphrases.csv", index=False)
+    found = {}
+    for paraphrase in (True, False):
+        config = settings(folder, extra, group_questions=True, paraphrase=paraphrase)
+        challenge = load_challenge(config, check_images=True)
+        found[paraphrase] = extra_folds(challenge, folds_of_train(challenge), config)["left_out_of"].tolist()
+    assert found == {True: ["1", "2", "0", "1", "1", ""], False: ["", "2", "0", "", "1", ""]}
+
+
 def test_near_copies_and_equal_questions_are_left_out_where_they_are_grouped(folder, extra):
     with Image.open(folder / "images/train_0005.png") as image:
         image.resize((200, 200)).save(extra.parent / "images/large.png")

@@ -130,6 +130,18 @@ def test_questions_and_pictures_join_rows_on_and_on(folder):
     assert groups[0] == groups[1] == groups[5] and len(set(groups)) == 22
 
 
+def test_rows_are_joined_by_the_words_that_they_are_trained_in_too(folder):
+    train = pd.read_csv(folder / "train.csv")
+    train["question"] = [str(i) for i in range(24)]
+    train.to_csv(folder / "train.csv", index=False)
+    pd.DataFrame({"id": ["train_0002", "train_0007"], "question": ["9?", "so?"]}).to_csv(
+        folder / "paraphrases.csv", index=False
+    )
+    groups = groups_of(folder, group_questions=True, paraphrase=True)
+    assert groups[2] == groups[9] and len(set(groups)) == 22
+    assert len(set(groups_of(folder, group_questions=True))) == len(set(groups_of(folder, paraphrase=True))) == 23
+
+
 def test_questions_are_compared_without_spelling():
     decomposed = "\u1100\u1161?"  # the same syllable, in two code points
     words = same_words(pd.Series(["What COLOUR is it?", " what colour_is it", "가", decomposed, "what colour was it?"]))

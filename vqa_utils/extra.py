@@ -7,7 +7,7 @@ import pandas as pd
 from vqa_utils.config import Config
 from vqa_utils.data import Challenge
 from vqa_utils.folds import FoldError
-from vqa_utils.groups import folds_near, folds_of, same_words
+from vqa_utils.groups import asked, folds_near, folds_of
 
 
 def extra_folds(challenge: Challenge, folds: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -25,11 +25,12 @@ def extra_folds(challenge: Challenge, folds: pd.DataFrame, config: Config) -> pd
     train, extra = (challenge.images.loc[rows["path"]].reset_index(drop=True) for rows in (challenge.train, challenge.extra))
     keys = [(train["hash"], extra["hash"])]
     if config.group_questions:
-        keys.append((same_words(challenge.train["question"]), same_words(challenge.extra["question"])))
+        keys.append((asked(challenge.train), asked(challenge.extra)))
     seen = []
     for of_train, of_extra in keys:
-        known = folds_of(of_train, folds["fold"])
-        seen.append([known.get(key, set()) for key in of_extra])
+        known = folds_of(of_train, folds["fold"].loc[of_train.index])
+        by_key = pd.Series([known.get(key, set()) for key in of_extra], of_extra.index, dtype=object)
+        seen.append([set().union(*of_row) for _, of_row in by_key.groupby(level=0)])
     if config.near_duplicates:
         known = folds_of(train["perceptual_hash"], folds["fold"])
         near = folds_near(extra["perceptual_hash"], known, config.near_duplicates)

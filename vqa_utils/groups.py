@@ -75,13 +75,24 @@ def row_groups(challenge: Challenge, config: Config) -> list[str]:
     images = challenge.images.loc[challenge.train["path"]].reset_index(drop=True)
     groups = near_groups(images["perceptual_hash"], config.near_duplicates) if config.near_duplicates else images["hash"]
     if config.group_questions:
-        groups = _joined(groups, same_words(challenge.train["question"]))
+        groups = _joined(groups, asked(challenge.train))
     return images["hash"].groupby(groups).transform("first").tolist()
 
 
 def same_words(questions: pd.Series) -> pd.Series:
     """Questions without what makes no difference: capitals, punctuation, spaces, the way that Unicode composes letters."""
     return questions.str.normalize("NFKC").str.casefold().str.replace(r"[\W_]+", " ", regex=True).str.strip()
+
+
+def asked(rows: pd.DataFrame) -> pd.Series:
+    """What each row asks (see `same_words`), in all words that it may be trained in; their index is the row's.
+
+    Args:
+        rows: `question`, and under `paraphrase` the `paraphrases`.
+    """
+    others = rows["paraphrases"] if "paraphrases" in rows else [()] * len(rows)
+    wordings = [[question, *more] for question, more in zip(rows["question"], others, strict=True)]
+    return same_words(pd.Series(wordings, rows.index, dtype=object).explode())
 
 
 def near_leaks(folds: pd.DataFrame, hashes: pd.Series, bits: int) -> pd.Series:
@@ -133,9 +144,14 @@ def read_near_leaks(leaking: pd.Series, bits: int, config: Config) -> str:
     )
 
 
-def _joined(*keys: pd.Series | np.ndarray) -> np.ndarray:
-    """Numbers of the groups that rows form which share any of two keys, directly or through other rows."""
-    (first, names), (second, others) = (pd.factorize(np.asarray(key)) for key in keys)
+def _joined(groups: pd.Series | np.ndarray, keys: pd.Series) -> np.ndarray:
+    """Numbers of the groups that rows form which share a group or a key, directly or through other rows.
+
+    Args:
+        groups: one a row, by position.
+        keys: any number a row, by index.
+    """
+    (first, names), (second, others) = pd.factorize(np.asarray(groups)), pd.factorize(keys)
     size = len(names) + len(others)
-    edges = coo_array((np.ones(len(first)), (first, second + len(names))), (size, size))
+    edges = coo_array((np.ones(len(keys)), (first[keys.index], second + len(names))), (size, size))
     return connected_components(edges, directed=False)[1][first]
