@@ -46,7 +46,7 @@ def write_run(tmp_path, monkeypatch):
                 logits[np.arange(len(ids)), right] += sure
             values = pd.DataFrame(softmax(logits, axis=1), columns=list("abcd"))
             write_probabilities(paths.ensemble / f"probs_{rows}.csv", values.assign(id=list(ids)))
-        for fold in config.fold_numbers:  # that the blend reads nothing of, but for its being there
+        for fold in config.adapter_numbers:  # that the blend reads nothing of, but for its being there
             write_probabilities(paths.fold(fold).probs("test"), values.assign(id=list(ids)))
         return paths
 
@@ -126,6 +126,14 @@ def test_other_test_rows_are_refused_and_limited_runs_are_blended(write_run, tmp
     for name, seed in (("first", 0), ("second", 1)):
         write_run(name, seed=seed, limit=20, oof_ids=write_run.train_ids[:20])
     assert len(read_runs(["first", "second"]).groups) == 20
+
+
+def test_a_run_with_a_refit_is_named(write_run):
+    write_run("folds")
+    write_run("all", seed=1, refit=True)
+    assert of_runs("blend", "folds,all").who.endswith("with a refit for the test rows, which no score judges: all")
+    write_run("other", seed=2)
+    assert of_runs("blend", "folds,other").who.endswith("which no score judges: none")
 
 
 def test_one_run_is_no_blend(write_run):

@@ -77,9 +77,9 @@ def test_without_rates_there_is_no_forecast():
     assert expected("dense_8b", [T4, Gpu("Tesla V100", 32)], use_kfold=False) is not None  # which uses the first alone
 
 
-def said(name, gpus, rows):
+def said(name, gpus, rows, **changes):
     console = Console(width=200, record=True, file=io.StringIO())
-    print_forecast(console, preset(name), gpus, rows and RowCounts(*rows))
+    print_forecast(console, preset(name, **changes), gpus, rows and RowCounts(*rows))
     return console.export_text()
 
 
@@ -92,6 +92,7 @@ def test_the_plan_says_minutes_and_that_they_are_a_models():
     assert "a model, not a measurement" in text and "assumed" not in text
     assert "1,000 train and 1,000 test rows (assumed, as the data is not there)" in said("safe", [T4, T4], None)
     assert "for 100 train, 50 extra and 10 test rows: " in said("safe", [T4, T4], (100, 10, 50))
+    assert "(3 folds and the refit, 2 epochs)" in said("safe", [T4, T4], None, refit=True)
     assert "(3 folds, 2 at a time, 2 epochs)" in said("dense_8b", [T4, T4], None)
     assert "no rates are known for Tesla V100, only for H100, T4" in said("dense_8b", [Gpu("Tesla V100", 32)], None)
 
