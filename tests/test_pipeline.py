@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from conftest import write_korean_challenge
 
-from vqa_utils.artifacts import read_json, read_probabilities
+from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
 from vqa_utils.calibration import scaled, temperatures_of
 from vqa_utils.paths import ROOT, RunPaths
+from vqa_utils.runs import open_run
+from vqa_utils.score import questions_of_fold
 
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
 
@@ -136,8 +138,10 @@ def test_an_adapter_that_held_out_other_rows_is_refused(paths, runs):
     kept = paths.folds.read_text()
     paths.folds.write_text(pd.read_csv(paths.folds).assign(fold=lambda f: 1 - f["fold"]).to_csv(index=False))
     found = run_all("--run-id", "korean", "--resume", "--only", "04_infer", "--folds", "0", runs=runs, expect=1)
+    with pytest.raises(ArtifactError, match="held out others, and may have trained on these"):
+        questions_of_fold(paths, open_run("korean")[1], 0)  # what the notebook asks first, by hand too
     paths.folds.write_text(kept)
-    assert "held out others, and may have trained on these" in found
+    assert "found others at 03_train_fold-fold0; without --from" in found
     run_all("--run-id", "korean", "--resume", runs=runs)
 
 
