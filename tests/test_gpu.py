@@ -55,6 +55,22 @@ def test_streamed_experts_compute_the_same(config, encoder, challenge, monkeypat
             torch.testing.assert_close(found[1][name], wanted[1][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_lean_layer_computes_what_transformers_own_does(config, encoder, challenge, again):
+    config = dataclasses.replace(config, lora_dropout=0.0, use_gradient_checkpointing=again)
+    batch = encoder.examples(challenge.train.head(8).to_dict("records"))
+    tuned = add_lora(load_base(config), config).train()
+    found = run(tuned, batch)
+    for layer in tuned.get_decoder().layers:
+        del layer.forward
+    tuned.zero_grad()
+    wanted = run(tuned, batch)
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-2, atol=1e-2)
+    assert found[1].keys() == wanted[1].keys() and len(found[1]) > 8
+    for name in wanted[1]:
+        assert torch.cosine_similarity(found[1][name].flatten(), wanted[1][name].flatten(), dim=0) > 0.999
+
+
 def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_path):
     config = dataclasses.replace(config, cache_dir=str(tmp_path / "kept"))
     batch = encoder.questions(challenge.test.head(4).to_dict("records")).to("cuda")

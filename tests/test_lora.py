@@ -4,6 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from vqa_utils.dropout import dropout
 from vqa_utils.lora import project, use_lean_lora
 from vqa_utils.model import add_lora, load_base
 
@@ -31,10 +32,23 @@ def outputs_and_gradients(model, x):
     return y, *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), [x, *weights])
 
 
-@pytest.mark.parametrize(("dropout", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
-def test_equal_to_pefts_own_with_gradients(dropout, bias):
-    model, x = adapted(dropout, bias), torch.randn(2, 5, 128, requires_grad=True)
+class SameMask(nn.Module):
+    """Dropout by the mask that `vqa_utils.dropout` draws for this seed."""
+
+    def forward(self, x):
+        return x * dropout(torch.ones_like(x), 0.3, 7)
+
+
+@pytest.mark.parametrize(("p", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
+def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
+    monkeypatch.setattr("vqa_utils.lora.draw_seed", lambda: 7)
+    model, x = adapted(p, bias), torch.randn(2, 5, 128, requires_grad=True)
+    own = model.base_model.model[0].lora_dropout
+    if p:
+        own["default"], of_peft = SameMask(), own["default"]
     wanted = outputs_and_gradients(model, x)
+    if p:
+        own["default"] = of_peft
     use_lean_lora(model)
     assert "forward" in vars(model.base_model.model[0])
     found = outputs_and_gradients(model, x)
@@ -53,7 +67,7 @@ def test_layers_with_one_input_equal_each_alone():
 
     wanted = found([layer(x) for layer in layers])
     use_lean_lora(model)
-    got = found(project(layers, x))
+    got = found(project(layers, x).split([192, 64, 64], -1))
     assert len(got) == 3 + 1 + 6
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
@@ -65,7 +79,7 @@ def test_layers_with_one_input_drop_the_same_of_it():
     second.base_layer.weight = first.base_layer.weight
     second.lora_A, second.lora_B = first.lora_A, first.lora_B
     use_lean_lora(model)
-    assert torch.equal(*project((first, second), x))
+    assert torch.equal(*project((first, second), x).chunk(2, -1))
     assert not torch.equal(first(x), second(x))
 
 
@@ -106,6 +120,28 @@ def test_the_scales_are_dense_and_the_same():
     use_lean_lora(model)
     assert not base.weight.quant_state.nested
     torch.testing.assert_close(base(torch.eye(128)), before)
+
+
+def test_where_nothing_learns_the_update_is_in_the_matrix_of_many_rows():
+    model = adapted(0.3, True, (192, 64)).eval()
+    use_lean_lora(model)
+    layers, few = model.base_model.model, torch.randn(5, 128)
+    many = torch.cat([few, torch.randn(295, 128)])
+    with torch.no_grad():
+        wanted, found = project(layers, few), project(layers, many)[:5]
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+        assert not torch.equal(project(layers, many)[:5], torch.cat([layer.base_layer(few) for layer in layers], -1))
+        torch.testing.assert_close(project(layers, many)[:5], found, rtol=0, atol=0)  # it is added once
+
+
+def test_without_the_adapter_gradients_are_the_bases():
+    model, x = adapted(0.3, True), torch.randn(3, 128, requires_grad=True)
+    use_lean_lora(model)
+    base = model.base_model.model[0].base_layer
+    wanted = torch.autograd.grad(base(x).square().sum(), x)
+    with model.disable_adapter():
+        found = torch.autograd.grad(model(x).square().sum(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_without_the_adapter_it_is_the_base():

@@ -43,7 +43,9 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
         for name, module in model.named_modules()
         if hasattr(module, "gradient_checkpointing")
     }
-    assert {name for name, on in kept.items() if on} == {name for name in kept if "language_model" in name} != set()
+    in_language_model, layers = {name for name in kept if "language_model" in name}, model.get_decoder().layers
+    assert {name for name, on in kept.items() if on} == {name for name in in_language_model if ".layers." not in name} != set()
+    assert all(layer.is_computed_again for layer in layers)  # by their own backward
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
-"""The language model's attention with fewer launches: its rotary embedding is three kernels a tensor, forward and backward."""
+"""The language model's attention with few launches: one product for q, k and v, and one kernel for all that is done to heads."""
 
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import repeat_kv
 
-from vqa_utils.kernels import EIGHT
 from vqa_utils.launch import is_ready, launch
 from vqa_utils.lora import project
+
+EIGHT = 8  # values that a thread takes at a time
 
 
 def use_lean_attention(model: nn.Module) -> None:
@@ -27,65 +29,132 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: hidden_states [B, L, H], cosines and sines [B, L, d]; with a cache it is transformers' own."""
-    if any(kwargs.get(name) is not None for name in ("cache", "past_key_values")):
+    if has_cache(kwargs):
         return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
-    heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-    projected = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
-    query, key, value = (part.view(heads) for part in projected)
-    query, key = (norm_rotate(part, norm, *position_embeddings) for norm, part in ((self.q_norm, query), (self.k_norm, key)))
-    parts = (part.transpose(1, 2) for part in (query, key, value))
-    attended, _ = sdpa_attention_forward(self, *parts, attention_mask, scaling=self.scaling)
+    qkv = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
+    attended = attend(*SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings), attention_mask, self.scaling)
     return self.o_proj(attended.flatten(2)), None
 
 
-def norm_rotate(x: torch.Tensor, norm: nn.Module, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Heads [B, L, heads, d] after their norm and their rotary embedding; cosines and sines [B, L, d]."""
-    if x.dtype == torch.float16 and x.shape[-1] in (64, 128, 256) and is_ready(x.device):
-        return NormRotate.apply(x, norm.weight, norm.variance_epsilon, cos, sin)
-    return Rotate.apply(norm(x), cos[:, :, None], sin[:, :, None], 1)
+def has_cache(kwargs: dict[str, Any]) -> bool:
+    """Whether transformers was asked to keep keys and values; the name depends on its version."""
+    return any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
 
 
-class Rotate(torch.autograd.Function):
-    """x cos + (-x2, x1) sin, with x1 and x2 the halves of x: a rotation, whose backward is the one by the negative angle."""
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+    """Attention of heads [B, L, heads, d], causal where there is no mask [B, 1, L, L] -> [B, L, heads, d]."""
+    parts = (part.transpose(1, 2) for part in (q, k, v))
+    causal = mask is None and q.shape[1] > 1
+    return F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, scale=scaling).transpose(1, 2)
+
+
+class HeadNorms(NamedTuple):
+    """The RMS norms of q's and k's heads [d], and how many heads of each there are."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    eps: float
+    q_heads: int
+    kv_heads: int
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int) -> torch.Tensor:
-        """For x [B, L, heads, d]; cos and sin [B, L, 1, d], with equal halves."""
-        ctx.save_for_backward(cos, sin)
-        ctx.sign, half = sign, x.shape[-1] // 2
-        y = x * cos
-        y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
-        y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return Rotate.apply(grad, *ctx.saved_tensors, -ctx.sign), None, None, None
+    def of(attention: nn.Module) -> "HeadNorms":
+        """Those of an attention of Qwen3-VL's."""
+        config, q = attention.config, attention.q_norm
+        heads = config.num_attention_heads, config.num_key_value_heads
+        return HeadNorms(q.weight, attention.k_norm.weight, q.variance_epsilon, *heads)
 
 
-class NormRotate(torch.autograd.Function):
-    """Each head's RMS norm, then its rotary embedding: one kernel forward, one backward."""
+def split_heads(
+    qkv: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Q and k after their norm and rotary embedding, and v, k and v once for each head of q: [B, L, q_heads, d] each.
+
+    Args:
+        qkv: [B, L, (q_heads + 2 * kv_heads) * d], the projections side by side.
+        cos, sin: [B, L, d], with equal halves.
+    """
+    heads = qkv.unflatten(-1, (norms.q_heads + 2 * norms.kv_heads, -1))
+    if not _fits(heads):
+        return _split_heads(heads, norms, cos, sin)
+    q, k, v = (heads.new_empty(*heads.shape[:2], norms.q_heads, heads.shape[-1]) for _ in range(3))
+    launch("heads", qkv.device, qkv.numel() // EIGHT, *_inputs(heads, norms, cos, sin), q, k, v, *_sizes(heads, norms))
+    return q, k, v
+
+
+def split_heads_backward(
+    grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    qkv: torch.Tensor,
+    norms: HeadNorms,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+) -> torch.Tensor:
+    """Qkv's gradient from those of q, k and v [B, L, q_heads, d]."""
+    heads = qkv.unflatten(-1, (norms.q_heads + 2 * norms.kv_heads, -1))
+    if not _fits(heads):
+        with torch.enable_grad():
+            heads = heads.detach().requires_grad_()
+            outputs = _split_heads(heads, norms, cos, sin)
+        (grad,) = torch.autograd.grad(outputs, heads, grads)
+        return grad.flatten(-2)
+    lying = []
+    for grad in grads:
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        lying += [grad, *grad.stride()[:3]]
+    out = torch.empty_like(qkv)
+    args = (*lying, heads.shape[1], *_inputs(heads, norms, cos, sin), out, *_sizes(heads, norms))
+    launch("heads_backward", qkv.device, qkv.numel() // EIGHT, *args)
+    return out
+
+
+class SplitHeads(torch.autograd.Function):
+    """`split_heads` with its gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        """For x [B, L, heads, d] in fp16; the norm's frozen weight [d]; cos and sin [B, L, d], with equal halves."""
-        batch, length, heads, d = x.shape
-        if x.stride() != (length * x.stride(1), x.stride(1), d, 1):  # rows may lie apart, as in a product with other heads
-            x = x.contiguous()
-        cos, sin, weight = cos.contiguous(), sin.contiguous(), weight.float()
-        ctx.save_for_backward(x, cos, sin, weight)
-        ctx.sizes = (batch * length * heads, heads, d // EIGHT, eps)
-        y = x.new_empty(x.shape)
-        launch("norm_rotate", x.device, x.numel() // EIGHT, x, x.stride(1), weight, cos, sin, y, *ctx.sizes)
-        return y
+        ctx: Any, qkv: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(qkv, cos, sin)
+        ctx.norms = norms
+        return split_heads(qkv, norms, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, cos, sin, weight = ctx.saved_tensors
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        grad_x, lies = x.new_empty(x.shape), (*grad.stride()[:3], grad.shape[1])
-        args = (grad, *lies, x, x.stride(1), weight, cos, sin, grad_x, *ctx.sizes)
-        launch("norm_rotate_backward", x.device, x.numel() // EIGHT, *args)
-        return grad_x, None, None, None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        qkv, *angles = ctx.saved_tensors
+        return split_heads_backward(grads, qkv, ctx.norms, *angles), None, None, None
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """X cos + (-x2, x1) sin, with x1 and x2 the halves of x [..., heads, d]; cos and sin [..., 1, d], with equal halves."""
+    first, second = x.chunk(2, -1)
+    return torch.addcmul(x * cos, torch.cat([-second, first], -1), sin)
+
+
+def _split_heads(
+    heads: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """By torch's own operations; heads [B, L, q_heads + 2 * kv_heads, d]."""
+    parts = heads.split([norms.q_heads, norms.kv_heads, norms.kv_heads], -2)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    normed = (
+        F.rms_norm(part, part.shape[-1:], weight.to(part.dtype), norms.eps)
+        for part, weight in zip(parts[:2], (norms.q, norms.k), strict=True)
+    )
+    q, k = (rotated(part, cos, sin).to(heads.dtype) for part in normed)
+    repeats = norms.q_heads // norms.kv_heads
+    return q, *(repeat_kv(part.transpose(1, 2), repeats).transpose(1, 2) for part in (k, parts[2]))
+
+
+def _fits(heads: torch.Tensor) -> bool:
+    return (
+        heads.dtype == torch.float16 and heads.shape[-1] in (64, 128, 256) and heads.is_contiguous() and is_ready(heads.device)
+    )
+
+
+def _inputs(heads: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return heads, norms.q.float(), norms.k.float(), cos.contiguous(), sin.contiguous()
+
+
+def _sizes(heads: torch.Tensor, norms: HeadNorms) -> tuple[int, int, int, int, float]:
+    rows, lanes = heads.shape[0] * heads.shape[1], heads.shape[-1] // EIGHT
+    return rows, norms.q_heads, norms.kv_heads, lanes, norms.eps

@@ -40,8 +40,10 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
     return compute(*inputs, routing(), module).to(x.dtype)
 
 
-def compute(x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any) -> torch.Tensor:
-    """The forward of `frozen_experts`."""
+def compute(
+    x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any, onto: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The forward of `frozen_experts`, added to `onto` [T, H] where it is given."""
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
     y = torch.empty_like(rows)
     for chunk in routing.chunks:
@@ -49,7 +51,7 @@ def compute(x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: An
         h = gate(_product(rows[chunk.slots], gate_up.mT), weights, routing.pair[chunk.slots], module.act_fn)
         _product(h, down.mT, y[chunk.slots])
         del gate_up, down  # before the next chunk's are made
-    return sum_rows(y, routing.slot_of_pair)
+    return sum_rows(y, routing.slot_of_pair, onto)
 
 
 def gradients(

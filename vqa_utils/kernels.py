@@ -1,4 +1,4 @@
-"""What torch and bitsandbytes take several passes over memory for, and one CUDA kernel each does in one (kernels.cu).
+"""What torch and bitsandbytes take several passes over memory for, and one CUDA kernel each does in one (cuda/experts.cu).
 
 The kernels take fp16 on a GPU; whatever else comes, and a GPU for which they cannot be compiled, gets the same from torch's
 own operations. On a T4, which moves a tenth of what a newer GPU does, passes over memory are half of a training step.
@@ -87,14 +87,20 @@ def gate_backward(
     return torch.cat([grad_gate, back.mul_(activated.detach())], -1)
 
 
-def sum_rows(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """[n, H] -> [T, H]: the sum of the k rows that index [T, k] names, in fp32; from fp16 on a GPU the result is fp32 too."""
+def sum_rows(rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+    """[n, H] -> [T, H]: the sum of the k rows that index [T, k] names, in fp32; from fp16 on a GPU the result is fp32 too.
+
+    Args:
+        onto: [T, H], to which the sum is added, in a tensor of its own.
+    """
     tokens, width = len(index), rows.shape[1]
-    if rows.dtype == torch.float16 and width % EIGHT == 0 and is_ready(rows.device):
+    is_wide = onto is None or (onto.dtype == torch.float32 and onto.is_contiguous())
+    if rows.dtype == torch.float16 and width % EIGHT == 0 and is_wide and is_ready(rows.device):
         out = rows.new_empty(tokens, width, dtype=torch.float32)
-        launch("sum_rows", rows.device, out.numel() // EIGHT, rows, index, out, tokens, index.shape[1], width)
+        launch("sum_rows", rows.device, out.numel() // EIGHT, rows, index, onto, out, tokens, index.shape[1], width)
         return out
-    return F.embedding_bag(index, rows, mode="sum")  # one kernel without atomics, which sums in fp32
+    total = F.embedding_bag(index, rows, mode="sum")  # one kernel without atomics, which sums in fp32
+    return total if onto is None else onto + total
 
 
 def _gates(gate_up: torch.Tensor, weights: torch.Tensor, act_fn: nn.Module) -> bool:

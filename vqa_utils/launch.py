@@ -1,4 +1,4 @@
-"""kernels.cu on a GPU: compiled by NVRTC when it is first asked for, launched on torch's stream.
+"""The kernels of cuda/ on a GPU: compiled by NVRTC when they are first asked for, launched on torch's stream.
 
 NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be installed.
 """
@@ -6,22 +6,23 @@ NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no 
 import contextlib
 import ctypes
 import functools
+import re
+import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cu")
+SOURCES = Path(__file__).with_name("cuda")
+COMMON = "common.cu"  # what the other files need before them
 THREADS = 256  # a block
-NAMES = (
-    "dequantize", "gate", "gate_backward", "sum_rows", "count_loads", "place_pairs", "norm_rotate", "norm_rotate_backward",
-)  # fmt: skip
-TYPES = {int: ctypes.c_int, float: ctypes.c_float}  # of an argument; all others are pointers
+FORMATS = {int: "i4x", float: "f4x"}  # of an argument in its eight bytes; all others are pointers
 
 
 def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | int | float | None, rows: int = 1) -> None:
-    """Queue a kernel of kernels.cu on the current stream of a device for which `is_ready`.
+    """Queue a kernel of cuda/ on the current stream of a device for which `is_ready`.
 
     Args:
         threads: at least so many, in `rows` rows of blocks.
@@ -29,15 +30,15 @@ def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | 
     """
     from cuda.bindings import driver
 
-    values = tuple([arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
-    types = _types(*map(type, args))
+    values = _Values.of(threading.get_ident(), *map(type, args))
+    values.pack(*[arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
     size = (-(-threads // THREADS), rows, 1, THREADS, 1, 1)
     is_current = torch.cuda.current_device() == device.index
     with contextlib.nullcontext() if is_current else torch.cuda.device(device):
         stream = torch._C._cuda_getCurrentRawStream(device.index)  # torch.cuda.current_stream takes as long as the launch
-        (error,) = driver.cuLaunchKernel(_functions(device)[name], *size, 0, stream, (values, types), 0)
+        (error,) = driver.cuLaunchKernel(_functions(device)[name], *size, 0, stream, values.pointers, 0)
     if error:
-        raise RuntimeError(f"{SOURCE.name}: expected to launch {name} on {device}, found {error!r}")
+        raise RuntimeError(f"{SOURCES.name}: expected to launch {name} on {device}, found {error!r}")
 
 
 @functools.cache
@@ -49,7 +50,7 @@ def is_ready(device: torch.device) -> bool:
         return bool(_functions(device))
     except (ImportError, RuntimeError) as error:
         warnings.warn(
-            f"{device}: slower without the kernels of {SOURCE.name}, which could not be made ({error}); what they need comes "
+            f"{device}: slower without the kernels of {SOURCES.name}/, which could not be made ({error}); what they need comes "
             "with torch 2.10 and later, or as cuda-bindings of torch's CUDA version",
             stacklevel=2,
         )
@@ -57,20 +58,26 @@ def is_ready(device: torch.device) -> bool:
 
 
 def compiled(architecture: str) -> bytes:
-    """kernels.cu for an architecture such as "sm_75".
+    """The kernels for an architecture such as "sm_75".
 
     Raises:
         ImportError: NVRTC is not installed.
-        RuntimeError: it does not compile; with the compiler's log.
+        RuntimeError: they do not compile; with the compiler's log.
     """
     from cuda.bindings import nvrtc
 
-    _, program = nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], [])
+    _, program = nvrtc.nvrtcCreateProgram(_source().encode(), SOURCES.name.encode(), 0, [], [])
     (error,) = nvrtc.nvrtcCompileProgram(program, 1, [f"--gpu-architecture={architecture}".encode()])
     if error:
         log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode()
-        raise RuntimeError(f"{SOURCE.name}: expected code for {architecture}, found {error!r}: {log}")
+        raise RuntimeError(f"{SOURCES.name}: expected code for {architecture}, found {error!r}: {log}")
     return _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+
+
+def _source() -> str:
+    """All files as one, in which a message of the compiler has the file and line of its own."""
+    files = sorted(SOURCES.glob("*.cu"), key=lambda file: (file.name != COMMON, file.name))
+    return "\n".join(f'#line 1 "{file.name}"\n{file.read_text()}' for file in files)
 
 
 def _read(size: Any, content: Any, program: Any) -> bytes:
@@ -91,9 +98,27 @@ def _functions(device: torch.device) -> dict[str, Any]:
         error, module = driver.cuModuleLoadData(code)
         if error:
             raise RuntimeError(repr(error))
-    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in NAMES}
+    names = re.findall(r'extern "C" __global__ void (\w+)\(', _source())
+    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in names}
 
 
-@functools.cache
-def _types(*kinds: type) -> tuple[type, ...]:
-    return tuple(TYPES.get(kind, ctypes.c_void_p) for kind in kinds)
+class _Values:
+    """Where the driver reads a kernel's arguments, eight bytes each.
+
+    Made once for arguments of these types and a thread, as autograd has a thread for each GPU; cuda-bindings would build the
+    same from tuples in each launch, which takes longer than the launch.
+    """
+
+    def __init__(self, thread: int, *kinds: type):
+        self.buffer = ctypes.create_string_buffer(8 * max(1, len(kinds)))
+        start = ctypes.addressof(self.buffer)
+        self.addresses = (ctypes.c_void_p * max(1, len(kinds)))(*(start + 8 * number for number in range(len(kinds))))
+        self.pointers = ctypes.addressof(self.addresses)
+        self.pack = functools.partial(
+            struct.Struct("=" + "".join(FORMATS.get(kind, "Q") for kind in kinds)).pack_into, self.buffer, 0
+        )
+
+    @staticmethod
+    @functools.cache
+    def of(thread: int, *kinds: type) -> "_Values":
+        return _Values(thread, *kinds)

@@ -1,10 +1,10 @@
 """LoRA beside 4-bit matrices with few launches and few bytes: PEFT's own layers, another forward.
 
 PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes over the widest activation
-of the layer. Here the update is added into the base's output by the product that makes it. Layers that read the same input,
-as q, k and v do, share A's product and one dropout mask. The 16-bit copies of A and B are made once a step, not in each
-pass, and the scales of the adapted matrices are kept dense (0.36 bits a weight more), since two of the three launches that
-dequantise a matrix are for them.
+of the layer. Here the update is added into the base's output by the product that makes it, and where nothing is dropped and
+nothing learns, into the matrix itself. Layers that read the same input, as q, k and v do, are one product, share A's and one
+dropout mask. The 16-bit copies of A and B are made once a step, not in each pass, and the scales of the adapted matrices are
+kept dense (0.36 bits a weight more), since two of the three launches that dequantise a matrix are for them.
 """
 
 import types
@@ -19,6 +19,7 @@ from peft import PeftModel
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
+from vqa_utils.dropout import draw_seed, dropout
 from vqa_utils.kernels import Packed, dequantize
 from vqa_utils.memory import BLOCK
 
@@ -28,16 +29,32 @@ def use_lean_lora(model: PeftModel) -> None:
     for module in model.modules():
         if isinstance(module, LoraLinear4bit) and len(module.active_adapters) == 1 and not module.lora_variant:
             _make_scales_dense(module.get_base_layer().weight.quant_state)
-            module.copies, module.bases = {}, {}
+            module.projections = {}
             module.forward = types.MethodType(_forward, module)
 
 
-def project(layers: Sequence[nn.Module], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Each layer's output for the same x [..., in], in autocast's type where it is on."""
-    lean = all(hasattr(layer, "copies") and not layer.disable_adapters and not layer.merged for layer in layers)
-    if not lean or len({tuple(layer.scaling.values()) for layer in layers}) > 1:
-        return tuple(layer(x) for layer in layers)
-    return _project(layers, x)
+def project(layers: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    """The layers' outputs for the same x [..., in], side by side [..., all out]; in autocast's type where it is on."""
+    projection = projection_of(layers)
+    if projection is None:
+        return torch.cat([layer(x) for layer in layers], -1)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if not torch.is_grad_enabled():
+        return projection.forward(x, projection.draw_seed())[0]
+    return _Project.apply(x, projection, projection.draw_seed(), *projection.weights)
+
+
+def projection_of(layers: Sequence[nn.Module]) -> "Projection | None":
+    """What multiplies by these layers at once; None where one has no lean LoRA, is merged, or they differ in their scaling."""
+    first = layers[0]
+    if not all(hasattr(layer, "projections") and not layer.merged for layer in layers):
+        return None
+    if len({layer.disable_adapters for layer in layers}) > 1 or len({tuple(layer.scaling.values()) for layer in layers}) > 1:
+        return None
+    if len(layers) not in first.projections:
+        first.projections[len(layers)] = Projection(layers)
+    return first.projections[len(layers)]
 
 
 def _make_scales_dense(state: QuantState) -> None:
@@ -48,32 +65,19 @@ def _make_scales_dense(state: QuantState) -> None:
 
 
 def _forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
-    if self.disable_adapters or self.merged:
-        return type(self).forward(self, x)
-    return _project([self], x)[0]
+    return type(self).forward(self, x) if self.merged else project([self], x)
 
 
-def _project(layers: Sequence[LoraLinear4bit], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    (adapter,) = layers[0].active_adapters
-    a, b = zip(*((layer.lora_A[adapter].weight, layer.lora_B[adapter].weight) for layer in layers), strict=True)
-    bases = layers[0].bases
-    if len(layers) not in bases:
-        bases[len(layers)] = _Base([layer.get_base_layer() for layer in layers])
-    copies = _copies(layers[0].copies, a, b, layers[0].scaling[adapter], x.dtype)
-    dropped = layers[0].lora_dropout[adapter](x)
-    return _FourBitLora.apply(x, dropped, bases[len(layers)], copies, layers[0].scaling[adapter], *a, *b)
+class Projection:
+    """Layers with the same input: their frozen matrices W as one [all out, in], and their LoRA matrices A and B beside it."""
 
-
-class _Base:
-    """The frozen matrices of layers with the same input as one [all out, in]: one launch makes it dense, one product takes it."""
-
-    def __init__(self, layers: Sequence[nn.Module]):
+    def __init__(self, layers: Sequence[LoraLinear4bit]):
         """The layers' own weights become views of what is laid side by side here."""
-        weights = [layer.weight for layer in layers]
-        self.widths = [layer.out_features for layer in layers]
-        self.shape = (sum(self.widths), layers[0].in_features)
+        self.layers, (self.adapter,) = tuple(layers), layers[0].active_adapters
+        bases = [layer.get_base_layer() for layer in layers]
+        weights = [base.weight for base in bases]
+        self.widths = [base.out_features for base in bases]
+        self.shape = (sum(self.widths), bases[0].in_features)
         packed, absmax = (
             torch.cat([tensor.flatten() for tensor in tensors]) if len(layers) > 1 else tensors[0].flatten()
             for tensors in ([weight.data for weight in weights], [weight.quant_state.absmax for weight in weights])
@@ -85,56 +89,107 @@ class _Base:
         )
         for weight, part, scales in zip(weights, packed, absmax, strict=True):
             weight.data, weight.quant_state.absmax = part.view(weight.shape), scales
-        has_bias = layers[0].bias is not None
-        self.bias = torch.cat([layer.bias for layer in layers]) if has_bias else None
+        self.bias = torch.cat([base.bias for base in bases]) if bases[0].bias is not None else None
+        self.known: dict[str, Any] = {}
 
-    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Each A [r, in], then each B [out, r]; none where adapters are off."""
+        if self.layers[0].disable_adapters:
+            return []
+        return [getattr(layer, name)[self.adapter].weight for name in ("lora_A", "lora_B") for layer in self.layers]
+
+    @property
+    def p(self) -> float:
+        """Of the dropout in front of A."""
+        module = self.layers[0].lora_dropout[self.adapter]
+        return module.p if isinstance(module, nn.Dropout) and module.training else 0.0
+
+    def draw_seed(self) -> int | None:
+        """Of the dropout's mask; None where nothing is dropped."""
+        return draw_seed() if self.p and not self.layers[0].disable_adapters else None
+
+    def forward(
+        self, x: torch.Tensor, seed: int | None, *, keep: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Compute x W^T + bias + s * dropped A^T B^T for x [..., in], no autograd.
+
+        Returns:
+            The sum [..., all out]; and where `keep`, for the backward, what A was given [..., in] and what it made of it [T, R].
+        """
+        dense, copies = self._dense(x.dtype), self._copies(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if copies is None:
+            return F.linear(x, dense, bias), None, None
+        a, b = copies
+        if seed is None and not keep and x.numel() > a.shape[1] ** 2:  # more rows than the matrix has: it is the smaller sum
+            return F.linear(x, dense.addmm_(b, a), bias), None, None
+        dropped = x if seed is None else dropout(x, self.p, seed)
+        low, y = dropped.flatten(0, -2) @ a.T, F.linear(x, dense, bias)
+        y.view(-1, y.shape[-1]).addmm_(low, b.T)
+        return y, dropped, low
+
+    def backward(
+        self,
+        grad: torch.Tensor,
+        dropped: torch.Tensor | None,
+        low: torch.Tensor | None,
+        seed: int | None,
+        *,
+        needs_x: bool = True,
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """From the gradient [..., all out] of `forward`'s sum: x's, and each A's and B's, the last in fp32.
+
+        Args:
+            dropped, low: what `forward` kept.
+        """
+        if low is None:
+            return grad @ self._dense(grad.dtype), []
+        (a, b), grad = self._copies(low.dtype), grad.flatten(0, -2)
+        grad_low = grad @ b
+        ranks, scaling = [len(weight) for weight in self.weights[: len(self.widths)]], self.layers[0].scaling[self.adapter]
+        grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ranks)
+        rows = (grad.T @ low).float().mul_(scaling).split(self.widths)
+        grads = [*grad_a, *(row.split(ranks, dim=1)[layer] for layer, row in enumerate(rows))]
+        if not needs_x:
+            return None, grads
+        grad_x = grad @ self._dense(low.dtype)
+        if seed is None:
+            return grad_x.addmm_(grad_low, a).view_as(dropped), grads
+        return dropout(grad_low @ a, self.p, seed, onto=grad_x).view_as(dropped), grads
+
+    def _dense(self, dtype: torch.dtype) -> torch.Tensor:
         (dense,) = dequantize([self.packed], None, dtype)
         return dense.view(self.shape)
 
+    def _copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """All rows of A [R, in], and the scaled B as blocks [all out, R], zero elsewhere, in `dtype`; None where adapters are off.
 
-def _copies(
-    known: dict[str, Any], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], scaling: float, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All rows of A [R, in], and the scaled B as blocks [all out, R], zero elsewhere, in `dtype`.
+        Made anew where an optimizer or a checkpoint has changed or replaced one.
+        """
+        weights, scaling = self.weights, self.layers[0].scaling[self.adapter]
+        if not weights:
+            return None
+        state = [dtype, scaling, *((weight._version, weight.data_ptr()) for weight in weights)]
+        if self.known.get("state") != state:
+            held = [weight.detach() for weight in weights]  # while they are held, no other weight can have their addresses
+            a, b = held[: len(self.layers)], held[len(self.layers) :]
+            copies = torch.cat(a).to(dtype), (torch.block_diag(*b) * scaling).to(dtype)
+            self.known.update(state=state, held=held, copies=copies)
+        return self.known["copies"]
 
-    Made anew where an optimizer or a checkpoint has changed or replaced one.
-    """
-    state = [dtype, scaling, *((weight._version, weight.data_ptr()) for weight in (*a, *b))]
-    if known.get("state") != state:
-        held = [weight.detach() for weight in (*a, *b)]  # while they are held, no other weight can have their addresses
-        blocks = torch.block_diag(*held[len(a) :]) * scaling
-        known.update(state=state, held=held, copies=(torch.cat(held[: len(a)]).to(dtype), blocks.to(dtype)))
-    return known["copies"]
 
-
-class _FourBitLora(torch.autograd.Function):
-    """y_i = x W_i^T + bias_i + s * dropped A_i^T B_i^T, with the W_i in 4 bits and frozen."""
+class _Project(torch.autograd.Function):
+    """`Projection.forward` with its gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, base: _Base, copies: tuple, scaling: float, *weights: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """For x, dropped [..., in]; the frozen matrices; what `_copies` makes; s; each A, then each B."""
-        a, b = copies
-        low = dropped.flatten(0, -2) @ a.T
-        y = F.linear(x, base.dense(x.dtype), None if base.bias is None else base.bias.to(x.dtype))
-        y.view(-1, y.shape[-1]).addmm_(low, b.T)
+    def forward(ctx: Any, x: torch.Tensor, projection: Projection, seed: int | None, *weights: torch.Tensor) -> torch.Tensor:
+        y, dropped, low = projection.forward(x, seed, keep=True)
         ctx.save_for_backward(dropped, low)
-        ctx.base, ctx.copies, ctx.scaling, ctx.ranks = base, copies, scaling, [a.shape[0] for a in weights[: len(base.widths)]]
-        return y.split(base.widths, dim=-1)
+        ctx.projection, ctx.seed = projection, seed
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of x, dropped, and each A and B, the last in fp32."""
-        (dropped, low), (a, b) = ctx.saved_tensors, ctx.copies
-        grad = torch.cat([grad.flatten(0, -2) for grad in grads], 1) if len(grads) > 1 else grads[0].flatten(0, -2)
-        grad_low = grad @ b
-        grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ctx.ranks)
-        rows = (grad.T @ low).float().mul_(ctx.scaling).split(ctx.base.widths)
-        grad_b = [row.split(ctx.ranks, dim=1)[layer] for layer, row in enumerate(rows)]
-        grad_x = grad_dropped = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad @ ctx.base.dense(low.dtype)).view_as(dropped)
-            grad_dropped = (grad_low @ a).view_as(dropped)
-        return grad_x, grad_dropped, None, None, None, *grad_a, *grad_b
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_x, grads = ctx.projection.backward(grad, *ctx.saved_tensors, ctx.seed, needs_x=ctx.needs_input_grad[0])
+        return grad_x, None, None, *grads

@@ -15,6 +15,7 @@ from vqa_utils.artifacts import ArtifactError, read_json, write_json
 from vqa_utils.attention import use_lean_attention
 from vqa_utils.cache import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
+from vqa_utils.layer import use_lean_layers
 from vqa_utils.loaded import check_loaded
 from vqa_utils.lora import use_lean_lora
 from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
@@ -153,6 +154,7 @@ def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
     adapted = get_peft_model(model, lora)  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
     _end_backward_at_language_model(model)
     use_lean_lora(adapted)
+    use_lean_layers(adapted)
     return adapted
 
 
@@ -202,4 +204,5 @@ def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, 
     config = dataclasses.replace(from_dict(read_json(folder / CONFIG_BESIDE_ADAPTER)), **of_the_run)
     model = PeftModel.from_pretrained(load_base(config), folder).eval()
     use_lean_lora(model)
+    use_lean_layers(model)
     return model, load_processor(config), config

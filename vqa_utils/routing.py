@@ -1,4 +1,4 @@
-"""Which rows each expert computes: pairs of token and expert sorted by expert, and experts by load, cut into chunks.
+"""Which experts a token goes to, and which rows each expert computes: pairs sorted by expert, and experts by load, in chunks.
 
 In a chunk each expert has as many rows as the busiest: few launches, at the price of some padding. `chunks.split` weighs the two.
 """
@@ -13,6 +13,7 @@ from vqa_utils.chunks import split
 from vqa_utils.launch import is_ready, launch
 
 PAIRS_A_THREAD, MOST_EXPERTS = 8, 1024  # of the kernel that counts
+MOST_ROUTED = 256  # experts, of the kernel that chooses
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,31 @@ class Routing:
             Chunk(slice(first, last), slice(start, end))
             for (first, last), (start, end) in zip(itertools.pairwise(ends), itertools.pairwise(edges), strict=True)
         ]
+
+
+def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k experts with the largest logits [T, E] and their weights, which are softmax's made to sum to 1: [T, k] each.
+
+    The softmax over all, divided by its sum over the chosen, is the softmax over the chosen alone.
+    """
+    tokens, experts = logits.shape
+    if logits.dtype == torch.float32 and k <= experts <= MOST_ROUTED and k <= 32 and is_ready(logits.device):
+        weights, index = logits.new_empty(tokens, k), logits.new_empty(tokens, k, dtype=torch.long)
+        launch("route", logits.device, 32 * tokens, logits, weights, index, tokens, experts, k)
+        return weights, index
+    values, index = logits.topk(k)
+    return values.softmax(-1), index
+
+
+def choose_experts_backward(grad: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, experts: int) -> torch.Tensor:
+    """The gradient of the logits [T, E] from that of the weights [T, k]: w * (g - <w, g>) at the chosen, 0 elsewhere."""
+    tokens, k = weights.shape
+    if weights.dtype == grad.dtype == torch.float32 and k <= 32 and is_ready(weights.device):
+        out = weights.new_empty(tokens, experts)
+        launch("route_backward", weights.device, 32 * tokens, grad, weights, index, out, tokens, experts, k)
+        return out
+    of_chosen = (weights * (grad - (weights * grad).sum(-1, keepdim=True))).to(weights.dtype)
+    return weights.new_zeros(tokens, experts).scatter_(1, index, of_chosen)
 
 
 def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The vision tower's attention for all images of a batch at once.
+"""The vision tower for all images of a batch at once, and without autograd, as it is frozen.
 
 transformers cuts the patches of a batch by image (or window) and attends to each in Python, with a synchronisation, in every
 layer. Here the images become rows of one padded batch; where they have one size, as the windows mostly do, nothing is padded.
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.attention import Rotate
+from vqa_utils.attention import rotated
+from vqa_utils.launch import is_ready, launch
+from vqa_utils.norms import add_norm
 
 
 class Rows:
@@ -49,14 +51,25 @@ class Rows:
 
 
 def batch_images(model: nn.Module) -> None:
-    """Give the vision tower's attention and patch embedding the forwards below, where they have transformers' usual parts."""
+    """Give the vision tower's blocks, attention and patch embedding the forwards below, where they have the usual parts."""
     known: dict[int, Rows] = {}
     for name, module in model.named_modules():
+        if "visual" in name and all(hasattr(module, part) for part in ("norm1", "norm2", "attn", "mlp")):
+            module.forward = types.MethodType(_block, module)
         if "visual" in name and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
             module.rows = known
             module.forward = types.MethodType(_attention, module)
         if name.endswith("visual.patch_embed") and isinstance(getattr(module, "proj", None), nn.Conv3d):
             module.forward = types.MethodType(_embed_patches, module)
+
+
+def _block(self: nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """hidden_states [patches, width]; the rest is the attention's."""
+    device = hidden_states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+    _, normed, _ = add_norm(hidden_states, None, self.norm1, dtype)
+    hidden_states, normed, _ = add_norm(hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype)
+    return hidden_states.add_(self.mlp(normed))
 
 
 def _attention(
@@ -68,12 +81,21 @@ def _attention(
 ) -> torch.Tensor:
     """hidden_states [patches, width], as transformers calls it."""
     qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
-    cos, sin = (part[:, None].to(qkv.dtype) for part in position_embeddings)
-    query, key = (Rotate.apply(qkv[:, part], cos, sin, 1) for part in (0, 1))
+    rotate(qkv[:, :2].flatten(1, 2), *position_embeddings)
     rows = _rows_of(self.rows, cu_seqlens)
-    batch = (rows.batch(part) for part in (query, key, qkv[:, 2]))
+    batch = (rows.batch(qkv[:, part]) for part in range(3))
     attended = F.scaled_dot_product_attention(*batch, attn_mask=rows.mask, scale=self.scaling)
     return self.proj(rows.flatten(attended))
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Turns the heads of x [patches, heads, d] in place, which may be a part of rows; cos and sin [patches, d], equal halves."""
+    patches, heads, d = x.shape
+    whole_rows = x.stride()[1:] == (d, 1) and cos.is_contiguous() and sin.is_contiguous()
+    if x.dtype == torch.float16 and cos.dtype == torch.float32 and d % 8 == 0 and whole_rows and is_ready(x.device):
+        launch("rotate", x.device, x.numel() // 8, x, x.stride(0), cos, sin, patches, heads, d)
+    else:
+        x.copy_(rotated(x, cos[:, None], sin[:, None]))
 
 
 def _embed_patches(self: nn.Module, patches: torch.Tensor) -> torch.Tensor:

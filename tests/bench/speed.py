@@ -22,7 +22,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +49,8 @@ from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
 GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+WARM_UP = 2  # steps
 MOST_TRAINED = 16  # rows; more of them are scored alone
 # variant, rows a batch, timed steps
 CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("stock", 64, 10), ("peer", 1, 5), ("peer", 16, 10)]
@@ -122,29 +124,39 @@ def score(model: torch.nn.Module, batch: BatchFeature) -> None:
         last_logits(model, batch, True)
 
 
-def measured(step: Callable[[], None], rows: int, repeats: int) -> dict[str, object]:
-    """Seconds, busy seconds, kernels a row, and the peak; medians after two warm-up steps."""
-    for _ in range(2):
-        step()
+def measured(step: Callable[[BatchFeature], None], batches: Sequence[BatchFeature], rows: int) -> dict[str, object]:
+    """Seconds, busy seconds, kernels a row, and the peak; medians over the batches between the warm-up and the last.
+
+    Each step has a batch of its own, as its experts have other loads, and sizes of products that are new cost more.
+    """
+    for batch in batches[:WARM_UP]:
+        step(on_device(batch))
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     times = []
-    for _ in range(repeats):
+    for batch in batches[WARM_UP:-1]:
+        there = on_device(batch)
         idle()
         start = time.perf_counter()
-        step()
+        step(there)
         idle()
         times.append(time.perf_counter() - start)
     found = {"wall_s": statistics.median(times) / rows}
     if GPU:
         found["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+        last = on_device(batches[-1])
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            step()
+            step(last)
             idle()
         events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
         found |= {"busy_s": sum(event.device_time for event in events) / 1e6 / rows, "kernels": len(events) / rows}
         found["top"] = top_kernels(events)
     return {name: value if name == "top" else float(f"{value:.4g}") for name, value in found.items()}
+
+
+def on_device(batch: BatchFeature) -> BatchFeature:
+    """A copy there, as `BatchFeature.to` moves the batch itself."""
+    return BatchFeature(dict(batch)).to(DEVICE)
 
 
 def top_kernels(events: list, count: int = 14) -> list[tuple[str, int, float]]:
@@ -224,19 +236,19 @@ def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: boo
     return add_lora(base if finished else finish_base(base, config, memory_plan(config)), config)
 
 
-def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, repeats: int) -> tuple[dict, dict]:
-    """What training and scoring these rows at once take, and their tokens."""
-    modes = [("train", encoder.examples(rows), train_step)] if len(rows) <= MOST_TRAINED else []
-    modes.append(("score", encoder.questions(rows), score))
-    if variant == "ours" and len(rows) <= MOST_TRAINED:  # with two and four option orders
-        modes += [(f"score_{orders}", encoder.orders(rows, shifts_of(orders)), score) for orders in (2, 4)]
+def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int) -> tuple[dict, dict]:
+    """What training and scoring `size` rows at once take, and the tokens of the last."""
+    modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
+    modes.append(("score", encoder.questions, score))
+    if variant == "ours" and size <= MOST_TRAINED:  # with two and four option orders
+        modes += [(f"score_{orders}", functools.partial(encoder.orders, shifts=shifts_of(orders)), score) for orders in (2, 4)]
     found, tokens = {}, {}
     with computing(variant, model):
-        for mode, batch, step in modes:
+        for mode, encode, step in modes:
             model.train(mode == "train")
-            batch = batch.to(model.device)
-            tokens[mode] = batch["input_ids"].shape[1]
-            found[mode] = measured(functools.partial(step, model, batch), len(rows), repeats)
+            batches = [encode(rows[start : start + size]) for start in range(0, len(rows), size)]
+            tokens[mode] = batches[-1]["input_ids"].shape[1]
+            found[mode] = measured(functools.partial(step, model), batches, size)
     return found, tokens
 
 
@@ -270,9 +282,10 @@ def main() -> None:
             model = adapted(model, config, ours=ours, finished=ready_for[0])
             ready_for = (ours, change)
         with tempfile.TemporaryDirectory() as folder:
-            rows = make_rows(Path(folder), config.image_side, size).to_dict("records")
+            steps = WARM_UP + (args.steps or repeats) + 1
+            rows = make_rows(Path(folder), config.image_side, steps * size).to_dict("records")
             encoder = Encoder(processor, Path(folder), config.image_side)
-            found, tokens = case(model, variant, encoder, rows, args.steps or repeats)
+            found, tokens = case(model, variant, encoder, rows, size)
         for mode in {"train", "score"} & set(found) if rate else ():
             share = floor(config, tokens[mode], size, rate, training=mode == "train")
             found[mode]["floor_s"] = float(f"{share:.4g}")

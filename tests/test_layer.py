@@ -1,0 +1,169 @@
+"""A decoder layer as one node against transformers' own, on the demo's base, in fp32."""
+
+import contextlib
+import dataclasses
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from vqa_utils import layer as lean
+from vqa_utils.model import add_lora, load_base
+
+DROPOUT = 0.25
+
+
+@pytest.fixture
+def settings(config):
+    return dataclasses.replace(config, lora_dropout=0.0)
+
+
+def tuned_model(settings, **changes):
+    tuned = add_lora(load_base(dataclasses.replace(settings, **changes)), dataclasses.replace(settings, **changes)).train()
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
+            nn.init.normal_(parameter, std=0.05)
+    return tuned
+
+
+def layers_of(tuned):
+    return tuned.base_model.model.model.language_model.layers
+
+
+@contextlib.contextmanager
+def transformers_own(tuned):
+    """The layers without their lean forward; what is inside them keeps its own."""
+    forwards = [vars(layer).pop("forward") for layer in layers_of(tuned)]
+    yield
+    for layer, forward in zip(layers_of(tuned), forwards, strict=True):
+        layer.forward = forward
+
+
+def logits_and_gradients(tuned, batch):
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    tuned.zero_grad()
+    logits = tuned(**inputs).logits
+    (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+
+
+def assert_equal(found, wanted):
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-4)
+    assert found[1].keys() == wanted[1].keys() and len(found[1]) > 8
+    for name, grad in wanted[1].items():
+        assert grad.abs().max() > 0
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-5 * max(1, float(grad.abs().max())), msg=name)
+
+
+@pytest.fixture
+def batch(encoder, challenge):
+    return encoder.examples(challenge.train.head(6).to_dict("records"))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_equal_to_transformers_own_with_gradients(settings, batch, again):
+    tuned = tuned_model(settings, use_gradient_checkpointing=again)
+    assert all(layer.is_computed_again is again and not layer.gradient_checkpointing for layer in layers_of(tuned))
+    with transformers_own(tuned):
+        wanted = logits_and_gradients(tuned, batch)
+    assert_equal(logits_and_gradients(tuned, batch), wanted)
+
+
+def test_without_padding_and_without_gradients_too(settings, batch):
+    tuned = tuned_model(settings)
+    tokens = {"input_ids": torch.arange(5, 21).view(2, 8)}
+    with transformers_own(tuned):
+        wanted = logits_and_gradients(tuned, tokens)
+    assert_equal(logits_and_gradients(tuned, tokens), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(**tokens).logits, wanted[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_a_layers_input(settings):
+    tuned = tuned_model(settings)
+    layer = layers_of(tuned)[1]
+    width = layer.input_layernorm.weight.numel()
+    torch.manual_seed(1)
+    x, angle = torch.randn(2, 7, width, requires_grad=True), torch.rand(2, 7, layer.self_attn.head_dim // 2).repeat(1, 1, 2)
+    mask = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, 1, 7, 7).clone()
+    mask[0, :, 2:, :2] = False  # left padding
+    inputs = {"attention_mask": mask, "position_embeddings": (angle.cos(), angle.sin())}
+    grad = torch.randn(2, 7, width)
+    found = torch.autograd.grad(layer(x, **inputs), x, grad)
+    with transformers_own(tuned):
+        wanted = torch.autograd.grad(layer(x, **inputs), x, grad)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_the_same_when_a_layer_is_computed_again(settings, batch):
+    found = []
+    for again in (True, False):
+        tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=again)
+        torch.manual_seed(3)
+        found.append(logits_and_gradients(tuned, batch))
+    assert_equal(*found)
+    torch.manual_seed(4)
+    assert not torch.allclose(logits_and_gradients(tuned, batch)[0], found[0][0], atol=1e-4)
+    tuned.eval()
+    with torch.no_grad():
+        assert torch.equal(*(tuned(**{k: v for k, v in batch.items() if k != "labels"}).logits for _ in range(2)))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_with_dropout_it_is_transformers_own_with_these_masks(settings, batch, monkeypatch, again):
+    monkeypatch.setattr("vqa_utils.lora.draw_seed", lambda: 7)
+    tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=again)
+    with transformers_own(tuned):
+        wanted = logits_and_gradients(tuned, batch)
+    assert_equal(logits_and_gradients(tuned, batch), wanted)
+
+
+def test_what_a_layer_kept_is_gone_once_its_backward_is_done(settings, batch, monkeypatch):
+    held, backward = [], lean.Layer.backward
+
+    def watched(self, *args, **kwargs):
+        gc.collect()
+        held.append(sum(type(one) is lean.Attended for one in gc.get_objects()))
+        return backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(lean.Layer, "backward", watched)
+    tuned = tuned_model(settings, use_gradient_checkpointing=False)
+    logits_and_gradients(tuned, batch)
+    count = len(layers_of(tuned))
+    assert held == list(range(count, 0, -1))
+    held.clear()
+    tuned = tuned_model(settings, use_gradient_checkpointing=True)
+    logits_and_gradients(tuned, batch)
+    assert held == [1] * count
+
+
+def test_a_layer_computed_again_stops_before_its_experts(settings, batch, monkeypatch):
+    made, compute = [], lean.experts.compute
+    monkeypatch.setattr(lean.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs))
+    tuned = tuned_model(settings, use_gradient_checkpointing=True)
+    logits_and_gradients(tuned, batch)
+    assert len(made) == len(layers_of(tuned))
+
+
+def test_without_the_adapter_it_is_the_base(settings, batch):
+    tuned = tuned_model(settings, lora_dropout=DROPOUT)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    base = load_base(settings)
+    with torch.no_grad(), tuned.disable_adapter():
+        torch.testing.assert_close(tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_other_adapters_and_a_merged_one_are_left_to_transformers(settings, batch):
+    some = tuned_model(settings, target_modules=("q_proj", "v_proj"), use_gradient_checkpointing=True)
+    assert all("forward" not in vars(layer) and layer.gradient_checkpointing for layer in layers_of(some))
+    assert logits_and_gradients(some, batch)[1]
+    tuned = tuned_model(settings).eval()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        before = tuned(**inputs).logits
+        tuned.merge_adapter()
+        found = tuned(**inputs).logits
+        with transformers_own(tuned):
+            assert torch.equal(found, tuned(**inputs).logits) and not torch.equal(found, before)

@@ -1,0 +1,67 @@
+// The k experts with the largest logits [tokens, experts], at most 256, and the softmax over these. A warp a token
+extern "C" __global__ void route(const float* logits, float* weights, i64* index, int tokens, int experts, int k) {
+    int token = thread() / 32, lane = threadIdx.x % 32;
+    if (token >= tokens) return;
+    float values[8], largest = 0.0f, total = 0.0f, mine = 0.0f;
+    int chosen = 0, is_nan = 0;
+    for (int i = 0; i < 8; i++) {
+        values[i] = lane + 32 * i < experts ? logits[token * experts + lane + 32 * i] : -INFINITY;
+        is_nan |= values[i] != values[i];
+    }
+    for (int number = 0; number < k; number++) {
+        float best = -INFINITY;
+        int place = lane;
+        for (int i = 0; i < 8; i++)
+            if (values[i] > best) best = values[i], place = lane + 32 * i;
+        for (int step = 16; step; step /= 2) {
+            float other = __shfl_xor_sync(0xffffffff, best, step);
+            int there = __shfl_xor_sync(0xffffffff, place, step);
+            if (other > best || (other == best && there < place)) best = other, place = there;
+        }
+        for (int i = 0; i < 8; i++)
+            if (place == lane + 32 * i) values[i] = -INFINITY;
+        if (number == 0) largest = best;
+        float exponential = __expf(best - largest);
+        total += exponential;
+        if (lane == number) mine = exponential, chosen = place;
+    }
+    if (__any_sync(0xffffffff, is_nan)) total = NAN;  // as softmax has it, so that the loss shows it
+    if (lane < k) {
+        weights[token * k + lane] = mine / total;
+        index[token * k + lane] = chosen;
+    }
+}
+
+// The backward of `route`: the gradient of the logits. A warp a token
+extern "C" __global__ void route_backward(const float* grad, const float* weights, const i64* index, float* out, int tokens,
+                                          int experts, int k) {
+    int token = thread() / 32, lane = threadIdx.x % 32, place = token * k + lane;
+    if (token >= tokens) return;
+    float weight = lane < k ? weights[place] : 0.0f, g = lane < k ? grad[place] : 0.0f;
+    float mean = sum_over(32, weight * g);
+    for (int expert = lane; expert < experts; expert += 32) out[token * experts + expert] = 0.0f;
+    __syncwarp();
+    if (lane < k) out[token * experts + index[place]] = weight * (g - mean);
+}
+
+// load [experts], zero before: how many of the pairs go to each expert
+extern "C" __global__ void count_loads(const i64* index, int* load, int pairs, int experts) {
+    __shared__ int counts[1024];
+    for (int expert = threadIdx.x; expert < experts; expert += blockDim.x) counts[expert] = 0;
+    __syncthreads();
+    for (int pair = thread(); pair < pairs; pair += gridDim.x * blockDim.x) atomicAdd(&counts[index[pair]], 1);
+    __syncthreads();
+    for (int expert = threadIdx.x; expert < experts; expert += blockDim.x)
+        if (counts[expert]) atomicAdd(&load[expert], counts[expert]);
+}
+
+// A slot from first[expert] on for each pair, in any order; counts load down to zero
+extern "C" __global__ void place_pairs(const i64* index, const i64* first, int* load, i64* slot_of_pair, i64* pair_of_slot,
+                                       i64* token_of_slot, int pairs, int k) {
+    int pair = thread();
+    if (pair >= pairs) return;
+    int expert = index[pair], slot = first[expert] + atomicSub(&load[expert], 1) - 1;
+    slot_of_pair[pair] = slot;
+    pair_of_slot[slot] = pair;
+    token_of_slot[slot] = pair / k;
+}
