@@ -11,7 +11,7 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 from vqa_utils import experts
 from vqa_utils.chunks import WORTH_SINCE_AMPERE, split
 from vqa_utils.experts import frozen_experts
-from vqa_utils.routing import Routing
+from vqa_utils.routing import Chunk, Group, Routing
 
 
 class Dense(nn.Module):
@@ -97,7 +97,7 @@ def test_under_checkpointing_nothing_is_made_dense_for_the_recomputation():
     y = checkpoint(layer, x, use_reentrant=False)
     forward = list(module.made)
     found = torch.autograd.grad(y.sum(), (x, weights))
-    assert len(forward) == len(Routing(index, 8, module.at_once, module.padding_worth).chunks)
+    assert len(forward) == len(Routing(index, 8, module.at_once, module.padding_worth).groups)
     assert sorted(module.made) == sorted(2 * forward)  # a forward and a backward, no third time
     for a, b in zip(found, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -115,28 +115,27 @@ def test_the_backward_uses_the_forwards_routing(monkeypatch):
 def test_every_pair_has_one_slot():
     index = torch.tensor([[2, 0], [0, 2], [2, 1]])
     routing = Routing(index, 4, at_once=2, padding_worth=0)
-    assert routing.order.tolist() == [2, 0, 1]
-    assert [(chunk.experts, chunk.slots) for chunk in routing.chunks] == [
-        (slice(0, 1), slice(0, 3)),
-        (slice(1, 2), slice(3, 5)),
-        (slice(2, 3), slice(5, 6)),
+    assert routing.order.tolist() == [2, 0, 1, 3]
+    assert routing.groups == [
+        Group(slice(0, 2), slice(0, 5), (Chunk(slice(0, 1), slice(0, 3)), Chunk(slice(1, 2), slice(3, 5)))),
+        Group(slice(2, 3), slice(5, 6), (Chunk(slice(0, 1), slice(0, 1)),)),
     ]
     assert routing.pair.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [0, 1, 2, 0, 1, 2]
     assert routing.slot_of_pair.tolist() == [[0, 3], [4, 1], [2, 5]]
     index = torch.repeat_interleave(torch.tensor([10, 9, 8, 7, 6]))[torch.randperm(40)][:, None]
     padded = Routing(index, 5, at_once=5, padding_worth=100)
-    assert padded.slots == 64 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(range(40))
+    assert padded.slots == 60 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize(
     ("loads", "at_once", "padding_worth", "expected"),
     [
-        ([5] * 16, 16, 5, [(8, 5)] * 2),  # at most half of the rows
         ([5] * 9, 3, 5, [(3, 5)] * 3),  # at most so many experts
+        ([5] * 40, 12, 50, [(12, 5)] * 3 + [(4, 6)]),  # of one group, also where no group's end is a place to cut by itself
         ([9, 8, 2, 2, 1, 1, 1, 0], 8, 0.1, [(1, 9), (1, 8), (2, 2), (3, 1)]),  # where padding may cost nothing, exact
-        ([9, 9, 2, 2, 1, 1, 0], 8, 3, [(1, 9), (1, 9), (4, 2)]),  # two rows of padding cost less than a chunk
+        ([9, 9, 2, 2, 1, 1, 0], 8, 3, [(2, 9), (4, 2)]),  # two rows of padding cost less than a chunk
         ([7], 8, 3, [(1, 7)]),
-        ([900, 700, 300, 300, 10], 4, 400, [(1, 960), (1, 704), (3, 320)]),  # rounded, for a quarter of a chunk's worth at most
+        ([900, 700, 300, 300, 10], 4, 400, [(2, 928), (2, 320), (1, 64)]),  # rounded, for a quarter of a chunk's worth at most
         ([0, 0], 8, 5, []),
     ],
 )

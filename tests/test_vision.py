@@ -3,8 +3,9 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
+from transformers.vision_utils import get_vision_position_ids
 
-from vqa_utils.vision import Rows, batch_images
+from vqa_utils.vision import Rows, batch_images, patch_positions
 
 VISION = {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
 
@@ -35,6 +36,12 @@ def test_all_images_at_once_are_each_alone(name, grids):
             found = model.visual(pixels, grid_thw=grid.clone())
             torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-5)
     assert all("forward" in vars(block.attn) for block in model.visual.blocks)
+
+
+def test_the_positions_of_patches_are_transformers_own():
+    grids = torch.tensor([(1, 6, 8), (2, 4, 2), (1, 2, 12)])
+    expected = get_vision_position_ids(grids, 2)
+    assert torch.equal(patch_positions(grids, 2, len(expected)), expected)
 
 
 def test_rows_of_uneven_images_and_back():

@@ -44,8 +44,17 @@ def has_cache(kwargs: dict[str, Any]) -> bool:
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
     """Attention of heads [B, L, heads, d], causal where there is no mask [B, 1, L, L] -> [B, L, heads, d]."""
     parts = (part.transpose(1, 2) for part in (q, k, v))
-    causal = mask is None and q.shape[1] > 1
+    causal, mask = mask is None and q.shape[1] > 1, None if mask is None else _as_bias(mask, q.dtype)
     return F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, scale=scaling).transpose(1, 2)
+
+
+def _as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A boolean mask as what is added to the scores, which sdpa would make of it again in every layer; kept with the mask."""
+    if mask.dtype != torch.bool:
+        return mask
+    if not hasattr(mask, "as_bias"):
+        mask.as_bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    return mask.as_bias
 
 
 class HeadNorms(NamedTuple):

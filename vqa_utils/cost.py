@@ -1,6 +1,6 @@
 """What one pass asks of a GPU and of its host: operations, bytes, kernels. Counted from shapes; free of torch.
 
-Counted for the code in `experts`, `nf4`, `lora`, `attention`, `vision` and `precision`, kernel by kernel. Matrix products give
+Counted for the code in `layer`, `experts`, `lora`, `attention`, `norms` and `vision`, kernel by kernel. Matrix products give
 their operations (with the experts' padding) and the bytes of their weights; what else they read and write is left to the
 rate that they reach. All other kernels give the bytes that they read and write. Left out: the optimizer's step, LoRA's own
 products, the recurrence of linear attention, and what two GPUs pass to each other.
@@ -20,11 +20,11 @@ from vqa_utils.shapes import LAYERS, ModelShape, Shape, is_matrix
 
 ALIKE = 0.86  # fitted: the share of the router's variance that is the same for all tokens; see `expert_loads`
 # Kernels, copies and memsets among them: forward, made again in the backward, and backward
-ATTENTION_LAUNCHES = (22, 22, 40)  # with its norm, LoRA and the residual stream
-ROUTED_LAUNCHES = (16, 4, 18)  # norm, router, routing; what is made again ends before the experts
-CHUNK_LAUNCHES = (6, 0, 9)
+ATTENTION_LAUNCHES = (18, 18, 33)  # with its norm, LoRA and the residual stream
+ROUTED_LAUNCHES = (15, 0, 12)  # router, routing, and what is done to a group's or all rows; the second time ends before
+CHUNK_LAUNCHES = (3.6, 0, 5.4)  # products, most with a memset in front
 DENSE_LAUNCHES = (17, 12, 21)
-BLOCK_LAUNCHES, TOWER_LAUNCHES, IMAGE_LAUNCHES = 20, 60, 20  # of the vision tower; an image's positions are made one by one
+BLOCK_LAUNCHES, TOWER_LAUNCHES = 12, 150  # of the vision tower
 HEAD_LAUNCHES = (20, 0, 20)
 Thrice = tuple[float, float, float]
 
@@ -121,13 +121,13 @@ def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *
     """Scores and sums over all positions, and the element-wise work of a layer's attention half."""
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     dropout = 5 * (hidden + queries) if training and config.lora_dropout else 0  # in, out, mask
-    norm = 14 * hidden  # fp32 in and out, then fp16
-    update = 4 * (queries + 2 * keys + hidden)  # LoRA's is added to what is there
-    heads = 4 * (queries + keys)  # norms of q and k with their rotary embedding
-    kernel = 16 * queries + 4 * keys  # k and v repeated; q, k, v and the output; the output in order
-    forward = norm + dropout + update + heads + kernel + 10 * hidden  # at last, the residual stream
-    # casts, sums and the norm's backward on the way of the stream's gradient; what the forward did to the heads; q, k, v joined
-    backward = dropout + 50 * hidden + (6 + 20) * queries + 6 * (queries + keys) + 4 * keys + 4 * (queries + 2 * keys)
+    norms = 6 * hidden + 16 * hidden  # fp32 in, fp16 out; with the attention's output, and the stream and the norm in fp32
+    dropout = 4 * (hidden + queries) if training and config.lora_dropout else 0
+    update = 4 * (queries + 2 * keys + hidden) if training else 0  # LoRA's is added to what is there, or to the matrix
+    heads = 2 * (queries + 2 * keys) + 6 * queries  # q, k and v; k and v repeated
+    forward = norms + dropout + update + heads + 8 * queries  # at last the attention's own
+    # both norms' with the stream's; what the forward dropped; sdpa's own in and out; heads; LoRA's
+    backward = 32 * hidden + 2 * dropout + 24 * queries + 6 * queries + 4 * (queries + 2 * keys) + update
     length = batch.tokens / batch.rows
     products = 4 * queries * length  # the backward has five where the forward has two
     return Work(
@@ -146,8 +146,8 @@ def _routed(shape: ModelShape, batch: Batch, times: Thrice, padding_worth: int) 
     an_expert = 3 * hidden * width
     dense = 0.5 + 1 / BLOCK + 2  # bytes a weight: packed and its scale read, 16 bits written
     weights = (dense + 2, 0, dense + 2 * 5 / 3)  # read once forward; backward gate_up twice and down once
-    norm = 14 * hidden + 16 * shape.experts  # in fp32, then fp16; logits, their softmax and the largest
-    a_token = (norm + 18 * hidden, norm, 48 * hidden)  # casts, the residual stream
+    # the router reads fp32, and its logits; the gathered rows' tokens; the sum onto the stream, or of gradients with the router's
+    a_token = (4 * hidden + 12 * shape.experts + 8 * hidden, 0, 6 * hidden + 4 * hidden + 12 * shape.experts + 12 * hidden)
     a_slot = (4 * hidden + 6 * width, 0, 8 * hidden + 10 * width)  # rows found; gates; their backward
     added = (2 * hidden, 0, 2 * hidden)  # a pair's row, in the sum over a token's experts
     return Work(
@@ -178,6 +178,5 @@ def _vision(shape: ModelShape, batch: Batch) -> Iterator[Work]:
             yield Work(2 * math.prod(size) * rows, 2 * math.prod(size))
     blocks = sum(name.startswith(f"{VISION}.blocks") and name.endswith("attn.qkv.weight") for name in shape.parameters)
     scores = 4 * hidden * batch.image_tokens * merged
-    bytes_a_patch = (28 + 20 + 12 + 20) * hidden + 4 * shape.vision_mlp_width  # norms, rotary, attention, stream; activation
-    yield Work(blocks * patches * scores, blocks * patches * bytes_a_patch, launches=blocks * BLOCK_LAUNCHES)
-    yield Work(launches=TOWER_LAUNCHES + batch.rows * IMAGE_LAUNCHES)
+    bytes_a_patch = (18 + 8 + 8 + 10) * hidden + 4 * shape.vision_mlp_width  # norms, rotary, attention, stream; activation
+    yield Work(blocks * patches * scores, blocks * patches * bytes_a_patch, launches=blocks * BLOCK_LAUNCHES + TOWER_LAUNCHES)

@@ -1,7 +1,8 @@
 """The forward and backward of frozen mixture-of-experts weights that are kept in 4 bits.
 
 Experts are sorted by load and go through in chunks. The experts of a chunk share one batched product, in which each has as
-many rows as the busiest: few launches, at the price of some padding (`routing`).
+many rows as the busiest: few launches, at the price of some padding (`routing`). What is not a product is done for a group of
+chunks at a time, as many as may be dense together.
 """
 
 import functools
@@ -33,11 +34,22 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
     Returns:
         [T, H] in x's type; gradients flow to x and weights, not to the experts.
     """
-    routing = functools.cache(lambda: Routing(index, module.num_experts, module.at_once, module.padding_worth))
+    routing = functools.cache(lambda: routed(index, module))
     inputs = x.detach().to(module.compute_dtype), weights.detach().contiguous()
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
         return _Compute.apply(_KeepInputs.apply(x, weights, *inputs, routing, module), *inputs, routing, module)
     return compute(*inputs, routing(), module).to(x.dtype)
+
+
+def routed(index: torch.Tensor, module: Any) -> Routing:
+    """Where the pairs [T, k] go. While the host waits for the loads, a GPU makes the first group dense."""
+    first = slice(0, min(module.at_once, module.num_experts))
+    ahead = index.is_cuda and index.numel() > first.stop  # else some of these may have no token
+
+    def meanwhile(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return module.dequantizer(order)(first) if ahead else None
+
+    return Routing(index, module.num_experts, module.at_once, module.padding_worth, meanwhile)
 
 
 def compute(
@@ -45,13 +57,18 @@ def compute(
 ) -> torch.Tensor:
     """The forward of `frozen_experts`, added to `onto` [T, H] where it is given."""
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
-    y = torch.empty_like(rows)
-    for chunk in routing.chunks:
-        gate_up, down = dense(chunk.experts)
-        h = gate(_product(rows[chunk.slots], gate_up.mT), weights, routing.pair[chunk.slots], module.act_fn)
-        _product(h, down.mT, y[chunk.slots])
-        del gate_up, down  # before the next chunk's are made
-    return sum_rows(y, routing.slot_of_pair, onto)
+    ahead, routing.meanwhile = routing.meanwhile, None
+    for group in routing.groups:
+        gate_up, down = ahead or dense(group.experts)
+        ahead, of_group = None, rows[group.slots]
+        hidden = rows.new_empty(len(of_group), gate_up.shape[1])
+        for chunk in group.chunks:
+            _product(of_group[chunk.slots], gate_up[chunk.experts].mT, hidden[chunk.slots])
+        h = gate(hidden, weights, routing.pair[group.slots], module.act_fn)
+        for chunk in group.chunks:
+            _product(h[chunk.slots], down[chunk.experts].mT, of_group[chunk.slots])  # which nothing reads any more
+        del gate_up, down, hidden, h  # before the next group's are made
+    return sum_rows(rows, routing.slot_of_pair, onto)
 
 
 def gradients(
@@ -64,13 +81,18 @@ def gradients(
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
     grad_rows = grad.to(x.dtype).index_select(0, routing.token)
     grad_weights = torch.empty(routing.slots, dtype=torch.float32, device=x.device)
-    for chunk in routing.chunks:
-        gate_up, down = dense(chunk.experts)
-        hidden, back = _product(rows[chunk.slots], gate_up.mT), _product(grad_rows[chunk.slots], down)
-        dots = grad_weights[chunk.slots]
-        grad_hidden = gate_backward(hidden, back, weights, routing.pair[chunk.slots], module.act_fn, dots)
-        _product(grad_hidden, gate_up, rows[chunk.slots])  # which no later chunk reads
-        del gate_up, down  # before the next chunk's are made
+    for group in routing.groups:
+        gate_up, down = dense(group.experts)
+        of_group, grad_of_group = rows[group.slots], grad_rows[group.slots]
+        hidden, back = (rows.new_empty(len(of_group), width) for width in (gate_up.shape[1], down.shape[2]))
+        for chunk in group.chunks:
+            _product(of_group[chunk.slots], gate_up[chunk.experts].mT, hidden[chunk.slots])
+            _product(grad_of_group[chunk.slots], down[chunk.experts], back[chunk.slots])
+        dots = grad_weights[group.slots]
+        hidden = gate_backward(hidden, back, weights, routing.pair[group.slots], module.act_fn, dots)
+        for chunk in group.chunks:
+            _product(hidden[chunk.slots], gate_up[chunk.experts], of_group[chunk.slots])  # which nothing reads any more
+        del gate_up, down, hidden, back  # before the next group's are made
     return sum_rows(rows, routing.slot_of_pair), grad_weights[routing.slot_of_pair]
 
 
@@ -102,9 +124,7 @@ class _Compute(torch.autograd.Function):
         return grad, None, None, None, None
 
 
-def _product(rows: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Rows [n * capacity, in] times each expert's matrix [n, in, out] -> [n * capacity, out]."""
-    batches = rows.view(len(weights), -1, rows.shape[1])
-    if out is None:
-        return torch.bmm(batches, weights).flatten(0, 1)
-    return torch.bmm(batches, weights, out=out.view(len(weights), -1, weights.shape[2]))
+def _product(rows: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> None:
+    """Rows [n * capacity, in] times each expert's matrix [n, in, out] -> out [n * capacity, out]."""
+    count, width_in, width_out = weights.shape
+    torch.bmm(rows.view(count, -1, width_in), weights, out=out.view(count, -1, width_out))

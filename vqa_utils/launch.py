@@ -28,15 +28,13 @@ def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | 
         threads: at least so many, in `rows` rows of blocks.
         args: a tensor stands for its address, None for no address.
     """
-    from cuda.bindings import driver
-
     values = _Values.of(threading.get_ident(), *map(type, args))
     values.pack(*[arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
-    size = (-(-threads // THREADS), rows, 1, THREADS, 1, 1)
-    is_current = torch.cuda.current_device() == device.index
-    with contextlib.nullcontext() if is_current else torch.cuda.device(device):
-        stream = torch._C._cuda_getCurrentRawStream(device.index)  # torch.cuda.current_stream takes as long as the launch
-        (error,) = driver.cuLaunchKernel(_functions(device)[name], *size, 0, stream, values.pointers, 0)
+    queue, function, blocks, index = _driver().cuLaunchKernel, _functions(device)[name], -(-threads // THREADS), device.index
+    # torch's own functions for the device and its stream take as long as the launch
+    with contextlib.nullcontext() if torch._C._cuda_getDevice() == index else torch.cuda.device(device):
+        stream = torch._C._cuda_getCurrentRawStream(index)
+        (error,) = queue(function, blocks, rows, 1, THREADS, 1, 1, 0, stream, values.pointers, 0)
     if error:
         raise RuntimeError(f"{SOURCES.name}: expected to launch {name} on {device}, found {error!r}")
 
@@ -88,10 +86,16 @@ def _read(size: Any, content: Any, program: Any) -> bytes:
 
 
 @functools.cache
-def _functions(device: torch.device) -> dict[str, Any]:
-    """Each kernel by name, on a device."""
+def _driver() -> Any:
     from cuda.bindings import driver
 
+    return driver
+
+
+@functools.cache
+def _functions(device: torch.device) -> dict[str, Any]:
+    """Each kernel by name, on a device."""
+    driver = _driver()
     with torch.cuda.device(device):
         torch.cuda.current_stream(device).synchronize()  # the device's context is there
         code = compiled("sm_{}{}".format(*torch.cuda.get_device_capability(device)))

@@ -114,7 +114,8 @@ class Layer:
         kept, stream, normed, normed_wide = self.attention_half(x, keep=keep, wide=True)
         logits = F.linear(normed_wide.flatten(0, -2), self.module.mlp.gate.weight)
         del normed_wide
-        routed = self.routed(logits)
+        weights, index = choose_experts(logits, self.module.mlp.gate.top_k)
+        routed = Routed(weights, index, experts.routed(index, self.module.mlp.experts))
         rows = normed.flatten(0, -2)
         y = experts.compute(rows, routed.weights, routed.routing, self.module.mlp.experts, onto=stream.flatten(0, -2))
         return y.view_as(x), kept, routed
@@ -139,12 +140,6 @@ class Layer:
         stream, normed, normed_wide = add_norm(x, delta, self.module.post_attention_layernorm, dtype, wide=wide)
         kept = Attended(tuple(projected), qkv, heads, attended, tuple(out), stream, normed) if keep else None
         return kept, stream, normed, normed_wide
-
-    def routed(self, logits: torch.Tensor) -> Routed:
-        """Where tokens with these logits [T, E] go."""
-        module = self.module.mlp.experts
-        weights, index = choose_experts(logits, self.module.mlp.gate.top_k)
-        return Routed(weights, index, Routing(index, module.num_experts, module.at_once, module.padding_worth))
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool

@@ -90,14 +90,13 @@ class Projection:
         for weight, part, scales in zip(weights, packed, absmax, strict=True):
             weight.data, weight.quant_state.absmax = part.view(weight.shape), scales
         self.bias = torch.cat([base.bias for base in bases]) if bases[0].bias is not None else None
+        self.adapters = [getattr(layer, name)[self.adapter] for name in ("lora_A", "lora_B") for layer in self.layers]
         self.known: dict[str, Any] = {}
 
     @property
     def weights(self) -> list[nn.Parameter]:
         """Each A [r, in], then each B [out, r]; none where adapters are off."""
-        if self.layers[0].disable_adapters:
-            return []
-        return [getattr(layer, name)[self.adapter].weight for name in ("lora_A", "lora_B") for layer in self.layers]
+        return [] if self.layers[0].disable_adapters else [adapter.weight for adapter in self.adapters]
 
     @property
     def p(self) -> float:
@@ -147,9 +146,9 @@ class Projection:
             return grad @ self._dense(grad.dtype), []
         (a, b), grad = self._copies(low.dtype), grad.flatten(0, -2)
         grad_low = grad @ b
-        ranks, scaling = [len(weight) for weight in self.weights[: len(self.widths)]], self.layers[0].scaling[self.adapter]
+        ranks = [layer.r[self.adapter] for layer in self.layers]
         grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ranks)
-        rows = (grad.T @ low).float().mul_(scaling).split(self.widths)
+        rows = ((grad.T @ low) * self.known["scaling"]).split(self.widths)
         grads = [*grad_a, *(row.split(ranks, dim=1)[layer] for layer, row in enumerate(rows))]
         if not needs_x:
             return None, grads
@@ -175,7 +174,7 @@ class Projection:
             held = [weight.detach() for weight in weights]  # while they are held, no other weight can have their addresses
             a, b = held[: len(self.layers)], held[len(self.layers) :]
             copies = torch.cat(a).to(dtype), (torch.block_diag(*b) * scaling).to(dtype)
-            self.known.update(state=state, held=held, copies=copies)
+            self.known.update(state=state, held=held, copies=copies, scaling=a[0].new_tensor([scaling]))
         return self.known["copies"]
 
 

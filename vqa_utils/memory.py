@@ -1,8 +1,8 @@
 """How many bytes a model's parts take on a GPU: weights as they are kept, LoRA, and what is alive while it computes.
 
-Everything is counted from shapes. What autograd saves is counted tensor by tensor for the code in `model`, `experts` and
-`train` (fp16 autocast over an fp32 residual stream, checkpointing by layer). Temporaries come and go; their bytes a token
-(the factors 28 and 35 of the attention's width) were fitted on five measured peaks and checked on others: tests/bench/README.md.
+Everything is counted from shapes, tensor by tensor for the code in `layer`, `experts` and `train` (fp16 products over an fp32
+residual stream, checkpointing by layer), and checked on measured peaks: tests/bench/README.md. Of a dense layer, which is
+transformers' own, the temporaries (the factors 28 and 35 of the attention's width) were fitted on such peaks.
 """
 
 import math
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from vqa_utils.config import Config
 from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
+PADDED = 1.25  # rows of a layer's experts for each that is needed, and
+FIRST_GROUP = 0.9  # the share of them in the group of experts that is computed first
 EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
 TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
 LONG_TEXT_TOKENS = 192  # the longest row that still has to fit where layers are kept for the backward
@@ -93,23 +95,27 @@ def lora_weights(name: str, shape: Shape, config: Config) -> int:
 
 def input_bytes(shape: ModelShape, batch: Batch) -> int:
     """What any decoder layer leaves behind for the backward: its fp32 input, and the routing of its experts."""
-    return (4 * shape.hidden + 3 * 8 * shape.experts_per_token) * batch.tokens  # three 64-bit numbers a pair
+    a_pair = 4 + 8 + 3 * 8  # its weight, its expert, and three 64-bit places
+    return (4 * shape.hidden + a_pair * shape.experts_per_token) * batch.tokens
 
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """What autograd saves beside that in a decoder layer that is not computed again, with the mask that sdpa makes."""
-    mask = 2 * batch.tokens // batch.rows
-    return (_attention_saved(shape, config) + _mlp_saved(shape) + mask) * batch.tokens
+    """What is kept beside that of a decoder layer that is not computed again."""
+    return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
 
 
 def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool) -> Bytes:
     """What lives beside the weights while the backward is in the last of `layers` decoder layers, `kept` of them whole."""
-    # Of a whole layer the attention's is among what is saved, and the MLP's, which is gone by the attention's backward
-    saved = -_mlp_saved(shape) if kept else _attention_saved(shape, config)
-    a_token = saved + max(28 * shape.attention_width, _mlp_at_work(shape, 12))
+    mask = 3 * batch.tokens // batch.rows  # as booleans, and as what is added to the scores
+    if shape.experts:  # a whole layer's is among what is saved; both streams' gradients, in two types
+        at_work = 12 * shape.hidden + max(12 * shape.attention_width, _experts_at_work(shape, training=True))
+        a_token = at_work + (0 if kept else _attention_saved(shape, config))
+    else:  # of a whole layer the attention's is among what is saved, and the MLP's, which is gone by the attention's backward
+        saved = -_mlp_saved(shape) if kept else _attention_saved(shape, config)
+        a_token = saved + max(28 * shape.attention_width, 8 * shape.hidden + 12 * shape.mlp_width)
     return {
         KEPT: layers * input_bytes(shape, batch) + kept * saved_bytes(shape, config, batch),
-        WORKING: a_token * batch.tokens if layers else 0,
+        WORKING: int(a_token + mask) * batch.tokens if layers else 0,
         DENSE: dense_bytes(shape) if layers else 0,
         LOGITS: logits_bytes(shape, batch) if head else 0,
     }
@@ -118,8 +124,12 @@ def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int,
 def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
     """What lives beside the weights while a decoder layer goes forward without gradients."""
     stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
-    a_token = stream + max(35 * shape.attention_width, _mlp_at_work(shape, 8))
-    return a_token * batch.tokens + dense_bytes(shape)
+    mask = 3 * batch.tokens // batch.rows
+    if shape.experts:
+        a_token = max(10 * shape.attention_width, _experts_at_work(shape, training=False))
+    else:
+        a_token = max(35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width)
+    return int(stream + mask + a_token) * batch.tokens + dense_bytes(shape)
 
 
 def loading_bytes(shape: ModelShape) -> int:
@@ -148,16 +158,19 @@ def vision_bytes(shape: ModelShape, batch: Batch) -> int:
 
 def _attention_saved(shape: ModelShape, config: Config) -> int:
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
-    dropped = 3 if config.lora_dropout else 2  # LoRA's fp16 input, with the mask where there is dropout
-    # the norm's fp32 input; q, k and v's one input and their one product; sdpa's q, repeated k and v, and output; o's input
-    return 4 * hidden + dropped * hidden + 2 * (queries + 2 * keys) + (2 + 2 + 2 + 2) * queries + dropped * queries
+    product = 2 * (queries + 2 * keys)  # q, k and v's; and sdpa's q, repeated k and v, and output
+    dropped = 2 * queries if config.lora_dropout else 0  # the output with some of it dropped, for o's LoRA
+    # the norm's fp32 input, of the experts' norm here and of the attention's in a dense layer; q, k and v's input
+    own = 2 * hidden if shape.experts else 0  # the experts' input
+    return 4 * hidden + 2 * hidden + own + product + 8 * queries + dropped
 
 
 def _mlp_saved(shape: ModelShape) -> int:
-    """Bytes a token: the experts' fp16 input and the router's probabilities; a dense MLP's fp32 and fp16 inputs, gate and up."""
-    return 2 * shape.hidden + 4 * shape.experts if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
+    """Bytes a token of a dense MLP: fp32 and fp16 inputs, gate and up."""
+    return 0 if shape.experts else 4 * shape.hidden + 6 * shape.mlp_width
 
 
-def _mlp_at_work(shape: ModelShape, dense: int) -> int:
-    """Bytes a token of the MLP at work: `dense` a column, or the experts' pairs in fp16, twice; and two residual streams."""
-    return (4 * shape.experts_per_token + 8) * shape.hidden + (0 if shape.experts else dense * shape.mlp_width)
+def _experts_at_work(shape: ModelShape, *, training: bool) -> float:
+    """Bytes a token: rows in fp16 for each of its experts (in training their gradients too), gates and values of a group."""
+    rows = 4 * shape.hidden if training else 2 * shape.hidden
+    return PADDED * shape.experts_per_token * (rows + FIRST_GROUP * 6 * shape.mlp_width)

@@ -3,8 +3,9 @@
 In a chunk each expert has as many rows as the busiest: few launches, at the price of some padding. `chunks.split` weighs the two.
 """
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,43 +19,78 @@ MOST_ROUTED = 256  # experts, of the kernel that chooses
 
 @dataclass(frozen=True)
 class Chunk:
-    """Experts that are computed together, with their slots: a row for each pair of token and expert, and padding."""
+    """Experts that share a product, with their slots: a row for each pair of token and expert, and padding."""
 
     experts: slice
-    """n places in the routing's order of experts"""
+    """n places among the group's"""
     slots: slice
-    """n * rows of the layer's slots"""
+    """n * rows of the group's"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experts whose weights are dense together."""
+
+    experts: slice
+    """places in the routing's order of experts"""
+    slots: slice
+    """of the layer's"""
+    chunks: tuple[Chunk, ...]
 
 
 class Routing:
     """Where each pair of token and expert is computed. One host synchronisation, for the load of each expert.
 
     Attributes:
-        order: [busy], the experts that have tokens, by descending load.
-        chunks: in the order of their slots.
+        order: [E], the experts by descending load.
+        groups: in the order of their slots; experts without tokens are in none.
         slots: how many there are.
         pair, token: [slots], the flat place in `index` [T, k] that a slot computes, and its token; a padding slot has the first.
         slot_of_pair: [T, k]
+        meanwhile: what came of it.
     """
 
-    def __init__(self, index: torch.Tensor, num_experts: int, at_once: int, padding_worth: int):
-        on_device = count_loads(index, num_experts)
-        load = on_device.cpu().numpy()
-        by_load = np.argsort(-load, kind="stable")
-        sizes = split(load[by_load], at_once, padding_worth)
-        self.slots = sum(experts * rows for experts, rows in sizes)
-        rows_of_each = np.repeat([rows for _, rows in sizes], [experts for experts, _ in sizes])
-        first = np.zeros_like(by_load)
-        first[by_load[: len(rows_of_each)]] = np.cumsum(rows_of_each) - rows_of_each
-        first, by_load = torch.from_numpy(np.stack([first, by_load])).to(index.device, non_blocking=True)
-        self.order = by_load[: len(rows_of_each)]
-        self.slot_of_pair, self.pair, self.token = place_pairs(index, first, on_device, self.slots)
-        ends = [0, *itertools.accumulate(experts for experts, _ in sizes)]
-        edges = [0, *itertools.accumulate(experts * rows for experts, rows in sizes)]
-        self.chunks = [
-            Chunk(slice(first, last), slice(start, end))
-            for (first, last), (start, end) in zip(itertools.pairwise(ends), itertools.pairwise(edges), strict=True)
-        ]
+    def __init__(
+        self,
+        index: torch.Tensor,
+        num_experts: int,
+        at_once: int,
+        padding_worth: int,
+        meanwhile: Callable[[torch.Tensor], Any] = lambda order: None,
+    ):
+        """`meanwhile` is given the order before the loads are there: what it queues, a GPU does while the host waits and cuts."""
+        load = count_loads(index, num_experts)
+        self.order = order_loads(load)
+        on_host = torch.empty(num_experts, dtype=load.dtype, pin_memory=load.is_cuda).copy_(load, non_blocking=True)
+        copied = torch.cuda.current_stream(load.device).record_event() if load.is_cuda else None
+        self.meanwhile = meanwhile(self.order)
+        if copied:
+            copied.synchronize()
+        loads = on_host.numpy()
+        by_load = np.argsort(-loads, kind="stable")
+        sizes = split(loads[by_load], at_once, padding_worth)
+        experts, rows = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+        edges = np.cumsum(experts * rows)
+        first = torch.zeros(num_experts, dtype=torch.long, pin_memory=load.is_cuda)
+        rows_of_each = np.repeat(rows, experts)
+        first.numpy()[by_load[: len(rows_of_each)]] = np.cumsum(rows_of_each) - rows_of_each
+        first = first.to(index.device, non_blocking=True)
+        self.slots = int(edges[-1]) if len(edges) else 0
+        self.slot_of_pair, self.pair, self.token = place_pairs(index, first, load, self.slots)
+        self.groups = _groups(sizes, at_once)
+
+
+def _groups(sizes: list[tuple[int, int]], at_once: int) -> list[Group]:
+    """The chunks, of so many experts with so many rows, in groups of `at_once` experts."""
+    groups, chunks, start, slot = [], [], 0, 0
+    experts = slots = 0  # of the group so far
+    for number, (count, rows) in enumerate(sizes):
+        chunks.append(Chunk(slice(experts, experts + count), slice(slots, slots + count * rows)))
+        experts, slots = experts + count, slots + count * rows
+        if number + 1 == len(sizes) or experts + sizes[number + 1][0] > at_once:
+            groups.append(Group(slice(start, start + experts), slice(slot, slot + slots), tuple(chunks)))
+            start, slot, chunks, experts, slots = start + experts, slot + slots, [], 0, 0
+    return groups
 
 
 def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,6 +125,15 @@ def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:
     load = index.new_zeros(experts, dtype=torch.int32)
     launch("count_loads", index.device, index.numel() // PAIRS_A_THREAD, index.contiguous(), load, index.numel(), experts)
     return load
+
+
+def order_loads(load: torch.Tensor) -> torch.Tensor:
+    """The experts by descending load [E], those of one load by their number."""
+    if len(load) > MOST_EXPERTS or load.dtype != torch.int32 or not is_ready(load.device):
+        return load.argsort(descending=True, stable=True)
+    order = load.new_empty(len(load), dtype=torch.long)
+    launch("order_loads", load.device, len(load), load, order, len(load))
+    return order
 
 
 def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, slots: int) -> tuple[torch.Tensor, ...]:

@@ -54,6 +54,8 @@ def batch_images(model: nn.Module) -> None:
     """Give the vision tower's blocks, attention and patch embedding the forwards below, where they have the usual parts."""
     known: dict[int, Rows] = {}
     for name, module in model.named_modules():
+        if type(module).__name__ in ("Qwen3VLVisionModel", "Qwen3VLMoeVisionModel"):
+            module.register_forward_pre_hook(_give_positions, with_kwargs=True)
         if "visual" in name and all(hasattr(module, part) for part in ("norm1", "norm2", "attn", "mlp")):
             module.forward = types.MethodType(_block, module)
         if "visual" in name and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
@@ -96,6 +98,29 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         launch("rotate", x.device, x.numel() // 8, x, x.stride(0), cos, sin, patches, heads, d)
     else:
         x.copy_(rotated(x, cos[:, None], sin[:, None]))
+
+
+def _give_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Makes what transformers otherwise makes image by image."""
+    merge, grids = module.spatial_merge_size, kwargs["grid_thw"]
+    return args, {**kwargs, "position_ids": patch_positions(grids, merge, len(args[0]))}
+
+
+def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tensor:
+    """Row and column of each patch in its image [patches, 2], as `transformers.vision_utils.get_vision_position_ids` has them.
+
+    Args:
+        grids: [images, 3], the frames, rows and columns of each.
+        merge: patches lie in blocks of so many rows and columns.
+        patches: of all images.
+    """
+    counts = grids.prod(1)
+    image = torch.repeat_interleave(torch.arange(len(grids), device=grids.device), counts, output_size=patches)
+    _, rows, columns = grids[image].unbind(1)
+    place = (torch.arange(patches, device=grids.device) - (counts.cumsum(0) - counts)[image]) % (rows * columns)
+    block, within = place // merge**2, place % merge**2
+    row, column = block // (columns // merge), block % (columns // merge)
+    return torch.stack([row * merge + within // merge, column * merge + within % merge], 1)
 
 
 def _embed_patches(self: nn.Module, patches: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@
 Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
 at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
 a layer at a time. `ours`: what `load_base` and `add_lora` make. `peer`: another project's kernels (peer.py) and its fusions
-around them in the model of `usual` and `stock`, `peer_in_ours`: its kernels alone in ours; left out where it cannot run.
+around them in the model of `usual` and `stock`; left out where it cannot run.
 
 The floor counts, at rates measured in the same run: the operations of all products forward and of their input gradients
 backward (nothing computed twice), and each packed weight read once a pass.
@@ -36,6 +36,7 @@ from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMix
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
+from vqa_utils import routing
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.encode import Encoder
 from vqa_utils.memory import weights_by_module
@@ -50,18 +51,11 @@ from vqa_utils.train import answer_loss
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-WARM_UP = 2  # steps
+WARM_UP = 10 if GPU else 1  # steps with batches of their own: products of sizes that are new cost the host more
 MOST_TRAINED = 16  # rows; more of them are scored alone
 # variant, rows a batch, timed steps
-CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("stock", 64, 10), ("peer", 1, 5), ("peer", 16, 10)]
-CASES += [
-    ("ours", 1, 10),
-    ("ours", 4, 10),
-    ("ours", 16, 10),
-    ("ours", 64, 10),
-    ("peer_in_ours", 1, 5),
-    ("peer_in_ours", 16, 10),
-]
+CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("stock", 64, 10), ("stock", 128, 10), ("peer", 1, 5)]
+CASES += [("peer", 16, 10), ("ours", 1, 10), ("ours", 4, 10), ("ours", 16, 10), ("ours", 64, 10), ("ours", 128, 10)]
 
 
 def dense_view(experts: NF4Experts) -> SimpleNamespace:
@@ -98,7 +92,7 @@ def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
     return get_peft_model(base, lora)
 
 
-FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward, "peer_in_ours": peer.experts}
+FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
 
 
 @contextlib.contextmanager
@@ -110,13 +104,38 @@ def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
     NF4Experts.forward = FORWARDS["ours"]
 
 
+@contextlib.contextmanager
+def counting(found: dict[str, object]) -> Iterator[None]:
+    """Of our experts, the rows computed for each that is needed, and the chunks of a layer."""
+    cuts, split = [], routing.split
+
+    def counted(loads: Sequence[int], *args: int) -> list[tuple[int, int]]:
+        cuts.append((sum(loads), split(loads, *args)))
+        return cuts[-1][1]
+
+    routing.split = counted
+    yield
+    routing.split = split
+    if cuts:
+        rows = sum(experts * each for _, sizes in cuts for experts, each in sizes)
+        found["padded"] = float(f"{rows / sum(int(needed) for needed, _ in cuts):.4g}")
+        found["chunks"] = float(f"{sum(len(sizes) for _, sizes in cuts) / len(cuts):.4g}")
+
+
 def train_step(model: torch.nn.Module, batch: dict) -> None:
     inputs = dict(batch)
     labels = inputs.pop("labels")
     with autocast(model.device, True):
         loss = answer_loss(model(**inputs), labels)
     (loss * 256).backward()
-    model.zero_grad(set_to_none=True)
+    for parameter in trained(model):
+        parameter.grad = None
+
+
+@functools.lru_cache(maxsize=1)
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What an optimizer would hold."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def score(model: torch.nn.Module, batch: BatchFeature) -> None:
@@ -248,7 +267,10 @@ def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, siz
             model.train(mode == "train")
             batches = [encode(rows[start : start + size]) for start in range(0, len(rows), size)]
             tokens[mode] = batches[-1]["input_ids"].shape[1]
-            found[mode] = measured(functools.partial(step, model), batches, size)
+            counted: dict[str, object] = {}
+            with counting(counted):
+                found[mode] = measured(functools.partial(step, model), batches, size)
+            found[mode] |= counted
     return found, tokens
 
 
@@ -259,7 +281,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
     parser.add_argument("--only", nargs="*", default=list(FORWARDS), help="variants")
-    parser.add_argument("--rows", nargs="*", type=int, default=[1, 4, 16, 64], help="rows a batch")
+    parser.add_argument("--rows", nargs="*", type=int, default=[1, 4, 16, 64, 128], help="rows a batch")
     parser.add_argument("--changes", nargs="*", default=[""], metavar="NAME=VALUE,...", help="the cases with these settings")
     return parser.parse_args()
 
@@ -274,26 +296,38 @@ def main() -> None:
     results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
     model, usual_config, processor = prepared(args.tiny)
     ready_for = (False, "")
-    for (variant, size, repeats), change in itertools.product(CASES, args.changes):  # once it is ours, no variant is stock
-        if variant not in args.only or size not in args.rows or ("peer" in variant and without_peer):
-            continue
-        config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), "ours" in variant
-        if not isinstance(model, PeftModel) or ready_for != (ours, change):
-            model = adapted(model, config, ours=ours, finished=ready_for[0])
-            ready_for = (ours, change)
-        with tempfile.TemporaryDirectory() as folder:
-            steps = WARM_UP + (args.steps or repeats) + 1
-            rows = make_rows(Path(folder), config.image_side, steps * size).to_dict("records")
+    chosen = [
+        case for case in CASES if case[0] in args.only and case[1] in args.rows and not ("peer" in case[0] and without_peer)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        rows_of = functools.partial(rows_needed, steps=args.steps)
+        pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(map(rows_of, chosen))).to_dict("records"))
+        for (variant, size, repeats), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
+            config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), variant == "ours"
+            if not isinstance(model, PeftModel) or ready_for != (ours, change):
+                model = adapted(model, config, ours=ours, finished=ready_for[0])
+                ready_for = (ours, change)
             encoder = Encoder(processor, Path(folder), config.image_side)
-            found, tokens = case(model, variant, encoder, rows, size)
-        for mode in {"train", "score"} & set(found) if rate else ():
-            share = floor(config, tokens[mode], size, rate, training=mode == "train")
-            found[mode]["floor_s"] = float(f"{share:.4g}")
-        if "peer" in variant:
-            found["calls"] = peer.calls()
-        results.append({"variant": variant, "rows": size, **({"change": change} if change else {}), "tokens": tokens, **found})
-        print(json.dumps(results[-1]), flush=True)
-        args.out.write_text(json.dumps(results, indent=1))
+            rows = pictures(config.image_side)[: rows_of((variant, size, repeats))]
+            try:
+                found, tokens = case(model, variant, encoder, rows, size)
+            except torch.OutOfMemoryError:
+                found, tokens = {"out_of_memory": True}, {}
+            for mode in {"train", "score"} & set(found) if rate else ():
+                share = floor(config, tokens[mode], size, rate, training=mode == "train")
+                found[mode]["floor_s"] = float(f"{share:.4g}")
+            if variant == "peer":
+                found["calls"] = peer.calls()
+            named = {"variant": variant, "rows": size, **({"change": change} if change else {})}
+            results.append({**named, "tokens": tokens, **found})
+            print(json.dumps(results[-1]), flush=True)
+            args.out.write_text(json.dumps(results, indent=1))
+
+
+def rows_needed(case: tuple[str, int, int], steps: int | None) -> int:
+    """Each step has its own."""
+    _, size, repeats = case
+    return size * (WARM_UP + (steps or repeats) + 1)
 
 
 if __name__ == "__main__":
