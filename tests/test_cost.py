@@ -6,7 +6,6 @@ from math import prod
 
 import pytest
 
-from vqa_utils import chunks
 from vqa_utils.chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE, split
 from vqa_utils.config import parse_settings
 from vqa_utils.cost import Work, expert_loads, work_of
@@ -49,7 +48,7 @@ def test_one_and_sixteen_rows_are_recorded():
 
 @pytest.mark.parametrize(("case", "mode"), CASES)
 def test_the_busy_time_is_within_a_quarter_of_every_recorded_one(case, mode):
-    """Two constants come from training at 16 rows: `SUSTAINED` from its busy time, `ALIKE` from its padding."""
+    """Two constants come from earlier runs at 16 rows: `SUSTAINED` from the busy time of training, `ALIKE` from the padding."""
     _, seconds = predicted(case, mode)
     assert seconds.busy / case["rows"] == pytest.approx(case[mode]["busy_s"], rel=0.25)
 
@@ -61,15 +60,17 @@ def test_the_launches_are_within_a_quarter_of_every_recorded_number(case, mode):
     assert 0.5 < seconds.wall / case["rows"] / case[mode]["wall_s"] < 2  # hosts differ by that much
 
 
-def test_the_loads_are_those_of_the_recorded_padding(monkeypatch):
-    monkeypatch.setattr(chunks, "ROUNDING", 10**6)  # what was recorded was not rounded
-    loads = expert_loads(128, 8, 16 * 287)
-    cut = split(loads, EXPERTS_AT_ONCE, 6000)  # as it was when that was recorded
-    padding = sum(experts * rows for experts, rows in cut) / sum(loads) - 1
-    assert padding == pytest.approx(0.35, abs=0.02) and abs(len(cut) - 4.9) < 1  # tests/bench/README.md
-    assert sum(loads) == pytest.approx(8 * 16 * 287, rel=0.01) and max(loads) <= 16 * 287
+@pytest.mark.parametrize(("case", "mode"), CASES)
+def test_the_loads_are_padded_as_every_recorded_ones(case, mode):
+    """Random weights, each batch its own; the constant behind the loads is from an earlier way to cut."""
+    tokens = case["rows"] * case["tokens"][mode]
+    loads = expert_loads(128, 8, tokens)
+    cut = split(loads, EXPERTS_AT_ONCE, WORTH_SINCE_AMPERE)
+    assert sum(experts * rows for experts, rows in cut) / sum(loads) == pytest.approx(case[mode]["padded"], rel=0.05)
+    assert len(cut) == pytest.approx(case[mode]["chunks"], rel=0.25)
+    assert sum(loads) == pytest.approx(8 * tokens, rel=0.01) and max(loads) <= tokens
     assert list(loads) == sorted(loads, reverse=True)
-    assert len(split(loads, EXPERTS_AT_ONCE, WORTH_ON_TURING)) > 2 * len(cut)  # a T4 pads less
+    assert len(split(loads, EXPERTS_AT_ONCE, WORTH_ON_TURING)) > len(cut)  # a T4 pads less
 
 
 def test_operations_are_two_a_weight_and_token_forward_and_more_with_a_backward():
@@ -113,7 +114,7 @@ def test_streamed_experts_come_over_the_bus_forward_and_back():
     config, batch = preset("safe", offload_experts=True), Batch(16, 144, 128)
     (streaming,), (scoring,) = (works_of(config, batch, limits=(14e9,), training=on) for on in (True, False))
     a_layer = 128 * 3 * 2048 * 768 * 4.127 / 8
-    assert streaming.streamed == pytest.approx(2 * 28 * a_layer, rel=0.01) and scoring.streamed == streaming.streamed / 2
+    assert streaming.streamed == pytest.approx(2 * 29 * a_layer, rel=0.01) and scoring.streamed == streaming.streamed / 2
     assert works_of(config, batch)[0].streamed == 0
 
 

@@ -66,7 +66,7 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
 
 
 def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():
-    a_layer = 0.31 * GIB
+    a_layer = 0.33 * GIB  # its weights, and the input that it leaves for the backward
     for limits in [(14e9, 14e9), (12e9, 15e9), (15e9, 12e9), (9e9, 9e9, 9e9), (6e9, 6e9, 14e9, 7e9)]:
         plan = planned_of(limits=limits, use_gradient_checkpointing=True)
         left = [gpu.left for gpu in plan.gpus]
@@ -156,7 +156,7 @@ def test_the_largest_micro_batch_divides_the_effective_one_and_leaves_a_reserve(
 
 def test_auto_takes_the_largest_at_the_same_rows_a_step():
     limits = [int(11.2e9), int(11.2e9)]
-    auto = settled(preset("balanced", score_batch=8, tta=1), SHAPE, limits)
+    auto = settled(preset("balanced", tta=1), SHAPE, limits)
     assert auto.micro_batch == largest_micro_batch(preset("balanced"), SHAPE, limits) and auto.effective_batch == 12
     assert make_plan(preset("balanced", tta=1), SHAPE, limits) == make_plan(auto, SHAPE, limits)
     one = preset("balanced", micro_batch=1, score_batch=3)

@@ -6,7 +6,7 @@
 
 Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
 at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
-a layer at a time. `ours`: what `load_base` and `add_lora` make. `peer`: another project's kernels (peer.py) and its fusions
+a layer at a time (stock.py). `ours`: what `load_base` and `add_lora` make. `peer`: another project's kernels (peer.py) and its fusions
 around them in the model of `usual` and `stock`; left out where it cannot run.
 
 The floor counts, at rates measured in the same run: the operations of all products forward and of their input gradients
@@ -25,22 +25,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import peer
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from real_shape import GIB, load_stock, make_processor, make_rows
+from stock import stock, stock_lora, usual
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMixin
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
-from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils import routing
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.encode import Encoder
 from vqa_utils.memory import weights_by_module
-from vqa_utils.model import LANGUAGE_MODEL, add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
+from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
 from vqa_utils.nf4 import NF4Experts
 from vqa_utils.orders import shifts_of
 from vqa_utils.presets import preset
@@ -56,40 +54,6 @@ MOST_TRAINED = 16  # rows; more of them are scored alone
 # variant, rows a batch, timed steps
 CASES = [("usual", 1, 3), ("stock", 1, 5), ("stock", 16, 10), ("stock", 64, 10), ("stock", 128, 10), ("peer", 1, 5)]
 CASES += [("peer", 16, 10), ("ours", 1, 10), ("ours", 4, 10), ("ours", 16, 10), ("ours", 64, 10), ("ours", 128, 10)]
-
-
-def dense_view(experts: NF4Experts) -> SimpleNamespace:
-    """A layer's experts as transformers has them, made dense for one use."""
-    with torch.no_grad():
-        weights = experts.dense()
-    flags = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-    flags |= {
-        "has_post_expert_norm": False,
-        "_is_expert_parallel": False,
-        "_apply_gate": functools.partial(_default_apply_gate, experts),
-    }
-    return SimpleNamespace(num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights)
-
-
-def usual(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    forward = Qwen3VLMoeTextExperts.forward
-    return getattr(forward, "__wrapped__", forward)(dense_view(self), x, index, weights)
-
-
-def stock(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return ALL_EXPERTS_FUNCTIONS["grouped_mm"](dense_view(self), x, index, weights)
-
-
-def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
-    """What the recipes do: PEFT, checkpointing, and the hook that makes the inputs need a gradient."""
-    base.requires_grad_(False)
-    base.config.use_cache = base.config.get_text_config().use_cache = False
-    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    base.enable_input_require_grads()
-    targets = rf"{LANGUAGE_MODEL}\.({'|'.join(config.target_modules)})"
-    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
-    return get_peft_model(base, lora)
 
 
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
