@@ -6,9 +6,11 @@ import gc
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
 
 from vqa_utils import layer as lean
+from vqa_utils.lora import Projection
 from vqa_utils.model import add_lora, load_base
 
 DROPOUT = 0.25
@@ -20,7 +22,11 @@ def settings(config):
 
 
 def tuned_model(settings, **changes):
-    tuned = add_lora(load_base(dataclasses.replace(settings, **changes)), dataclasses.replace(settings, **changes)).train()
+    config = dataclasses.replace(settings, **changes)
+    return with_random_updates(add_lora(load_base(config), config).train())
+
+
+def with_random_updates(tuned):
     torch.manual_seed(0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
@@ -113,7 +119,7 @@ def test_dropout_is_the_same_when_a_layer_is_computed_again(settings, batch):
 
 @pytest.mark.parametrize("again", [True, False])
 def test_with_dropout_it_is_transformers_own_with_these_masks(settings, batch, monkeypatch, again):
-    monkeypatch.setattr("vqa_utils.lora.draw_seed", lambda: 7)
+    monkeypatch.setattr(Projection, "draw_seed", lambda self: 7 + len(self.layers))  # another for q, k and v than for o
     tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=again)
     with transformers_own(tuned):
         wanted = logits_and_gradients(tuned, batch)
@@ -153,6 +159,25 @@ def test_without_the_adapter_it_is_the_base(settings, batch):
     base = load_base(settings)
     with torch.no_grad(), tuned.disable_adapter():
         torch.testing.assert_close(tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_it_takes_the_place_of_the_hook_that_moves_inputs(settings, batch):
+    wanted = logits_and_gradients(tuned_model(settings), batch)
+    base, moved = load_base(settings), []
+    for layer in base.model.language_model.layers:
+        hook = AlignDevicesHook(execution_device="cpu")
+        hook.pre_forward = lambda module, *args, **kwargs: moved.append(module) or (args, kwargs)
+        add_hook_to_module(layer, hook)
+    found = logits_and_gradients(with_random_updates(add_lora(base, settings).train()), batch)
+    assert_equal(found, wanted)
+    assert not moved
+
+
+def test_layers_share_a_copy_of_the_mask_on_another_device():
+    mask, there = torch.ones(2, 1, 3, 3, dtype=torch.bool), torch.device("meta")
+    copy = lean._on(there, mask)
+    assert copy.device == there and lean._on(there, mask) is copy and lean._on(mask.device, mask) is mask
+    assert lean._on(there, None) is None
 
 
 def test_other_adapters_and_a_merged_one_are_left_to_transformers(settings, batch):

@@ -31,9 +31,7 @@ def use_lean_layers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ == "Qwen3VLMoeTextDecoderLayer" and _projections(module):
             module.is_computed_again, module.gradient_checkpointing = module.gradient_checkpointing, False
-            # what moves the inputs to a layer's own GPU stays around it
-            name = "_old_forward" if hasattr(module, "_old_forward") else "forward"
-            setattr(module, name, types.MethodType(_forward, module))
+            module.forward = types.MethodType(_forward, module)
 
 
 def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
@@ -52,16 +50,30 @@ def _forward(
     position_embeddings: Angles | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """As transformers calls it: hidden_states [B, L, H]; with a cache, or an adapter that was merged, it is transformers' own."""
+    """As transformers calls it: hidden_states [B, L, H]; with a cache, or an adapter that was merged, it is transformers' own.
+
+    It stands in the place of accelerate's hook too, which would copy mask and angles to another GPU once a layer.
+    """
+    device = self.input_layernorm.weight.device
+    hidden_states, mask = hidden_states.to(device), _on(device, attention_mask)
+    angles = tuple(_on(device, part) for part in position_embeddings)
     projections = _projections(self)
     if projections is None or has_cache(kwargs):
-        own = {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
-        return type(self).forward(self, hidden_states, **own, **kwargs)
-    layer = Layer(self, *projections, attention_mask, position_embeddings, [each.draw_seed() for each in projections])
+        return type(self).forward(self, hidden_states, attention_mask=mask, position_embeddings=angles, **kwargs)
+    layer = Layer(self, *projections, mask, angles, [each.draw_seed() for each in projections])
     if torch.is_grad_enabled():
         return _Compute.apply(hidden_states, layer, not self.is_computed_again, *layer.weights)
     with torch.autocast(hidden_states.device.type, enabled=False):
         return layer.forward(hidden_states)[0]
+
+
+def _on(device: torch.device, tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """What all layers share, on a layer's device: one copy for all of them, kept with the tensor."""
+    if tensor is None or tensor.device == device:
+        return tensor
+    if getattr(tensor, "elsewhere", None) is None or tensor.elsewhere.device != device:
+        tensor.elsewhere = tensor.to(device)
+    return tensor.elsewhere
 
 
 @dataclass
