@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from transformers import DynamicCache
 
 from vqa_utils import layer as lean
 from vqa_utils.lora import Projection
@@ -159,6 +160,15 @@ def test_without_the_adapter_it_is_the_base(settings, batch):
     base = load_base(settings)
     with torch.no_grad(), tuned.disable_adapter():
         torch.testing.assert_close(tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_is_left_to_transformers(settings):
+    tuned, tokens = tuned_model(settings).eval(), torch.arange(5, 13)[None]
+    with torch.no_grad():
+        whole = tuned(input_ids=tokens).logits[:, -1]
+        cache = tuned(input_ids=tokens[:, :5], use_cache=True, past_key_values=DynamicCache()).past_key_values
+        rest = tuned(input_ids=tokens[:, 5:], past_key_values=cache, use_cache=True).logits[:, -1]
+    torch.testing.assert_close(rest, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_it_takes_the_place_of_the_hook_that_moves_inputs(settings, batch):

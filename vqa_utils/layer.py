@@ -141,7 +141,7 @@ class Layer:
         qkv, *projected = self.qkv.forward(normed, self.seeds[0], keep=keep)
         del normed
         heads = split_heads(qkv, norms, *self.angles)
-        qkv = qkv if keep else None
+        qkv = qkv if keep else None  # here and below: what nothing reads any more makes room
         if keep:
             heads = tuple(part.requires_grad_() for part in heads)
         with torch.set_grad_enabled(keep):
