@@ -146,6 +146,26 @@ def test_what_a_layer_kept_is_gone_once_its_backward_is_done(settings, batch, mo
     assert held == [1] * count
 
 
+def test_a_second_backward_is_refused_and_says_why(settings, batch):
+    tuned = tuned_model(settings)
+    loss = tuned(**{name: value for name, value in batch.items() if name != "labels"}).logits.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="expected one backward through a layer, found a second"):
+        loss.backward()
+
+
+def test_evaluation_between_forward_and_backward_changes_no_gradient(settings, batch):
+    found = []
+    for evaluates in (False, True):
+        tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=True)
+        torch.manual_seed(3)
+        logits = tuned(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        tuned.train(not evaluates)
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+        found.append((logits.detach(), {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None}))
+    assert_equal(*found)
+
+
 def test_a_layer_computed_again_stops_before_its_experts(settings, batch, monkeypatch):
     made, compute = [], lean.experts.compute
     monkeypatch.setattr(lean.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs))

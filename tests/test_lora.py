@@ -4,6 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from vqa_utils.callbacks import SeenSteps
 from vqa_utils.dropout import dropout
 from vqa_utils.lora import project, use_lean_lora
 from vqa_utils.model import add_lora, load_base
@@ -91,6 +92,22 @@ def test_an_optimizer_step_is_seen(monkeypatch):
     assert torch.equal(model(x), before)  # no gradient yet
     before.sum().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
+    after = model(x)
+    del model.base_model.model[0].forward
+    torch.testing.assert_close(after, model(x), rtol=1e-5, atol=1e-4)
+    assert (after - before).abs().max() > 0.1
+
+
+def test_a_step_that_autograd_does_not_know_of_is_seen_once_it_is_told():
+    model, x = adapted(0.0, False), torch.randn(3, 128)
+    use_lean_lora(model)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer, before = bnb.optim.AdamW(learning, lr=0.1), model(x)
+    before.sum().backward()
+    versions = [p._version for p in learning]
+    optimizer.step()
+    assert [p._version for p in learning] == versions  # the kind of optimizer that this is about
+    SeenSteps().on_optimizer_step(None, None, None, model=model)
     after = model(x)
     del model.base_model.model[0].forward
     torch.testing.assert_close(after, model(x), rtol=1e-5, atol=1e-4)

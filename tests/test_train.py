@@ -2,6 +2,7 @@ import dataclasses
 import functools
 from types import SimpleNamespace
 
+import bitsandbytes as bnb
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,6 +112,23 @@ def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge,
     model, _, _ = load_adapter(tmp_path / "fold0" / "adapter", config)
     found = log_loss(score_options(model, encoder, held_out, batch_size=8), held_out["answer"])
     assert found == pytest.approx(min(losses), abs=1e-3) and losses[-1] > min(losses) + 0.01
+
+
+def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp_path, monkeypatch):
+    """`use_cpu_offload` takes it, and autograd sees nothing of its steps; what it keeps in host memory is left out here."""
+    config = dataclasses.replace(config, epochs=2, learning_rate=1e-2)
+    rows, held_out = challenge.train.head(16), challenge.train.tail(8)
+    usual = train_fold(fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "torch"))
+
+    def create_optimizer(self, model=None):
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = bnb.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0, optim_bits=32)
+        return self.optimizer
+
+    monkeypatch.setattr(train.StepTrainer, "create_optimizer", create_optimizer)
+    other = train_fold(fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "bitsandbytes"))
+    losses = [[scores["log_loss"] for scores in meta["epochs"]] for meta in (usual, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and abs(losses[0][1] - losses[0][0]) > 0.01
 
 
 class StopsAfterOneEpoch(TrainerCallback):

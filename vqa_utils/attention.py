@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from vqa_utils.launch import is_ready, launch
+from vqa_utils.launch import EIGHT, is_ready, launch
 from vqa_utils.lora import project
-
-EIGHT = 8  # values that a thread takes at a time
 
 
 def use_lean_attention(model: nn.Module) -> None:
@@ -84,7 +82,7 @@ def split_heads(
         cos, sin: [B, L, d], with equal halves.
     """
     heads = qkv.unflatten(-1, (norms.q_heads + 2 * norms.kv_heads, -1))
-    if not _fits(heads):
+    if not _fits(heads, cos):
         return _split_heads(heads, norms, cos, sin)
     q, k, v = (heads.new_empty(*heads.shape[:2], norms.q_heads, heads.shape[-1]) for _ in range(3))
     launch("heads", qkv.device, qkv.numel() // EIGHT, *_inputs(heads, norms, cos, sin), q, k, v, *_sizes(heads, norms))
@@ -100,7 +98,7 @@ def split_heads_backward(
 ) -> torch.Tensor:
     """Qkv's gradient from those of q, k and v [B, L, q_heads, d]."""
     heads = qkv.unflatten(-1, (norms.q_heads + 2 * norms.kv_heads, -1))
-    if not _fits(heads):
+    if not _fits(heads, cos):
         with torch.enable_grad():
             heads = heads.detach().requires_grad_()
             outputs = _split_heads(heads, norms, cos, sin)
@@ -154,9 +152,12 @@ def _split_heads(
     return q, *(repeat_kv(part.transpose(1, 2), repeats).transpose(1, 2) for part in (k, parts[2]))
 
 
-def _fits(heads: torch.Tensor) -> bool:
+def _fits(heads: torch.Tensor, cos: torch.Tensor) -> bool:
     return (
-        heads.dtype == torch.float16 and heads.shape[-1] in (64, 128, 256) and heads.is_contiguous() and is_ready(heads.device)
+        heads.dtype == cos.dtype == torch.float16
+        and heads.shape[-1] in (64, 128, 256)
+        and heads.is_contiguous()
+        and is_ready(heads.device)
     )
 
 

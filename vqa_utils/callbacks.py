@@ -1,4 +1,4 @@
-"""What happens beside the training's steps: the log, the guard against gradients that are no numbers, free memory."""
+"""What happens beside the training's steps: the log, the guard against gradients that are no numbers, versions, free memory."""
 
 import csv
 import math
@@ -71,6 +71,18 @@ class NonFiniteGuard(TrainerCallback):
                 f"{logs.get('loss')}); lower the learning rate (--set learning_rate=2e-5), or compute in fp32 (--set "
                 "use_amp=false) to see whether fp16 is the cause"
             )
+
+
+class SeenSteps(TrainerCallback):
+    """Tells autograd that a step changed the weights.
+
+    The lean LoRA makes its 16-bit copies anew where a weight's version is new, and bitsandbytes' optimizers write past it.
+    """
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **kwargs: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.autograd.graph.increment_version(parameter)
 
 
 class FreeMemory(TrainerCallback):

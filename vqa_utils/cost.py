@@ -120,9 +120,8 @@ def _dense_bytes(config: Config) -> float:
 def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *, training: bool) -> Work:
     """Scores and sums over all positions, and the element-wise work of a layer's attention half."""
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
-    dropout = 5 * (hidden + queries) if training and config.lora_dropout else 0  # in, out, mask
     norms = 6 * hidden + 16 * hidden  # fp32 in, fp16 out; with the attention's output, and the stream and the norm in fp32
-    dropout = 4 * (hidden + queries) if training and config.lora_dropout else 0
+    dropout = 4 * (hidden + queries) if training and config.lora_dropout else 0  # in and out
     update = 4 * (queries + 2 * keys + hidden) if training else 0  # LoRA's is added to what is there, or to the matrix
     heads = 2 * (queries + 2 * keys) + 6 * queries  # q, k and v; k and v repeated
     forward = norms + dropout + update + heads + 8 * queries  # at last the attention's own

@@ -2,9 +2,7 @@
 
 import torch
 
-from vqa_utils.launch import is_ready, launch
-
-EIGHT = 8  # values that a thread takes at a time
+from vqa_utils.launch import EIGHT, is_ready, launch
 
 
 def draw_seed() -> int:

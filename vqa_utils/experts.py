@@ -44,7 +44,7 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
 def routed(index: torch.Tensor, module: Any) -> Routing:
     """Where the pairs [T, k] go. While the host waits for the loads, a GPU makes the first group dense."""
     first = slice(0, min(module.at_once, module.num_experts))
-    ahead = index.is_cuda and index.numel() > first.stop  # else some of these may have no token
+    ahead = index.is_cuda and index.numel() > first.stop  # else most of these have no token, and would be made for nothing
 
     def meanwhile(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         return module.dequantizer(order)(first) if ahead else None

@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.launch import is_ready, launch
+from vqa_utils.launch import EIGHT, is_ready, launch
 from vqa_utils.memory import BLOCK, GROUP
-
-EIGHT = 8  # values that a thread takes at a time
 
 
 class Packed(NamedTuple):

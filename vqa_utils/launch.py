@@ -18,6 +18,7 @@ import torch
 SOURCES = Path(__file__).with_name("cuda")
 COMMON = "common.cu"  # what the other files need before them
 THREADS = 256  # a block
+EIGHT = 8  # values that most of them take at a time, a thread
 FORMATS = {int: "i4x", float: "f4x"}  # of an argument in its eight bytes; all others are pointers
 
 
@@ -113,7 +114,7 @@ class _Values:
     same from tuples in each launch, which takes longer than the launch.
     """
 
-    def __init__(self, thread: int, *kinds: type):
+    def __init__(self, *kinds: type):
         self.buffer = ctypes.create_string_buffer(8 * max(1, len(kinds)))
         start = ctypes.addressof(self.buffer)
         self.addresses = (ctypes.c_void_p * max(1, len(kinds)))(*(start + 8 * number for number in range(len(kinds))))
@@ -125,4 +126,5 @@ class _Values:
     @staticmethod
     @functools.cache
     def of(thread: int, *kinds: type) -> "_Values":
-        return _Values(thread, *kinds)
+        """Those of a thread, which is here for the cache's sake."""
+        return _Values(*kinds)

@@ -60,8 +60,9 @@ def _forward(
     projections = _projections(self)
     if projections is None or has_cache(kwargs):
         return type(self).forward(self, hidden_states, attention_mask=mask, position_embeddings=angles, **kwargs)
-    layer = Layer(self, *projections, mask, angles, [each.draw_seed() for each in projections])
-    if torch.is_grad_enabled():
+    seeds, learns = [each.draw_seed() for each in projections], torch.is_grad_enabled()
+    layer = Layer(self, *projections, mask, angles, seeds, learns)
+    if learns:
         return _Compute.apply(hidden_states, layer, not self.is_computed_again, *layer.weights)
     with torch.autocast(hidden_states.device.type, enabled=False):
         return layer.forward(hidden_states)[0]
@@ -78,7 +79,7 @@ def _on(device: torch.device, tensor: torch.Tensor | None) -> torch.Tensor | Non
 
 @dataclass
 class Attended:
-    """What the attention's half leaves for the backward, [B, L, ...] each."""
+    """What the attention's half leaves for the backward, [B, L, ...] but for what A makes, which is [T, R]."""
 
     projected: tuple[torch.Tensor, torch.Tensor]
     """q, k and v's LoRA input, and what A made of it"""
@@ -106,7 +107,7 @@ class Routed:
 
 @dataclass
 class Layer:
-    """A decoder layer and what it is given beside the stream; all its methods are without autograd."""
+    """A decoder layer and what it is given beside the stream; autograd has a part in the attention alone."""
 
     module: nn.Module
     qkv: Projection
@@ -115,6 +116,8 @@ class Layer:
     angles: Angles
     seeds: list[int | None]
     """of the dropout in front of each projection's A"""
+    learns: bool
+    """whether there will be a backward"""
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -138,7 +141,7 @@ class Layer:
         """What the backward needs, where `keep`; the stream behind the attention; its norm, and where `wide` that in x's type."""
         dtype, norms = self.module.mlp.experts.compute_dtype, HeadNorms.of(self.module.self_attn)
         _, normed, _ = add_norm(x, None, self.module.input_layernorm, dtype)
-        qkv, *projected = self.qkv.forward(normed, self.seeds[0], keep=keep)
+        qkv, *projected = self.qkv.forward(normed, self.seeds[0], keep=keep, merge=not self.learns)
         del normed
         heads = split_heads(qkv, norms, *self.angles)
         qkv = qkv if keep else None  # here and below: what nothing reads any more makes room
@@ -147,7 +150,7 @@ class Layer:
         with torch.set_grad_enabled(keep):
             attended = attend(*heads, self.mask, self.module.self_attn.scaling).flatten(2)
         heads = heads if keep else None
-        delta, *out = self.out.forward(attended.detach(), self.seeds[1], keep=keep)
+        delta, *out = self.out.forward(attended.detach(), self.seeds[1], keep=keep, merge=not self.learns)
         attended = attended if keep else None
         stream, normed, normed_wide = add_norm(x, delta, self.module.post_attention_layernorm, dtype, wide=wide)
         kept = Attended(tuple(projected), qkv, heads, attended, tuple(out), stream, normed) if keep else None
@@ -191,6 +194,8 @@ class _Compute(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), layer, needs_x = ctx.saved_tensors, ctx.layer, ctx.needs_input_grad[0]
         kept, routed, ctx.kept, ctx.routed = ctx.kept, ctx.routed, None, None  # gone with this layer, not with the whole graph
+        if routed is None:
+            raise RuntimeError("expected one backward through a layer, found a second: what it needs is dropped in the first")
         with torch.autocast(x.device.type, enabled=False):
             kept = kept or layer.attention_half(x, keep=True)[0]
             grad_x, grads = layer.backward(grad, x, kept, routed, needs_x=needs_x)

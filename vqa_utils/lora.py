@@ -41,7 +41,7 @@ def project(layers: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if not torch.is_grad_enabled():
-        return projection.forward(x, projection.draw_seed())[0]
+        return projection.forward(x, projection.draw_seed(), merge=True)[0]
     return _Project.apply(x, projection, projection.draw_seed(), *projection.weights)
 
 
@@ -102,16 +102,21 @@ class Projection:
     def p(self) -> float:
         """Of the dropout in front of A."""
         module = self.layers[0].lora_dropout[self.adapter]
-        return module.p if isinstance(module, nn.Dropout) and module.training else 0.0
+        return module.p if isinstance(module, nn.Dropout) else 0.0
 
     def draw_seed(self) -> int | None:
         """Of the dropout's mask; None where nothing is dropped."""
-        return draw_seed() if self.p and not self.layers[0].disable_adapters else None
+        drops = self.p and self.layers[0].training and not self.layers[0].disable_adapters
+        return draw_seed() if drops else None
 
     def forward(
-        self, x: torch.Tensor, seed: int | None, *, keep: bool = False
+        self, x: torch.Tensor, seed: int | None, *, keep: bool = False, merge: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Compute x W^T + bias + s * dropped A^T B^T for x [..., in], no autograd.
+
+        Args:
+            keep: what the backward needs.
+            merge: where nothing is dropped, the update may be added into W, which is less work for many rows.
 
         Returns:
             The sum [..., all out]; and where `keep`, for the backward, what A was given [..., in] and what it made of it [T, R].
@@ -121,7 +126,7 @@ class Projection:
         if copies is None:
             return F.linear(x, dense, bias), None, None
         a, b = copies
-        if seed is None and not keep and x.numel() > a.shape[1] ** 2:  # more rows than the matrix has: it is the smaller sum
+        if merge and seed is None and x.numel() > a.shape[1] ** 2:  # x has more rows than W columns: W's is the smaller sum
             return F.linear(x, dense.addmm_(b, a), bias), None, None
         dropped = x if seed is None else dropout(x, self.p, seed)
         low, y = dropped.flatten(0, -2) @ a.T, F.linear(x, dense, bias)
@@ -164,7 +169,7 @@ class Projection:
     def _copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
         """All rows of A [R, in], and the scaled B as blocks [all out, R], zero elsewhere, in `dtype`; None where adapters are off.
 
-        Made anew where an optimizer or a checkpoint has changed or replaced one.
+        Made anew where an optimizer or a checkpoint has changed or replaced one (`callbacks.SeenSteps` sees to the former).
         """
         weights, scaling = self.weights, self.layers[0].scaling[self.adapter]
         if not weights:

@@ -47,7 +47,7 @@ def norm_backward(
         grad: of the norm's output; in x's type or fp16.
         residual: of the stream.
     """
-    if _fits(x, torch.float16):
+    if _fits(x, narrow or torch.float16):
         out = torch.empty_like(x)
         out_narrow = torch.empty_like(x, dtype=narrow) if narrow else None
         grads = (grad, None) if grad.dtype == torch.float16 else (None, grad)

@@ -123,7 +123,7 @@ def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:
     if experts > MOST_EXPERTS or not is_ready(index.device):
         return torch.bincount(index.flatten(), minlength=experts)
     load = index.new_zeros(experts, dtype=torch.int32)
-    launch("count_loads", index.device, index.numel() // PAIRS_A_THREAD, index.contiguous(), load, index.numel(), experts)
+    launch("count_loads", index.device, -(-index.numel() // PAIRS_A_THREAD), index.contiguous(), load, index.numel(), experts)
     return load
 
 

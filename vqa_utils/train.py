@@ -15,7 +15,7 @@ from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from vqa_utils.artifacts import ids_hash, sha256, write_json
 from vqa_utils.batches import StepTrainer, training_rows, with_lengths
-from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, TrainLog, peak_memory_gib, reset_peak_memory
+from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
 from vqa_utils.ladder import resumable, rungs_behind
@@ -62,7 +62,7 @@ def train_fold(
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
-        callbacks=[TrainLog(paths.train_log), guard, FreeMemory()],
+        callbacks=[TrainLog(paths.train_log), guard, SeenSteps(), FreeMemory()],
     )
     trainer.remove_callback(PrinterCallback)  # the log file says it, and a notebook should not hold a line a step
     if arguments.fp16:

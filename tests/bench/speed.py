@@ -63,9 +63,11 @@ FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Exp
 def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
     """While a variant is timed."""
     NF4Experts.forward = FORWARDS[variant]
-    with peer.fused(model) if variant == "peer" else contextlib.nullcontext():
-        yield
-    NF4Experts.forward = FORWARDS["ours"]
+    try:
+        with peer.fused(model) if variant == "peer" else contextlib.nullcontext():
+            yield
+    finally:
+        NF4Experts.forward = FORWARDS["ours"]
 
 
 @contextlib.contextmanager
@@ -78,8 +80,10 @@ def counting(found: dict[str, object]) -> Iterator[None]:
         return cuts[-1][1]
 
     routing.split = counted
-    yield
-    routing.split = split
+    try:
+        yield
+    finally:
+        routing.split = split
     if cuts:
         rows = sum(experts * each for _, sizes in cuts for experts, each in sizes)
         found["padded"] = float(f"{rows / sum(int(needed) for needed, _ in cuts):.4g}")

@@ -30,7 +30,7 @@ extern "C" __global__ void add_norm(const float* x, const fp16* delta, const flo
 }
 
 // out = residual + the gradient of x, in fp32 and, where it is asked for, in fp16; from the gradient of x's RMS norm, which is in
-// fp16 or in fp32. x [rows, width]; out may be the residual
+// fp16 or in fp32. x [rows, width]
 extern "C" __global__ void norm_backward(const float* x, const float* weight, const fp16* grad, const float* grad_wide,
                                          const float* residual, float* out, fp16* out_narrow, int width, float eps) {
     int first = blockIdx.x * (width / 8);
