@@ -268,15 +268,15 @@ def main() -> None:
         case for case in CASES if case[0] in args.only and case[1] in args.rows and not ("peer" in case[0] and without_peer)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        rows_of = functools.partial(rows_needed, steps=args.steps)
-        pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(map(rows_of, chosen))).to_dict("records"))
+        needed = {case: case[1] * (WARM_UP + (args.steps or case[2]) + 1) for case in chosen}  # rows: each step has its own
+        pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records"))
         for (variant, size, repeats), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
             config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), variant == "ours"
             if not isinstance(model, PeftModel) or ready_for != (ours, change):
                 model = adapted(model, config, ours=ours, finished=ready_for[0])
                 ready_for = (ours, change)
             encoder = Encoder(processor, Path(folder), config.image_side)
-            rows = pictures(config.image_side)[: rows_of((variant, size, repeats))]
+            rows = pictures(config.image_side)[: needed[variant, size, repeats]]
             try:
                 found, tokens = case(model, variant, encoder, rows, size)
             except torch.OutOfMemoryError:
@@ -290,12 +290,6 @@ def main() -> None:
             results.append({**named, "tokens": tokens, **found})
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
-
-
-def rows_needed(case: tuple[str, int, int], steps: int | None) -> int:
-    """Each step has its own."""
-    _, size, repeats = case
-    return size * (WARM_UP + (steps or repeats) + 1)
 
 
 if __name__ == "__main__":
