@@ -112,6 +112,22 @@ def test_the_backward_uses_the_forwards_routing(monkeypatch):
     assert len(made) == 1 and x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+@torch.no_grad()
+def test_a_first_group_that_was_made_ahead_is_used_once(tokens):
+    torch.manual_seed(0)
+    module = Dense(small_experts(16), at_once=6, padding_worth=20)
+    x, (weights, index) = torch.randn(tokens, 24), routed("any", tokens, 16, 2)
+    plain = Routing(index, 16, module.at_once, module.padding_worth)
+    wanted = experts.compute(x, weights, plain, module)
+    usual = len(module.made)
+    module.made.clear()
+    ahead = Routing(index, 16, module.at_once, module.padding_worth, lambda order: module.dequantizer(order)(slice(0, 6)))
+    torch.testing.assert_close(experts.compute(x, weights, ahead, module), wanted)
+    assert len(module.made) == usual and ahead.meanwhile is None
+    torch.testing.assert_close(experts.compute(x, weights, ahead, module), wanted)  # and made again where it is asked again
+
+
 def test_every_pair_has_one_slot():
     index = torch.tensor([[2, 0], [0, 2], [2, 1]])
     routing = Routing(index, 4, at_once=2, padding_worth=0)

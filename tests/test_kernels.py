@@ -12,7 +12,7 @@ from vqa_utils.attention import HeadNorms, rotated, split_heads, split_heads_bac
 from vqa_utils.dropout import dropout
 from vqa_utils.kernels import Packed, dequantize, gate, gate_backward, sum_rows
 from vqa_utils.norms import add_norm, norm_backward
-from vqa_utils.routing import choose_experts, choose_experts_backward
+from vqa_utils.routing import choose_experts, choose_experts_backward, count_loads, order_loads, place_pairs
 from vqa_utils.vision import rotate
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -240,6 +240,27 @@ def test_the_chosen_experts_with_their_gradient(device, experts):
     torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-6)
     found = choose_experts_backward(grad, weights, index, experts)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@each_device
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 8, 2), (3, 8, 1), (37, 128, 8), (4000, 300, 8)])
+def test_pairs_are_counted_experts_ordered_and_each_pair_has_a_slot_of_its_experts(device, tokens, experts, k):
+    torch.manual_seed(0)
+    index = torch.rand(tokens, experts, device=device).pow(3).topk(k).indices
+    load = count_loads(index, experts)
+    wanted = index.flatten().bincount(minlength=experts)
+    assert torch.equal(load.long(), wanted)
+    assert torch.equal(order_loads(load), wanted.cpu().argsort(descending=True, stable=True).to(device))
+    ends = (wanted + 2).cumsum(0)  # two slots of padding each
+    first, slots = ends - wanted - 2, int(ends[-1])
+    slot_of_pair, pair, token = place_pairs(index, first, load, slots)
+    places = slot_of_pair.flatten()
+    assert len(places.unique()) == tokens * k  # none has another's
+    assert ((places >= first[index.flatten()]) & (places < (ends - 2)[index.flatten()])).all()
+    assert torch.equal(pair[places], torch.arange(tokens * k, device=device)) and torch.equal(token, pair // k)
+    padding = torch.ones(slots, dtype=torch.bool, device=device)
+    padding[places] = False
+    assert not pair[padding].any()
 
 
 @each_device

@@ -9,7 +9,7 @@ CUTS = 32  # places where `split` may cut: more of them cost the host time and s
 # Rows of padding that take as long as one more chunk's launches. A row of the 30B's experts takes 25 MFLOP forward and
 # backward and moves 40 kB, about 1.1 us on a T4 and 0.08 on an H100; a chunk has some 10 launches.
 WORTH_ON_TURING = 200  # 5 us each on a GPU that is fed would be 50; at 200 a slow host keeps up with four rows a pass too
-WORTH_SINCE_AMPERE = 1500  # a faster GPU waits for its host, for which a launch takes 10 and more
+WORTH_SINCE_AMPERE = 1500  # a faster GPU waits for its host; 750 and 3,000 were no faster (tests/bench/README.md)
 # A product of sizes that cuBLAS has not had yet costs the host 0.3 to 1 ms (tests/bench/README.md), and each batch has other
 # loads. So a chunk's rows are rounded up, for a quarter of a chunk's worth at most, so that the same sizes come again.
 ROUNDING = 4
