@@ -1,7 +1,8 @@
 """What torch and bitsandbytes take several passes over memory for, and one CUDA kernel each does in one (cuda/experts.cu).
 
 The kernels take fp16 on a GPU; whatever else comes, and a GPU for which they cannot be compiled, gets the same from torch's
-own operations. On a T4, which moves a tenth of what a newer GPU does, passes over memory are a third of a training step.
+own operations. On a T4, which moves a tenth of what a newer GPU does, passes over memory are a third of a training step by the
+model of the cost.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """A decoder layer of Qwen3-VL's mixture of experts as one node of autograd.
 
-transformers' layer is some fifty operations, each with a node, saved tensors and, under checkpointing, hooks: a host takes longer
+transformers' layer is dozens of operations, each with a node, saved tensors and, under checkpointing, hooks: a host takes longer
 to queue them than a GPU to compute them. Here the backward is written out: what it does not need is not kept, what it can take
 from the forward (routing, dropout's seed) is not made again, and under checkpointing the first half alone is computed twice.
 """
