@@ -1,6 +1,7 @@
 """The same loader, encoder, trainer and scorer on small models of the other families that the presets name."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,18 @@ def test_fp16_answers_as_fp32_does(family, challenge):
     with torch.autocast("cpu", torch.float16), torch.no_grad():
         found = load_base(family, torch.float16)(**batch, logits_to_keep=1).logits.squeeze(1).float()
     assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.999
+
+
+def test_padding_on_the_right_changes_no_answer(family, challenge):
+    rows = challenge.test.head(3).to_dict("records")
+    rows[0]["question"], rows[2]["question"] = rows[0]["question"] * 3, rows[2]["question"][:4]
+    batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(rows)
+    assert (batch["attention_mask"] == 0).any()
+    base = load_base(family)
+    found = base(**batch, logits_to_keep=1).logits
+    language_model = base.model.language_model
+    language_model.forward = types.MethodType(type(language_model).forward, language_model)
+    torch.testing.assert_close(found, base(**batch, logits_to_keep=1).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_the_positions_are_those_of_the_model(family, challenge):

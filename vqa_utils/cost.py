@@ -118,7 +118,7 @@ def _dense_bytes(config: Config) -> float:
 
 
 def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *, training: bool) -> Work:
-    """Scores and sums over all positions, and the element-wise work of a layer's attention half."""
+    """Scores and sums over the positions before each, and the element-wise work of a layer's attention half."""
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     norms = 6 * hidden + 16 * hidden  # fp32 in, fp16 out; with the attention's output, and the stream and the norm in fp32
     dropout = 4 * (hidden + queries) if training and config.lora_dropout else 0  # in and out
@@ -127,8 +127,9 @@ def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *
     forward = norms + dropout + update + heads + 8 * queries  # at last the attention's own
     # both norms' with the stream's; what the forward dropped; sdpa's own in and out; heads; LoRA's
     backward = 32 * hidden + 2 * dropout + 24 * queries + 6 * queries + 4 * (queries + 2 * keys) + update
-    length = batch.tokens / batch.rows
-    products = 4 * queries * length  # the backward has five where the forward has two
+    is_causal = training or config.tta == 1  # else a mask says it, and what it hides is computed too
+    seen = batch.tokens / batch.rows / (2 if is_causal else 1)
+    products = 4 * queries * seen  # the backward has five where the forward has two
     return Work(
         operations=batch.tokens * _summed(times, (products, products, 2.5 * products)),
         moved=batch.tokens * _summed(times, (forward, forward, backward)),

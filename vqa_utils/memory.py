@@ -105,7 +105,6 @@ def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
 
 def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool) -> Bytes:
     """What lives beside the weights while the backward is in the last of `layers` decoder layers, `kept` of them whole."""
-    mask = 3 * batch.tokens // batch.rows  # as booleans, and as what is added to the scores
     if shape.experts:  # a whole layer's is among what is saved; both streams' gradients, in two types
         at_work = 12 * shape.hidden + max(12 * shape.attention_width, _experts_at_work(shape, training=True))
         a_token = at_work + (0 if kept else _attention_saved(shape, config))
@@ -114,7 +113,7 @@ def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int,
         a_token = saved + max(28 * shape.attention_width, 8 * shape.hidden + 12 * shape.mlp_width)
     return {
         KEPT: layers * input_bytes(shape, batch) + kept * saved_bytes(shape, config, batch),
-        WORKING: int(a_token + mask) * batch.tokens if layers else 0,
+        WORKING: int(a_token) * batch.tokens if layers else 0,
         DENSE: dense_bytes(shape) if layers else 0,
         LOGITS: logits_bytes(shape, batch) if head else 0,
     }
@@ -123,7 +122,7 @@ def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int,
 def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
     """What lives beside the weights while a decoder layer goes forward without gradients."""
     stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
-    mask = 3 * batch.tokens // batch.rows
+    mask = 3 * batch.tokens // batch.rows  # of several option orders, as booleans and as what is added to the scores
     if shape.experts:
         a_token = max(10 * shape.attention_width, _experts_at_work(shape, training=False))
     else:

@@ -20,6 +20,7 @@ from vqa_utils.loaded import check_loaded
 from vqa_utils.lora import use_lean_lora
 from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
 from vqa_utils.memory import weights_by_module
+from vqa_utils.padding import pad_on_the_right
 from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.plan import Plan
 from vqa_utils.precision import keep_stream_in_fp32
@@ -103,6 +104,7 @@ def finish_base(model: PreTrainedModel, config: Config, plan: Plan | None = None
         keep_stream_in_fp32(model)
     batch_images(model)
     use_lean_attention(model)
+    pad_on_the_right(model)
     check_loaded(model, config, plan.streamed_layers if plan else ())
     return model.requires_grad_(False).eval()
 
