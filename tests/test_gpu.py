@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,10 +14,12 @@ from vqa_utils import model, train
 from vqa_utils.artifacts import read_json
 from vqa_utils.config import from_dict
 from vqa_utils.ladder import read_rungs
-from vqa_utils.model import add_lora, load_base, memory_plan
+from vqa_utils.model import add_lora, load_adapter, load_base, memory_plan
 from vqa_utils.paths import ROOT, FoldPaths, RunPaths
 from vqa_utils.precision import START_SCALE, grad_scaler
 from vqa_utils.presets import preset
+from vqa_utils.prompts import LETTERS
+from vqa_utils.score import score_options
 from vqa_utils.train import train_fold
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -89,6 +92,22 @@ def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(config, enc
     state = scaler.state_dict()
     assert meta["skipped_steps"] == 0 and state["scale"] == START_SCALE
     assert state["_growth_tracker"] == meta["steps"] == 4  # it was asked once a step, not once a micro-batch
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_and_answer_as_one_does(config, encoder, challenge, tmp_path):
+    one, two = (dataclasses.replace(config, max_memory=("4GB",) * count) for count in (1, 2))
+    assert set(memory_plan(two).device_map.values()) == {0, 1} and set(memory_plan(one).device_map.values()) == {0}
+    rows, answers = challenge.train, {}
+    for name, trained_on in (("one", one), ("two", two)):
+        paths = FoldPaths(tmp_path / name)
+        train_fold(add_lora(load_base(trained_on), trained_on), trained_on, encoder, rows.head(16), rows.tail(8), paths)
+        for scored_on in (one, two):
+            tuned, *_ = load_adapter(paths.adapter, scored_on)
+            views = score_options(tuned, encoder, challenge.test, batch_size=4, orders=4)
+            answers[name, len(scored_on.max_memory)] = views[list(LETTERS)].to_numpy()
+    wanted = answers["one", 1]
+    assert all(np.abs(found - wanted).max() < 5e-3 for found in answers.values())
 
 
 LIMIT = """

@@ -49,11 +49,10 @@ from vqa_utils.train import answer_loss
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-WARM_UP = 10 if GPU else 1  # steps with batches of their own: products of sizes that are new cost the host more
-MOST_TRAINED, MOST_ORDERED = 48, 16  # rows; more of them are scored alone, and in one order
-# variant, rows a batch, timed steps
-CASES = [("usual", 1, 3), ("stock", 1, 5), *(("stock", rows, 10) for rows in (16, 32, 48, 64, 128))]
-CASES += [("peer", 1, 5), ("peer", 16, 10), *(("ours", rows, 10) for rows in (1, 4, 16, 32, 64, 128))]  # 48 are not planned
+TRAINED, SCORED, ORDERED = (1, 4, 16, 32, 48, 56), (1, 4, 16, 64, 128), (1, 4, 16)  # rows a batch, and of several orders
+# variant, rows a batch, timed steps; 48 rows are more than the plan of `ours` allows
+CASES = [("usual", 1, 3), ("stock", 1, 5), *(("stock", rows, 10) for rows in (16, 32, 48, 56, 64, 128))]
+CASES += [("peer", 1, 5), ("peer", 16, 10), *(("ours", rows, 10) for rows in (1, 4, 16, 32, 64, 128))]
 
 
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
@@ -112,16 +111,17 @@ def score(model: torch.nn.Module, batch: BatchFeature) -> None:
 
 
 def measured(step: Callable[[BatchFeature], None], batches: Sequence[BatchFeature], rows: int) -> dict[str, object]:
-    """Seconds, busy seconds, kernels a row, and the peak; medians over the batches between the warm-up and the last.
+    """Seconds, busy seconds, kernels a row, and the peak; medians over all batches but as many of warm-up, and the last.
 
     Each step has a batch of its own, as its experts have other loads, and sizes of products that are new cost more.
     """
-    for batch in batches[:WARM_UP]:
+    warm_up = len(batches) // 2
+    for batch in batches[:warm_up]:
         step(on_device(batch))
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     times = []
-    for batch in batches[WARM_UP:-1]:
+    for batch in batches[warm_up:-1]:
         there = on_device(batch)
         idle()
         start = time.perf_counter()
@@ -225,9 +225,9 @@ def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: boo
 
 def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int) -> tuple[dict, dict]:
     """What training and scoring `size` rows at once take, and the tokens of the last."""
-    modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
-    modes.append(("score", encoder.questions, score))
-    if variant == "ours" and size <= MOST_ORDERED:  # with two and four option orders
+    modes = [("train", encoder.examples, train_step)] if size in TRAINED else []
+    modes += [("score", encoder.questions, score)] if size in SCORED else []
+    if variant == "ours" and size in ORDERED:  # with two and four option orders
         modes += [(f"score_{orders}", functools.partial(encoder.orders, shifts=shifts_of(orders)), score) for orders in (2, 4)]
     found, tokens = {}, {}
     with computing(variant, model):
@@ -249,7 +249,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
     parser.add_argument("--only", nargs="*", default=list(FORWARDS), help="variants")
-    parser.add_argument("--rows", nargs="*", type=int, default=[1, 4, 16, 32, 48, 64, 128], help="rows a batch")
+    parser.add_argument("--rows", nargs="*", type=int, default=sorted({*TRAINED, *SCORED}), help="rows a batch")
     parser.add_argument("--changes", nargs="*", default=[""], metavar="NAME=VALUE,...", help="the cases with these settings")
     return parser.parse_args()
 
@@ -268,11 +268,11 @@ def main() -> None:
         case for case in CASES if case[0] in args.only and case[1] in args.rows and not ("peer" in case[0] and without_peer)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        needed = {case: case[1] * (WARM_UP + (args.steps or case[2]) + 1) for case in chosen}  # rows: each step has its own
+        needed = {case: case[1] * (2 * (args.steps or case[2]) + 1) for case in chosen}  # rows: each step has its own
         pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records"))
         for (variant, size, repeats), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
             config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), variant == "ours"
-            if config.effective_batch < size <= MOST_TRAINED:  # a larger pass has room for fewer layers that are kept
+            if size in TRAINED and size > config.effective_batch:  # a larger pass has room for fewer layers that are kept
                 config = replace(config, micro_batch=size, accumulation=1)
             if not isinstance(model, PeftModel) or ready_for != (ours, config):
                 model = adapted(model, config, ours=ours, finished=ready_for[0])
