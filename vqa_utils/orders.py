@@ -41,8 +41,8 @@ def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequenc
 
     Returns:
         The batch with input_ids, mm_token_type_ids [B, P + N * S] and position_ids [3, B, P + N * S] for P shared places and
-        S of each order, `segments` [B, P + N * S] in place of the attention mask, and `logits_to_keep` [N], the last place
-        of each order.
+        S of each order, `segments` [B, P + N * S] in place of the attention mask, and `logits_to_keep`, the N last places of
+        the orders.
     """
     own = []  # [B][orders]
     for versions in zip(*prompts, strict=True):
@@ -73,7 +73,9 @@ def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequenc
             segments[row, place] = FIRST_ORDER + number
             positions[:, row, place] = positions[:, row, shared - 1, None] + torch.arange(1, len(version) + 1)
     kept = {name: value for name, value in batch.items() if name != "attention_mask"}
-    last = shared + each * torch.arange(1, orders + 1) - 1
+    last = list(
+        range(shared + each - 1, total, each)
+    )  # no tensor: that would be moved to the first GPU, and the head is on the last
     joined = {"input_ids": ids, "mm_token_type_ids": types, "position_ids": positions, "segments": segments}
     return {**kept, **joined, "logits_to_keep": last}
 

@@ -161,8 +161,7 @@ def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], sha
 
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
     """[B, orders in the batch, V] at the last position of each order."""
-    kept = batch.get("logits_to_keep", 1)  # left on the host, as the head may lie on another GPU than what comes first
-    inputs = {**batch.to(model.device), "logits_to_keep": kept}
+    inputs = {"logits_to_keep": 1, **batch.to(model.device)}
     if "segments" in inputs:
         inputs["attention_mask"] = tree_mask(inputs.pop("segments"))
     with autocast(model.device, use_amp):
