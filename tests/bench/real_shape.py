@@ -97,12 +97,10 @@ def make_rows(folder: Path, side: int, count: int) -> pd.DataFrame:
     """Noise of `side` px with questions of some length."""
     rng, rows = np.random.default_rng(side), []
     for i in range(count):
-        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(
-            folder / f"{side}_{i}.png", compress_level=0
-        )
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / f"{side}_{i}.bmp")
         words = " ".join(random.Random(i).choices(("red", "circle", "is", "the", "colour", "shape", "blue"), k=TEXT_WORDS))
         options = dict(zip("abcd", ("red", "blue", "green", "yellow"), strict=True))
-        rows.append({"id": str(i), "path": f"{side}_{i}.png", "question": words, **options, "answer": "abcd"[i % 4]})
+        rows.append({"id": str(i), "path": f"{side}_{i}.bmp", "question": words, **options, "answer": "abcd"[i % 4]})
     return pd.DataFrame(rows)
 
 

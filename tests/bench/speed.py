@@ -2,7 +2,7 @@
 
     python tests/bench/speed.py --out speed.json              # the 30B's real shape, on a GPU capped at two T4's limits
     python tests/bench/speed.py --out speed.json --tiny       # the demo's base on a CPU: that the code works, no timing
-    python tests/bench/speed.py --out grows.json --only ours --rows 16 --changes "" image_side=512 lora_r=16,lora_alpha=32
+    python tests/bench/speed.py --out grows.json --cases ours:16 --changes "" image_side=512 lora_r=16,lora_alpha=32
 
 Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
 at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
@@ -49,12 +49,10 @@ from vqa_utils.train import answer_loss
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-TRAINED, SCORED, ORDERED = (1, 4, 16, 32, 48, 56), (1, 4, 16, 64, 128), (1, 4, 16)  # rows a batch, and of several orders
-# variant, rows a batch, timed steps; 48 rows are more than the plan of `ours` allows
-CASES = [("usual", 1, 3), ("stock", 1, 5), *(("stock", rows, 10) for rows in (16, 32, 48, 56, 64, 128))]
-CASES += [("peer", 1, 5), ("peer", 16, 10), *(("ours", rows, 10) for rows in (1, 4, 16, 32, 64, 128))]
-
-
+# Rows a batch. Training with 56 is the most that `stock` has memory for, with 32 the most that the plan of `ours` allows
+ROWS = {"usual": (1,), "stock": (1, 16, 48, 56, 64, 128), "peer": (1, 16), "ours": (1, 4, 16, 32, 64, 128)}
+MOST_TRAINED, SCORED, ORDERED = 56, (1, 4, 16, 64, 128), (1, 4, 16)  # the last in several option orders too
+STEPS = {"usual": 3, 1: 5}  # timed, of a variant or of so many rows; 10 of the others
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
 
 
@@ -223,9 +221,9 @@ def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: boo
     return add_lora(base if finished else finish_base(base, config, memory_plan(config)), config)
 
 
-def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int) -> tuple[dict, dict]:
-    """What training and scoring `size` rows at once take, and the tokens of the last."""
-    modes = [("train", encoder.examples, train_step)] if size in TRAINED else []
+def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int, known: dict) -> tuple[dict, dict]:
+    """What training and scoring `size` rows at once take, and the tokens of the last; batches that were made are `known`."""
+    modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
     modes += [("score", encoder.questions, score)] if size in SCORED else []
     if variant == "ours" and size in ORDERED:  # with two and four option orders
         modes += [(f"score_{orders}", functools.partial(encoder.orders, shifts=shifts_of(orders)), score) for orders in (2, 4)]
@@ -233,7 +231,10 @@ def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, siz
     with computing(variant, model):
         for mode, encode, step in modes:
             model.train(mode == "train")
-            batches = [encode(rows[start : start + size]) for start in range(0, len(rows), size)]
+            named = mode, size, len(rows), encoder.image_side
+            if named not in known:
+                known[named] = [encode(rows[start : start + size]) for start in range(0, len(rows), size)]
+            batches = known[named]
             tokens[mode] = batches[-1]["input_ids"].shape[1]
             counted: dict[str, object] = {}
             with counting(counted):
@@ -242,14 +243,33 @@ def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, siz
     return found, tokens
 
 
+def chosen_cases(named: Sequence[str]) -> list[tuple[str, int]]:
+    """Variants with rows a batch, of `stock:16,56` or `ours`; in the order of `ROWS`, as what is ours is never stock again."""
+    wanted = {variant: rows for variant, _, rows in (case.partition(":") for case in named)}
+    if unknown := wanted.keys() - ROWS.keys():
+        raise SystemExit(f"--cases: expected {', '.join(ROWS)}, found {', '.join(unknown)}")
+    return [
+        (variant, int(rows))
+        for variant, usual_rows in ROWS.items()
+        if variant in wanted
+        for rows in (wanted[variant].split(",") if wanted[variant] else usual_rows)
+    ]
+
+
+def steps_of(variant: str, rows: int) -> int:
+    """How many steps of a case are timed."""
+    return STEPS.get(variant, STEPS.get(rows, 10))
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
-    parser.add_argument("--only", nargs="*", default=list(FORWARDS), help="variants")
-    parser.add_argument("--rows", nargs="*", type=int, default=sorted({*TRAINED, *SCORED}), help="rows a batch")
+    parser.add_argument(
+        "--cases", nargs="*", default=list(ROWS), metavar="VARIANT[:ROWS,...]", help="with so many rows a batch"
+    )
     parser.add_argument("--changes", nargs="*", default=[""], metavar="NAME=VALUE,...", help="the cases with these settings")
     return parser.parse_args()
 
@@ -264,23 +284,22 @@ def main() -> None:
     results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
     model, usual_config, processor = prepared(args.tiny)
     ready_for = (False, usual_config)
-    chosen = [
-        case for case in CASES if case[0] in args.only and case[1] in args.rows and not ("peer" in case[0] and without_peer)
-    ]
+    chosen = [case for case in chosen_cases(args.cases) if case[0] != "peer" or not without_peer]
+    known: dict[tuple, list[BatchFeature]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        needed = {case: case[1] * (2 * (args.steps or case[2]) + 1) for case in chosen}  # rows: each step has its own
+        needed = {case: case[1] * (2 * (args.steps or steps_of(*case)) + 1) for case in chosen}  # rows: each step has its own
         pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records"))
-        for (variant, size, repeats), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
+        for (variant, size), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
             config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), variant == "ours"
-            if size in TRAINED and size > config.effective_batch:  # a larger pass has room for fewer layers that are kept
+            if config.effective_batch < size <= MOST_TRAINED:  # a larger pass has room for fewer layers that are kept
                 config = replace(config, micro_batch=size, accumulation=1)
             if not isinstance(model, PeftModel) or ready_for != (ours, config):
                 model = adapted(model, config, ours=ours, finished=ready_for[0])
                 ready_for = (ours, config)
             encoder = Encoder(processor, Path(folder), config.image_side)
-            rows = pictures(config.image_side)[: needed[variant, size, repeats]]
+            rows = pictures(config.image_side)[: needed[variant, size]]
             try:
-                found, tokens = case(model, variant, encoder, rows, size)
+                found, tokens = case(model, variant, encoder, rows, size, known)
             except torch.OutOfMemoryError:
                 found, tokens = {"out_of_memory": True}, {}
             for mode in {"train", "score"} & set(found) if rate else ():
