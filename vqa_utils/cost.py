@@ -53,11 +53,14 @@ class Work:
         return Work(self.operations * times, self.moved * times, self.streamed * times, self.launches * times)
 
 
-def work_of(gpu: GpuPlan, shape: ModelShape, config: Config, batch: Batch, padding_worth: int, *, training: bool) -> Work:
+def work_of(
+    gpu: GpuPlan, shape: ModelShape, config: Config, batch: Batch, padding_worth: int, *, training: bool, causal: bool = True
+) -> Work:
     """One pass through the modules on a GPU: forward, or with its backward where it is `training`.
 
     Args:
         padding_worth: what `chunks.split` is told on this GPU.
+        causal: whether attention needs no mask, as it does for several option orders.
     """
     layers = [module for module in gpu.modules if module.startswith(LAYERS)]
     again = 1 - len(gpu.kept_layers) / max(1, len(layers))  # the share of the layers that are computed again
@@ -65,7 +68,7 @@ def work_of(gpu: GpuPlan, shape: ModelShape, config: Config, batch: Batch, paddi
     on_gpu = {name: size for name, size in shape.parameters.items() if module_of(name) in gpu.modules}
     parts = [_matrix(name, size, config, batch, times) for name, size in on_gpu.items() if is_matrix(name, size)]
     routed = sum(name.endswith(".experts.gate_up_proj") for name in on_gpu)
-    parts += [_attention(shape, config, batch, times, training=training)] * len(layers)
+    parts += [_attention(shape, config, batch, times, training=training, causal=causal)] * len(layers)
     parts += [_routed(shape, batch, times, padding_worth)] * routed
     parts += [_dense(shape, batch, times)] * (len(layers) - routed)
     if gpu.streamed_layers:
@@ -117,8 +120,8 @@ def _dense_bytes(config: Config) -> float:
     return 0.5 + 4 / BLOCK + 2 + 2 if config.quantization == "nf4" else 2
 
 
-def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *, training: bool) -> Work:
-    """Scores and sums over the positions before each, and the element-wise work of a layer's attention half."""
+def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *, training: bool, causal: bool) -> Work:
+    """Scores and sums over positions, and the element-wise work of a layer's attention half."""
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     norms = 6 * hidden + 16 * hidden  # fp32 in, fp16 out; with the attention's output, and the stream and the norm in fp32
     dropout = 4 * (hidden + queries) if training and config.lora_dropout else 0  # in and out
@@ -127,8 +130,7 @@ def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *
     forward = norms + dropout + update + heads + 8 * queries  # at last the attention's own
     # both norms' with the stream's; what the forward dropped; sdpa's own in and out; heads; LoRA's
     backward = 32 * hidden + 2 * dropout + 24 * queries + 6 * queries + 4 * (queries + 2 * keys) + update
-    is_causal = training or config.tta == 1  # else a mask says it, and what it hides is computed too
-    seen = batch.tokens / batch.rows / (2 if is_causal else 1)
+    seen = batch.tokens / batch.rows / (2 if causal else 1)  # what a mask hides is computed too
     products = 4 * queries * seen  # the backward has five where the forward has two
     return Work(
         operations=batch.tokens * _summed(times, (products, products, 2.5 * products)),

@@ -102,7 +102,8 @@ def _a_row(
     """Seconds of one of the `rows` of a pass, which has some option orders; of so many passes."""
     batch = batch_of(shape, config, rows, TEXT_TOKENS + (orders - 1) * OPTION_TOKENS, training=training)
     pairs = zip(plan.gpus, rates, strict=True)
-    works = [work_of(gpu, shape, config, batch, each.padding_worth, training=training) for gpu, each in pairs]
+    kind = {"training": training, "causal": orders == 1}
+    works = [work_of(gpu, shape, config, batch, each.padding_worth, **kind) for gpu, each in pairs]
     return seconds_of([work * (passes / rows) for work in works], rates)
 
 

@@ -128,8 +128,8 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
 
 def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
-    """The most rows that can be scored at once in the memory that training takes on each GPU: a power of two, at most 64."""
-    for rows in (64, 32, 16, 8, 4, 2):
+    """The most rows that can be scored at once in the memory that training takes on each GPU: a power of two, at most 128."""
+    for rows in (128, 64, 32, 16, 8, 4, 2):
         plan = make_plan(replace(config, score_batch=rows), shape, limits)
         if all(gpu.total == gpu.peaks["training"] for gpu in plan.gpus):
             return rows

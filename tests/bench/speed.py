@@ -144,7 +144,7 @@ def on_device(batch: BatchFeature) -> BatchFeature:
     return BatchFeature(dict(batch)).to(DEVICE)
 
 
-def top_kernels(events: list, count: int = 14) -> list[tuple[str, int, float]]:
+def top_kernels(events: list, count: int = 40) -> list[tuple[str, int, float]]:
     """The kernels that take most: name, launches, milliseconds."""
     sums: dict[str, tuple[int, float]] = {}
     for event in events:
