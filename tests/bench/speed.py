@@ -19,19 +19,17 @@ import functools
 import gc
 import itertools
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import peer
 import torch
 from peft import PeftModel
-from real_shape import GIB, load_stock, make_processor, make_rows
+from real_shape import load_stock, make_processor, make_rows
 from stock import stock, stock_lora, usual
-from torch.profiler import ProfilerActivity, profile
+from timing import GPU, measured, rates
 from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMixin
 
 from vqa_utils import routing
@@ -47,9 +45,7 @@ from vqa_utils.settings import size_in_bytes
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-# Rows a batch. Training with 56 is the most that `stock` has memory for, with 32 the most that the plan of `ours` allows
+# Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
 ROWS = {"usual": (1,), "stock": (1, 16, 48, 56, 64, 128), "peer": (1, 16), "ours": (1, 4, 16, 32, 64, 128)}
 MOST_TRAINED, SCORED, ORDERED = 56, (1, 4, 16, 64, 128), (1, 4, 16)  # the last in several option orders too
 STEPS = {"usual": 3, 1: 5}  # timed, of a variant or of so many rows; 10 of the others
@@ -106,74 +102,6 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def score(model: torch.nn.Module, batch: BatchFeature) -> None:
     with torch.inference_mode():
         last_logits(model, batch, True)
-
-
-def measured(step: Callable[[BatchFeature], None], batches: Sequence[BatchFeature], rows: int) -> dict[str, object]:
-    """Seconds, busy seconds, kernels a row, and the peak; medians over all batches but as many of warm-up, and the last.
-
-    Each step has a batch of its own, as its experts have other loads, and sizes of products that are new cost more.
-    """
-    warm_up = len(batches) // 2
-    for batch in batches[:warm_up]:
-        step(on_device(batch))
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-    times = []
-    for batch in batches[warm_up:-1]:
-        there = on_device(batch)
-        idle()
-        start = time.perf_counter()
-        step(there)
-        idle()
-        times.append(time.perf_counter() - start)
-    found = {"wall_s": statistics.median(times) / rows}
-    if GPU:
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
-        last = on_device(batches[-1])
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            step(last)
-            idle()
-        events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        found |= {"busy_s": sum(event.device_time for event in events) / 1e6 / rows, "kernels": len(events) / rows}
-        found["top"] = top_kernels(events)
-    return {name: value if name == "top" else float(f"{value:.4g}") for name, value in found.items()}
-
-
-def on_device(batch: BatchFeature) -> BatchFeature:
-    """A copy there, as `BatchFeature.to` moves the batch itself."""
-    return BatchFeature(dict(batch)).to(DEVICE)
-
-
-def top_kernels(events: list, count: int = 40) -> list[tuple[str, int, float]]:
-    """The kernels that take most: name, launches, milliseconds."""
-    sums: dict[str, tuple[int, float]] = {}
-    for event in events:
-        number, spent = sums.get(event.name, (0, 0.0))
-        sums[event.name] = number + 1, spent + event.device_time / 1e3
-    ranked = sorted(sums.items(), key=lambda item: -item[1][1])[:count]
-    return [(name[:90], number, round(spent, 2)) for name, (number, spent) in ranked]
-
-
-def idle() -> None:
-    if GPU:
-        torch.cuda.synchronize()
-
-
-def rates() -> dict[str, float]:
-    """What this card sustains: TFLOP/s of a large fp16 product, TB/s of a large copy."""
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
-    b = torch.empty(2**30, device="cuda", dtype=torch.uint8)
-    product, copy = (min(timed(step) for _ in range(5)) for step in (lambda: a @ a, lambda: b.clone()))
-    return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * 2**30 / copy / 1e12}
-
-
-def timed(step: Callable[[], object]) -> float:
-    step()
-    idle()
-    start = time.perf_counter()
-    step()
-    idle()
-    return time.perf_counter() - start
 
 
 def floor(config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool) -> float:
