@@ -16,7 +16,7 @@ FLOORS = {
         "calibration", "mixture", "runs", "timings", "points", "chunks", "cost", "rates", "forecast", "baselines", "error_analysis",
         "clusters", "position_bias"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "routing", "streaming", "lora", "vision",
-        "attention", "kernels", "launch", "layer", "norms", "dropout"),
+        "attention", "padding", "kernels", "launch", "layer", "norms", "dropout"),
     3: ("train", "batches", "shuffle", "wordings", "callbacks", "score"),
     4: ("runner", "execution", "report", "figures", "terminal", "plan_table", "blend", "combine", "compare", "sweep"),
 }  # fmt: skip
