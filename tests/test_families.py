@@ -158,6 +158,26 @@ def test_padding_on_the_right_changes_no_answer(family, challenge):
     torch.testing.assert_close(found, base(**batch, logits_to_keep=1).logits, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("uneven", [True, False])
+def test_attention_is_what_a_t4_has_a_lean_kernel_for(family, challenge, monkeypatch, uneven):
+    """Causal without a mask, and as many heads of k and v as of q: else torch writes all scores out in fp32 there."""
+    calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
+    (row,) = challenge.test.head(1).to_dict("records")
+    rows = [row, {**row, "question": row["question"] + "?" * 9 * uneven}]
+    batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(rows)
+    assert (batch["attention_mask"] == 0).any() == uneven
+    base = load_base(family)
+
+    def seen(q, k, v, *args, **kwargs):
+        calls.append((q.shape[1], k.shape[1], v.shape[1], *args, kwargs))
+        return sdpa(q, k, v, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    base(**batch, logits_to_keep=1)
+    *_, (q, k, v, kwargs) = calls  # the last is the language model's
+    assert q == k == v == 4 and kwargs["is_causal"] and kwargs["attn_mask"] is None and not kwargs.get("enable_gqa")
+
+
 def test_the_positions_are_those_of_the_model(family, challenge):
     batch = Encoder(load_processor(family), challenge.folder, family.image_side).examples(challenge.train.to_dict("records"))
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")

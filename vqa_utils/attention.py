@@ -6,17 +6,39 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.llama.modeling_llama import repeat_kv
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vqa_utils.launch import EIGHT, is_ready, launch
 from vqa_utils.lora import project
 
+REPEATED = "sdpa_with_repeated_heads"
+
 
 def use_lean_attention(model: nn.Module) -> None:
-    """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below."""
+    """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below; others' `REPEATED`."""
+    model.config.get_text_config()._attn_implementation = REPEATED
     for module in model.modules():
         if type(module).__name__ in ("Qwen3VLTextAttention", "Qwen3VLMoeTextAttention"):
             module.forward = types.MethodType(_attention, module)
+
+
+def _with_repeated_heads(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Sdpa as transformers calls it, [B, heads, L, d], with k and v once for each head of q.
+
+    Where there is no mask, transformers has torch share them between the heads; the only kernel of a T4's that can is the one
+    that writes all scores out in fp32.
+    """
+    key, value = (repeat_kv(part, module.num_key_value_groups) for part in (key, value))
+    alike = types.SimpleNamespace(is_causal=getattr(module, "is_causal", True))  # a module whose heads need no sharing
+    return sdpa_attention_forward(alike, query, key, value, *args, **kwargs)
+
+
+AttentionInterface.register(REPEATED, _with_repeated_heads)
+AttentionMaskInterface.register(REPEATED, sdpa_mask)
 
 
 def _attention(
