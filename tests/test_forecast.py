@@ -8,7 +8,9 @@ import sys
 import pytest
 from rich.console import Console
 
+from vqa_utils import forecast as of_forecast
 from vqa_utils import runs
+from vqa_utils.cost import work_of
 from vqa_utils.forecast import STARTING, RowCounts, forecast
 from vqa_utils.machine import T4, Gpu, shape_of
 from vqa_utils.paths import ROOT
@@ -68,6 +70,18 @@ def test_each_rotation_is_scored_anew_but_for_blank_pictures():
     with_baselines = (expected(tta=2, score_batch=8, rotations=rotations, baselines=True).run_s for rotations in (1, 4))
     more = [with_them - without.run_s for with_them, without in zip(with_baselines, (one, four), strict=True)]
     assert more == pytest.approx([2000 * one.scoring.wall, 5000 * one.scoring.wall])  # 1,000 held-out rows by base, and blank
+
+
+def test_several_orders_alone_cost_a_whole_mask(monkeypatch):
+    asked = []
+
+    def spied(*args, training, causal):
+        asked.append((training, args[3].rows, causal))
+        return work_of(*args, training=training, causal=causal)
+
+    monkeypatch.setattr(of_forecast, "work_of", spied)
+    expected(tta=4, micro_batch=16, score_batch=8)
+    assert set(asked) == {(True, 16, True), (False, 8, True), (False, 8, False)}  # a step, its evaluation, the scoring
 
 
 def test_without_rates_there_is_no_forecast():

@@ -75,6 +75,25 @@ def test_every_position_comes_back_to_its_place(config, uneven):
     torch.testing.assert_close(found[real], wanted[real], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("more", ["use_cache", "output_hidden_states"])
+def test_what_asks_for_more_than_the_end_is_not_moved(config, uneven, more):
+    model, inputs = load_base(config), {name: value for name, value in uneven.items() if name != "labels"}
+    with torch.no_grad():
+        found = model(**inputs, **{more: True})
+        as_transformers_has_it(model)
+        wanted = model(**inputs, **{more: True})
+    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-5, rtol=1e-4)
+    if more == "output_hidden_states":
+        real = uneven["attention_mask"].bool()
+        torch.testing.assert_close(found.hidden_states[-1][real], wanted.hidden_states[-1][real], atol=1e-4, rtol=1e-4)
+    else:
+        last = {"input_ids": uneven["input_ids"][:, -1:], "attention_mask": uneven["attention_mask"]}
+        cache = next(name for name in ("cache", "past_key_values") if getattr(found, name, None) is not None)
+        with torch.no_grad():
+            again = [model(**last, **{cache: getattr(output, cache)}).logits for output in (found, wanted)]
+        torch.testing.assert_close(*again, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("side", ["right", "none"])
 def test_rows_that_need_no_moving_stay(config, encoder, challenge, processor, side):
     rows = challenge.train.head(2).to_dict("records")

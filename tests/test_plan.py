@@ -65,6 +65,23 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     assert len(plan.streamed_layers) == recorded["streamed_layers"]
 
 
+SCORED = [
+    pytest.param(case, mode, id=f"{case['rows']}-{mode}")
+    for case in json.loads((ROOT / "tests" / "bench" / "speed.json").read_text())
+    for mode in ("score", "score_2", "score_4")
+    if case.get("variant") == "ours" and mode in case
+]
+
+
+@pytest.mark.parametrize(("recorded", "mode"), SCORED)
+def test_what_scoring_takes_is_within_two_percent_of_every_recorded_peak(recorded, mode):
+    config = preset("safe", max_memory=("28GB",), micro_batch=16, score_batch=recorded["rows"], tta=1)
+    shape = shape_of(config)
+    text_tokens = recorded["tokens"][mode] - batch_of(shape, config, 1).image_tokens
+    (gpu,) = make_plan(config, shape, [int(28e9)], text_tokens).gpus
+    assert gpu.peaks["scoring"] / GIB == pytest.approx(recorded[mode]["peak_gib"], rel=0.02)
+
+
 def test_the_cut_leaves_the_gpus_equally_free_within_a_layer():
     a_layer = 0.33 * GIB  # its weights, and the input that it leaves for the backward
     for limits in [(14e9, 14e9), (12e9, 15e9), (15e9, 12e9), (9e9, 9e9, 9e9), (6e9, 6e9, 14e9, 7e9)]:

@@ -110,7 +110,7 @@ class Config:
     """Rows that ask the same question stay in one fold too, whatever their pictures."""
 
     score_batch: COUNT_OR_AUTO = "auto"
-    """Rows a forward pass when options are scored; "auto" takes as many, up to 64, as need no more memory than training."""
+    """Rows a forward pass when options are scored; "auto" takes as many, up to 128, as need no more memory than training."""
     tta: int = 4
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
     rotations: int = 1

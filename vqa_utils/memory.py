@@ -119,15 +119,36 @@ def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int,
     }
 
 
-def scoring_bytes(shape: ModelShape, batch: Batch) -> int:
-    """What lives beside the weights while a decoder layer goes forward without gradients."""
-    stream = 12 * shape.hidden  # the stream, its norm, and the product that is added
+def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
+    """What lives beside the weights while a decoder layer goes forward without gradients.
+
+    Args:
+        first: whether the images and the embeddings are on this GPU, which the forward holds to its end.
+    """
     mask = 3 * batch.tokens // batch.rows  # of several option orders, as booleans and as what is added to the scores
-    if shape.experts:
-        a_token = max(10 * shape.attention_width, _experts_at_work(shape, training=False))
-    else:
-        a_token = max(35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width)
-    return int(stream + mask + a_token) * batch.tokens + dense_bytes(shape)
+    if not shape.experts:
+        a_token = 12 * shape.hidden + max(35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width)
+        return int(mask + a_token) * batch.tokens + dense_bytes(shape)
+    # the stream before the layer, between its halves and behind it, the norm in 16 bits; embeddings as made, and moved
+    streams = (14 + 8 * first) * shape.hidden
+    a_token = streams + mask + max(10 * shape.attention_width, _experts_at_work(shape, training=False))
+    return int(a_token) * batch.tokens + dense_bytes(shape) + first * _image_bytes(shape, batch)
+
+
+def _image_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Pixels, the tower's stream and the features that it gives, the DeepStack's among them, all in fp32."""
+    a_patch = _pixel_bytes(shape) + 4 * shape.vision_hidden
+    features = 4 * shape.hidden * (1 + shape.deepstack_layers)
+    return _patches(shape, batch) * a_patch + batch.rows * batch.image_tokens * features
+
+
+def _patches(shape: ModelShape, batch: Batch) -> int:
+    return batch.rows * batch.image_tokens * shape.pixels_per_token // shape.patch_px**2
+
+
+def _pixel_bytes(shape: ModelShape) -> int:
+    """Of a patch: three colours of two frames in fp32."""
+    return 3 * 2 * shape.patch_px**2 * 4
 
 
 def loading_bytes(shape: ModelShape) -> int:
@@ -149,9 +170,8 @@ def logits_bytes(shape: ModelShape, batch: Batch) -> int:
 
 def vision_bytes(shape: ModelShape, batch: Batch) -> int:
     """The vision tower's forward: pixels, the stream, and one block's attention in fp32 or MLP in fp16."""
-    patches = batch.rows * batch.image_tokens * shape.pixels_per_token // shape.patch_px**2
-    pixels = 3 * 2 * shape.patch_px**2 * 4
-    return patches * (pixels + 8 * shape.vision_hidden + max(36 * shape.vision_hidden, 6 * shape.vision_mlp_width))
+    at_work = max(36 * shape.vision_hidden, 6 * shape.vision_mlp_width)
+    return _patches(shape, batch) * (_pixel_bytes(shape) + 8 * shape.vision_hidden + at_work)
 
 
 def _attention_saved(shape: ModelShape, config: Config) -> int:

@@ -73,9 +73,8 @@ def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequenc
             segments[row, place] = FIRST_ORDER + number
             positions[:, row, place] = positions[:, row, shared - 1, None] + torch.arange(1, len(version) + 1)
     kept = {name: value for name, value in batch.items() if name != "attention_mask"}
-    last = list(
-        range(shared + each - 1, total, each)
-    )  # no tensor: that would be moved to the first GPU, and the head is on the last
+    # No tensor: accelerate would move it to the first GPU, and the head is on the last
+    last = list(range(shared + each - 1, total, each))
     joined = {"input_ids": ids, "mm_token_type_ids": types, "position_ids": positions, "segments": segments}
     return {**kept, **joined, "logits_to_keep": last}
 

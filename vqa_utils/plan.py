@@ -193,7 +193,7 @@ class _Work:
         held, frozen = sum(weights.values()), sum(weights.values()) - weights.get(memory.LORA, 0)
         others = {
             "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
-            "scoring": held + memory.scoring_bytes(self.shape, self.scoring) * bool(layers),
+            "scoring": held + memory.scoring_bytes(self.shape, self.scoring, first=VISION in modules) * bool(layers),
         }
         if VISION in modules:
             others["vision tower"] = held + max(

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from timing import GIB
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
@@ -38,7 +39,6 @@ from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
 
 TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak
-GIB = 2**30
 
 
 class RandomWeight:

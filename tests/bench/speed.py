@@ -48,7 +48,6 @@ from vqa_utils.train import answer_loss
 # Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
 ROWS = {"usual": (1,), "stock": (1, 16, 48, 56, 64, 128), "peer": (1, 16), "ours": (1, 4, 16, 32, 64, 128)}
 MOST_TRAINED, SCORED, ORDERED = 56, (1, 4, 16, 64, 128), (1, 4, 16)  # the last in several option orders too
-STEPS = {"usual": 3, 1: 5}  # timed, of a variant or of so many rows; 10 of the others
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
 
 
@@ -186,7 +185,9 @@ def chosen_cases(named: Sequence[str]) -> list[tuple[str, int]]:
 
 def steps_of(variant: str, rows: int) -> int:
     """How many steps of a case are timed."""
-    return STEPS.get(variant, STEPS.get(rows, 10))
+    if variant == "usual":
+        return 3
+    return 5 if rows == 1 else 10
 
 
 def parse_arguments() -> argparse.Namespace:
