@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 
 import numpy as np
 import pandas as pd
@@ -6,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from vqa_utils import experts, memory
 from vqa_utils.artifacts import read_probabilities, read_views
 from vqa_utils.encode import Encoder
+from vqa_utils.machine import shape_of
 from vqa_utils.model import add_lora, load_base
 from vqa_utils.orders import shifts_of
 from vqa_utils.paths import FoldPaths
@@ -162,3 +165,38 @@ def test_the_picture_matters(base, encoder, challenge):
 def test_an_image_that_is_gone_stops_the_scoring(base, encoder, challenge):
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
         score_options(base, encoder, challenge.test.head(2).assign(path="nothing.png"), batch_size=2)
+
+
+def held(known=()):
+    """Bytes by storage of the tensors that Python holds, but for those `known`."""
+    gc.collect()
+    storages = [thing.untyped_storage() for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in known}
+
+
+def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypatch):
+    """Tensor by tensor, in fp16, while the experts of the layer behind the DeepStack's are at work."""
+    model, rows = add_lora(load_base(config, torch.float16), config).eval(), challenge.train.to_dict("records")
+    found, gate, shape = [], experts.gate, shape_of(config)
+
+    def forward():
+        batch = encoder.questions(rows)
+        with torch.inference_mode(), torch.autocast("cpu", torch.float16):
+            model(**batch, logits_to_keep=1)
+        return batch
+
+    def counted(hidden, *args):
+        h = gate(hidden, *args)
+        found.append((sum(held(before).values()), len(hidden)))
+        return h
+
+    forward()  # which makes LoRA's copies, part of the weights
+    before = held()
+    monkeypatch.setattr(experts, "gate", counted)
+    batch = forward()
+    image_tokens = int(batch["mm_token_type_ids"].sum()) // len(rows)
+    size = memory.Batch(len(rows), image_tokens, batch["input_ids"].shape[1] - image_tokens)
+    most, slots = max(found)
+    monkeypatch.setattr(memory, "PADDED", slots / size.tokens / shape.experts_per_token)
+    not_yet = (4 * shape.hidden + 3 * batch["input_ids"].shape[1]) * size.tokens  # the layer's output; there is no mask
+    assert len(found) == 4 and most == pytest.approx(memory.scoring_bytes(shape, size, first=True) - not_yet, rel=0.05)

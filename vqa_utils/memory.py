@@ -129,16 +129,17 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
     if not shape.experts:
         a_token = 12 * shape.hidden + max(35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width)
         return int(mask + a_token) * batch.tokens + dense_bytes(shape)
-    # the stream before the layer, between its halves and behind it, the norm in 16 bits; embeddings as made, and moved
-    streams = (14 + 8 * first) * shape.hidden
+    # The stream before the layer, between its halves and behind it, and the norm in 16 bits. On the first GPU also embeddings as
+    # made and moved, and the stream before the tower's features were last added to it
+    streams = (14 + 12 * first) * shape.hidden
     a_token = streams + mask + max(10 * shape.attention_width, _experts_at_work(shape, training=False))
     return int(a_token) * batch.tokens + dense_bytes(shape) + first * _image_bytes(shape, batch)
 
 
 def _image_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Pixels, the tower's stream and the features that it gives, the DeepStack's among them, all in fp32."""
+    """Pixels, the tower's stream and its features in fp32, and those for the DeepStack in 16 bits."""
     a_patch = _pixel_bytes(shape) + 4 * shape.vision_hidden
-    features = 4 * shape.hidden * (1 + shape.deepstack_layers)
+    features = (4 + 2 * shape.deepstack_layers) * shape.hidden
     return _patches(shape, batch) * a_patch + batch.rows * batch.image_tokens * features
 
 
