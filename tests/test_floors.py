@@ -13,7 +13,7 @@ FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress", "arguments", "lock", "settings"),
     1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
         "data", "csv_files", "images", "duplicates", "groups", "extra", "paraphrases", "prompts", "folds", "metrics", "ensemble",
-        "calibration", "mixture", "runs", "timings", "points", "chunks", "cost", "rates", "forecast", "baselines", "error_analysis",
+        "calibration", "mixture", "runs", "timings", "points", "chunks", "loads", "cost", "rates", "forecast", "baselines", "error_analysis",
         "clusters", "position_bias"),
     2: ("encode", "orders", "model", "loaded", "precision", "quantize", "nf4", "experts", "routing", "streaming", "lora", "vision",
         "attention", "padding", "kernels", "launch", "layer", "norms", "dropout"),

@@ -55,8 +55,10 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     shape = shape_of(config)
     text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
     kept = []
-    for gpu, count in zip(make_plan(config, shape, limits).gpus, recorded["kept_layers"], strict=True):
+    whole = zip(make_plan(config, shape, limits).gpus, recorded["layers"], recorded["kept_layers"], strict=True)
+    for gpu, there, count in whole:
         layers = [module for module in gpu.modules if ".layers." in module]
+        assert len(layers) == there  # the cut that was measured
         kept.append(replace(gpu, kept_layers=tuple(layers[len(layers) - count :])))  # as many as it was measured with
     plan = with_text(Plan(tuple(kept)), config, shape, text_tokens)
     loaded = [recorded["load_peak_gib"], *[0.0] * (len(limits) - 1)]  # seen on the first GPU alone

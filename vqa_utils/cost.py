@@ -10,15 +10,13 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from vqa_utils.chunks import split
 from vqa_utils.config import Config
-from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, KEPT_POSITIONS, Batch, module_of
+from vqa_utils.loads import expert_rows
+from vqa_utils.memory import BLOCK, KEPT_POSITIONS, Batch, module_of
 from vqa_utils.plan import HEAD, VISION, GpuPlan
 from vqa_utils.shapes import LAYERS, ModelShape, Shape, is_matrix
 
-ALIKE = 0.86  # fitted: the share of the router's variance that is the same for all tokens; see `expert_loads`
 # Kernels, copies and memsets among them: forward, made again in the backward, and backward
 ATTENTION_LAUNCHES = (18, 18, 33)  # with its norm, LoRA and the residual stream
 ROUTED_LAUNCHES = (15, 0, 12)  # router, routing, and what is done to a group's or all rows; the second time ends before
@@ -84,24 +82,6 @@ def work_of(
     return functools.reduce(Work.__add__, parts, Work())
 
 
-@functools.cache
-def expert_loads(experts: int, per_token: int, tokens: int) -> tuple[int, ...]:
-    """How many tokens each expert of a layer gets, descending.
-
-    A token takes the experts whose logits are highest. Of a logit's variance, `ALIKE` is common to all tokens and the rest is
-    a token's own, both normal: an expert whose common part is z is above the cut with probability
-    Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)), and the cut is where the probabilities add up to `per_token`.
-    """
-    normal, own = NormalDist(), math.sqrt(1 - ALIKE)
-    common = [math.sqrt(ALIKE) * normal.inv_cdf((number + 0.5) / experts) for number in range(experts)]
-    low, high = -10.0, 10.0
-    for _ in range(50):
-        cut = (low + high) / 2
-        shares = [normal.cdf((part - cut) / own) for part in common]
-        low, high = (cut, high) if sum(shares) > per_token else (low, cut)
-    return tuple(sorted((round(share * tokens) for share in shares), reverse=True))
-
-
 def _summed(times: Thrice, each: Thrice) -> float:
     return sum(count * size for count, size in zip(times, each, strict=True))
 
@@ -142,9 +122,7 @@ def _attention(shape: ModelShape, config: Config, batch: Batch, times: Thrice, *
 def _routed(shape: ModelShape, batch: Batch, times: Thrice, padding_worth: int) -> Work:
     """A layer's router and experts. The forward multiplies once; the backward makes gates and values again."""
     hidden, width, pairs = shape.hidden, shape.mlp_width, shape.experts_per_token * batch.tokens
-    loads = expert_loads(shape.experts, shape.experts_per_token, batch.tokens)
-    chunks = split(loads, EXPERTS_AT_ONCE, padding_worth)
-    slots, busy = sum(experts * rows for experts, rows in chunks), sum(experts for experts, _ in chunks)
+    slots, busy, chunks = expert_rows(shape.experts, shape.experts_per_token, batch.tokens, padding_worth)
     an_expert = 3 * hidden * width
     dense = 0.5 + 1 / BLOCK + 2  # bytes a weight: packed and its scale read, 16 bits written
     weights = (dense + 2, 0, dense + 2 * 5 / 3)  # read once forward; backward gate_up twice and down once
@@ -158,7 +136,7 @@ def _routed(shape: ModelShape, batch: Batch, times: Thrice, padding_worth: int) 
         + batch.tokens * _summed(times, a_token)
         + slots * _summed(times, a_slot)
         + pairs * _summed(times, added),
-        launches=_summed(times, ROUTED_LAUNCHES) + len(chunks) * _summed(times, CHUNK_LAUNCHES),
+        launches=_summed(times, ROUTED_LAUNCHES) + chunks * _summed(times, CHUNK_LAUNCHES),
     )
 
 

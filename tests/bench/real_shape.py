@@ -134,6 +134,7 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
         "scored_gib": [round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) for gpu in gpus],
         "reserved_gib": [round(x, 2) for x in reserved], "limit_gib": [round(limit / GIB, 2) for limit in limits],
         "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.streamed_layers), "kept_layers": [len(gpu.kept_layers) for gpu in plan.gpus],
+        "layers": [sum(".layers." in module for module in gpu.modules) for gpu in plan.gpus],
         "peaks_gib": {phase: round(size / GIB, 2) for phase, size in plan.gpus[0].peaks.items()},
         "use": {group: round(size / GIB, 3) for group, size in (plan.gpus[0].weights | plan.gpus[0].training).items()},
         "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
