@@ -74,10 +74,10 @@ class Plan:
 
 
 def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS) -> Plan:
-    """Spread the decoder layers so that what is left free on each GPU is equal, within a layer.
+    """Spread the decoder layers so that what is left free on each GPU, or what it lacks, is equal, within a layer.
 
     The vision tower and the embeddings are on the first GPU (a tied head too), with the first layers, since DeepStack adds
-    features of the tower to them; the last norm and the head are on the last.
+    features of the tower to them; the last norm and the head are on the last. With `offload_experts`, what a GPU lacks is streamed.
 
     Args:
         limits: what each GPU may hold, in bytes.
@@ -88,7 +88,7 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     while high - low > 1:  # the largest amount that can be left free on every GPU
         middle = (low + high) // 2
         low, high = (middle, high) if _spread(work, limits, middle) else (low, middle)
-    plan = Plan(tuple(_spread(work, limits, low) or ()))
+    plan = Plan(tuple(map(work.streamed, _spread(work, limits, low) or ())))
     return with_kept_layers(plan, work.config, shape, text_tokens)
 
 
@@ -159,20 +159,24 @@ class _Work:
         self.last = [NORM, *([] if tied else [HEAD])]
 
     def on_one_gpu(self, modules: Sequence[str], limit: int) -> GpuPlan:
-        """The plan of a GPU with these modules; with `offload_experts`, the experts that do not fit are streamed."""
+        """The plan of a GPU with these modules, none of them streamed."""
         weights: Bytes = {}
         for module in modules:
             for group, size in self.modules.get(module, {}).items():
                 weights[group] = weights.get(group, 0) + size
-        gpu = self.planned(modules, limit, weights, ())
-        layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
+        return self.planned(modules, limit, weights, ())
+
+    def streamed(self, gpu: GpuPlan) -> GpuPlan:
+        """With `offload_experts`, the plan with those experts streamed that do not fit."""
+        layers = [module for module in gpu.modules if memory.EXPERTS in self.modules.get(module, {})]
         if gpu.left >= 0 or not (self.config.offload_experts and layers):
             return gpu
-        a_layer = weights[memory.EXPERTS] // len(layers)
-        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + STREAM_SLOTS)
-        on_gpu = {**weights, memory.EXPERTS: weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
+        a_layer = gpu.weights[memory.EXPERTS] // len(layers)
+        count = min(len(layers), math.ceil((RESERVE * gpu.limit - gpu.left) / a_layer) + STREAM_SLOTS)
+        on_gpu = {**gpu.weights, memory.EXPERTS: gpu.weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
-        return self.planned(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
+        layers = [layers[number * len(layers) // count] for number in range(count)]
+        return self.planned(gpu.modules, gpu.limit, on_gpu, tuple(layers))
 
     def again(self, gpu: GpuPlan) -> GpuPlan:
         """What the same modules take."""
