@@ -50,7 +50,7 @@ RECORDED = json.loads((ROOT / "tests" / "bench" / "real_shape.json").read_text()
 def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     name, _, changes = recorded["case"].partition(":")
     limits = [int(limit * GIB) for limit in recorded["limit_gib"]]
-    config = preset(name, **{"tta": 1, **parse_settings(filter(None, changes.split(",")))})
+    config = preset(name, **parse_settings(change.replace("+", ",") for change in changes.split(",") if change))
     config = replace(config, micro_batch=recorded["micro_batch"], accumulation=1, score_batch=recorded["score_batch"])
     shape = shape_of(config)
     text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
@@ -68,7 +68,7 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
 
 
 SCORED = [
-    pytest.param(case, mode, id=f"{case['rows']}-{mode}")
+    pytest.param(case, mode, id=f"{case['rows']}-{mode}-{case.get('change', '')}")
     for case in json.loads((ROOT / "tests" / "bench" / "speed.json").read_text())
     for mode in ("score", "score_2", "score_4")
     if case.get("variant") == "ours" and mode in case
@@ -77,7 +77,8 @@ SCORED = [
 
 @pytest.mark.parametrize(("recorded", "mode"), SCORED)
 def test_what_scoring_takes_is_within_two_percent_of_every_recorded_peak(recorded, mode):
-    config = preset("safe", max_memory=("28GB",), micro_batch=16, score_batch=recorded["rows"], tta=1)
+    changes = parse_settings(filter(None, recorded.get("change", "").split(",")))
+    config = preset("safe", max_memory=("28GB",), micro_batch=16, score_batch=recorded["rows"], tta=1, **changes)
     shape = shape_of(config)
     text_tokens = recorded["tokens"][mode] - batch_of(shape, config, 1).image_tokens
     (gpu,) = make_plan(config, shape, [int(28e9)], text_tokens).gpus
@@ -198,6 +199,15 @@ def test_as_many_rows_are_scored_as_training_has_memory_for():
 def test_streaming_leaves_a_reserve_too():
     (gpu,) = planned_of("safe", [14e9], offload_experts=True).gpus
     assert 0.05 * 14e9 <= gpu.left < 0.08 * 14e9
+
+
+@pytest.mark.parametrize("size", [10e9, 7.5e9, 5e9])
+def test_gpus_of_one_size_stream_alike_and_little_more_than_one_of_twice_the_size(size):
+    both = planned_of("safe", (size, size), offload_experts=True)
+    first, second = (len(gpu.streamed_layers) for gpu in both.gpus)
+    assert both.fits and abs(first - second) <= 1
+    alone = len(planned_of("safe", [2 * size], offload_experts=True).streamed_layers)
+    assert alone < first + second <= alone + 10  # the second has a layer at work too, and the slots of two
 
 
 def test_no_gpu_is_no_plan_that_fits():
