@@ -11,7 +11,7 @@ from vqa_utils.paths import ROOT
 
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "progress", "arguments", "lock", "settings"),
-    1: ("config", "presets", "shapes", "memory", "plan", "hub", "source", "machine", "cache", "ladder",
+    1: ("config", "presets", "shapes", "memory", "placement", "plan", "hub", "source", "machine", "cache", "ladder",
         "data", "csv_files", "images", "duplicates", "groups", "extra", "paraphrases", "prompts", "folds", "metrics", "ensemble",
         "calibration", "mixture", "runs", "timings", "points", "chunks", "loads", "cost", "rates", "forecast", "baselines", "error_analysis",
         "clusters", "position_bias"),

@@ -16,7 +16,8 @@ from vqa_utils.config import parse_settings
 from vqa_utils.machine import T4, gpu_limits, shape_of
 from vqa_utils.memory import LONG_TEXT_TOKENS, LONGER_INSTRUCTION, TEXT_TOKENS, batch_of, nf4_bytes, saved_bytes, weight_bytes
 from vqa_utils.paths import ROOT
-from vqa_utils.plan import HEAD, VISION, Plan, largest_micro_batch, make_plan, settled, with_text
+from vqa_utils.placement import HEAD, VISION
+from vqa_utils.plan import Plan, largest_micro_batch, make_plan, settled, with_text
 from vqa_utils.plan_table import print_plan
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.settings import size_in_bytes
@@ -201,13 +202,24 @@ def test_streaming_leaves_a_reserve_too():
     assert 0.05 * 14e9 <= gpu.left < 0.08 * 14e9
 
 
-@pytest.mark.parametrize("size", [10e9, 7.5e9, 5e9])
+@pytest.mark.parametrize("size", [10e9, 7.5e9, 6e9])
 def test_gpus_of_one_size_stream_alike_and_little_more_than_one_of_twice_the_size(size):
     both = planned_of("safe", (size, size), offload_experts=True)
     first, second = (len(gpu.streamed_layers) for gpu in both.gpus)
     assert both.fits and abs(first - second) <= 1
     alone = len(planned_of("safe", [2 * size], offload_experts=True).streamed_layers)
     assert alone < first + second <= alone + 10  # the second has a layer at work too, and the slots of two
+
+
+def test_a_small_gpu_that_lacks_more_than_it_has_experts_leaves_layers_to_the_large_one():
+    plan = planned_of("low_memory", (8.5e9, 2.9e9), offload_experts=True, micro_batch=4, score_batch=4)
+    assert plan.fits and sum(len(gpu.streamed_layers) for gpu in plan.gpus) < 48
+
+
+def test_what_streams_leaves_the_reserve_where_it_can_and_fits_without_it_where_it_cannot():
+    assert settled(preset("safe", offload_experts=True), SHAPE, [int(5e9)] * 2).micro_batch == 16  # which asks for the reserve
+    tight = planned_of("safe", (3.3e9, 3.3e9), offload_experts=True, micro_batch=1, score_batch=1)
+    assert tight.fits and min(gpu.left / gpu.limit for gpu in tight.gpus) < 0.05
 
 
 def test_no_gpu_is_no_plan_that_fits():
