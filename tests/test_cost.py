@@ -65,7 +65,7 @@ def test_the_launches_are_within_a_quarter_of_every_recorded_number(case, mode):
 
 @pytest.mark.parametrize(("case", "mode"), CASES)
 def test_the_loads_are_padded_as_every_recorded_ones(case, mode):
-    """Random weights, each batch its own; the constant behind the loads was fitted on these and an earlier run's."""
+    """Random weights, each batch its own; the constant behind the loads was fitted on two earlier runs'."""
     tokens = case["rows"] * case["tokens"][mode]
     rows, _, chunks = expert_rows(128, 8, tokens, WORTH_SINCE_AMPERE)
     assert rows / (8 * tokens) == pytest.approx(case[mode]["padded"], rel=0.05)

@@ -1,6 +1,7 @@
 """What a GPU's share of a model takes, and how the decoder layers are spread over GPUs. Free of torch."""
 
 import bisect
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,17 +69,17 @@ class Placement:
                 weights[group] = weights.get(group, 0) + size
         return self.planned(modules, limit, weights, ())
 
-    def streamed(self, gpu: GpuPlan) -> GpuPlan:
-        """With `offload_experts`, the plan with those experts streamed that do not fit."""
-        layers = [module for module in gpu.modules if memory.EXPERTS in self.modules.get(module, {})]
-        if gpu.left >= 0 or not (self.config.offload_experts and layers):
+    def streaming(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
+        """The plan of a GPU with these modules; where less than the reserve would be left, as many experts streamed as that takes."""
+        gpu = self.whole(modules, limit)
+        layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
+        if gpu.left >= reserve * limit or not layers:
             return gpu
         a_layer = gpu.weights[memory.EXPERTS] // len(layers)
-        count = min(len(layers), math.ceil((RESERVE * gpu.limit - gpu.left) / a_layer) + STREAM_SLOTS)
+        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + STREAM_SLOTS)
         on_gpu = {**gpu.weights, memory.EXPERTS: gpu.weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
-        layers = [layers[number * len(layers) // count] for number in range(count)]
-        return self.planned(gpu.modules, gpu.limit, on_gpu, tuple(layers))
+        return self.planned(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
 
     def again(self, gpu: GpuPlan) -> GpuPlan:
         """What the same modules take in this run."""
@@ -108,15 +109,19 @@ class Placement:
         return GpuPlan(limit, tuple(modules), weights, training, others, streamed, kept)
 
 
-def spread_evenly(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
-    """The spread that leaves most on the GPU with the least, or where it lacks least; nothing is streamed.
+Placed = Callable[[Sequence[str], int], GpuPlan]  # the plan of a GPU with such modules and limit
+
+
+def spread_evenly(placed: Placed, placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
+    """The spread that leaves most on the GPU with the least, or where it lacks least; [] without a GPU.
 
     Args:
+        placed: `Placement.whole` or `Placement.streaming`.
         limits: what each GPU may hold, in bytes.
     """
 
     def leaving(left: int) -> list[GpuPlan] | None:
-        return _spread(placement.whole, lambda gpu: gpu.left >= left, placement, limits)
+        return _spread(placed, lambda gpu: gpu.left >= left, placement, limits)
 
     low, high = -10 * sum(sum(groups.values()) for groups in placement.modules.values()), max(limits, default=0)
     while high - low > 1:
@@ -126,19 +131,16 @@ def spread_evenly(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
 
 
 def spread_streaming(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
-    """The spread in which the GPU that streams most streams the fewest layers, with the reserve left where that can be.
+    """The spread in which the GPU that streams most streams the fewest layers; [] where nothing fits.
 
-    None where nothing fits.
+    One that leaves the reserve on each GPU is taken first, even if another streams fewer.
     """
-
-    def placed(modules: Sequence[str], limit: int) -> GpuPlan:
-        return placement.streamed(placement.whole(modules, limit))
 
     def streaming(most: int, reserve: float) -> list[GpuPlan] | None:
         def is_good(gpu: GpuPlan) -> bool:
             return gpu.left >= reserve * gpu.limit and len(gpu.streamed_layers) <= most
 
-        return _spread(placed, is_good, placement, limits)
+        return _spread(functools.partial(placement.streaming, reserve=reserve), is_good, placement, limits)
 
     counts = range(len(placement.layers) + 1)
     for reserve in (RESERVE, 0):
@@ -149,10 +151,7 @@ def spread_streaming(placement: Placement, limits: Sequence[int]) -> list[GpuPla
 
 
 def _spread(
-    placed: Callable[[Sequence[str], int], GpuPlan],
-    is_good: Callable[[GpuPlan], bool],
-    placement: Placement,
-    limits: Sequence[int],
+    placed: Placed, is_good: Callable[[GpuPlan], bool], placement: Placement, limits: Sequence[int]
 ) -> list[GpuPlan] | None:
     """Each GPU in turn gets as many layers as is good; None where some stay over."""
     gpus, waiting = [], list(placement.layers)

@@ -22,6 +22,11 @@ class Plan:
         return bool(self.gpus) and all(gpu.left >= 0 for gpu in self.gpus)
 
     @property
+    def leaves_reserve(self) -> bool:
+        """Whether each GPU has `RESERVE` of its limit left."""
+        return all(gpu.left >= RESERVE * gpu.limit for gpu in self.gpus)
+
+    @property
     def device_map(self) -> dict[str, int]:
         """Each module's GPU, as `from_pretrained` takes it."""
         return {module: number for number, gpu in enumerate(self.gpus) for module in gpu.modules}
@@ -41,8 +46,8 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     """Spread the decoder layers so that what is left free on each GPU is equal, within a layer.
 
     The vision tower and the embeddings are on the first GPU (a tied head too), with the first layers, since DeepStack adds
-    features of the tower to them; the last norm and the head are on the last. With `offload_experts`, where that does not fit, so
-    that the GPUs stream few layers' experts and like numbers of them.
+    features of the tower to them; the last norm and the head are on the last. With `offload_experts`, where that would not leave
+    the reserve, so that the GPUs stream few layers' experts and like numbers of them.
 
     Args:
         limits: what each GPU may hold, in bytes.
@@ -50,9 +55,9 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
     """
     config = settled(config, shape, limits)
     placement = Placement(config, shape, text_tokens)
-    plan = Plan(tuple(spread_evenly(placement, limits)))
-    if config.offload_experts and not plan.fits:
-        plan = Plan(tuple(spread_streaming(placement, limits) or map(placement.streamed, plan.gpus)))
+    plan = Plan(tuple(spread_evenly(placement.whole, placement, limits)))
+    if config.offload_experts and not plan.leaves_reserve:  # where nothing fits, what lacks least
+        plan = Plan(tuple(spread_streaming(placement, limits) or spread_evenly(placement.streaming, placement, limits)))
     return with_kept_layers(plan, config, shape, text_tokens)
 
 
@@ -86,7 +91,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     for rows in range(config.effective_batch, 0, -1):
         if config.effective_batch % rows == 0:
             plan = make_plan(config.with_micro_batch(rows), shape, limits)
-            if plan.fits and (rows == 1 or all(gpu.left >= RESERVE * gpu.limit for gpu in plan.gpus)):
+            if plan.fits and (rows == 1 or plan.leaves_reserve):
                 return rows
     return 0
 

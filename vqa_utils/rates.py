@@ -55,8 +55,8 @@ class Seconds:
 # Launches: the median of eight runs on an H100 in tests/bench/README.md, wall time over kernels (41 to 87 us), as the host was
 # what they waited for; a host of Kaggle's, with four slow cores, is taken for half as fast.
 RATES = {
-    # Both rates as tests/bench/speed.py measured them (758 and 2.93 in a later run, speed.json beside it). The bus is PCIe 5.0
-    # x16, 64 GB/s each way by its standard, at the T4's share of it.
+    # Both rates as tests/bench/speed.py measured them (later runs, in speed.json beside it, had 711 to 764 and 2.7 to 2.9). The
+    # bus is PCIe 5.0 x16, 64 GB/s each way by its standard, at the T4's share of it.
     "H100": Rates(717e12, 2.8e12, 48e9, 2e-6, 60e-6, WORTH_SINCE_AMPERE),
     # Products: 24 TFLOP/s in a 4096 x 4096 product that is repeated, as 70 W lower its clocks (NVIDIA's forum, "About GPU peak
     # performance", 264462); 65 is the datasheet's peak. Memory: 220 GB/s of the datasheet's 320, Jia et al., "Dissecting the
