@@ -260,6 +260,8 @@ def test_the_table_says_what_the_plan_says():
     ]
     assert sum(parts) == pytest.approx(float(numbers["in all, training"]), abs=0.05)  # ten roundings
     assert "safe does not fit on 1 x Tesla T4 (--set offload_experts=true" in text
+    print_plan(console, preset("safe", offload_experts=True, max_memory=("2GB",)), [T4])
+    assert "safe does not fit on 1 x Tesla T4\n" in console.export_text()
 
 
 def test_the_command_answers_at_once_without_a_gpu():

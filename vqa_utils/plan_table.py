@@ -42,7 +42,8 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     largest = largest_micro_batch(config, shape, limits)
     console.print(f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step")
     verdict = "fits" if plan.fits else "does not fit"
-    hint = "" if plan.fits or not shape.experts else " (--set offload_experts=true streams what is too much)"
+    can_stream = shape.experts and not config.offload_experts
+    hint = " (--set offload_experts=true streams what is too much)" if can_stream and not plan.fits else ""
     console.print(
         f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red"
     )
