@@ -1,16 +1,21 @@
+import io
 import shutil
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_korean_challenge
 from PIL import Image
 
+from vqa_utils import images
 from vqa_utils.csv_files import read_rows
 from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
 from vqa_utils.duplicates import duplicate_table, image_sizes
+from vqa_utils.execution import execute
 from vqa_utils.images import image_hashes, image_pixels
+from vqa_utils.paths import ROOT
 from vqa_utils.presets import preset
 
 
@@ -222,3 +227,21 @@ def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_fi
     problems = []
     read_rows(tmp_path, "train.csv", ("id", "question"), problems)
     assert len(problems) == 1 and problems[0].startswith("train.csv: expected 2 cells")
+
+
+@pytest.mark.parametrize(("delay", "is_terminal", "shown"), [(0, True, True), (60, True, False), (0, False, False)])
+def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(folder, monkeypatch, delay, is_terminal, shown):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(images, "BAR_AFTER_SECONDS", delay)
+    image_pixels(folder, ["images/train_0000.png"])
+    assert ("measuring images" in terminal.getvalue()) == shown
+
+
+def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
+    slow = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils import images; images.BAR_AFTER_SECONDS = 0"
+    notebooks("reads", slow, f"images.image_pixels(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])")
+    execute("reads", tmp_path / "out.ipynb", {})
+    *_, cell = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    assert [output.output_type for output in cell.outputs] == ["execute_result"]

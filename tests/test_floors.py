@@ -10,7 +10,7 @@ import pytest
 from vqa_utils.paths import ROOT
 
 FLOORS = {
-    0: ("errors", "paths", "artifacts", "stages", "progress", "arguments", "lock", "settings"),
+    0: ("errors", "paths", "artifacts", "stages", "arguments", "lock", "settings"),
     1: ("config", "presets", "shapes", "memory", "placement", "plan", "hub", "source", "machine", "cache", "ladder",
         "data", "csv_files", "images", "duplicates", "groups", "extra", "paraphrases", "prompts", "folds", "metrics", "ensemble",
         "calibration", "mixture", "runs", "timings", "points", "chunks", "loads", "cost", "rates", "forecast", "baselines", "error_analysis",

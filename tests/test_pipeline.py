@@ -98,6 +98,7 @@ def test_every_archived_notebook_ran_with_its_parameters(paths):
         given = notebook.metadata["papermill"]["parameters"]
         assert given == {"run_id": "korean"} | ({"fold": int(name[-1])} if "fold" in name[2:] and name[-1].isdigit() else {})
         assert notebook.metadata["papermill"]["exception"] is None and "jupytext" not in notebook.metadata
+        assert [o.text for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"] == []
 
 
 def test_the_origin_of_the_run_is_recorded(paths, folder):

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from scipy.fft import dctn
+from tqdm import tqdm
 
 from vqa_utils.artifacts import sha256
-from vqa_utils.progress import progress
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
 GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
 FILES_A_TASK = 16  # a task a file, of all files at once, takes more memory than what is read
+BAR_AFTER_SECONDS = 3  # what is done by then, such as the demo's pictures, has no bar
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 
 
@@ -74,8 +75,10 @@ def _each_file(work: Callable[[str], Any], paths: Iterable[str], title: str) -> 
     """`work` on each different path, in threads: reading, hashing and decoding all let go of Python's lock."""
     different = list(dict.fromkeys(paths))
     with ThreadPool(os.cpu_count()) as pool:
-        results = progress(pool.imap(work, different, FILES_A_TASK), len(different), title)
-        return dict(zip(different, results, strict=True))
+        results = pool.imap(work, different, FILES_A_TASK)
+        # disable=None: a bar in a terminal alone. A notebook would keep it as an output that depends on the machine's speed
+        bar = tqdm(results, title, len(different), leave=False, delay=BAR_AFTER_SECONDS, disable=None)
+        return dict(zip(different, bar, strict=True))
 
 
 def _read(path: Path) -> tuple[str, str, int, int, str]:
