@@ -1,7 +1,6 @@
 """The package's floors: imports only go down, and what needs no torch does not import it."""
 
 import ast
-import os
 import subprocess
 import sys
 
@@ -46,19 +45,3 @@ def test_what_needs_no_torch_does_not_import_it():
     code = f"import sys; {imports}; import vqa_utils.demo.challenge; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"
-
-
-def test_the_commands_help_needs_no_library():
-    code = "import sys, run_all; print([m for m in ('torch', 'pandas', 'papermill') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert found.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(("own", "expected"), [(None, "expandable_segments:True"), ("backend:native", "backend:native")])
-def test_the_allocator_is_set_up_before_torch_unless_the_user_has(own, expected):
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= dict.fromkeys(names, own) if own else {}
-    code = f"import vqa_utils, os, sys; print({{os.environ[n] for n in {names}}}, 'torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
-    assert found.stdout.strip() == f"{{{expected!r}}} False"

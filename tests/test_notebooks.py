@@ -11,7 +11,6 @@ import pytest
 from vqa_utils.paths import NOTEBOOKS
 
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
-TORCH_FREE = ("01_eda", "02_folds", "05_ensemble", "06_analysis")
 
 
 def notebook(source):
@@ -72,9 +71,3 @@ def test_committed_outputs_are_whole_and_show_no_machine(source):
     text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
     assert not re.search(r"/home/|/root/|/tmp/|/work/|site-packages", text)
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs)
-
-
-@pytest.mark.parametrize("stem", TORCH_FREE)
-def test_torch_stays_out_of_the_notebooks_that_do_not_train(stem):
-    used = set(re.findall(r"from vqa_utils\.(\w+) import", (NOTEBOOKS / f"{stem}.py").read_text(encoding="utf-8")))
-    assert not used & {"encode", "model", "quantize", "experts", "train", "score"}

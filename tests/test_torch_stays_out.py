@@ -1,0 +1,60 @@
+"""What looks at data, plans and results starts without torch: in seconds, and on a machine that has none."""
+
+import subprocess
+import sys
+
+import jupytext
+import pytest
+from conftest import write_korean_challenge
+
+from vqa_utils.artifacts import write_json
+from vqa_utils.config import to_dict
+from vqa_utils.paths import NOTEBOOKS, ROOT, RunPaths
+from vqa_utils.presets import preset
+
+HEAVY = {"torch", "torchvision", "transformers", "peft", "bitsandbytes", "accelerate", "qwen_vl_utils"}
+REPORT = f"import sys; print('heavy:', sorted({HEAVY} & set(sys.modules)))"
+COMMAND = """
+import runpy, sys
+try:
+    runpy.run_path("run_all.py", run_name="__main__")
+finally:
+    {report}
+"""
+
+
+def heavy_modules(code, folder, *arguments):
+    """What a fresh process that runs some code has imported of `HEAVY`, as the last line of its output."""
+    found = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stem", ["01_eda", "02_folds", "05_ensemble", "06_analysis"])
+def test_the_imports_of_a_notebook_that_does_not_train(stem):
+    imports = next(cell.source for cell in jupytext.read(NOTEBOOKS / f"{stem}.py").cells if cell.cell_type == "code")
+    assert "from vqa_utils" in imports
+    assert heavy_modules(f"{imports}\n{REPORT}", NOTEBOOKS) == "heavy: []"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--preset", "safe", "--plan", "2"], ["--status", "--run-id", "small"]])
+def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    write_json(RunPaths("small").config, to_dict(preset("demo", data=str(write_korean_challenge(tmp_path / "data")))))
+    assert heavy_modules(COMMAND.format(report=REPORT), ROOT, *arguments) == "heavy: []"
+
+
+def test_the_help_needs_no_library():
+    code = "import sys, run_all; print([m for m in ('numpy', 'pandas', 'papermill', 'rich') if m in sys.modules])"
+    assert heavy_modules(code, ROOT) == "[]"
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "expandable_segments:True"), ("backend:native", "backend:native")])
+def test_the_allocator_is_set_up_before_torch_unless_the_user_has(own, expected, monkeypatch):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+        if own:
+            monkeypatch.setenv(name, own)
+    code = f"import vqa_utils, os, sys; print({{os.environ[n] for n in {names}}}, 'torch' in sys.modules)"
+    assert heavy_modules(code, ROOT) == f"{{{expected!r}}} False"
