@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.arguments import check_heeded, parse_arguments
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import RunError, VqaError
 from vqa_utils.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.stages import RunError, Stage, Step, select_steps
+from vqa_utils.stages import Stage, Step, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace

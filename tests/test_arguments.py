@@ -7,7 +7,7 @@ import pytest
 import run_all
 from vqa_utils import arguments
 from vqa_utils.arguments import HEEDED, check_heeded, parse_arguments
-from vqa_utils.stages import RunError
+from vqa_utils.errors import RunError
 
 
 def refusal(monkeypatch, *words):

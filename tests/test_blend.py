@@ -14,10 +14,10 @@ from vqa_utils.artifacts import read_json, read_probabilities, write_csv, write_
 from vqa_utils.blend import blend_runs, read_runs
 from vqa_utils.combine import of_runs
 from vqa_utils.config import to_dict
+from vqa_utils.errors import RunError
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import data_hash
-from vqa_utils.stages import RunError
 
 
 @pytest.fixture

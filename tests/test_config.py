@@ -8,7 +8,7 @@ import pytest
 from vqa_utils.config import BEFORE_IT_CAME, USED_FROM, Config, from_dict, parse_settings, to_dict
 from vqa_utils.paths import NOTEBOOKS, ROOT
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.settings import ConfigError, size_in_bytes
+from vqa_utils.setting_types import ConfigError, size_in_bytes
 
 B30, B8, B3 = "Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
 TABLE = {

@@ -21,7 +21,7 @@ from vqa_utils.groups import HINT_BITS, near_groups, near_leaks, read_groups, re
 from vqa_utils.images import perceptual_hash, read_images
 from vqa_utils.paths import NOTEBOOKS, RunPaths
 from vqa_utils.presets import preset
-from vqa_utils.settings import ConfigError
+from vqa_utils.setting_types import ConfigError
 
 
 def with_bits(*bits):

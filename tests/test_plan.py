@@ -20,7 +20,7 @@ from vqa_utils.placement import HEAD, VISION
 from vqa_utils.plan import Plan, largest_micro_batch, make_plan, settled, with_text
 from vqa_utils.plan_table import print_plan
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.settings import size_in_bytes
+from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.shapes import group_of, published_config, read_shape
 
 GIB = 2**30

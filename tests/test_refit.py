@@ -15,6 +15,7 @@ from vqa_utils.combine import of_folds
 from vqa_utils.compare import comparison, read_scored
 from vqa_utils.config import to_dict
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
+from vqa_utils.errors import RunError
 from vqa_utils.extra import extra_rows
 from vqa_utils.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.forecast import RowCounts, _last_end, forecast
@@ -22,7 +23,6 @@ from vqa_utils.machine import T4, shape_of
 from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import open_run
-from vqa_utils.stages import RunError
 
 LETTERS = list("abcd")
 REFIT = ["03_train_fold-fold2", "04_infer-fold2"]

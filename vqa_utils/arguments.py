@@ -2,7 +2,7 @@
 
 import argparse
 
-from vqa_utils.stages import RunError
+from vqa_utils.errors import RunError
 
 # Commands that are not a run of the series: the arguments that each heeds beside its own, and why no others
 HEEDED: dict[str, tuple[tuple[str, ...], str]] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vqa_utils.settings import BOOL_OR_AUTO, COUNT_OR_AUTO, ConfigError, is_size, kind_name, listed, parse, type_problem
+from vqa_utils.setting_types import BOOL_OR_AUTO, COUNT_OR_AUTO, ConfigError, is_size, kind_name, listed, parse, type_problem
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from vqa_utils.config import Config
 from vqa_utils.loads import expert_rows
-from vqa_utils.memory import BLOCK, KEPT_POSITIONS, Batch, module_of
+from vqa_utils.memory import KEPT_POSITIONS, Batch, module_of
+from vqa_utils.nf4_format import BLOCK
 from vqa_utils.placement import HEAD, VISION, GpuPlan
 from vqa_utils.shapes import LAYERS, ModelShape, Shape, is_matrix
 

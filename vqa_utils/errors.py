@@ -3,3 +3,7 @@
 
 class VqaError(Exception):
     """What is wrong, what was expected, what was found, where, and what to do next."""
+
+
+class RunError(VqaError):
+    """A run that cannot start or go on."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqa_utils.launch import EIGHT, is_ready, launch
-from vqa_utils.memory import BLOCK, GROUP
+from vqa_utils.nf4_format import BLOCK, GROUP
 
 
 class Packed(NamedTuple):

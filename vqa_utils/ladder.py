@@ -13,7 +13,7 @@ from typing import Any
 from vqa_utils.artifacts import read_json, write_json
 from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
 from vqa_utils.errors import VqaError
-from vqa_utils.settings import size_in_bytes
+from vqa_utils.setting_types import size_in_bytes
 
 SMALL_SIDE, SMALL_RANK, LONG_ACCUMULATION = 320, 4, 32
 SMALL_LIMIT, STEP = 12 * 10**9, 2 * 10**9  # bytes; a GPU's limit is lowered by a step, 14GB -> 12GB

@@ -21,7 +21,7 @@ from torch import nn
 
 from vqa_utils.dropout import draw_seed, dropout
 from vqa_utils.kernels import Packed, dequantize
-from vqa_utils.memory import BLOCK
+from vqa_utils.nf4_format import BLOCK
 
 
 def use_lean_lora(model: PeftModel) -> None:

@@ -13,7 +13,7 @@ from vqa_utils.errors import VqaError
 from vqa_utils.hub import SourceError
 from vqa_utils.plan import SCORE_BATCH, Plan, make_plan, settled
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.settings import size_in_bytes
+from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.shapes import ModelShape, ShapeError, published_config, read_shape
 from vqa_utils.source import check_source, config_of
 

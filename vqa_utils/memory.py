@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from vqa_utils.config import Config
+from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
 PADDED = 1.25  # rows of a layer's experts for each that is needed: 1.20 was recorded at 16 rows a pass, a T4's cut pads less
@@ -18,7 +19,6 @@ LONG_TEXT_TOKENS = 192  # the longest row that still has to fit where layers are
 LONGER_INSTRUCTION = 8  # tokens that `paraphrase`'s longest instruction has more than the usual one, in Qwen's vocabulary
 OPTION_TOKENS = 80  # of these, the options and what follows, which each further option order adds
 KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
-BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
 LORA_BYTES = 18  # a LoRA weight: fp32 4, gradient 4, AdamW's two moments 8, autocast's fp16 copy 2
 PAGED_LORA_BYTES = 10  # the same with the moments in host memory
 KEPT, WORKING, LOGITS, DENSE = "kept for the backward", "a layer at work", "logits", "dequantised weights"

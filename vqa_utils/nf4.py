@@ -12,7 +12,8 @@ from torch import nn
 from vqa_utils.chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.experts import frozen_experts
 from vqa_utils.kernels import Packed, dequantize
-from vqa_utils.memory import BLOCK, EXPERTS_AT_ONCE, GROUP
+from vqa_utils.memory import EXPERTS_AT_ONCE
+from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.streaming import ExpertStream
 
 PROJECTIONS = ("gate_up_proj", "down_proj")

@@ -15,7 +15,7 @@ from vqa_utils.machine import Gpu, settled_here
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import with_whole_paths
-from vqa_utils.settings import setting_text
+from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")
 KINDS = {

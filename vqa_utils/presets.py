@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, field_types
-from vqa_utils.settings import ConfigError
+from vqa_utils.setting_types import ConfigError
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 from vqa_utils.paths import RunPaths
 from vqa_utils.presets import differences
 from vqa_utils.prompts import LETTERS
-from vqa_utils.settings import setting_text
+from vqa_utils.setting_types import setting_text
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #223 }

@@ -13,14 +13,14 @@ import pandas as pd
 from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
 from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, from_dict, parse_settings, to_dict
 from vqa_utils.data import load_challenge
+from vqa_utils.errors import RunError
 from vqa_utils.folds import check_leaks, read_folds
 from vqa_utils.forecast import RowCounts
 from vqa_utils.images import image_hashes
 from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes
-from vqa_utils.settings import ConfigError, setting_text
-from vqa_utils.stages import RunError
+from vqa_utils.setting_types import ConfigError, setting_text
 
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 KAGGLE_INPUT = Path("/kaggle/input")

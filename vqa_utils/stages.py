@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqa_utils.errors import VqaError
-
-
-class RunError(VqaError):
-    """A run that cannot start or go on."""
+from vqa_utils.errors import RunError
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from vqa_utils.plan import make_plan, settled, with_text
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
-from vqa_utils.settings import size_in_bytes
+from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
 

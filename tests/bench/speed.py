@@ -41,7 +41,7 @@ from vqa_utils.nf4 import NF4Experts
 from vqa_utils.orders import shifts_of
 from vqa_utils.presets import preset
 from vqa_utils.score import autocast, last_logits
-from vqa_utils.settings import size_in_bytes
+from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
