@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.arguments import check_heeded, parse_arguments
+from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.errors import RunError, VqaError
-from vqa_utils.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.stages import Stage, Step, select_steps
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
-    from vqa_utils.paths import RunPaths
     from vqa_utils.runner import Runner
 
 STAGES = (
@@ -120,10 +120,10 @@ def run_points(args: "Namespace", console: "Console") -> None:
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Look at a run's steps, predict, or execute what is due."""
+    from vqa_utils.artifacts.run import read_later_settings
     from vqa_utils.lock import locked
     from vqa_utils.machine import check_run, find_gpus
     from vqa_utils.runner import Runner, predict
-    from vqa_utils.runs import read_later_settings
     from vqa_utils.terminal import print_table
 
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):

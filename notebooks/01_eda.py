@@ -12,7 +12,7 @@ from vqa_utils import figures
 from vqa_utils.data import load_challenge
 from vqa_utils.duplicates import duplicate_table, image_sizes
 from vqa_utils.report import gallery
-from vqa_utils.runs import open_run
+from vqa_utils.artifacts.run import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

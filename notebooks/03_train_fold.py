@@ -18,8 +18,8 @@ from vqa_utils.folds import held_out_rows
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, load_base, load_processor
 from vqa_utils.paraphrases import read_wordings
-from vqa_utils.paths import shown
-from vqa_utils.runs import open_run
+from vqa_utils.artifacts.paths import shown
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.train import read_epochs, train_fold
 
 # %% tags=["parameters"]

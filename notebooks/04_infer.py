@@ -14,9 +14,9 @@ from vqa_utils import figures
 from vqa_utils.encode import Encoder
 from vqa_utils.metrics import predictions
 from vqa_utils.model import load_adapter
-from vqa_utils.paths import shown
+from vqa_utils.artifacts.paths import shown
 from vqa_utils.report import gallery
-from vqa_utils.runs import open_run
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.score import questions_of_fold, score_fold
 
 # %% tags=["parameters"]

@@ -11,7 +11,7 @@ sys.path.insert(0, "..")
 from vqa_utils import figures
 from vqa_utils.combine import of_folds, of_runs
 from vqa_utils.ensemble import agreement
-from vqa_utils.paths import RunPaths, shown
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.report import read_agreement
 
 # %% tags=["parameters"]

@@ -17,9 +17,9 @@ from vqa_utils.ensemble import pooled, read_members, read_refit, rows_of, scored
 from vqa_utils.folds import read_folds
 from vqa_utils.images import image_pixels
 from vqa_utils.metrics import correct
-from vqa_utils.paths import shown
+from vqa_utils.artifacts.paths import shown
 from vqa_utils.position_bias import pooled_views, position_bias
-from vqa_utils.runs import open_run
+from vqa_utils.artifacts.run import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

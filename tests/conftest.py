@@ -11,16 +11,17 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from rich.console import Console
 
-from vqa_utils.artifacts import write_csv, write_json, write_probabilities, write_text
+from vqa_utils.artifacts.files import write_csv, write_json, write_text
+from vqa_utils.artifacts.fold_settings import Rung, write_rungs
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.demo.scenes import draw_scene
 from vqa_utils.execution import NotebookError
 from vqa_utils.folds import held_out_rows, make_folds
-from vqa_utils.ladder import Rung, write_rungs
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
-from vqa_utils.runs import open_run
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",
            "teal": "청록색", "brown": "갈색", "orange": "주황색", "purple": "보라색", "pink": "분홍색", "white": "흰색"}  # fmt: skip

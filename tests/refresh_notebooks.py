@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vqa_utils.paths import NOTEBOOKS, RUNS_VARIABLE  # noqa: E402  (the package is not installed)
+from vqa_utils.artifacts.paths import NOTEBOOKS, RUNS_VARIABLE  # noqa: E402  (the package is not installed)
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 

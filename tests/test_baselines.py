@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts import write_probabilities
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.baselines import (
     answers_without_images,
     baseline_table,
@@ -13,7 +14,6 @@ from vqa_utils.baselines import (
 )
 from vqa_utils.folds import ALWAYS_TRAIN
 from vqa_utils.metrics import accuracy, predictions
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 
 FRUIT = {"바나나": "노란색", "딸기": "빨간색", "포도": "보라색", "오이": "초록색"}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from vqa_utils.artifacts import write_probabilities
+from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.data import load_challenge
 from vqa_utils.demo.challenge import known_test_answers
 from vqa_utils.nf4 import NF4Experts
-from vqa_utils.paths import ROOT, RunPaths
 from vqa_utils.presets import preset
 
 

@@ -10,12 +10,13 @@ import pytest
 from conftest import write_korean_challenge
 from scipy.special import softmax
 
-from vqa_utils.artifacts import read_json, read_probabilities, write_csv, write_json, write_probabilities
+from vqa_utils.artifacts.files import read_json, write_csv, write_json
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
 from vqa_utils.blend import blend_runs, read_runs
 from vqa_utils.combine import of_runs
 from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import data_hash
 

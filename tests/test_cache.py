@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vqa_utils import cache, model
+from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.cache import MANIFEST, cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.model import load_base
-from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.presets import preset
 
 

@@ -6,7 +6,9 @@ import pytest
 from scipy.special import softmax
 
 from vqa_utils import calibration
-from vqa_utils.artifacts import write_json, write_probabilities
+from vqa_utils.artifacts.files import write_json
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.calibration import (
     before_and_after,
     calibrate,
@@ -17,7 +19,6 @@ from vqa_utils.calibration import (
     temperatures_of,
 )
 from vqa_utils.metrics import log_loss, predictions
-from vqa_utils.paths import RunPaths
 
 LETTERS = list("abcd")
 

@@ -11,16 +11,17 @@ from scipy.stats import bootstrap
 
 import run_all
 from run_all import STAGES
-from vqa_utils.artifacts import hashes, read_json, write_json
+from vqa_utils.artifacts.files import hashes, read_json, write_json
+from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.config import parse_settings, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.errors import RunError
 from vqa_utils.metrics import accuracy_interval
-from vqa_utils.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.presets import PRESETS, differences, preset
 from vqa_utils.runner import Runner
-from vqa_utils.runs import open_run, start_run
+from vqa_utils.runs import start_run
 from vqa_utils.setting_types import setting_text
 from vqa_utils.stages import select_steps
 

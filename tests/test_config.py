@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
 from vqa_utils.config import BEFORE_IT_CAME, USED_FROM, Config, from_dict, parse_settings, to_dict
-from vqa_utils.paths import NOTEBOOKS, ROOT
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.setting_types import ConfigError, size_in_bytes
 

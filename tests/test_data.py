@@ -10,12 +10,12 @@ from conftest import write_korean_challenge
 from PIL import Image
 
 from vqa_utils import images
+from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.csv_files import read_rows
 from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
 from vqa_utils.duplicates import duplicate_table, image_sizes
 from vqa_utils.execution import execute
 from vqa_utils.images import image_hashes, image_pixels
-from vqa_utils.paths import ROOT
 from vqa_utils.presets import preset
 
 

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.data import load_challenge, question_kinds
 from vqa_utils.demo import pretrain
 from vqa_utils.demo.challenge import write_challenge, write_extra
@@ -17,7 +18,6 @@ from vqa_utils.folds import make_folds
 from vqa_utils.images import image_hashes
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
-from vqa_utils.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.score import score_fold, score_options

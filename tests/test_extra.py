@@ -10,11 +10,11 @@ from PIL import Image
 from test_groups import photos, run_02  # noqa: F401
 from test_runner import arguments
 
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.data import DataError, load_challenge
 from vqa_utils.extra import extra_folds, extra_rows, read_extra
 from vqa_utils.folds import ALWAYS_TRAIN, FoldError
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import data_hash, settle_run, start_run
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vqa_utils.paths import ROOT
+from vqa_utils.artifacts.paths import ROOT
 
 FLOORS = {
     0: ("errors", "paths", "artifacts", "stages", "arguments", "lock", "settings"),

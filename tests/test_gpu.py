@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from vqa_utils import model, train
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.fold_settings import read_rungs
+from vqa_utils.artifacts.paths import ROOT, FoldPaths, RunPaths
 from vqa_utils.config import from_dict
-from vqa_utils.ladder import read_rungs
 from vqa_utils.model import add_lora, load_adapter, load_base, memory_plan
-from vqa_utils.paths import ROOT, FoldPaths, RunPaths
 from vqa_utils.precision import START_SCALE, grad_scaler
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS

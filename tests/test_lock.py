@@ -8,9 +8,9 @@ import sys
 import pytest
 
 import run_all
+from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.errors import RunError
 from vqa_utils.lock import locked
-from vqa_utils.paths import ROOT, RunPaths
 from vqa_utils.points import SweepError
 
 HOLDS = """

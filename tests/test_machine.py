@@ -1,10 +1,10 @@
 import pytest
 
 import run_all
-from vqa_utils.artifacts import write_json
+from vqa_utils.artifacts.files import write_json
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits, settled_here
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.shapes import ShapeError
 

@@ -8,7 +8,7 @@ import nbformat
 import papermill
 import pytest
 
-from vqa_utils.paths import NOTEBOOKS
+from vqa_utils.artifacts.paths import NOTEBOOKS
 
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
 

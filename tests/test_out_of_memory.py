@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from conftest import write_korean_challenge
 
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.fold_settings import read_rungs
+from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.config import from_dict
-from vqa_utils.ladder import read_rungs
-from vqa_utils.paths import ROOT, RunPaths
 
 # Every kernel runs this first: from the second epoch on, batches of more than two rows are too many
 STARTUP = f"""

@@ -8,11 +8,11 @@ import pytest
 from conftest import write_korean_challenge
 
 from run_all import STAGES
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data import DataError, load_challenge
 from vqa_utils.memory import LONGER_INSTRUCTION
 from vqa_utils.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings, with_paraphrases, wordings_of
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.runner import Runner

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from conftest import write_korean_challenge
 
-from vqa_utils.artifacts import ArtifactError, read_json, read_probabilities
+from vqa_utils.artifacts.files import ArtifactError, read_json
+from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.artifacts.probabilities import read_probabilities
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.calibration import scaled, temperatures_of
-from vqa_utils.paths import ROOT, RunPaths
-from vqa_utils.runs import open_run
 from vqa_utils.score import questions_of_fold
 
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]

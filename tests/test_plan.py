@@ -12,10 +12,10 @@ from math import prod
 import pytest
 from rich.console import Console
 
+from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
 from vqa_utils.machine import T4, gpu_limits, shape_of
 from vqa_utils.memory import LONG_TEXT_TOKENS, LONGER_INSTRUCTION, TEXT_TOKENS, batch_of, nf4_bytes, saved_bytes, weight_bytes
-from vqa_utils.paths import ROOT
 from vqa_utils.placement import HEAD, VISION
 from vqa_utils.plan import Plan, largest_micro_batch, make_plan, settled, with_text
 from vqa_utils.plan_table import print_plan

@@ -4,8 +4,8 @@ import pytest
 from scipy.special import softmax
 
 from vqa_utils import figures
-from vqa_utils.artifacts import write_probabilities, write_views
-from vqa_utils.paths import RunPaths
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities, write_views
 from vqa_utils.position_bias import beyond_deserved, pooled_views, position_bias
 from vqa_utils.presets import preset
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.model import add_lora, load_base
-from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.precision import keep_stream_in_fp32
 
 

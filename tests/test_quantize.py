@@ -9,10 +9,10 @@ from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
+from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.demo.architecture import tiny_config
 from vqa_utils.model import add_lora, load_base
 from vqa_utils.nf4 import PROJECTIONS, NF4Experts
-from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.quantize import nf4_config
 
 

@@ -9,7 +9,10 @@ import pytest
 
 import run_all
 from vqa_utils import figures, report
-from vqa_utils.artifacts import ids_hash, read_json, read_probabilities, write_csv, write_json, write_probabilities
+from vqa_utils.artifacts.files import ids_hash, read_json, write_csv, write_json
+from vqa_utils.artifacts.paths import FoldPaths, RunPaths
+from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.combine import of_folds
 from vqa_utils.compare import comparison, read_scored
@@ -20,9 +23,7 @@ from vqa_utils.extra import extra_rows
 from vqa_utils.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.forecast import RowCounts, _last_end, forecast
 from vqa_utils.machine import T4, shape_of
-from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.presets import preset
-from vqa_utils.runs import open_run
 
 LETTERS = list("abcd")
 REFIT = ["03_train_fold-fold2", "04_infer-fold2"]

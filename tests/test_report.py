@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vqa_utils import figures, report
-from vqa_utils.artifacts import write_json, write_probabilities
+from vqa_utils.artifacts.files import write_json
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.ensemble import Member
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import preset
 
 TRAIN = pd.DataFrame({

@@ -14,15 +14,16 @@ from conftest import write_korean_challenge
 import run_all
 from run_all import STAGES
 from vqa_utils import runs
-from vqa_utils.artifacts import read_json, write_json
+from vqa_utils.artifacts.files import read_json, write_json
+from vqa_utils.artifacts.paths import RunPaths, runs_dir
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config, to_dict
 from vqa_utils.errors import RunError
 from vqa_utils.execution import execute
 from vqa_utils.folds import FoldError
-from vqa_utils.paths import RunPaths, runs_dir
 from vqa_utils.presets import preset
 from vqa_utils.runner import Runner
-from vqa_utils.runs import open_run, settle_run, start_run, with_data
+from vqa_utils.runs import settle_run, start_run, with_data
 from vqa_utils.setting_types import ConfigError
 from vqa_utils.stages import Stage, Step, select_steps
 from vqa_utils.terminal import last_step

@@ -3,8 +3,8 @@ import json
 import pytest
 from model_folders import CONVERT, NO_FILE, SHARDS, problem, write_model
 
+from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME
-from vqa_utils.paths import DEMO_MODEL
 from vqa_utils.source import check_source, config_of
 
 

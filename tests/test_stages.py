@@ -1,8 +1,8 @@
 import pytest
 
 from run_all import STAGES
+from vqa_utils.artifacts.paths import NOTEBOOKS, FoldPaths
 from vqa_utils.errors import RunError
-from vqa_utils.paths import NOTEBOOKS, FoldPaths
 from vqa_utils.stages import Stage, Step, select_steps
 
 

@@ -1,7 +1,7 @@
 from conftest import clock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts.files import read_json
 from vqa_utils.execution import execute
 from vqa_utils.timings import time_split, time_table
 

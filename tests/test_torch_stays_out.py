@@ -7,9 +7,9 @@ import jupytext
 import pytest
 from conftest import write_korean_challenge
 
-from vqa_utils.artifacts import write_json
+from vqa_utils.artifacts.files import write_json
+from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.presets import preset
 
 HEAVY = {"torch", "torchvision", "transformers", "peft", "bitsandbytes", "accelerate", "qwen_vl_utils"}

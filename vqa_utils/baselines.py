@@ -10,12 +10,12 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data import question_kinds
 from vqa_utils.ensemble import pooled, rows_of
 from vqa_utils.folds import ALWAYS_TRAIN
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
-from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
 SETS = {"oof": "fine-tuned", "zero_shot": "base, zero-shot", "blank": "fine-tuned, blank images"}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vqa_utils.artifacts import read_json, write_json
+from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.config import Config
 
 MANIFEST = "manifest.json"

@@ -12,9 +12,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
-from vqa_utils.artifacts import read_json, read_probabilities
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.metrics import P_FLOOR, accuracy, expected_calibration_error, log_loss
-from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
 BOUNDS = (0.05, 20.0)

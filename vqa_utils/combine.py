@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from vqa_utils.artifacts import write_csv, write_json, write_probabilities
+from vqa_utils.artifacts.files import write_csv, write_json
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.blend import read_runs
 from vqa_utils.calibration import calibrate, scaled, temperature_of
 from vqa_utils.data import load_challenge
@@ -16,9 +19,7 @@ from vqa_utils.ensemble import combined, pooled, read_members, read_refit, rows_
 from vqa_utils.folds import read_folds
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions, tied
 from vqa_utils.mixture import fit_mixture, mixed
-from vqa_utils.paths import RunPaths
 from vqa_utils.report import fold_table
-from vqa_utils.runs import open_run
 
 
 @dataclass(frozen=True)

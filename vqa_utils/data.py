@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from vqa_utils.artifacts.paths import demo_data_dir
 from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.csv_files import listed, read_rows, row_problems
 from vqa_utils.errors import VqaError
 from vqa_utils.images import read_images, upright_rgb
 from vqa_utils.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
-from vqa_utils.paths import demo_data_dir
 from vqa_utils.prompts import LETTERS
 
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)

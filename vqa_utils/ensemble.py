@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from vqa_utils.artifacts import ArtifactError, hashes, read_json, read_probabilities
+from vqa_utils.artifacts.files import ArtifactError, hashes, read_json
+from vqa_utils.artifacts.fold_settings import climbed, read_rungs
+from vqa_utils.artifacts.paths import FoldPaths, RunPaths
+from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config, from_dict
 from vqa_utils.errors import RunError
-from vqa_utils.ladder import climbed, read_rungs
 from vqa_utils.metrics import P_FLOOR, predictions
-from vqa_utils.paths import FoldPaths, RunPaths
 from vqa_utils.prompts import LETTERS
 
 TIE_BREAK = 1e-3  # of a vote: what the mean weighs where letters have as many votes

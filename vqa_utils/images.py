@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from vqa_utils.artifacts import sha256
+from vqa_utils.artifacts.files import sha256
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16

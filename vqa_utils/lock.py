@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.errors import RunError
-from vqa_utils.paths import RunPaths, shown
 
 
 @contextlib.contextmanager

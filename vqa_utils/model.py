@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file
 
-from vqa_utils.artifacts import ArtifactError, read_json, write_json
+from vqa_utils.artifacts.files import ArtifactError, read_json, write_json
+from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.attention import use_lean_attention
 from vqa_utils.cache import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
@@ -21,7 +22,6 @@ from vqa_utils.lora import use_lean_lora
 from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
 from vqa_utils.memory import weights_by_module
 from vqa_utils.padding import pad_on_the_right
-from vqa_utils.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.plan import Plan
 from vqa_utils.precision import keep_stream_in_fp32
 from vqa_utils.quantize import nf4_config, streaming

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vqa_utils.artifacts import VIEW_COLUMNS, read_views
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import VIEW_COLUMNS, read_views
 from vqa_utils.config import Config
 from vqa_utils.ensemble import scored_folds
 from vqa_utils.metrics import DECIMALS, correct, mean_interval, predictions
-from vqa_utils.paths import RunPaths
 from vqa_utils.prompts import LETTERS
 
 MIN_ROWS = 30  # of fewer, the bootstrap's intervals are too short: an unbiased model was called biased in 9 % of cases at 24

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_utils.artifacts import read_json, write_atomically, write_csv, write_text
+from vqa_utils.artifacts.files import read_json, write_atomically, write_csv, write_text
+from vqa_utils.artifacts.fold_settings import read_rungs
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data import open_image
 from vqa_utils.ensemble import Member, pooled, rows_of, scored_adapters, unanimity
-from vqa_utils.ladder import read_rungs
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
-from vqa_utils.paths import RunPaths
 from vqa_utils.presets import differences
 from vqa_utils.prompts import LETTERS
 from vqa_utils.setting_types import setting_text

@@ -16,16 +16,18 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from vqa_utils.artifacts import hashes, read_json, read_probabilities, write_atomically, write_csv, write_json
+from vqa_utils.artifacts.files import hashes, read_json, write_atomically, write_csv, write_json
+from vqa_utils.artifacts.fold_settings import Rung, climbed, read_rungs, write_rungs
+from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.config import Config
 from vqa_utils.data import load_test
 from vqa_utils.ensemble import combined, has_settings, submission
 from vqa_utils.errors import RunError
 from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
-from vqa_utils.ladder import Rung, climbed, next_rung, read_rungs, write_rungs
+from vqa_utils.ladder import next_rung
 from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of
-from vqa_utils.paths import RunPaths, shown
 from vqa_utils.plan import make_plan
 from vqa_utils.runs import data_hash
 from vqa_utils.stages import Step

@@ -10,58 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from vqa_utils.artifacts import hashes, provenance, read_json, sha256, write_json
-from vqa_utils.config import BEFORE_IT_CAME, DEMO_DATA, Config, from_dict, parse_settings, to_dict
+from vqa_utils.artifacts.files import hashes, read_json, sha256, write_json
+from vqa_utils.artifacts.paths import RunPaths, demo_data_dir, runs_dir, shown
+from vqa_utils.artifacts.provenance import provenance
+from vqa_utils.artifacts.run import read_config
+from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
 from vqa_utils.data import load_challenge
 from vqa_utils.errors import RunError
 from vqa_utils.folds import check_leaks, read_folds
 from vqa_utils.forecast import RowCounts
 from vqa_utils.images import image_hashes
-from vqa_utils.ladder import climbed, read_rungs
-from vqa_utils.paths import RunPaths, demo_data_dir, runs_dir, shown
 from vqa_utils.presets import preset, preset_changes
-from vqa_utils.setting_types import ConfigError, setting_text
 
-INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 KAGGLE_INPUT = Path("/kaggle/input")
-
-
-def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
-    """The paths and settings of a run; the run `interactive` is made with the preset demo where it is not there.
-
-    Args:
-        fold: with what out-of-memory errors have changed for this fold.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    paths = RunPaths(run_id)
-    if not paths.config.exists():
-        if run_id != INTERACTIVE:
-            raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
-        write_json(paths.config, to_dict(preset("demo")))
-    config = read_config(paths)
-    return paths, config if fold is None else climbed(config, read_rungs(paths.fold(fold).rungs, config))
-
-
-def read_config(paths: RunPaths) -> Config:
-    """The run's settings.
-
-    Raises:
-        ConfigError: they are of another version of the code.
-    """
-    try:
-        return from_dict(read_json(paths.config))
-    except ConfigError as error:
-        raise ConfigError(f"{shown(paths.config)}: {error}") from error
-
-
-def read_later_settings(paths: RunPaths) -> str:
-    """Which settings came later than the run and what they are taken to be, in words; empty where there are none."""
-    known = read_json(paths.config) if paths.config.exists() else BEFORE_IT_CAME
-    later = [f"{name}={setting_text(value)}" for name, value in BEFORE_IT_CAME.items() if name not in known]
-    said = f"{paths.run_id} was made before some settings came; what it did is called {' '.join(later)} now"
-    return said if later else ""
 
 
 def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vqa_utils.artifacts.paths import SHAPES
 from vqa_utils.errors import VqaError
-from vqa_utils.paths import SHAPES
 
 FAMILIES = ("qwen3_vl_moe", "qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
 GROUPS = ("experts", "attention", "mlp", "embeddings", "head", "vision", "norms and router")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vqa_utils.artifacts import read_json
+from vqa_utils.artifacts.files import read_json
 
 EXECUTED_IN = "executed in"
 SPLIT = ["kernel start", "imports", "work"]

@@ -24,12 +24,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
-from vqa_utils.paths import FoldPaths
 from vqa_utils.plan import make_plan, settled, with_text
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming

@@ -23,10 +23,11 @@ import pandas as pd
 from PIL import Image
 from rich.console import Console
 
-from vqa_utils.artifacts import write_csv, write_json, write_probabilities
+from vqa_utils.artifacts.files import write_csv, write_json
+from vqa_utils.artifacts.paths import RUNS_VARIABLE, RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.config import to_dict
 from vqa_utils.execution import execute
-from vqa_utils.paths import RUNS_VARIABLE, RunPaths
 from vqa_utils.presets import preset
 from vqa_utils.runs import data_hash, start_run
 from vqa_utils.terminal import print_table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vqa_utils.artifacts import write_csv, write_json
+from vqa_utils.artifacts.files import write_csv, write_json
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 DEMO_MODEL = ROOT / "vqa_utils" / "demo" / "model"
 SHAPES = ROOT / "vqa_utils" / "shapes"

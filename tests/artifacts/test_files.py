@@ -1,19 +1,10 @@
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts import (
-    ArtifactError,
-    hashes,
-    provenance,
-    read_probabilities,
-    read_views,
-    sha256,
-    write_atomically,
-    write_probabilities,
-    write_text,
-    write_views,
-)
-from vqa_utils.paths import RunPaths, runs_dir, shown
+from vqa_utils.artifacts.files import ArtifactError, hashes, sha256, write_atomically, write_text
+from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
+from vqa_utils.artifacts.probabilities import read_probabilities, read_views, write_probabilities, write_views
+from vqa_utils.artifacts.provenance import provenance
 
 PROBS = pd.DataFrame(
     {"id": ["01", "None", "3"], "a": [0.7, 0.1, 0.25], "b": [0.1, 0.7, 0.25], "c": [0.1, 0.1, 0.25], "d": [0.1, 0.1, 0.25]}
