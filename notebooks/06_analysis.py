@@ -12,10 +12,11 @@ from vqa_utils import error_analysis, figures, report
 from vqa_utils.baselines import answers_without_images, baseline_table, read_baselines
 from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.clusters import question_clusters
-from vqa_utils.data import load_challenge, question_kinds
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.ensemble import pooled, read_members, read_refit, rows_of, scored_folds
-from vqa_utils.folds import read_folds
-from vqa_utils.images import image_pixels
+from vqa_utils.data.folds import read_folds
+from vqa_utils.data.images import image_pixels
 from vqa_utils.metrics import correct
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.position_bias import pooled_views, position_bias

@@ -17,10 +17,10 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import held_out_rows, make_folds
 from vqa_utils.demo.scenes import draw_scene
 from vqa_utils.execution import NotebookError
-from vqa_utils.folds import held_out_rows, make_folds
 from vqa_utils.presets import preset
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",

@@ -12,7 +12,7 @@ from vqa_utils.baselines import (
     read_baselines,
     text_model,
 )
-from vqa_utils.folds import ALWAYS_TRAIN
+from vqa_utils.data.folds import ALWAYS_TRAIN
 from vqa_utils.metrics import accuracy, predictions
 from vqa_utils.presets import preset
 

@@ -16,9 +16,9 @@ from vqa_utils.artifacts.probabilities import read_probabilities, write_probabil
 from vqa_utils.blend import blend_runs, read_runs
 from vqa_utils.combine import of_runs
 from vqa_utils.config import to_dict
+from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
-from vqa_utils.runs import data_hash
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from transformers import AutoModelForImageTextToText
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import DEMO_MODEL, FoldPaths
-from vqa_utils.data import load_challenge, question_kinds
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.easy_vqa import write_challenge, write_extra
+from vqa_utils.data.folds import make_folds
+from vqa_utils.data.images import image_hashes
+from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.demo import pretrain
-from vqa_utils.demo.challenge import write_challenge, write_extra
 from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.encode import Encoder
-from vqa_utils.folds import make_folds
-from vqa_utils.images import image_hashes
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.presets import preset

@@ -17,10 +17,10 @@ from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.combine import of_folds
 from vqa_utils.compare import comparison, read_scored
 from vqa_utils.config import to_dict
+from vqa_utils.data.extra_rows import extra_rows
+from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
 from vqa_utils.errors import RunError
-from vqa_utils.extra import extra_rows
-from vqa_utils.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.forecast import RowCounts, _last_end, forecast
 from vqa_utils.machine import T4, shape_of
 from vqa_utils.presets import preset
@@ -138,7 +138,7 @@ def test_a_refit_starts_with_the_rungs_that_a_fold_needed(command, stand_in):
 
 
 def folds_and_train(paths, config):
-    from vqa_utils.data import load_challenge
+    from vqa_utils.data.challenge import load_challenge
 
     train = load_challenge(config).train
     return read_folds(paths.folds, train), train
@@ -162,7 +162,7 @@ def test_a_refit_costs_but_has_no_score(command):
 @pytest.fixture
 def scored_run(tmp_path, monkeypatch, korean_folder):
     """Writes the probabilities of two folds and a refit, those of the folds sharper than they should be."""
-    from vqa_utils.data import load_challenge
+    from vqa_utils.data.challenge import load_challenge
 
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
 

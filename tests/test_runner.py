@@ -18,9 +18,9 @@ from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config, to_dict
+from vqa_utils.data.folds import FoldError
 from vqa_utils.errors import RunError
 from vqa_utils.execution import execute
-from vqa_utils.folds import FoldError
 from vqa_utils.presets import preset
 from vqa_utils.runner import Runner
 from vqa_utils.runs import settle_run, start_run, with_data

@@ -12,10 +12,11 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run, read_later_settings
 from vqa_utils.config import Config
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensemble import ENSEMBLE, check_data, check_finished
 from vqa_utils.errors import RunError, VqaError
-from vqa_utils.runs import checked_run_id, data_hash
+from vqa_utils.runs import checked_run_id
 
 if TYPE_CHECKING:
     from rich.console import Console

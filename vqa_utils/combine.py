@@ -14,9 +14,9 @@ from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.blend import read_runs
 from vqa_utils.calibration import calibrate, scaled, temperature_of
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import read_folds
 from vqa_utils.ensemble import combined, pooled, read_members, read_refit, rows_of, scored_folds, submission
-from vqa_utils.folds import read_folds
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions, tied
 from vqa_utils.mixture import fit_mixture, mixed
 from vqa_utils.report import fold_table

@@ -14,13 +14,13 @@ from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.artifacts.run import open_run, read_later_settings
 from vqa_utils.calibration import calibrated_oof
 from vqa_utils.config import Config
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.folds import read_folds
 from vqa_utils.ensemble import check_data, check_finished, pooled, rows_of
 from vqa_utils.errors import RunError, VqaError
-from vqa_utils.folds import read_folds
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.presets import differences
-from vqa_utils.runs import data_hash
 from vqa_utils.setting_types import setting_text
 from vqa_utils.terminal import print_table
 from vqa_utils.timings import EXECUTED_IN, time_table

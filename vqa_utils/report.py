@@ -15,7 +15,7 @@ from vqa_utils.artifacts.files import read_json, write_atomically, write_csv, wr
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
-from vqa_utils.data import open_image
+from vqa_utils.data.images import open_image
 from vqa_utils.ensemble import Member, pooled, rows_of, scored_adapters, unanimity
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 from vqa_utils.presets import differences

@@ -22,14 +22,14 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.config import Config
-from vqa_utils.data import load_test
+from vqa_utils.data.challenge import load_test
+from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensemble import combined, has_settings, submission
 from vqa_utils.errors import RunError
 from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
 from vqa_utils.ladder import next_rung
 from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of
 from vqa_utils.plan import make_plan
-from vqa_utils.runs import data_hash
 from vqa_utils.stages import Step
 from vqa_utils.terminal import follow, progress_lines
 

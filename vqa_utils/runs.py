@@ -8,18 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from vqa_utils.artifacts.files import hashes, read_json, sha256, write_json
+from vqa_utils.artifacts.files import hashes, read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, demo_data_dir, runs_dir, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import read_config
 from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
-from vqa_utils.folds import check_leaks, read_folds
 from vqa_utils.forecast import RowCounts
-from vqa_utils.images import image_hashes
 from vqa_utils.presets import preset, preset_changes
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -144,15 +141,6 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     latest = runs_dir() / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)
-
-
-def data_hash(config: Config) -> str:
-    """Changes with the CSVs and with the contents of any picture, not with where they lie or when they were copied."""
-    challenge = load_challenge(config)
-    paths = pd.concat([challenge.train["path"], challenge.test["path"]])
-    extra = challenge.extra["path"]
-    pictures = image_hashes(challenge.folder, [path for path in [*paths, *extra] if (challenge.folder / path).is_file()])
-    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *paths, *pictures])).sum())
 
 
 def _model(name: str) -> str:

@@ -20,9 +20,9 @@ from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities, write_views
 from vqa_utils.config import Config
-from vqa_utils.data import load_challenge, load_test
+from vqa_utils.data.challenge import load_challenge, load_test
+from vqa_utils.data.folds import held_out_rows
 from vqa_utils.encode import Encoder, letter_token_ids
-from vqa_utils.folds import held_out_rows
 from vqa_utils.orders import can_share, shifts_of, tree_mask, turned
 from vqa_utils.prompts import LETTERS
 

@@ -15,9 +15,9 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.baselines import baseline_table, read_baselines
 from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.config import Config
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import read_folds
 from vqa_utils.ensemble import pooled, read_refit, rows_of, scored_folds
-from vqa_utils.folds import read_folds
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.report import fold_table
 

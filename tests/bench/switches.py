@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.data import load_challenge
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import read_folds
 from vqa_utils.ensemble import check_finished, pooled, rows_of
-from vqa_utils.folds import read_folds
 from vqa_utils.metrics import correct
 from vqa_utils.mixture import probability_of, sign_flip_p
 from vqa_utils.presets import differences, preset

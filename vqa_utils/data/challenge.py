@@ -3,26 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from vqa_utils.artifacts.paths import demo_data_dir
 from vqa_utils.config import DEMO_DATA, Config
-from vqa_utils.csv_files import listed, read_rows, row_problems
+from vqa_utils.data.csv_files import listed, read_rows, row_problems
+from vqa_utils.data.images import read_images
+from vqa_utils.data.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
 from vqa_utils.errors import VqaError
-from vqa_utils.images import read_images, upright_rgb
-from vqa_utils.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
 from vqa_utils.prompts import LETTERS
 
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
 TRAIN_COLUMNS = (*QUESTION_COLUMNS, "answer")
-QUESTION_PATTERNS = {
-    "counting": r"how many|몇|개수",
-    "colour": r"\bcolou?r|색",
-    "shape": r"\bshape|모양",
-    "text": r"written|\btext\b|글자|적힌|적혀",
-}  # of a question in lower case
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
 TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
 
@@ -61,7 +53,7 @@ def data_dir(config: Config) -> Path:
     """The folder of the run's challenge; easy-VQA is written there first where it is asked for and missing."""
     if config.data != DEMO_DATA:
         return Path(config.data)
-    from vqa_utils.demo.challenge import write_challenge  # the demo stands beside the floors
+    from vqa_utils.data.easy_vqa import write_challenge  # the demo stands beside the floors
 
     return write_challenge(demo_data_dir())
 
@@ -141,21 +133,6 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if problems:
         raise DataError(listed(folder, problems))
     return test, test[["id"]] if sample is None else sample
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image as the model sees it, see `images.upright_rgb`."""
-    with Image.open(path) as image:
-        return upright_rgb(image)
-
-
-def question_kinds(rows: pd.DataFrame) -> pd.Series:
-    """A coarse kind of each row's question, in English or Korean: yes/no, counting, colour, shape, text (in the image), other."""
-    options = rows[list(LETTERS)].apply(lambda column: column.str.strip().str.lower())
-    yes, no = (options.isin(words).any(axis=1) for words in (["yes", "예", "네"], ["no", "아니요", "아니오"]))
-    question = rows["question"].str.lower()
-    signs = [yes & no, *(question.str.contains(pattern) for pattern in QUESTION_PATTERNS.values())]
-    return pd.Series(np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other"), rows.index)
 
 
 def _place(path: str, *folders: Path) -> Path:

@@ -106,3 +106,9 @@ def _pixels(path: Path) -> int:
             return image.width * image.height
     except (OSError, SyntaxError, ValueError):
         return 0
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image as the model sees it, see `images.upright_rgb`."""
+    with Image.open(path) as image:
+        return upright_rgb(image)

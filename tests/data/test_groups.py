@@ -12,14 +12,14 @@ from conftest import write_korean_challenge
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from vqa_utils import folds as folds_module
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import NOTEBOOKS, RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.data import load_challenge
-from vqa_utils.folds import FoldError, leaks, make_folds
-from vqa_utils.groups import HINT_BITS, near_groups, near_leaks, read_groups, read_near_leaks, row_groups, same_words
-from vqa_utils.images import perceptual_hash, read_images
+from vqa_utils.data import folds as folds_module
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import FoldError, leaks, make_folds
+from vqa_utils.data.groups import HINT_BITS, near_groups, near_leaks, read_groups, read_near_leaks, row_groups, same_words
+from vqa_utils.data.images import perceptual_hash, read_images
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 

@@ -3,8 +3,8 @@ import re
 import pandas as pd
 import pytest
 
-from vqa_utils import folds as folds_module
-from vqa_utils.folds import (
+from vqa_utils.data import folds as folds_module
+from vqa_utils.data.folds import (
     ALWAYS_TRAIN,
     FoldError,
     copied_answers,

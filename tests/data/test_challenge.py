@@ -9,13 +9,14 @@ import pytest
 from conftest import write_korean_challenge
 from PIL import Image
 
-from vqa_utils import images
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.csv_files import read_rows
-from vqa_utils.data import DataError, load_challenge, load_test, open_image, question_kinds
-from vqa_utils.duplicates import duplicate_table, image_sizes
+from vqa_utils.data import images
+from vqa_utils.data.challenge import DataError, load_challenge, load_test
+from vqa_utils.data.csv_files import read_rows
+from vqa_utils.data.duplicates import duplicate_table, image_sizes
+from vqa_utils.data.images import image_hashes, image_pixels, open_image
+from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.execution import execute
-from vqa_utils.images import image_hashes, image_pixels
 from vqa_utils.presets import preset
 
 

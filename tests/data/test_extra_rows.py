@@ -12,11 +12,12 @@ from test_runner import arguments
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.data import DataError, load_challenge
-from vqa_utils.extra import extra_folds, extra_rows, read_extra
-from vqa_utils.folds import ALWAYS_TRAIN, FoldError
+from vqa_utils.data.challenge import DataError, load_challenge
+from vqa_utils.data.extra_rows import extra_folds, extra_rows, read_extra
+from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.folds import ALWAYS_TRAIN, FoldError
 from vqa_utils.presets import preset
-from vqa_utils.runs import data_hash, settle_run, start_run
+from vqa_utils.runs import settle_run, start_run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from vqa_utils.config import Config
-from vqa_utils.data import Challenge
+from vqa_utils.data.challenge import Challenge
 
 HASH_BITS = 64
 HINT_BITS = 4  # copies of a photograph in another size or quality were within it, see tests/bench/README.md

@@ -10,13 +10,14 @@ from conftest import write_korean_challenge
 from run_all import STAGES
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
-from vqa_utils.data import DataError, load_challenge
+from vqa_utils.data.challenge import DataError, load_challenge
+from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings, with_paraphrases, wordings_of
 from vqa_utils.memory import LONGER_INSTRUCTION
-from vqa_utils.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings, with_paraphrases, wordings_of
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.runner import Runner
-from vqa_utils.runs import data_hash, start_run
+from vqa_utils.runs import start_run
 from vqa_utils.stages import select_steps
 from vqa_utils.train import training_key
 

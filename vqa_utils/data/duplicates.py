@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from vqa_utils.data import Challenge
+from vqa_utils.data.challenge import Challenge
 
 
 def duplicate_table(challenge: Challenge) -> pd.DataFrame:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from vqa_utils.config import Config
-from vqa_utils.data import Challenge
-from vqa_utils.folds import FoldError
-from vqa_utils.groups import asked, folds_near, folds_of
+from vqa_utils.data.challenge import Challenge
+from vqa_utils.data.folds import FoldError
+from vqa_utils.data.groups import asked, folds_near, folds_of
 
 
 def extra_folds(challenge: Challenge, folds: pd.DataFrame, config: Config) -> pd.DataFrame:
