@@ -73,8 +73,9 @@ def main() -> None:
 def run(args: "Namespace", console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
     check_heeded(args)
-    from vqa_utils.machine import T4, find_gpus, settled_here
     from vqa_utils.plan_table import print_forecast, print_plan
+    from vqa_utils.planning.gpus import T4, find_gpus
+    from vqa_utils.planning.plan import settled_here
     from vqa_utils.runs import rows_here, settle_run
 
     if args.list_presets:
@@ -106,7 +107,7 @@ def run(args: "Namespace", console: "Console") -> None:
 
 def run_points(args: "Namespace", console: "Console") -> None:
     """Look at a sweep's points, or run them."""
-    from vqa_utils.machine import find_gpus
+    from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.points import read_points
     from vqa_utils.sweep import run_sweep, sweep_table
     from vqa_utils.terminal import print_table
@@ -122,7 +123,8 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     """Look at a run's steps, predict, or execute what is due."""
     from vqa_utils.artifacts.run import read_later_settings
     from vqa_utils.lock import locked
-    from vqa_utils.machine import check_run, find_gpus
+    from vqa_utils.planning.gpus import find_gpus
+    from vqa_utils.planning.machine_check import check_run
     from vqa_utils.runner import Runner, predict
     from vqa_utils.terminal import print_table
 

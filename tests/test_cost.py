@@ -7,13 +7,13 @@ from math import prod
 import pytest
 
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.config import parse_settings
 from vqa_utils.cost import Work, work_of
 from vqa_utils.loads import expert_loads, expert_rows
-from vqa_utils.machine import shape_of
-from vqa_utils.memory import Batch, batch_of
-from vqa_utils.plan import make_plan
+from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
+from vqa_utils.planning.memory import Batch, batch_of
+from vqa_utils.planning.plan import make_plan
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 from vqa_utils.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
 

@@ -15,8 +15,8 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
 from vqa_utils.execution import NotebookError
-from vqa_utils.ladder import LadderError
-from vqa_utils.machine import T4, Gpu
+from vqa_utils.planning.gpus import T4, Gpu
+from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.stages import Stage, Step
 

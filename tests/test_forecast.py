@@ -13,8 +13,9 @@ from vqa_utils import runs
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.cost import work_of
 from vqa_utils.forecast import STARTING, RowCounts, forecast
-from vqa_utils.machine import T4, Gpu, shape_of
 from vqa_utils.plan_table import print_forecast
+from vqa_utils.planning.gpus import T4, Gpu
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 from vqa_utils.runs import rows_here
 

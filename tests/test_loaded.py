@@ -8,7 +8,7 @@ from torch import nn
 from vqa_utils import quantize
 from vqa_utils.loaded import LoadError, check_loaded, loaded_weights
 from vqa_utils.model import load_base
-from vqa_utils.shapes import GROUPS
+from vqa_utils.planning.shapes import GROUPS
 
 
 def test_the_table_has_what_was_planned(config, base):

@@ -22,7 +22,8 @@ from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
 from vqa_utils.errors import RunError
 from vqa_utils.forecast import RowCounts, _last_end, forecast
-from vqa_utils.machine import T4, shape_of
+from vqa_utils.planning.gpus import T4
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 
 LETTERS = list("abcd")

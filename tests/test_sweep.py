@@ -8,7 +8,7 @@ import pytest
 import run_all
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
-from vqa_utils.machine import T4
+from vqa_utils.planning.gpus import T4
 from vqa_utils.points import SweepError, read_points
 
 GRID = """

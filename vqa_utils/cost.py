@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from vqa_utils.config import Config
 from vqa_utils.loads import expert_rows
-from vqa_utils.memory import KEPT_POSITIONS, Batch, module_of
 from vqa_utils.nf4_format import BLOCK
-from vqa_utils.placement import HEAD, VISION, GpuPlan
-from vqa_utils.shapes import LAYERS, ModelShape, Shape, is_matrix
+from vqa_utils.planning.memory import KEPT_POSITIONS, Batch, module_of
+from vqa_utils.planning.placement import HEAD, VISION, GpuPlan
+from vqa_utils.planning.shapes import LAYERS, ModelShape, Shape, is_matrix
 
 # Kernels, copies and memsets among them: forward, made again in the backward, and backward
 ATTENTION_LAUNCHES = (18, 18, 33)  # with its norm, LoRA and the residual stream

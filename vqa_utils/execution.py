@@ -17,7 +17,8 @@ from nbclient.exceptions import DeadKernelError
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
-from vqa_utils.machine import find_gpus, fold_gpus, visible_numbers
+from vqa_utils.planning.gpus import find_gpus, visible_numbers
+from vqa_utils.planning.plan import fold_gpus
 
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words

@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.machine import shape_of
-from vqa_utils.memory import weight_bytes
 from vqa_utils.nf4 import NF4Experts
-from vqa_utils.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix
+from vqa_utils.planning.memory import weight_bytes
+from vqa_utils.planning.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix, shape_of
 
 MOST_NAMED = 5
 TOLERANCE = 0.01  # of a group's bytes: the codes of NF4 and the allocator's rounding are not planned

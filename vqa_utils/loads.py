@@ -6,8 +6,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from vqa_utils.chunks import split
-from vqa_utils.memory import EXPERTS_AT_ONCE
+from vqa_utils.planning.expert_chunks import split
+from vqa_utils.planning.memory import EXPERTS_AT_ONCE
 
 ALIKE = 0.82  # fitted: the share of the router's variance that is the same for all tokens; see `expert_loads`
 DRAWN = 8  # layers

@@ -19,10 +19,12 @@ from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_d
 from vqa_utils.layer import use_lean_layers
 from vqa_utils.loaded import check_loaded
 from vqa_utils.lora import use_lean_lora
-from vqa_utils.machine import Gpu, check_machine, gpu_limits, plan_for, shape_of
-from vqa_utils.memory import weights_by_module
 from vqa_utils.padding import pad_on_the_right
-from vqa_utils.plan import Plan
+from vqa_utils.planning.gpus import Gpu, gpu_limits
+from vqa_utils.planning.machine_check import check_machine
+from vqa_utils.planning.memory import weights_by_module
+from vqa_utils.planning.plan import Plan, plan_for
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.precision import keep_stream_in_fp32
 from vqa_utils.quantize import nf4_config, streaming
 from vqa_utils.vision import batch_images

@@ -12,7 +12,8 @@ import yaml
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError
-from vqa_utils.machine import Gpu, settled_here
+from vqa_utils.planning.gpus import Gpu
+from vqa_utils.planning.plan import settled_here
 from vqa_utils.presets import preset
 from vqa_utils.runs import with_whole_paths
 from vqa_utils.setting_types import setting_text

@@ -27,9 +27,10 @@ from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensemble import combined, has_settings, submission
 from vqa_utils.errors import RunError
 from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
-from vqa_utils.ladder import next_rung
-from vqa_utils.machine import T4, find_gpus, gpu_limits, shape_of
-from vqa_utils.plan import make_plan
+from vqa_utils.planning.gpus import T4, find_gpus, gpu_limits
+from vqa_utils.planning.ladder import next_rung
+from vqa_utils.planning.plan import make_plan
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.stages import Step
 from vqa_utils.terminal import follow, progress_lines
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vqa_utils.placement import STREAM_SLOTS
+from vqa_utils.planning.placement import STREAM_SLOTS
 
 Tensors = dict[str, torch.Tensor]
 

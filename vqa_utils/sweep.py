@@ -8,7 +8,8 @@ from rich.console import Console
 from vqa_utils.compare import compare_runs
 from vqa_utils.errors import VqaError
 from vqa_utils.lock import locked
-from vqa_utils.machine import check_run, find_gpus
+from vqa_utils.planning.gpus import find_gpus
+from vqa_utils.planning.machine_check import check_run
 from vqa_utils.points import Point, refuse
 from vqa_utils.runner import Runner
 from vqa_utils.runs import with_data

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from vqa_utils.model import load_base
+from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
-from vqa_utils.shapes import published_config, read_shape
 
 LAYER_COUNTS = (3, 8)  # with embeddings, head and vision tower: 6.0 and 12.2 GB
 SHARD_BYTES = 4e9

@@ -30,12 +30,12 @@ from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.encode import Encoder
 from vqa_utils.loaded import loaded_weights
 from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
-from vqa_utils.plan import make_plan, settled, with_text
+from vqa_utils.planning.plan import make_plan, settled, with_text
+from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
 from vqa_utils.setting_types import size_in_bytes
-from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import train_fold
 
 TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak

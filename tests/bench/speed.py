@@ -35,14 +35,14 @@ from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMix
 from vqa_utils import routing
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.encode import Encoder
-from vqa_utils.memory import weights_by_module
 from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
 from vqa_utils.nf4 import NF4Experts
 from vqa_utils.orders import shifts_of
+from vqa_utils.planning.memory import weights_by_module
+from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.score import autocast, last_logits
 from vqa_utils.setting_types import size_in_bytes
-from vqa_utils.shapes import published_config, read_shape
 from vqa_utils.train import answer_loss
 
 # Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows

@@ -13,7 +13,7 @@ from vqa_utils.config import Config
 from vqa_utils.data.challenge import DataError, load_challenge
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings, with_paraphrases, wordings_of
-from vqa_utils.memory import LONGER_INSTRUCTION
+from vqa_utils.planning.memory import LONGER_INSTRUCTION
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.runner import Runner

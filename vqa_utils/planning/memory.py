@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vqa_utils.config import Config
 from vqa_utils.nf4_format import BLOCK, GROUP
-from vqa_utils.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
+from vqa_utils.planning.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
 PADDED = 1.25  # rows of a layer's experts for each that is needed: 1.20 was recorded at 16 rows a pass, a T4's cut pads less
 EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer

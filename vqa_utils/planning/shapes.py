@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa_utils.artifacts.paths import SHAPES
+from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
+from vqa_utils.planning.source import config_of
 
 FAMILIES = ("qwen3_vl_moe", "qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
 GROUPS = ("experts", "attention", "mlp", "embeddings", "head", "vision", "norms and router")
@@ -235,3 +237,13 @@ def _norm(name: str, width: int) -> Named:
 def _linear(name: str, rows: int, columns: int) -> Named:
     yield f"{name}.weight", (rows, columns)
     yield f"{name}.bias", (rows,)
+
+
+def shape_of(config: Config) -> ModelShape:
+    """The shape of the settings' model, from the shipped files, a local folder, or the hub.
+
+    Raises:
+        SourceError: the model is nowhere.
+        ShapeError: it is of a family that the plan does not know.
+    """
+    return read_shape(published_config(config.model) or config_of(config.model))

@@ -4,9 +4,11 @@ import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.machine import T4, Gpu, MachineError, check_machine, check_run, check_torch, find_gpus, gpu_limits, settled_here
+from vqa_utils.planning.gpus import T4, Gpu, find_gpus, gpu_limits
+from vqa_utils.planning.machine_check import MachineError, check_machine, check_run, check_torch
+from vqa_utils.planning.plan import settled_here
+from vqa_utils.planning.shapes import ShapeError
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.shapes import ShapeError
 
 
 @pytest.mark.parametrize(("name", "needed"), [("safe", "17.5"), ("balanced", "17.5"), ("low_memory", "17.8")])
@@ -84,7 +86,7 @@ def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
 
 def test_a_run_starts_with_a_number(monkeypatch):
     seen = []
-    monkeypatch.setattr("vqa_utils.machine.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.machine_check.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
     monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
     run_all.main()
@@ -94,7 +96,7 @@ def test_a_run_starts_with_a_number(monkeypatch):
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
 def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr("vqa_utils.machine.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.machine_check.find_gpus", lambda: [T4, T4])
     saved = settled_here(preset(name), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
     seen = []

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.shapes import FAMILIES, GROUPS, ShapeError, group_of, published_config, read_shape
+from vqa_utils.planning.shapes import FAMILIES, GROUPS, ShapeError, group_of, published_config, read_shape
 
 PUBLISHED = ("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
 

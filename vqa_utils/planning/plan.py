@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vqa_utils import memory
 from vqa_utils.config import Config
-from vqa_utils.placement import RESERVE, GpuPlan, Placement, spread_evenly, spread_streaming
-from vqa_utils.shapes import LAYERS, ModelShape
+from vqa_utils.planning import memory
+from vqa_utils.planning.gpus import T4, Gpu, gpu_limits
+from vqa_utils.planning.hub import SourceError
+from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, spread_evenly, spread_streaming
+from vqa_utils.planning.shapes import LAYERS, ModelShape, ShapeError, shape_of
 
 SCORE_BATCH = 8  # rows scored at a time, until a plan says how many
 
@@ -112,3 +114,33 @@ def settled(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
     if config.score_batch == "auto":
         config = replace(config, score_batch=largest_score_batch(config, shape, limits))
     return config
+
+
+def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
+    """The memory plan of the settings on these GPUs."""
+    return make_plan(config, shape_of(config), gpu_limits(config, gpus))
+
+
+def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:
+    """The places in `gpus` of those that hold the model alone, where that many folds may run side by side on them."""
+    if folds < 2 or len(gpus) < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
+        return []
+    return [place for place, gpu in enumerate(gpus) if plan_for(config, [gpu]).fits]
+
+
+def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
+    """The settings with a number for each batch that is "auto": what the plan allows on these GPUs, or on T4 where there is none.
+
+    One row (and eight scored) where nothing plans: accelerate places the model, or it is none that the plan knows (`check_run`
+    says so).
+    """
+    if config.is_settled:
+        return config
+    try:
+        shape = shape_of(config) if config.device_map == "plan" else None
+    except (SourceError, ShapeError):
+        shape = None
+    if shape is None:
+        config = config if config.micro_batch != "auto" else config.with_micro_batch(1)
+        return config if config.is_settled else replace(config, score_batch=SCORE_BATCH)
+    return settled(config, shape, gpu_limits(config, gpus or [T4] * max(1, len(config.max_memory))))

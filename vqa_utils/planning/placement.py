@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vqa_utils import memory
 from vqa_utils.config import Config
-from vqa_utils.memory import Bytes
-from vqa_utils.shapes import LAYERS, ModelShape
+from vqa_utils.planning import memory
+from vqa_utils.planning.memory import Bytes
+from vqa_utils.planning.shapes import LAYERS, ModelShape
 
 EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
 VISION, HEAD = "model.visual", "lm_head"

@@ -11,7 +11,7 @@ from model_folders import CONVERT, NO_FILE, SHARDS, problem, write_model
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import QWEN3_30B
-from vqa_utils.source import SourceError, check_source, config_of
+from vqa_utils.planning.source import SourceError, check_source, config_of
 
 http = importlib.import_module(errors.HTTPError.__module__.split(".")[0])  # httpx; from hub 2 on, httpx2
 NAME, COMMIT = "someone/model", "0123456789" * 4
