@@ -21,7 +21,7 @@ from vqa_utils.data.extra_rows import extra_rows
 from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensemble import check_finished, combined, pooled, read_refit, scored_folds
 from vqa_utils.errors import RunError
-from vqa_utils.forecast import RowCounts, _last_end, forecast
+from vqa_utils.forecasting.forecast import RowCounts, _last_end, forecast
 from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset

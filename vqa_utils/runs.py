@@ -16,7 +16,7 @@ from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
-from vqa_utils.forecast import RowCounts
+from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.presets import preset, preset_changes
 
 KAGGLE_INPUT = Path("/kaggle/input")

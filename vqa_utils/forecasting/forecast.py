@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vqa_utils.config import Config
-from vqa_utils.cost import work_of
+from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
+from vqa_utils.forecasting.work import work_of
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import OPTION_TOKENS, TEXT_TOKENS, batch_of, weights_by_module
 from vqa_utils.planning.plan import Plan, fold_gpus, make_plan, settled
 from vqa_utils.planning.shapes import ModelShape
-from vqa_utils.rates import Rates, Seconds, rates_of, seconds_of
 
 READING = 0.2e9  # bytes a second from the disk with the weights; assumed
 STARTING = 25  # seconds of a notebook until it loads: 10 to 14 s were recorded on two cores, and Kaggle's are slow

@@ -8,14 +8,14 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.cost import Work, work_of
-from vqa_utils.loads import expert_loads, expert_rows
+from vqa_utils.forecasting.expert_loads import expert_loads, expert_rows
+from vqa_utils.forecasting.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
+from vqa_utils.forecasting.work import Work, work_of
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.memory import Batch, batch_of
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
-from vqa_utils.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
 
 RECORDED = [case for case in json.loads((ROOT / "tests/bench/speed.json").read_text()) if case.get("variant") == "ours"]
 CASES = [

@@ -8,11 +8,11 @@ import sys
 import pytest
 from rich.console import Console
 
-from vqa_utils import forecast as of_forecast
 from vqa_utils import runs
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.cost import work_of
-from vqa_utils.forecast import STARTING, RowCounts, forecast
+from vqa_utils.forecasting import forecast as of_forecast
+from vqa_utils.forecasting.forecast import STARTING, RowCounts, forecast
+from vqa_utils.forecasting.work import work_of
 from vqa_utils.plan_table import print_forecast
 from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
