@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from vqa_utils.attention import rotated
 from vqa_utils.model import load_base
+from vqa_utils.ops.rotary import rotated
 
 
 @pytest.fixture

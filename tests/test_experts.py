@@ -10,8 +10,8 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 
 from vqa_utils import experts
 from vqa_utils.experts import frozen_experts
+from vqa_utils.ops.routing import Chunk, Group, Routing
 from vqa_utils.planning.expert_chunks import WORTH_SINCE_AMPERE, split
-from vqa_utils.routing import Chunk, Group, Routing
 
 
 class Dense(nn.Module):

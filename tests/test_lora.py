@@ -5,9 +5,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vqa_utils.callbacks import SeenSteps
-from vqa_utils.dropout import dropout
 from vqa_utils.lora import project, use_lean_lora
 from vqa_utils.model import add_lora, load_base
+from vqa_utils.ops.dropout import dropout
 
 
 def adapted(dropout, bias, widths=(192,)):

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from vqa_utils.kernels import gate, gate_backward, sum_rows
-from vqa_utils.routing import Routing
+from vqa_utils.ops.gate import gate, gate_backward
+from vqa_utils.ops.routing import Routing
+from vqa_utils.ops.sum_rows import sum_rows
 
 
 def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:

@@ -19,9 +19,9 @@ from peft import PeftModel
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
-from vqa_utils.dropout import draw_seed, dropout
-from vqa_utils.kernels import Packed, dequantize
 from vqa_utils.nf4_format import BLOCK
+from vqa_utils.ops.dequantize import Packed, dequantize
+from vqa_utils.ops.dropout import draw_seed, dropout
 
 
 def use_lean_lora(model: PeftModel) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from vqa_utils.experts import frozen_experts
-from vqa_utils.kernels import Packed, dequantize
 from vqa_utils.nf4_format import BLOCK, GROUP
+from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE
 from vqa_utils.streaming import ExpertStream

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.attention import rotated
-from vqa_utils.launch import is_ready, launch
-from vqa_utils.norms import add_norm
+from vqa_utils.ops.norms import add_norm
+from vqa_utils.ops.rotary import rotate
 
 
 class Rows:
@@ -88,16 +87,6 @@ def _attention(
     batch = (rows.batch(qkv[:, part]) for part in range(3))
     attended = F.scaled_dot_product_attention(*batch, attn_mask=rows.mask, scale=self.scaling)
     return self.proj(rows.flatten(attended))
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Turns the heads of x [patches, heads, d] in place, which may be a part of rows; cos and sin [patches, d], equal halves."""
-    patches, heads, d = x.shape
-    whole_rows = x.stride()[1:] == (d, 1) and cos.is_contiguous() and sin.is_contiguous()
-    if x.dtype == torch.float16 and cos.dtype == torch.float32 and d % 8 == 0 and whole_rows and is_ready(x.device):
-        launch("rotate", x.device, x.numel() // 8, x, x.stride(0), cos, sin, patches, heads, d)
-    else:
-        x.copy_(rotated(x, cos[:, None], sin[:, None]))
 
 
 def _give_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import torch
 
-from vqa_utils.kernels import _dynamic_map
 from vqa_utils.nf4 import NF4Experts
 from vqa_utils.nf4_format import BLOCK, GROUP
+from vqa_utils.ops.dequantize import _dynamic_map
 
 
 class Packed:

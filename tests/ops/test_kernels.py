@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from vqa_utils import kernels, launch
-from vqa_utils.attention import HeadNorms, rotated, split_heads, split_heads_backward
-from vqa_utils.dropout import dropout
-from vqa_utils.kernels import Packed, dequantize, gate, gate_backward, sum_rows
-from vqa_utils.norms import add_norm, norm_backward
-from vqa_utils.routing import choose_experts, choose_experts_backward, count_loads, order_loads, place_pairs
-from vqa_utils.vision import rotate
+from vqa_utils.ops import launch
+from vqa_utils.ops.dequantize import Packed, dequantize
+from vqa_utils.ops.dropout import dropout
+from vqa_utils.ops.gate import gate, gate_backward
+from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
+from vqa_utils.ops.norms import add_norm, norm_backward
+from vqa_utils.ops.rotary import rotate, rotated
+from vqa_utils.ops.routing import choose_experts, choose_experts_backward, count_loads, order_loads, place_pairs
+from vqa_utils.ops.sum_rows import sum_rows
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 ON_GPU = pytest.param("cuda", marks=NEEDS_GPU)
@@ -282,7 +284,7 @@ def test_the_kernels_compile(architecture):
 
 @pytest.mark.skipif(not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings")
 def test_a_kernel_that_does_not_compile_says_where(monkeypatch, tmp_path):
-    (tmp_path / "common.cu").write_text("#define TWO 2\n")
+    (tmp_path / "fp16_vectors.cu").write_text("#define TWO 2\n")
     (tmp_path / "broken.cu").write_text('extern "C" __global__ void gate() {\nnonsense; }')
     monkeypatch.setattr(launch, "SOURCES", tmp_path)
     with pytest.raises(RuntimeError, match=r"expected code for sm_75.*broken\.cu\(2\): error: .*nonsense"):
@@ -290,4 +292,4 @@ def test_a_kernel_that_does_not_compile_says_where(monkeypatch, tmp_path):
 
 
 def test_a_cpu_has_no_kernels():
-    assert not kernels.is_ready(torch.device("cpu"))
+    assert not launch.is_ready(torch.device("cpu"))

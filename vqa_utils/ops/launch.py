@@ -1,4 +1,4 @@
-"""The kernels of cuda/ on a GPU: compiled by NVRTC when they are first asked for, launched on torch's stream.
+"""The CUDA kernels of this folder: compiled by NVRTC when they are first asked for, launched on torch's stream.
 
 NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be installed.
 """
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-SOURCES = Path(__file__).with_name("cuda")
-COMMON = "common.cu"  # what the other files need before them
+SOURCES = Path(__file__).parent
+SHARED = "fp16_vectors.cu"  # what the other files need before them
 THREADS = 256  # a block
 EIGHT = 8  # values that most of them take at a time, a thread
 FORMATS = {int: "i4x", float: "f4x"}  # of an argument in its eight bytes; all others are pointers
 
 
 def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | int | float | None, rows: int = 1) -> None:
-    """Queue a kernel of cuda/ on the current stream of a device for which `is_ready`.
+    """Queue a kernel on the current stream of a device for which `is_ready`.
 
     Args:
         threads: at least so many, in `rows` rows of blocks.
@@ -49,7 +49,7 @@ def is_ready(device: torch.device) -> bool:
         return bool(_functions(device))
     except (ImportError, RuntimeError) as error:
         warnings.warn(
-            f"{device}: slower without the kernels of {SOURCES.name}/, which could not be made ({error}); what they need comes "
+            f"{device}: slower without the CUDA kernels, which could not be made ({error}); what they need comes "
             "with torch 2.10 and later, or as cuda-bindings of torch's CUDA version",
             stacklevel=2,
         )
@@ -75,7 +75,7 @@ def compiled(architecture: str) -> bytes:
 
 def _source() -> str:
     """All files as one, in which a message of the compiler has the file and line of its own."""
-    files = sorted(SOURCES.glob("*.cu"), key=lambda file: (file.name != COMMON, file.name))
+    files = sorted(SOURCES.glob("*.cu"), key=lambda file: (file.name != SHARED, file.name))
     return "\n".join(f'#line 1 "{file.name}"\n{file.read_text()}' for file in files)
 
 
