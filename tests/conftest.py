@@ -66,14 +66,14 @@ def challenge(config):
 
 @pytest.fixture(scope="session")
 def processor(config):
-    from vqa_utils.model import load_processor
+    from vqa_utils.model.loading import load_processor
 
     return load_processor(config)
 
 
 @pytest.fixture(scope="session")
 def encoder(config, challenge, processor):
-    from vqa_utils.encode import Encoder
+    from vqa_utils.model.encoder import Encoder
 
     return Encoder(processor, challenge.folder, config.image_side)
 
@@ -81,7 +81,7 @@ def encoder(config, challenge, processor):
 @pytest.fixture(scope="session")
 def base(config):
     """The tiny base in NF4; tests must leave it as it is."""
-    from vqa_utils.model import load_base
+    from vqa_utils.model.loading import load_base
 
     return load_base(config)
 

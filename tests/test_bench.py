@@ -15,7 +15,7 @@ from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.easy_vqa import known_test_answers
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.presets import preset
 
 

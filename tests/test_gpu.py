@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils import model, train
+from vqa_utils import train
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import ROOT, FoldPaths, RunPaths
 from vqa_utils.config import from_dict
-from vqa_utils.model import add_lora, load_adapter, load_base, memory_plan
-from vqa_utils.precision import START_SCALE, grad_scaler
+from vqa_utils.model import loading as model
+from vqa_utils.model.fp16 import START_SCALE, grad_scaler
+from vqa_utils.model.loading import add_lora, load_adapter, load_base, memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
 from vqa_utils.score import score_options

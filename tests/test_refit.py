@@ -291,7 +291,7 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, 
     from transformers import TrainerCallback
 
     from vqa_utils import train
-    from vqa_utils.model import add_lora, load_base
+    from vqa_utils.model.loading import add_lora, load_base
 
     config = dataclasses.replace(config, epochs=2, learning_rate=3e-2)
     last, original = {}, train.StepTrainer

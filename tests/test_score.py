@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vqa_utils import experts
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, read_views
-from vqa_utils.encode import Encoder
-from vqa_utils.model import add_lora, load_base
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.orders import shifts_of
 from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of

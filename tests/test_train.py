@@ -14,9 +14,9 @@ from vqa_utils import train
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
-from vqa_utils.encode import IGNORED
 from vqa_utils.metrics import log_loss
-from vqa_utils.model import add_lora, load_adapter, load_base
+from vqa_utils.model.encoder import IGNORED
+from vqa_utils.model.loading import add_lora, load_adapter, load_base
 from vqa_utils.score import score_options
 from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_arguments, training_key
 

@@ -10,7 +10,7 @@ import torch
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.batches import StepTrainer, training_rows
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, with_paraphrases
-from vqa_utils.model import add_lora, load_base
+from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.shuffle import ShuffledOptions
 from vqa_utils.train import train_fold, training_arguments
 from vqa_utils.wordings import DrawnWordings, WordedRows

@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from vqa_utils.config import Config
 from vqa_utils.data.paraphrases import wordings_of
-from vqa_utils.encode import Encoder, Row
+from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.shuffle import EpochSampler, Key, ShuffledOptions, ShuffledSteps
 from vqa_utils.wordings import DrawnWordings, WordedRows
 

@@ -22,7 +22,7 @@ from vqa_utils.artifacts.probabilities import write_probabilities, write_views
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
-from vqa_utils.encode import Encoder, letter_token_ids
+from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.orders import can_share, shifts_of, tree_mask, turned
 from vqa_utils.prompts import LETTERS
 

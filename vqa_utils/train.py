@@ -19,10 +19,10 @@ from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.batches import StepTrainer, training_rows, with_lengths
 from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
-from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
 from vqa_utils.metrics import accuracy, log_loss
-from vqa_utils.model import save_adapter
-from vqa_utils.precision import grad_scaler
+from vqa_utils.model.encoder import IGNORED, Encoder, letter_token_ids
+from vqa_utils.model.fp16 import grad_scaler
+from vqa_utils.model.loading import save_adapter
 from vqa_utils.prompts import LETTERS
 
 

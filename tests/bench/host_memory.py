@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vqa_utils.model import load_base
+from vqa_utils.model.loading import load_base
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.ops.dequantize import _dynamic_map
 

@@ -27,13 +27,13 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.demo.architecture import SPECIAL
-from vqa_utils.encode import Encoder
-from vqa_utils.loaded import loaded_weights
-from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan
+from vqa_utils.model.loading_check import loaded_weights
+from vqa_utils.model.nf4.quantizer import streaming
 from vqa_utils.planning.plan import make_plan, settled, with_text
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
-from vqa_utils.quantize import streaming
 from vqa_utils.score import score_options
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.train import train_fold

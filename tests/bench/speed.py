@@ -33,9 +33,9 @@ from timing import GPU, measured, rates
 from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMixin
 
 from vqa_utils.config import Config, parse_settings
-from vqa_utils.encode import Encoder
-from vqa_utils.model import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops import routing
 from vqa_utils.orders import shifts_of
 from vqa_utils.planning.memory import weights_by_module

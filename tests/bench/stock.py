@@ -9,8 +9,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils.config import Config
-from vqa_utils.model import LANGUAGE_MODEL
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.loading import LANGUAGE_MODEL
+from vqa_utils.model.nf4.experts import NF4Experts
 
 
 def dense_view(experts: NF4Experts) -> SimpleNamespace:

@@ -5,9 +5,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
-from vqa_utils import quantize
-from vqa_utils.loaded import LoadError, check_loaded, loaded_weights
-from vqa_utils.model import load_base
+from vqa_utils.model.loading import load_base
+from vqa_utils.model.loading_check import LoadError, check_loaded, loaded_weights
+from vqa_utils.model.nf4 import quantizer as quantize
 from vqa_utils.planning.shapes import GROUPS
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.model import add_lora, load_base
-from vqa_utils.precision import keep_stream_in_fp32
+from vqa_utils.model.fp16 import keep_stream_in_fp32
+from vqa_utils.model.loading import add_lora, load_base
 
 
 def scaled_base(folder, scale):
@@ -48,7 +48,7 @@ def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkey
     for scale in (2.0 ** (quarter / 4) for quarter in range(42, 52)):
         grown = dataclasses.replace(config, model=str(scaled_base(tmp_path / f"{scale:g}", scale)), lora_dropout=0.0)
         with monkeypatch.context() as plain:
-            plain.setattr("vqa_utils.model.keep_stream_in_fp32", lambda model: None)
+            plain.setattr("vqa_utils.model.loading.keep_stream_in_fp32", lambda model: None)
             found = gradient(load_base(grown, torch.float16), grown, batch)
         if not found.isfinite().all():
             break

@@ -5,8 +5,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vqa_utils.callbacks import SeenSteps
-from vqa_utils.lora import project, use_lean_lora
-from vqa_utils.model import add_lora, load_base
+from vqa_utils.model.fast.lora import project, use_lean_lora
+from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.ops.dropout import dropout
 
 
@@ -42,7 +42,7 @@ class SameMask(nn.Module):
 
 @pytest.mark.parametrize(("p", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
 def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
-    monkeypatch.setattr("vqa_utils.lora.draw_seed", lambda: 7)
+    monkeypatch.setattr("vqa_utils.model.fast.lora.draw_seed", lambda: 7)
     model, x = adapted(p, bias), torch.randn(2, 5, 128, requires_grad=True)
     own = model.base_model.model[0].lora_dropout
     if p:

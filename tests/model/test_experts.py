@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen3VLMoeConfig
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
-from vqa_utils import experts
-from vqa_utils.experts import frozen_experts
+from vqa_utils.model.nf4 import forward as experts
+from vqa_utils.model.nf4.forward import frozen_experts
 from vqa_utils.ops.routing import Chunk, Group, Routing
 from vqa_utils.planning.expert_chunks import WORTH_SINCE_AMPERE, split
 

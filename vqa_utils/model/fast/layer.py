@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils import experts
-from vqa_utils.attention import attend, has_cache
-from vqa_utils.lora import Projection, projection_of
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.fast.attention import attend, has_cache
+from vqa_utils.model.fast.lora import Projection, projection_of
+from vqa_utils.model.nf4 import forward as experts
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
 from vqa_utils.ops.routing import Routing, choose_experts, choose_experts_backward

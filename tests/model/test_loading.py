@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from vqa_utils import model as of_model
 from vqa_utils.artifacts.files import ArtifactError
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.config import from_dict
-from vqa_utils.model import add_lora, load_adapter, load_base, recompute_layers, save_adapter
+from vqa_utils.model import loading as of_model
+from vqa_utils.model.loading import add_lora, load_adapter, load_base, recompute_layers, save_adapter
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan
 from vqa_utils.train import trainable_parameters

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from vqa_utils import model
-from vqa_utils.model import add_lora, load_base
-from vqa_utils.nf4 import NF4Experts
-from vqa_utils.streaming import ExpertStream
+from vqa_utils.model import loading as model
+from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.nf4.experts import NF4Experts
+from vqa_utils.model.nf4.offloading import ExpertStream
 
 LAYERS = [f"model.language_model.layers.{number}" for number in (0, 2, 3)]
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGe
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.demo.architecture import tiny_config
-from vqa_utils.model import add_lora, load_base
-from vqa_utils.nf4 import PROJECTIONS, NF4Experts
-from vqa_utils.quantize import nf4_config
+from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
+from vqa_utils.model.nf4.quantizer import nf4_config
 
 
 def direct(weight, double_quant=True):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vqa_utils.encode import IGNORED, Encoder, letter_token_ids
+from vqa_utils.model.encoder import IGNORED, Encoder, letter_token_ids
 from vqa_utils.prompts import chat
 
 IMAGE = "<|image_pad|>"

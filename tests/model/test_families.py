@@ -26,10 +26,10 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.demo.architecture import SPECIAL
-from vqa_utils.encode import Encoder
 from vqa_utils.metrics import accuracy, log_loss
-from vqa_utils.model import add_lora, load_adapter, load_base, load_processor
-from vqa_utils.nf4 import PROJECTIONS, NF4Experts
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
+from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.orders import can_share, turned
 from vqa_utils.prompts import LETTERS
 from vqa_utils.score import score_options

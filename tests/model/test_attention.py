@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from vqa_utils.model import load_base
+from vqa_utils.model.loading import load_base
 from vqa_utils.ops.rotary import rotated
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.nf4 import NF4Experts
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.planning.memory import weight_bytes
 from vqa_utils.planning.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix, shape_of
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils.model import add_lora, load_base
+from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.train import answer_loss
 
 

@@ -9,12 +9,12 @@ import bitsandbytes.functional as bnb
 import torch
 from torch import nn
 
-from vqa_utils.experts import frozen_experts
+from vqa_utils.model.nf4.forward import frozen_experts
+from vqa_utils.model.nf4.offloading import ExpertStream
 from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE
-from vqa_utils.streaming import ExpertStream
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
 STATISTICS = ("absmax_", "scale_", "offset_")  # of the packed weights, by name prefix
