@@ -20,7 +20,7 @@ from vqa_utils.model.loading import add_lora, load_base, load_processor
 from vqa_utils.data.paraphrases import read_wordings
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.train import read_epochs, train_fold
+from vqa_utils.training.fold import read_epochs, train_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

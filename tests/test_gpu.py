@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils import train
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import ROOT, FoldPaths, RunPaths
@@ -21,7 +20,8 @@ from vqa_utils.model.loading import add_lora, load_adapter, load_base, memory_pl
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
 from vqa_utils.score import score_options
-from vqa_utils.train import train_fold
+from vqa_utils.training import fold as train
+from vqa_utils.training.fold import train_fold
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 STREAMED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))

@@ -290,8 +290,8 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, 
     from safetensors.torch import load_file
     from transformers import TrainerCallback
 
-    from vqa_utils import train
     from vqa_utils.model.loading import add_lora, load_base
+    from vqa_utils.training import fold as train
 
     config = dataclasses.replace(config, epochs=2, learning_rate=3e-2)
     last, original = {}, train.StepTrainer

@@ -43,7 +43,7 @@ from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.score import autocast, last_logits
 from vqa_utils.setting_types import size_in_bytes
-from vqa_utils.train import answer_loss
+from vqa_utils.training.fold import answer_loss
 
 # Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
 ROWS = {"usual": (1,), "stock": (1, 16, 48, 56, 64, 128), "peer": (1, 16), "ours": (1, 4, 16, 32, 64, 128)}

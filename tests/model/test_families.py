@@ -33,7 +33,7 @@ from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.orders import can_share, turned
 from vqa_utils.prompts import LETTERS
 from vqa_utils.score import score_options
-from vqa_utils.train import train_fold
+from vqa_utils.training.fold import train_fold
 
 TEXT = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip

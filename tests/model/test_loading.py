@@ -10,7 +10,7 @@ from vqa_utils.model import loading as of_model
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, recompute_layers, save_adapter
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan
-from vqa_utils.train import trainable_parameters
+from vqa_utils.training.fold import trainable_parameters
 
 
 def test_lora_is_on_the_language_models_attention_alone(config):

@@ -4,10 +4,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from vqa_utils.callbacks import SeenSteps
 from vqa_utils.model.fast.lora import project, use_lean_lora
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.ops.dropout import dropout
+from vqa_utils.training.callbacks import SeenSteps
 
 
 def adapted(dropout, bias, widths=(192,)):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Trainer
 
-from vqa_utils.batches import StepTrainer
-from vqa_utils.train import training_arguments
+from vqa_utils.training.batches import StepTrainer
+from vqa_utils.training.fold import training_arguments
 
 ROWS, STEP = 40, 16  # an epoch is two whole steps and a shorter one
 LENGTHS = np.random.default_rng(0).integers(20, 120, ROWS).tolist()

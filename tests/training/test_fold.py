@@ -10,15 +10,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import EvalPrediction, TrainerCallback
 
-from vqa_utils import train
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
 from vqa_utils.metrics import log_loss
 from vqa_utils.model.encoder import IGNORED
 from vqa_utils.model.loading import add_lora, load_adapter, load_base
 from vqa_utils.score import score_options
-from vqa_utils.train import answer_loss, held_out_scores, last_whole_checkpoint, train_fold, training_arguments, training_key
+from vqa_utils.training import fold as train
+from vqa_utils.training.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
+from vqa_utils.training.fold import (
+    answer_loss,
+    held_out_scores,
+    last_whole_checkpoint,
+    train_fold,
+    training_arguments,
+    training_key,
+)
 
 
 def fresh(config):

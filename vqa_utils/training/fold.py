@@ -16,14 +16,14 @@ from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 from vqa_utils.artifacts.files import ids_hash, sha256, write_json
 from vqa_utils.artifacts.fold_settings import resumable, rungs_behind
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.batches import StepTrainer, training_rows, with_lengths
-from vqa_utils.callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
 from vqa_utils.config import Config
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model.encoder import IGNORED, Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.loading import save_adapter
 from vqa_utils.prompts import LETTERS
+from vqa_utils.training.batches import StepTrainer, training_rows, with_lengths
+from vqa_utils.training.callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
 
 
 def train_fold(
