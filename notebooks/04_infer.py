@@ -17,7 +17,7 @@ from vqa_utils.model.loading import load_adapter
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.report import gallery
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.score import questions_of_fold, score_fold
+from vqa_utils.scoring.options import questions_of_fold, score_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

@@ -21,7 +21,7 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.score import score_fold, score_options
+from vqa_utils.scoring.options import score_fold, score_options
 from vqa_utils.training.fold import train_fold
 
 

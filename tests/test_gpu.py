@@ -19,7 +19,7 @@ from vqa_utils.model.fp16 import START_SCALE, grad_scaler
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
-from vqa_utils.score import score_options
+from vqa_utils.scoring.options import score_options
 from vqa_utils.training import fold as train
 from vqa_utils.training.fold import train_fold
 

@@ -34,7 +34,7 @@ from vqa_utils.model.nf4.quantizer import streaming
 from vqa_utils.planning.plan import make_plan, settled, with_text
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
-from vqa_utils.score import score_options
+from vqa_utils.scoring.options import score_options
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training.fold import train_fold
 

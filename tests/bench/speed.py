@@ -37,11 +37,11 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops import routing
-from vqa_utils.orders import shifts_of
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
-from vqa_utils.score import autocast, last_logits
+from vqa_utils.scoring.options import autocast, last_logits
+from vqa_utils.scoring.orders import shifts_of
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training.fold import answer_loss
 

@@ -15,7 +15,7 @@ from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import log_loss
 from vqa_utils.model.encoder import IGNORED
 from vqa_utils.model.loading import add_lora, load_adapter, load_base
-from vqa_utils.score import score_options
+from vqa_utils.scoring.options import score_options
 from vqa_utils.training import fold as train
 from vqa_utils.training.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
 from vqa_utils.training.fold import (

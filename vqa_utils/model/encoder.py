@@ -13,8 +13,8 @@ from qwen_vl_utils.vision_process import smart_resize
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.images import open_image
-from vqa_utils.orders import in_one_sequence, turned
 from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
+from vqa_utils.scoring.orders import in_one_sequence, turned
 
 IGNORED = -100  # the label that the loss passes over
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey, of the size of the one it stands for

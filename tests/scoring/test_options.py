@@ -12,11 +12,11 @@ from vqa_utils.artifacts.probabilities import read_probabilities, read_views
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4 import forward as experts
-from vqa_utils.orders import shifts_of
 from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.score import last_logits, score_fold, score_options, score_views
+from vqa_utils.scoring.options import last_logits, score_fold, score_options, score_views
+from vqa_utils.scoring.orders import shifts_of
 
 
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils.orders import in_one_sequence, shifts_of, tree_mask, turned
 from vqa_utils.prompts import LETTERS
-from vqa_utils.score import score_options
+from vqa_utils.scoring.options import score_options
+from vqa_utils.scoring.orders import in_one_sequence, shifts_of, tree_mask, turned
 
 
 @pytest.fixture(scope="module")
