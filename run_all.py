@@ -171,7 +171,7 @@ def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
 
 def built_on(steps: "list[Step]", paths: "RunPaths", config: "Config") -> "list[Step]":
     """What these steps take as it is: adapters that are not trained anew, scores that are not made anew, and their ensemble."""
-    from vqa_utils.ensemble import scored_adapters
+    from vqa_utils.ensembling.members import scored_adapters
 
     training, scoring, ensemble, analysis = STAGES[-4:]
     selected = {step.stage.name for step in steps}

@@ -14,7 +14,7 @@ from vqa_utils.artifacts.files import ArtifactError, read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.calibration import scaled, temperatures_of
+from vqa_utils.ensembling.temperature import scaled, temperatures_of
 from vqa_utils.scoring.options import questions_of_fold
 
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]

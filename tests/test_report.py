@@ -10,7 +10,7 @@ from vqa_utils import figures, report
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
-from vqa_utils.ensemble import Member
+from vqa_utils.ensembling.members import Member
 from vqa_utils.presets import preset
 
 TRAIN = pd.DataFrame({

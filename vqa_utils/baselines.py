@@ -14,7 +14,7 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.folds import ALWAYS_TRAIN
 from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.ensemble import pooled, rows_of
+from vqa_utils.ensembling.members import pooled, rows_of
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.prompts import LETTERS
 

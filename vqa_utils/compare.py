@@ -12,12 +12,13 @@ from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.artifacts.run import open_run, read_later_settings
-from vqa_utils.calibration import calibrated_oof
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.folds import read_folds
-from vqa_utils.ensemble import check_data, check_finished, pooled, rows_of
+from vqa_utils.ensembling.members import pooled, rows_of
+from vqa_utils.ensembling.other_runs import check_data, check_finished
+from vqa_utils.ensembling.temperature import calibrated_oof
 from vqa_utils.errors import RunError, VqaError
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.presets import differences

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from vqa_utils.data.question_kinds import QUESTION_PATTERNS, question_kinds
-from vqa_utils.ensemble import rows_of
+from vqa_utils.ensembling.members import rows_of
 from vqa_utils.metrics import accuracy_interval, correct, holm, predictions
 from vqa_utils.prompts import LETTERS
 

@@ -9,7 +9,7 @@ import pandas as pd
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import VIEW_COLUMNS, read_views
 from vqa_utils.config import Config
-from vqa_utils.ensemble import scored_folds
+from vqa_utils.ensembling.members import scored_folds
 from vqa_utils.metrics import DECIMALS, correct, mean_interval, predictions
 from vqa_utils.prompts import LETTERS
 

@@ -5,19 +5,14 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_utils.artifacts.files import read_json, write_atomically, write_csv, write_text
-from vqa_utils.artifacts.fold_settings import read_rungs
+from vqa_utils.artifacts.files import write_atomically, write_csv, write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.images import open_image
-from vqa_utils.ensemble import Member, pooled, rows_of, scored_adapters, unanimity
-from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 from vqa_utils.presets import differences
 from vqa_utils.prompts import LETTERS
 from vqa_utils.setting_types import setting_text
@@ -57,58 +52,6 @@ class Gallery:
 def gallery(rows: pd.DataFrame, folder: Path, side_px: int = 128) -> Gallery:
     """Cards of `rows` (`path`, `question`, `a` to `d`); `answer` and `chosen`, where there, are marked."""
     return Gallery([_card(row, folder, side_px) for row in rows.to_dict("records")])
-
-
-def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """A line a scored adapter and one for all; a refit holds out no row, so that it has costs alone.
-
-    Returns:
-        `fold` (its number, or the name of a refit), `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`,
-        `minutes`, `peak_gib`; where memory ran out, also what was changed then.
-    """
-    oof, scored = pooled(paths, config, folds, "oof"), scored_adapters(paths, config)
-    metas = {k: read_json(paths.fold(k).meta) for k in scored if paths.fold(k).meta.exists()}
-    lines = []
-    for k in scored:
-        name = k if k in config.fold_numbers else config.adapter_name(k)
-        rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k).rungs, config))
-        costs = _costs([metas[k]] if k in metas else [])
-        lines.append({"fold": name, **_scores(oof[oof["fold"] == k], train), **costs, "after out of memory": rungs})
-    lines.append({"fold": "all", **_scores(oof, train), **_costs(list(metas.values())), "after out of memory": ""})
-    table = pd.DataFrame(lines)
-    return table if table["after out of memory"].any() else table.drop(columns="after out of memory")
-
-
-def _scores(probs: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
-    if probs.empty:
-        return {"rows": 0} | dict.fromkeys(("accuracy", "low", "high", "log_loss"), np.nan)
-    probs, answers = probs.reset_index(drop=True), rows_of(probs, train)["answer"]
-    low, high = accuracy_interval(correct(probs, answers))
-    scores = {"accuracy": accuracy(probs, answers), "low": low, "high": high, "log_loss": log_loss(probs, answers)}
-    return {"rows": len(probs), **scores}
-
-
-def _costs(metas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {
-        "minutes": sum(meta["seconds"] for meta in metas) / 60 if metas else np.nan,
-        "peak_gib": max((max(meta["peak_memory_gib"]) for meta in metas), default=np.nan),
-    }
-
-
-def read_agreement(table: pd.DataFrame) -> str:
-    """The agreement of members (see `ensemble.agreement`) in words."""
-    if len(table) < 2:
-        return "There is one member; agreement takes two."
-    pairs = table.where(np.triu(np.ones(table.shape, bool), k=1)).stack()
-    (a, b), least = pairs.idxmin(), pairs.min()
-    return f"Least agreement: {a} and {b} choose the same letter in {least:.1%} of the test rows, different ones in {1 - least:.1%}."
-
-
-def read_unanimity(members: Sequence[Member]) -> str:
-    """How often all members agree, in words."""
-    if len(members) < 2:
-        return "There is one member; agreement takes two."
-    return f"All {len(members)} members choose the same letter in {unanimity(members):.1%} of {len(members[0].test)} test rows."
 
 
 def write_report(

@@ -20,11 +20,12 @@ from vqa_utils.artifacts.files import hashes, read_json, write_atomically, write
 from vqa_utils.artifacts.fold_settings import Rung, climbed, read_rungs, write_rungs
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
-from vqa_utils.calibration import scaled, temperature_of, temperatures_of
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
 from vqa_utils.data.fingerprint import data_hash
-from vqa_utils.ensemble import combined, has_settings, submission
+from vqa_utils.ensembling.combining import combined, submission
+from vqa_utils.ensembling.members import has_settings
+from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
 from vqa_utils.errors import RunError
 from vqa_utils.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
 from vqa_utils.planning.gpus import T4, find_gpus, gpu_limits

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.baselines import baseline_table, read_baselines
-from vqa_utils.calibration import before_and_after, read_before_and_after
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
-from vqa_utils.ensemble import pooled, read_refit, rows_of, scored_folds
+from vqa_utils.ensembling.fold_table import fold_table
+from vqa_utils.ensembling.members import pooled, read_refit, rows_of, scored_folds
+from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.report import fold_table
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # between lines where the output is no terminal (a notebook's `!`, a log file)

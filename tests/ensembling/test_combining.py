@@ -8,9 +8,10 @@ from run_all import STAGES
 from vqa_utils.artifacts.files import ArtifactError, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
-from vqa_utils.combine import of_folds
 from vqa_utils.config import to_dict
-from vqa_utils.ensemble import agreement, combined, pooled, read_members, scored_folds, submission
+from vqa_utils.ensembling.combining import agreement, combined, submission
+from vqa_utils.ensembling.ensemble import of_folds
+from vqa_utils.ensembling.members import pooled, read_members, scored_folds
 from vqa_utils.metrics import predictions, tied
 from vqa_utils.presets import preset
 from vqa_utils.runner import Runner

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from vqa_utils import calibration
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
-from vqa_utils.calibration import (
+from vqa_utils.ensembling import temperature as calibration
+from vqa_utils.ensembling.temperature import (
     before_and_after,
     calibrate,
     cross_fitted,
