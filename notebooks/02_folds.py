@@ -7,7 +7,7 @@
 import sys
 
 sys.path.insert(0, "..")
-from vqa_utils import figures
+from vqa_utils.analysis import figures
 from vqa_utils.artifacts.files import write_csv
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.extra_rows import extra_folds, read_extra

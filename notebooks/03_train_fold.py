@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, "..")
 import pandas as pd
 
-from vqa_utils import figures
+from vqa_utils.analysis import figures
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.model.encoder import IGNORED, Encoder
 from vqa_utils.data.extra_rows import extra_rows

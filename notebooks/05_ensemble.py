@@ -8,7 +8,7 @@
 import sys
 
 sys.path.insert(0, "..")
-from vqa_utils import figures
+from vqa_utils.analysis import figures
 from vqa_utils.ensembling.ensemble import of_folds, of_runs
 from vqa_utils.ensembling.combining import agreement
 from vqa_utils.artifacts.paths import RunPaths, shown

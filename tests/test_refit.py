@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import run_all
-from vqa_utils import figures, report
+from vqa_utils.analysis import figures, report
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv, write_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vqa_utils.analysis.baselines import baseline_table, read_baselines
 from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.baselines import baseline_table, read_baselines
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds

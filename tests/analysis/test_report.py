@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vqa_utils import figures, report
+from vqa_utils.analysis import figures, report
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities

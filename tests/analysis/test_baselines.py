@@ -2,9 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.artifacts.probabilities import write_probabilities
-from vqa_utils.baselines import (
+from vqa_utils.analysis.baselines import (
     answers_without_images,
     baseline_table,
     letter_shares,
@@ -12,6 +10,8 @@ from vqa_utils.baselines import (
     read_baselines,
     text_model,
 )
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.data.folds import ALWAYS_TRAIN
 from vqa_utils.metrics import accuracy, predictions
 from vqa_utils.presets import preset
@@ -78,7 +78,7 @@ def test_the_text_model_learns_nothing_from_the_rows_that_it_answers():
 def test_it_learns_from_no_more_rows_than_it_takes(monkeypatch):
     train = fruit_rows(120)
     full = text_model(train, folds_of(train), seed=0)
-    monkeypatch.setattr("vqa_utils.baselines.FIT_QUESTIONS", 20)
+    monkeypatch.setattr("vqa_utils.analysis.baselines.FIT_QUESTIONS", 20)
     few = text_model(train, folds_of(train), seed=0)
     assert not np.allclose(few, full) and few.equals(text_model(train, folds_of(train), seed=0))
 

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from vqa_utils import figures
+from vqa_utils.analysis import figures
+from vqa_utils.analysis.position_bias import beyond_deserved, pooled_views, position_bias
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities, write_views
-from vqa_utils.position_bias import beyond_deserved, pooled_views, position_bias
 from vqa_utils.presets import preset
 
 LETTERS = list("abcd")

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import fisher_exact
 
-from vqa_utils.clusters import question_clusters
-from vqa_utils.error_analysis import (
+from vqa_utils.analysis.clusters import question_clusters
+from vqa_utils.analysis.error_analysis import (  # fmt: skip
     MIN_ROWS,
     confidence_table,
     group_table,
@@ -17,7 +17,7 @@ from vqa_utils.error_analysis import (
     read_spread,
     size_quarters,
     worst_mistakes,
-)  # fmt: skip
+)
 
 RIGHT, WRONG = (0.7, 0.1, 0.1, 0.1), (0.05, 0.05, 0.85, 0.05)
 
