@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqa_utils.arguments import check_heeded, parse_arguments
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.errors import RunError, VqaError
-from vqa_utils.stages import Stage, Step, select_steps
+from vqa_utils.running.arguments import check_heeded, parse_arguments
+from vqa_utils.running.stages import Stage, Step, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
-    from vqa_utils.runner import Runner
+    from vqa_utils.running.runner import Runner
 
 STAGES = (
     Stage("01_eda"),
@@ -73,13 +73,13 @@ def main() -> None:
 def run(args: "Namespace", console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
     check_heeded(args)
-    from vqa_utils.plan_table import print_forecast, print_plan
     from vqa_utils.planning.gpus import T4, find_gpus
     from vqa_utils.planning.plan import settled_here
-    from vqa_utils.runs import rows_here, settle_run
+    from vqa_utils.running.plan_table import print_forecast, print_plan
+    from vqa_utils.running.resolution import rows_here, settle_run
 
     if args.list_presets:
-        from vqa_utils.terminal import print_presets
+        from vqa_utils.running.terminal import print_presets
 
         print_presets(console)
         return
@@ -109,8 +109,8 @@ def run_points(args: "Namespace", console: "Console") -> None:
     """Look at a sweep's points, or run them."""
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.points import read_points
+    from vqa_utils.running.terminal import print_table
     from vqa_utils.sweep import run_sweep, sweep_table
-    from vqa_utils.terminal import print_table
 
     points = read_points(Path(args.sweep), find_gpus())
     if args.dry_run:
@@ -122,11 +122,12 @@ def run_points(args: "Namespace", console: "Console") -> None:
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Look at a run's steps, predict, or execute what is due."""
     from vqa_utils.artifacts.run import read_later_settings
-    from vqa_utils.lock import locked
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
-    from vqa_utils.runner import Runner, predict
-    from vqa_utils.terminal import print_table
+    from vqa_utils.running.lock import locked
+    from vqa_utils.running.prediction import predict
+    from vqa_utils.running.runner import Runner
+    from vqa_utils.running.terminal import print_table
 
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
@@ -148,9 +149,10 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
 
 def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
     """Check what a run builds on, note its settings, execute what is due, and print what came out."""
-    from vqa_utils.runs import start_run, with_data
-    from vqa_utils.terminal import print_results, print_table
-    from vqa_utils.timings import time_table
+    from vqa_utils.running.resolution import start_run, with_data
+    from vqa_utils.running.results import print_results
+    from vqa_utils.running.terminal import print_table
+    from vqa_utils.running.timings import time_table
 
     paths, console = runner.paths, runner.console
     runner.config = config = with_data(runner.config)

@@ -20,8 +20,8 @@ from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import held_out_rows, make_folds
 from vqa_utils.demo.scenes import draw_scene
-from vqa_utils.execution import NotebookError
 from vqa_utils.presets import preset
+from vqa_utils.running.execution import NotebookError
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",
            "teal": "청록색", "brown": "갈색", "orange": "주황색", "purple": "보라색", "pink": "분홍색", "white": "흰색"}  # fmt: skip
@@ -92,7 +92,7 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 @pytest.fixture
 def notebooks(tmp_path, monkeypatch):
     """A folder of small notebooks in place of the series."""
-    from vqa_utils import execution
+    from vqa_utils.running import execution
 
     monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
 
@@ -112,7 +112,7 @@ def console():
 @pytest.fixture
 def small_run(notebooks, console, tmp_path, monkeypatch):
     """A run of one notebook that counts its executions in a file."""
-    from vqa_utils.runner import Runner
+    from vqa_utils.running.runner import Runner
 
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     config = preset("demo", data=str(write_korean_challenge(tmp_path / "data", train=4, test=2)))
@@ -199,5 +199,5 @@ def stand_in(tmp_path, monkeypatch):
     """The series in a fresh folder of runs, without its notebooks."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     stand_in = StandIn()
-    monkeypatch.setattr("vqa_utils.runner.execute", stand_in.execute)
+    monkeypatch.setattr("vqa_utils.running.runner.execute", stand_in.execute)
     return stand_in

@@ -20,10 +20,10 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.errors import RunError
 from vqa_utils.metrics import accuracy_interval
 from vqa_utils.presets import PRESETS, differences, preset
-from vqa_utils.runner import Runner
-from vqa_utils.runs import start_run
+from vqa_utils.running.resolution import start_run
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import select_steps
 from vqa_utils.setting_types import setting_text
-from vqa_utils.stages import select_steps
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_run_from_before_a_setting_is_compared_and_gone_on_with_as_what_it_did
 ):
     of_then = {"calibrate": False, "shuffle_options": False}
     monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", of_then)
-    monkeypatch.setattr("vqa_utils.runs.BEFORE_IT_CAME", of_then)
+    monkeypatch.setattr("vqa_utils.running.resolution.BEFORE_IT_CAME", of_then)
     paths = finished("old", calibrate=False)
     values = {name: value for name, value in read_json(paths.config).items() if name not in of_then}
     for file in (paths.config, *(paths.fold(k).adapter_config for k in (0, 1))):

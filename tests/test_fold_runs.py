@@ -8,17 +8,17 @@ import pytest
 from conftest import KERNEL
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vqa_utils import execution, runner
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
-from vqa_utils.execution import NotebookError
 from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
-from vqa_utils.stages import Stage, Step
+from vqa_utils.running import execution, runner
+from vqa_utils.running.execution import NotebookError
+from vqa_utils.running.stages import Stage, Step
 
 FOLDS = Stage("per_fold", writes=("fold{fold}/out.txt",), per_fold=True, trains=True)
 LOOK = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.runs import open_run\n"

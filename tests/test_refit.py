@@ -36,7 +36,7 @@ COMBINED = ["05_ensemble", "06_analysis"]
 @pytest.fixture
 def command(stand_in, console, monkeypatch, korean_folder):
     """Runs `run_all.py` on the run `r` of two folds; returns which notebooks were executed, and keeps what was printed."""
-    monkeypatch.setattr("vqa_utils.runner.fold_environments", lambda config, folds: [])
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["run_all.py", "--run-id", "r", *arguments])
@@ -106,7 +106,7 @@ def test_another_test_set_is_answered_by_the_refit_too(command, stand_in, korean
     stand_in.calibrated["r"] = 0.6
     command(*command.new, "--refit")
     seen = []
-    monkeypatch.setattr("vqa_utils.runner.combined", lambda frames, how: seen.extend(frames) or combined(frames, how))
+    monkeypatch.setattr("vqa_utils.running.runner.combined", lambda frames, how: seen.extend(frames) or combined(frames, how))
     command("--predict", str(korean_folder))
     answers = read_probabilities(RunPaths("r").fold(2).probs("test"))
     assert len(seen) == 3

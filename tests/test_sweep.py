@@ -134,9 +134,9 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(command, stand_in, monkey
             raise KeyboardInterrupt
         stand_in.execute(name, archived, parameters, process)
 
-    monkeypatch.setattr("vqa_utils.runner.fold_environments", lambda config, folds: [])
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
     with monkeypatch.context() as patch:
-        patch.setattr("vqa_utils.runner.execute", stopped)
+        patch.setattr("vqa_utils.running.runner.execute", stopped)
         with pytest.raises(KeyboardInterrupt):
             command()
     assert list(states(command("--dry-run")).values()) == ["finished", "5 of 8 notebooks are whole", "new", "new", "new"]

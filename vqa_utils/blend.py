@@ -8,7 +8,7 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.run import read_later_settings
 from vqa_utils.ensembling.other_runs import ENSEMBLE, read_runs
 from vqa_utils.errors import RunError
-from vqa_utils.runs import checked_run_id
+from vqa_utils.running.resolution import checked_run_id
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,8 +20,8 @@ def blend_runs(run_ids: Sequence[str], run_id: str, console: "Console") -> None:
     Raises:
         RunError: the runs cannot be blended, or the folder is there already.
     """
-    from vqa_utils.execution import execute  # papermill, which a notebook that reads runs has no use for
-    from vqa_utils.terminal import follow, progress_lines
+    from vqa_utils.running.execution import execute  # papermill, which a notebook that reads runs has no use for
+    from vqa_utils.running.terminal import follow, progress_lines
 
     paths = RunPaths(checked_run_id(run_id))
     if paths.folder.exists():

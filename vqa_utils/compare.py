@@ -22,9 +22,9 @@ from vqa_utils.ensembling.temperature import calibrated_oof
 from vqa_utils.errors import RunError, VqaError
 from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
 from vqa_utils.presets import differences
+from vqa_utils.running.terminal import print_table
+from vqa_utils.running.timings import EXECUTED_IN, time_table
 from vqa_utils.setting_types import setting_text
-from vqa_utils.terminal import print_table
-from vqa_utils.timings import EXECUTED_IN, time_table
 
 
 @dataclass(frozen=True)

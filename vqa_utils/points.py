@@ -15,7 +15,7 @@ from vqa_utils.errors import VqaError
 from vqa_utils.planning.gpus import Gpu
 from vqa_utils.planning.plan import settled_here
 from vqa_utils.presets import preset
-from vqa_utils.runs import with_whole_paths
+from vqa_utils.running.resolution import with_whole_paths
 from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")

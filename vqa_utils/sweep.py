@@ -7,13 +7,13 @@ from rich.console import Console
 
 from vqa_utils.compare import compare_runs
 from vqa_utils.errors import VqaError
-from vqa_utils.lock import locked
 from vqa_utils.planning.gpus import find_gpus
 from vqa_utils.planning.machine_check import check_run
 from vqa_utils.points import Point, refuse
-from vqa_utils.runner import Runner
-from vqa_utils.runs import with_data
-from vqa_utils.stages import Stage, select_steps
+from vqa_utils.running.lock import locked
+from vqa_utils.running.resolution import with_data
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import Stage, select_steps
 
 FINISHED = "finished"
 

@@ -28,10 +28,10 @@ from vqa_utils.artifacts.paths import RUNS_VARIABLE, RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.config import to_dict
 from vqa_utils.data.fingerprint import data_hash
-from vqa_utils.execution import execute
 from vqa_utils.presets import preset
-from vqa_utils.runs import start_run
-from vqa_utils.terminal import print_table
+from vqa_utils.running.execution import execute
+from vqa_utils.running.resolution import start_run
+from vqa_utils.running.terminal import print_table
 
 STAGES = ("run_all", "01_eda", "02_folds", "05_ensemble", "06_analysis")
 FILES_A_PICTURE = 4

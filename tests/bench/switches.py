@@ -27,7 +27,7 @@ from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.ensembling.weights import probability_of, sign_flip_p
 from vqa_utils.metrics import correct
 from vqa_utils.presets import differences, preset
-from vqa_utils.terminal import print_table
+from vqa_utils.running.terminal import print_table
 
 
 def scored_rows(run_id: str) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from vqa_utils.data.csv_files import read_rows
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
 from vqa_utils.data.images import image_hashes, image_pixels, open_image
 from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.execution import execute
 from vqa_utils.presets import preset
+from vqa_utils.running.execution import execute
 
 
 @pytest.fixture

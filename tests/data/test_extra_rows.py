@@ -17,7 +17,7 @@ from vqa_utils.data.extra_rows import extra_folds, extra_rows, read_extra
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.folds import ALWAYS_TRAIN, FoldError
 from vqa_utils.presets import preset
-from vqa_utils.runs import settle_run, start_run
+from vqa_utils.running.resolution import settle_run, start_run
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from vqa_utils.data.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings
 from vqa_utils.planning.memory import LONGER_INSTRUCTION
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
-from vqa_utils.runner import Runner
-from vqa_utils.runs import start_run
-from vqa_utils.stages import select_steps
+from vqa_utils.running.resolution import start_run
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import select_steps
 from vqa_utils.training.fold import training_key
 
 OWN = "이 그림에 있는 도형은 무슨 색인가요?"

@@ -14,9 +14,9 @@ from vqa_utils.ensembling.ensemble import of_folds
 from vqa_utils.ensembling.members import pooled, read_members, scored_folds
 from vqa_utils.metrics import predictions, tied
 from vqa_utils.presets import preset
-from vqa_utils.runner import Runner
-from vqa_utils.runs import start_run
-from vqa_utils.stages import select_steps
+from vqa_utils.running.resolution import start_run
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import select_steps
 
 
 def frame(ids, *rows):

@@ -8,16 +8,16 @@ import sys
 import pytest
 from rich.console import Console
 
-from vqa_utils import runs
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.forecasting import forecast as of_forecast
 from vqa_utils.forecasting.forecast import STARTING, RowCounts, forecast
 from vqa_utils.forecasting.work import work_of
-from vqa_utils.plan_table import print_forecast
 from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
-from vqa_utils.runs import rows_here
+from vqa_utils.running import resolution as runs
+from vqa_utils.running.plan_table import print_forecast
+from vqa_utils.running.resolution import rows_here
 
 
 def expected(name="safe", gpus=(T4, T4), rows=(1000, 1000), **changes):

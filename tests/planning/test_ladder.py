@@ -4,11 +4,11 @@ import pytest
 
 from vqa_utils.artifacts.fold_settings import climbed, read_rungs, resumable, rungs_behind, write_rungs
 from vqa_utils.config import NOT_OF_THE_ADAPTER
-from vqa_utils.execution import OutOfMemory, where_memory_ran_out
 from vqa_utils.planning.ladder import LadderError, next_rung
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
+from vqa_utils.running.execution import OutOfMemory, where_memory_ran_out
 
 GIB = 2**30
 ONE_ROW = preset("safe", micro_batch=1, use_gradient_checkpointing=True, score_batch=8)

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.plan_table import print_plan
 from vqa_utils.planning.gpus import T4, gpu_limits
 from vqa_utils.planning.memory import (
     LONG_TEXT_TOKENS,
@@ -29,6 +28,7 @@ from vqa_utils.planning.placement import HEAD, VISION
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, settled, with_text
 from vqa_utils.planning.shapes import group_of, published_config, read_shape, shape_of
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.running.plan_table import print_plan
 from vqa_utils.setting_types import size_in_bytes
 
 GIB = 2**30

@@ -11,14 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vqa_utils.analysis.baselines import baseline_table, read_baselines
-from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.config import Config
-from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.folds import read_folds
-from vqa_utils.ensembling.fold_table import fold_table
-from vqa_utils.ensembling.members import pooled, read_refit, rows_of, scored_folds
-from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
 from vqa_utils.presets import PRESETS, preset
 
 POLL_SECONDS = 0.5
@@ -90,27 +82,6 @@ def print_presets(console: Console) -> None:
         console.print(f"{name:<13}{settings.for_what}")
         numbers = f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, {c.effective_batch} rows a step"
         console.print(f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}", style="dim")
-
-
-def print_results(paths: RunPaths, config: Config, console: Console) -> None:
-    """The folds' scores, the baselines, and where the submission and the report are; what is missing is left out."""
-    if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
-        train = load_challenge(config).train
-        folds = read_folds(paths.folds, train)
-        print_table(console, "folds, probabilities as scored", fold_table(paths, config, folds, train))
-        baselines = baseline_table(paths, config, folds, train)
-        print_table(console, "out of fold, against the baselines", baselines)
-        console.print(read_baselines(baselines), markup=False)
-        oof = pooled(paths, config, folds, "oof")
-        console.print(read_before_and_after(before_and_after(paths, oof), rows_of(oof, train)["answer"]), markup=False)
-        missing = scored_folds(paths, config)[1]
-        if missing:
-            console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
-        if config.refit:
-            console.print(read_refit(paths, config), markup=False)
-    for name, path in {"submission": paths.submission(config.use_kfold), "report": paths.report / "index.html"}.items():
-        if path.exists():
-            console.print(f"{name}: {shown(path)}")
 
 
 def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:

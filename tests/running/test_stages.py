@@ -3,7 +3,7 @@ import pytest
 from run_all import STAGES
 from vqa_utils.artifacts.paths import NOTEBOOKS, FoldPaths
 from vqa_utils.errors import RunError
-from vqa_utils.stages import Stage, Step, select_steps
+from vqa_utils.running.stages import Stage, Step, select_steps
 
 
 def names(**options):

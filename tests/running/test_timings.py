@@ -2,8 +2,8 @@ from conftest import clock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vqa_utils.artifacts.files import read_json
-from vqa_utils.execution import execute
-from vqa_utils.timings import time_split, time_table
+from vqa_utils.running.execution import execute
+from vqa_utils.running.timings import time_split, time_table
 
 
 def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():

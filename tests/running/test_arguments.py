@@ -5,9 +5,9 @@ import re
 import pytest
 
 import run_all
-from vqa_utils import arguments
-from vqa_utils.arguments import HEEDED, check_heeded, parse_arguments
 from vqa_utils.errors import RunError
+from vqa_utils.running import arguments
+from vqa_utils.running.arguments import HEEDED, check_heeded, parse_arguments
 
 
 def refusal(monkeypatch, *words):

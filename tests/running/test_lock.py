@@ -10,8 +10,8 @@ import pytest
 import run_all
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.errors import RunError
-from vqa_utils.lock import locked
 from vqa_utils.points import SweepError
+from vqa_utils.running.lock import locked
 
 HOLDS = """
 import time

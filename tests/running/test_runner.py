@@ -13,20 +13,20 @@ from conftest import write_korean_challenge
 
 import run_all
 from run_all import STAGES
-from vqa_utils import runs
 from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config, to_dict
 from vqa_utils.data.folds import FoldError
 from vqa_utils.errors import RunError
-from vqa_utils.execution import execute
 from vqa_utils.presets import preset
-from vqa_utils.runner import Runner
-from vqa_utils.runs import settle_run, start_run, with_data
+from vqa_utils.running import resolution as runs
+from vqa_utils.running.execution import execute
+from vqa_utils.running.resolution import settle_run, start_run, with_data
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import Stage, Step, select_steps
+from vqa_utils.running.terminal import last_step
 from vqa_utils.setting_types import ConfigError
-from vqa_utils.stages import Stage, Step, select_steps
-from vqa_utils.terminal import last_step
 
 
 def arguments(**given):
@@ -151,7 +151,7 @@ def test_force_runs_what_could_be_reused(small_run):
 
 
 def test_what_is_set_aside_twice_within_a_second_is_kept_twice(small_run, monkeypatch):
-    monkeypatch.setattr("vqa_utils.runner.time.strftime", lambda form: "now")
+    monkeypatch.setattr("vqa_utils.running.runner.time.strftime", lambda form: "now")
     make, paths, _ = small_run
     for number in range(3):
         (paths.folder / "in.txt").write_text(str(number))
@@ -325,7 +325,7 @@ def test_the_line_of_a_training_says_step_loss_pace_and_time_left(tmp_path):
 
 
 def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
-    from vqa_utils import runner
+    from vqa_utils.running import runner
 
     order, hashed, lines = [], runner.data_hash, runner.progress_lines
     monkeypatch.setattr(runner, "data_hash", lambda config: order.append("hash") or hashed(config))
