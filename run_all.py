@@ -84,12 +84,12 @@ def run(args: "Namespace", console: "Console") -> None:
         print_presets(console)
         return
     if args.ensemble:
-        from vqa_utils.blend import blend_runs
+        from vqa_utils.experiments.blends import blend_runs
 
         blend_runs(args.ensemble, args.run_id or time.strftime("%Y%m%d-%H%M%S-ensemble"), console)
         return
     if args.compare is not None:
-        from vqa_utils.compare import compare_runs
+        from vqa_utils.experiments.comparison import compare_runs
 
         compare_runs(console, args.compare)
         return
@@ -107,10 +107,10 @@ def run(args: "Namespace", console: "Console") -> None:
 
 def run_points(args: "Namespace", console: "Console") -> None:
     """Look at a sweep's points, or run them."""
+    from vqa_utils.experiments.sweep import run_sweep, sweep_table
+    from vqa_utils.experiments.sweep_points import read_points
     from vqa_utils.planning.gpus import find_gpus
-    from vqa_utils.points import read_points
     from vqa_utils.running.terminal import print_table
-    from vqa_utils.sweep import run_sweep, sweep_table
 
     points = read_points(Path(args.sweep), find_gpus())
     if args.dry_run:

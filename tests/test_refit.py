@@ -13,7 +13,6 @@ from vqa_utils.artifacts.files import ids_hash, read_json, write_csv, write_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.compare import comparison, read_scored
 from vqa_utils.config import to_dict
 from vqa_utils.data.extra_rows import extra_rows
 from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
@@ -23,6 +22,7 @@ from vqa_utils.ensembling.members import pooled, read_refit, scored_folds
 from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
 from vqa_utils.errors import RunError
+from vqa_utils.experiments.comparison import comparison, read_scored
 from vqa_utils.forecasting.forecast import RowCounts, _last_end, forecast
 from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.shapes import shape_of

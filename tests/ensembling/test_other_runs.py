@@ -13,12 +13,12 @@ from scipy.special import softmax
 from vqa_utils.artifacts.files import read_json, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
-from vqa_utils.blend import blend_runs
 from vqa_utils.config import to_dict
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.ensemble import of_runs
 from vqa_utils.ensembling.other_runs import read_runs
 from vqa_utils.errors import RunError
+from vqa_utils.experiments.blends import blend_runs
 from vqa_utils.presets import preset
 
 

@@ -10,7 +10,7 @@ import pytest
 import run_all
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.errors import RunError
-from vqa_utils.points import SweepError
+from vqa_utils.experiments.sweep_points import SweepError
 from vqa_utils.running.lock import locked
 
 HOLDS = """

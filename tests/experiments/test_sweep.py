@@ -8,8 +8,8 @@ import pytest
 import run_all
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
+from vqa_utils.experiments.sweep_points import SweepError, read_points
 from vqa_utils.planning.gpus import T4
-from vqa_utils.points import SweepError, read_points
 
 GRID = """
 data: DATA
@@ -250,7 +250,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_machine_that_cannot_run_a_point_is_told_at_once(command, stand_in, monkeypatch):
-    monkeypatch.setattr("vqa_utils.sweep.find_gpus", list)
+    monkeypatch.setattr("vqa_utils.experiments.sweep.find_gpus", list)
     text = "data: DATA\ngrid: {preset: [demo, safe, balanced]}"
     with pytest.raises(
         SweepError, match=r"(?s)points that cannot run here\n  - little-preset=safe: .*GPU.*\n  - little-preset=bal"

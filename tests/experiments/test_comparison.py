@@ -14,10 +14,10 @@ from run_all import STAGES
 from vqa_utils.artifacts.files import hashes, read_json, write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.compare import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.config import parse_settings, to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.errors import RunError
+from vqa_utils.experiments.comparison import compare_runs, comparison, read_comparison, read_scored
 from vqa_utils.metrics import accuracy_interval
 from vqa_utils.presets import PRESETS, differences, preset
 from vqa_utils.running.resolution import start_run
