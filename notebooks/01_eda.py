@@ -9,10 +9,10 @@ import sys
 
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
-from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.duplicates import duplicate_table, image_sizes
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.run import open_run
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.duplicates import duplicate_table, image_sizes
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

@@ -9,12 +9,12 @@ import sys
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
 from vqa_utils.artifacts.files import write_csv
+from vqa_utils.artifacts.paths import shown
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.extra_rows import extra_folds, read_extra
 from vqa_utils.data.folds import check_leaks, copied_answers, leaks, make_folds, plain_split, read_balance, read_copied
 from vqa_utils.data.groups import HINT_BITS, near_leaks, read_groups, read_near_leaks, row_groups, same_words
-from vqa_utils.artifacts.paths import shown
-from vqa_utils.artifacts.run import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

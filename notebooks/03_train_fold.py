@@ -11,15 +11,15 @@ sys.path.insert(0, "..")
 import pandas as pd
 
 from vqa_utils.analysis import figures
-from vqa_utils.data.challenge import load_challenge
-from vqa_utils.model.encoder import IGNORED, Encoder
-from vqa_utils.data.extra_rows import extra_rows
-from vqa_utils.data.folds import held_out_rows
-from vqa_utils.model.loading_check import loaded_weights
-from vqa_utils.model.loading import add_lora, load_base, load_processor
-from vqa_utils.data.paraphrases import read_wordings
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.extra_rows import extra_rows
+from vqa_utils.data.folds import held_out_rows
+from vqa_utils.data.paraphrases import read_wordings
+from vqa_utils.model.encoder import IGNORED, Encoder
+from vqa_utils.model.loading import add_lora, load_base, load_processor
+from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.training.fold import read_epochs, train_fold
 
 # %% tags=["parameters"]

@@ -11,12 +11,12 @@ sys.path.insert(0, "..")
 import pandas as pd
 
 from vqa_utils.analysis import figures
-from vqa_utils.model.encoder import Encoder
-from vqa_utils.metrics import predictions
-from vqa_utils.model.loading import load_adapter
-from vqa_utils.artifacts.paths import shown
 from vqa_utils.analysis.gallery import gallery
+from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
+from vqa_utils.metrics import predictions
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import load_adapter
 from vqa_utils.scoring.options import questions_of_fold, score_fold
 
 # %% tags=["parameters"]

@@ -9,10 +9,10 @@ import sys
 
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
-from vqa_utils.ensembling.ensemble import of_folds, of_runs
-from vqa_utils.ensembling.combining import agreement
 from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.ensembling.combining import agreement
 from vqa_utils.ensembling.combining import read_agreement
+from vqa_utils.ensembling.ensemble import of_folds, of_runs
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

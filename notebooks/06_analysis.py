@@ -10,17 +10,17 @@ import sys
 sys.path.insert(0, "..")
 from vqa_utils.analysis import error_analysis, figures, report
 from vqa_utils.analysis.baselines import answers_without_images, baseline_table, read_baselines
-from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
 from vqa_utils.analysis.clusters import question_clusters
+from vqa_utils.analysis.position_bias import pooled_views, position_bias
+from vqa_utils.artifacts.paths import shown
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.ensembling.members import pooled, read_members, read_refit, rows_of, scored_folds
 from vqa_utils.data.folds import read_folds
 from vqa_utils.data.images import image_pixels
+from vqa_utils.data.question_kinds import question_kinds
+from vqa_utils.ensembling.members import pooled, read_members, read_refit, rows_of, scored_folds
+from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
 from vqa_utils.metrics import correct
-from vqa_utils.artifacts.paths import shown
-from vqa_utils.analysis.position_bias import pooled_views, position_bias
-from vqa_utils.artifacts.run import open_run
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/

@@ -19,9 +19,9 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import held_out_rows, make_folds
-from vqa_utils.demo.scenes import draw_scene
 from vqa_utils.presets import preset
 from vqa_utils.running.execution import NotebookError
+from vqa_utils.tiny_base.scenes import draw_scene
 
 COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yellow": "노란색", "black": "검은색", "gray": "회색",
            "teal": "청록색", "brown": "갈색", "orange": "주황색", "purple": "보라색", "pink": "분홍색", "white": "흰색"}  # fmt: skip
@@ -199,5 +199,6 @@ def stand_in(tmp_path, monkeypatch):
     """The series in a fresh folder of runs, without its notebooks."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     stand_in = StandIn()
-    monkeypatch.setattr("vqa_utils.running.runner.execute", stand_in.execute)
+    for module in ("runner", "prediction"):
+        monkeypatch.setattr(f"vqa_utils.running.{module}.execute", stand_in.execute)
     return stand_in

@@ -11,7 +11,7 @@ from typing import Any
 from vqa_utils.setting_types import BOOL_OR_AUTO, COUNT_OR_AUTO, ConfigError, is_size, kind_name, listed, parse, type_problem
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
-DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/demo/model
+DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/tiny_base/model
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 

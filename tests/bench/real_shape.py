@@ -26,7 +26,6 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
-from vqa_utils.demo.architecture import SPECIAL
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan
 from vqa_utils.model.loading_check import loaded_weights
@@ -36,6 +35,7 @@ from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring.options import score_options
 from vqa_utils.setting_types import size_in_bytes
+from vqa_utils.tiny_base.architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
 TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak

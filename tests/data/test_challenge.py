@@ -241,7 +241,7 @@ def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(folder, mon
 
 
 def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
-    slow = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils import images; images.BAR_AFTER_SECONDS = 0"
+    slow = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.data import images; images.BAR_AFTER_SECONDS = 0"
     notebooks("reads", slow, f"images.image_pixels(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])")
     execute("reads", tmp_path / "out.ipynb", {})
     *_, cell = nbformat.read(tmp_path / "out.ipynb", 4).cells

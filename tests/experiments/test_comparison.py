@@ -139,7 +139,7 @@ def test_a_run_from_before_a_setting_is_compared_and_gone_on_with_as_what_it_did
 ):
     of_then = {"calibrate": False, "shuffle_options": False}
     monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", of_then)
-    monkeypatch.setattr("vqa_utils.running.resolution.BEFORE_IT_CAME", of_then)
+    monkeypatch.setattr("vqa_utils.artifacts.run.BEFORE_IT_CAME", of_then)
     paths = finished("old", calibrate=False)
     values = {name: value for name, value in read_json(paths.config).items() if name not in of_then}
     for file in (paths.config, *(paths.fold(k).adapter_config for k in (0, 1))):

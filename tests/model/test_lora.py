@@ -34,7 +34,7 @@ def outputs_and_gradients(model, x):
 
 
 class SameMask(nn.Module):
-    """Dropout by the mask that `vqa_utils.dropout` draws for this seed."""
+    """Dropout by the mask that `ops.dropout` draws for this seed."""
 
     def forward(self, x):
         return x * dropout(torch.ones_like(x), 0.3, 7)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.demo.architecture import tiny_config
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model.nf4.quantizer import nf4_config
+from vqa_utils.tiny_base.architecture import tiny_config
 
 
 def direct(weight, double_quant=True):

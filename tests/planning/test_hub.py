@@ -168,7 +168,8 @@ def test_a_copy_in_the_cache_that_is_not_whole_needs_the_hub(hub, tmp_path, miss
 
 OFFLINE = """
 import sys
-from vqa_utils.source import SourceError, check_source, config_of
+from vqa_utils.planning.hub import SourceError
+from vqa_utils.planning.source import check_source, config_of
 assert "huggingface_hub" not in sys.modules
 for check in (check_source, config_of):
     for name in ("whole/one", "torn/one", "no/copy"):

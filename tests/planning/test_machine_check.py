@@ -86,7 +86,7 @@ def test_auto_is_settled_by_the_gpus_or_by_t4s_and_is_one_row_without_a_plan():
 
 def test_a_run_starts_with_a_number(monkeypatch):
     seen = []
-    monkeypatch.setattr("vqa_utils.planning.machine_check.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.gpus.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(run_all, "run_steps", lambda args, paths, config, console: seen.append(config))
     monkeypatch.setattr("sys.argv", ["run_all.py", "--preset", "safe", "--dry-run"])
     run_all.main()
@@ -96,7 +96,7 @@ def test_a_run_starts_with_a_number(monkeypatch):
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
 def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr("vqa_utils.planning.machine_check.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.gpus.find_gpus", lambda: [T4, T4])
     saved = settled_here(preset(name), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
     seen = []

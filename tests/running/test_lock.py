@@ -15,8 +15,8 @@ from vqa_utils.running.lock import locked
 
 HOLDS = """
 import time
-from vqa_utils.lock import locked
-from vqa_utils.paths import RunPaths
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.running.lock import locked
 with locked(RunPaths("r")):
     print("held", flush=True)
     time.sleep(60)

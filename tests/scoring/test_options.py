@@ -16,7 +16,7 @@ from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring.options import last_logits, score_fold, score_options, score_views
-from vqa_utils.scoring.orders import shifts_of
+from vqa_utils.scoring.orders import encode_orders, shifts_of
 
 
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
@@ -128,7 +128,7 @@ def test_a_rotated_picture_is_pillows_rotation_of_the_upright_one(base, processo
 def test_one_rotation_gives_the_mean_of_the_softmaxes_to_the_last_bit(base, encoder, challenge, orders, monkeypatch):
     rows, records = challenge.test.head(3), challenge.test.head(3).to_dict("records")
     monkeypatch.setattr(Image.Image, "rotate", None)  # the picture is not touched
-    batch = encoder.orders(records, shifts_of(orders)) if orders > 1 else encoder.questions(records)
+    batch = encode_orders(encoder, records, shifts_of(orders)) if orders > 1 else encoder.questions(records)
     letters = encoder.processor.tokenizer.convert_tokens_to_ids(list(LETTERS))
     with torch.inference_mode():
         probs = last_logits(base, batch, True)[..., letters].double().softmax(-1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
-DEMO_MODEL = ROOT / "vqa_utils" / "demo" / "model"
+DEMO_MODEL = ROOT / "vqa_utils" / "tiny_base" / "model"
 SHAPES = ROOT / "vqa_utils" / "planning" / "model_configs"
 CONFIG_BESIDE_ADAPTER = "vqa_config.json"
 RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk, elsewhere

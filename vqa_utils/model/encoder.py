@@ -14,7 +14,6 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.images import open_image
 from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
-from vqa_utils.scoring.orders import in_one_sequence, turned
 
 IGNORED = -100  # the label that the loss passes over
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey, of the size of the one it stands for
@@ -53,12 +52,10 @@ class Encoder:
         """
         return self._encode([self._chat(row, None) for row in rows], add_generation_prompt=True)
 
-    def orders(self, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
-        """Like `questions`, with the options of each row turned by each of `shifts`, as `orders.in_one_sequence` joins them."""
-        texts = [[self._render(chat(turned(row, shift), None), True) for row in rows] for shift in shifts]
-        prompts = [self.processor.tokenizer(of_order)["input_ids"] for of_order in texts]
-        batch = self.questions([turned(row, shifts[0]) for row in rows])
-        return BatchFeature(in_one_sequence(batch, prompts, self.processor.tokenizer.pad_token_id))
+    def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The token ids of the rows' prompts without padding; an image is one token."""
+        texts = [self._render(chat(row, None), True) for row in rows]
+        return self.processor.tokenizer(texts)["input_ids"]
 
     def examples(self, rows: Sequence[Row]) -> BatchFeature:
         """Like `questions`, with the answer's turn appended, and `labels` [B, L] that are -100 but on the letter.

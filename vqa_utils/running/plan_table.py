@@ -60,7 +60,7 @@ def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: 
     found = forecast(config, shape_of(config), gpus, counts)
     if found is None:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
-        console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/rates.py)")
+        console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/forecasting/rates.py)")
         return
     extra = f", {counts.extra:,} extra" if counts.extra else ""
     assumed = "" if rows else " (assumed, as the data is not there)"

@@ -24,7 +24,7 @@ from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring.orders import can_share, shifts_of, tree_mask, turned
+from vqa_utils.scoring.orders import can_share, encode_orders, shifts_of, tree_mask, turned
 
 
 def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:
@@ -156,7 +156,7 @@ def angles_of(rotations: int) -> tuple[int, ...]:
 def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool) -> list[BatchFeature]:
     """What goes through the model for some rows: all orders at once where they can share, else one batch an order."""
     if share and len(shifts) > 1:
-        return [encoder.orders(rows, shifts)]
+        return [encode_orders(encoder, rows, shifts)]
     return [encoder.questions([turned(row, shift) for row in rows]) for shift in shifts]
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import BatchFeature
 
+from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.prompts import LETTERS
 
 PAD, SHARED, FIRST_ORDER = 0, 1, 2  # segments of a sequence; the orders count up from FIRST_ORDER
@@ -29,6 +31,13 @@ def turned(row: Mapping[str, Any], shift: int) -> dict[str, Any]:
 def can_share(model: nn.Module) -> bool:
     """Whether every layer looks at other tokens by a mask alone; linear attention passes a state from token to token."""
     return "linear_attention" not in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
+def encode_orders(encoder: Encoder, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
+    """Like `Encoder.questions`, with the options of each row turned by each of `shifts`, joined by `in_one_sequence`."""
+    prompts = [encoder.prompt_ids([turned(row, shift) for row in rows]) for shift in shifts]
+    batch = encoder.questions([turned(row, shifts[0]) for row in rows])
+    return BatchFeature(in_one_sequence(batch, prompts, encoder.processor.tokenizer.pad_token_id))
 
 
 def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[list[int]]], pad: int) -> dict[str, Any]:

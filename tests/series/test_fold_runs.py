@@ -21,7 +21,7 @@ from vqa_utils.running.execution import NotebookError
 from vqa_utils.running.stages import Stage, Step
 
 FOLDS = Stage("per_fold", writes=("fold{fold}/out.txt",), per_fold=True, trains=True)
-LOOK = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.runs import open_run\n"
+LOOK = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.artifacts.run import open_run\n"
 LOOK += "paths, config = open_run(run_id, fold)\nout = paths.fold(fold).folder / 'out.txt'\nout.parent.mkdir(exist_ok=True)"
 
 

@@ -1,4 +1,4 @@
-"""Train the tiny base from scratch on drawn scenes: `python -m vqa_utils.demo.pretrain` (about ten minutes on one GPU).
+"""Train the tiny base from scratch on drawn scenes: `python -m vqa_utils.tiny_base.pretraining` (about ten minutes on one GPU).
 
 The model is transformers' own class; the loss is the cross-entropy of the answer's letter at the last position. The
 GPU is kept busy by making everything that does not learn beforehand: scenes, token ids and positions lie on the GPU.
@@ -26,9 +26,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen
 
-from vqa_utils.demo.architecture import PATCH_PX, tiny_config, train_processor
-from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.prompts import INSTRUCTION, LETTERS, chat, question_text
+from vqa_utils.tiny_base.architecture import PATCH_PX, tiny_config, train_processor
+from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 
 OUT = Path(__file__).parent / "model"
 GRID = SIDE_PX // PATCH_PX  # patches along a side

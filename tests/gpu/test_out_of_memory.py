@@ -19,7 +19,7 @@ STARTUP = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-from vqa_utils import callbacks
+from vqa_utils.training import callbacks
 
 def on_step_begin(self, args, state, control, real=callbacks.TrainLog.on_step_begin, **kwargs):
     with open({{seen!r}}, "a") as file:

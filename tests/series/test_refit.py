@@ -106,7 +106,9 @@ def test_another_test_set_is_answered_by_the_refit_too(command, stand_in, korean
     stand_in.calibrated["r"] = 0.6
     command(*command.new, "--refit")
     seen = []
-    monkeypatch.setattr("vqa_utils.running.runner.combined", lambda frames, how: seen.extend(frames) or combined(frames, how))
+    monkeypatch.setattr(
+        "vqa_utils.running.prediction.combined", lambda frames, how: seen.extend(frames) or combined(frames, how)
+    )
     command("--predict", str(korean_folder))
     answers = read_probabilities(RunPaths("r").fold(2).probs("test"))
     assert len(seen) == 3

@@ -14,14 +14,14 @@ from vqa_utils.data.easy_vqa import write_challenge, write_extra
 from vqa_utils.data.folds import make_folds
 from vqa_utils.data.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.demo import pretrain
-from vqa_utils.demo.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring.options import score_fold, score_options
+from vqa_utils.tiny_base import pretraining as pretrain
+from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.training.fold import train_fold
 
 
