@@ -1,5 +1,6 @@
 """Small real inputs: a challenge in Korean with drawn pictures, the demo's settings on it, its base and its processor."""
 
+import argparse
 import dataclasses
 import io
 import random
@@ -84,6 +85,24 @@ def base(config):
     from vqa_utils.model.loading import load_base
 
     return load_base(config)
+
+
+def arguments(**given):
+    nothing = {
+        "data": None,
+        "plan": None,
+        "model": None,
+        "limit": None,
+        "set": [],
+        "run_id": None,
+        "preset": None,
+        "cache_dir": None,
+        "extra_train": None,
+        "refit": None,
+    }
+    return argparse.Namespace(
+        **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}
+    )
 
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vqa_utils.planning.source import SourceError, check_source
+from vqa_utils.planning._source import SourceError, check_source
 
 SHARDS = [f"model-{i:05d}-of-00004.safetensors" for i in (1, 2, 3, 4)]
 NO_FILE = "found no such file; get a whole model in the format of transformers"

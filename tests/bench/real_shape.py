@@ -35,7 +35,7 @@ from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring.options import score_options
 from vqa_utils.setting_types import size_in_bytes
-from vqa_utils.tiny_base.architecture import SPECIAL
+from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
 TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak

@@ -40,8 +40,8 @@ from vqa_utils.ops import routing
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
+from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import autocast, last_logits
-from vqa_utils.scoring.orders import encode_orders, shifts_of
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training.fold import answer_loss
 
@@ -153,7 +153,9 @@ def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, siz
     modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
     modes += [("score", encoder.questions, score)] if size in SCORED else []
     if variant == "ours" and size in ORDERED:  # with two and four option orders
-        modes += [(f"score_{orders}", functools.partial(encode_orders, encoder, shifts=shifts_of(orders)), score) for orders in (2, 4)]
+        modes += [
+            (f"score_{orders}", functools.partial(encode_orders, encoder, shifts=shifts_of(orders)), score) for orders in (2, 4)
+        ]
     found, tokens = {}, {}
     with computing(variant, model):
         for mode, encode, step in modes:

@@ -22,9 +22,9 @@ from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
+from vqa_utils.ensembling._weights import probability_of, sign_flip_p
 from vqa_utils.ensembling.members import pooled, rows_of
 from vqa_utils.ensembling.other_runs import check_finished
-from vqa_utils.ensembling.weights import probability_of, sign_flip_p
 from vqa_utils.metrics import correct
 from vqa_utils.presets import differences, preset
 from vqa_utils.running.terminal import print_table

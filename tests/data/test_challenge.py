@@ -11,8 +11,8 @@ from PIL import Image
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.data import images
+from vqa_utils.data._csv_files import read_rows
 from vqa_utils.data.challenge import DataError, load_challenge, load_test
-from vqa_utils.data.csv_files import read_rows
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
 from vqa_utils.data.images import image_hashes, image_pixels, open_image
 from vqa_utils.data.question_kinds import question_kinds

@@ -5,10 +5,9 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from conftest import arguments, write_korean_challenge
 from PIL import Image
 from test_groups import photos, run_02  # noqa: F401
-from test_runner import arguments
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict

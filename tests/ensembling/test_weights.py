@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from vqa_utils.ensembling import weights as mixture
-from vqa_utils.ensembling.weights import fit_mixture, fit_weights, mixed, probability_of, sign_flip_p
+from vqa_utils.ensembling import _weights as mixture
+from vqa_utils.ensembling._weights import fit_mixture, fit_weights, mixed, probability_of, sign_flip_p
 from vqa_utils.metrics import log_loss
 
 LETTERS = list("abcd")

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.forecasting import forecast as of_forecast
+from vqa_utils.forecasting._work import work_of
 from vqa_utils.forecasting.forecast import STARTING, RowCounts, forecast
-from vqa_utils.forecasting.work import work_of
 from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset

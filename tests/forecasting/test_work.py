@@ -8,9 +8,9 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.forecasting.expert_loads import expert_loads, expert_rows
+from vqa_utils.forecasting._expert_loads import expert_loads, expert_rows
+from vqa_utils.forecasting._work import Work, work_of
 from vqa_utils.forecasting.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
-from vqa_utils.forecasting.work import Work, work_of
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.memory import Batch, batch_of
 from vqa_utils.planning.plan import make_plan

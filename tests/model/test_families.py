@@ -30,9 +30,9 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.prompts import LETTERS
+from vqa_utils.scoring._orders import can_share, turned
 from vqa_utils.scoring.options import score_options
-from vqa_utils.scoring.orders import can_share, turned
-from vqa_utils.tiny_base.architecture import SPECIAL
+from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
 TEXT = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -10,8 +10,8 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
 from transformers import DynamicCache
 
-from vqa_utils.model.fast import layer as lean
-from vqa_utils.model.fast.lora import Projection
+from vqa_utils.model.fast import _layer as lean
+from vqa_utils.model.fast._lora import Projection
 from vqa_utils.model.loading import add_lora, load_base
 
 DROPOUT = 0.25

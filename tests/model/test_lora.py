@@ -4,10 +4,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from vqa_utils.model.fast.lora import project, use_lean_lora
+from vqa_utils.model.fast._lora import project, use_lean_lora
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.ops.dropout import dropout
-from vqa_utils.training.callbacks import SeenSteps
+from vqa_utils.training._callbacks import SeenSteps
 
 
 def adapted(dropout, bias, widths=(192,)):
@@ -42,7 +42,7 @@ class SameMask(nn.Module):
 
 @pytest.mark.parametrize(("p", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
 def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
-    monkeypatch.setattr("vqa_utils.model.fast.lora.draw_seed", lambda: 7)
+    monkeypatch.setattr("vqa_utils.model.fast._lora.draw_seed", lambda: 7)
     model, x = adapted(p, bias), torch.randn(2, 5, 128, requires_grad=True)
     own = model.base_model.model[0].lora_dropout
     if p:

@@ -6,8 +6,8 @@ from torch import nn
 
 from vqa_utils.model import loading as model
 from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.nf4._offloading import ExpertStream
 from vqa_utils.model.nf4.experts import NF4Experts
-from vqa_utils.model.nf4.offloading import ExpertStream
 
 LAYERS = [f"model.language_model.layers.{number}" for number in (0, 2, 3)]
 

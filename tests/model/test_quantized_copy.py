@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
+from vqa_utils.model import _quantized_copy as cache
 from vqa_utils.model import loading as model
-from vqa_utils.model import quantized_copy as cache
+from vqa_utils.model._quantized_copy import MANIFEST, cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.model.loading import load_base
-from vqa_utils.model.quantized_copy import MANIFEST, cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.presets import preset
 
 

@@ -13,7 +13,7 @@ from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model.nf4.quantizer import nf4_config
-from vqa_utils.tiny_base.architecture import tiny_config
+from vqa_utils.tiny_base._architecture import tiny_config
 
 
 def direct(weight, double_quant=True):

@@ -5,7 +5,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_position_ids
 
-from vqa_utils.model.fast.vision import Rows, batch_images, patch_positions
+from vqa_utils.model.fast._vision import Rows, batch_images, patch_positions
 
 VISION = {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
 
@@ -54,7 +54,7 @@ def test_rows_of_uneven_images_and_back():
 
 def test_layers_share_what_one_batch_needs(monkeypatch):
     made = []
-    monkeypatch.setattr("vqa_utils.model.fast.vision.Rows", lambda ends: made.append(len(ends)) or Rows(ends))
+    monkeypatch.setattr("vqa_utils.model.fast._vision.Rows", lambda ends: made.append(len(ends)) or Rows(ends))
     model = tower("qwen3_vl")
     batch_images(model)
     grid = torch.tensor([(1, 4, 4), (1, 2, 2)])

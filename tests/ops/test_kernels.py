@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqa_utils.ops import launch
+from vqa_utils.ops import _launch as launch
 from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import dropout
 from vqa_utils.ops.gate import gate, gate_backward

@@ -11,7 +11,7 @@ from model_folders import CONVERT, NO_FILE, SHARDS, problem, write_model
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import QWEN3_30B
-from vqa_utils.planning.source import SourceError, check_source, config_of
+from vqa_utils.planning._source import SourceError, check_source, config_of
 
 http = importlib.import_module(errors.HTTPError.__module__.split(".")[0])  # httpx; from hub 2 on, httpx2
 NAME, COMMIT = "someone/model", "0123456789" * 4
@@ -168,8 +168,8 @@ def test_a_copy_in_the_cache_that_is_not_whole_needs_the_hub(hub, tmp_path, miss
 
 OFFLINE = """
 import sys
-from vqa_utils.planning.hub import SourceError
-from vqa_utils.planning.source import check_source, config_of
+from vqa_utils.planning._hub import SourceError
+from vqa_utils.planning._source import check_source, config_of
 assert "huggingface_hub" not in sys.modules
 for check in (check_source, config_of):
     for name in ("whole/one", "torn/one", "no/copy"):

@@ -5,7 +5,7 @@ from model_folders import CONVERT, NO_FILE, SHARDS, problem, write_model
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME
-from vqa_utils.planning.source import check_source, config_of
+from vqa_utils.planning._source import check_source, config_of
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 import os
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from conftest import arguments, write_korean_challenge
 
 import run_all
 from run_all import STAGES
@@ -27,24 +26,6 @@ from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Stage, Step, select_steps
 from vqa_utils.running.terminal import last_step
 from vqa_utils.setting_types import ConfigError
-
-
-def arguments(**given):
-    nothing = {
-        "data": None,
-        "plan": None,
-        "model": None,
-        "limit": None,
-        "set": [],
-        "run_id": None,
-        "preset": None,
-        "cache_dir": None,
-        "extra_train": None,
-        "refit": None,
-    }
-    return argparse.Namespace(
-        **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}
-    )
 
 
 def test_an_unknown_parameter_is_an_error(notebooks, tmp_path):

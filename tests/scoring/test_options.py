@@ -15,8 +15,8 @@ from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import last_logits, score_fold, score_options, score_views
-from vqa_utils.scoring.orders import encode_orders, shifts_of
 
 
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vqa_utils.prompts import LETTERS
+from vqa_utils.scoring._orders import in_one_sequence, shifts_of, tree_mask, turned
 from vqa_utils.scoring.options import score_options
-from vqa_utils.scoring.orders import in_one_sequence, shifts_of, tree_mask, turned
 
 
 @pytest.fixture(scope="module")

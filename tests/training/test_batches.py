@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from vqa_utils.training.batches import StepTrainer
+from vqa_utils.training._batches import StepTrainer
 from vqa_utils.training.fold import training_arguments
 
 ROWS, STEP = 40, 16  # an epoch is two whole steps and a shorter one

@@ -17,7 +17,7 @@ from vqa_utils.model.encoder import IGNORED
 from vqa_utils.model.loading import add_lora, load_adapter, load_base
 from vqa_utils.scoring.options import score_options
 from vqa_utils.training import fold as train
-from vqa_utils.training.callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
+from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
 from vqa_utils.training.fold import (
     answer_loss,
     held_out_scores,

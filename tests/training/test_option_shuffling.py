@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 import torch
 
-from vqa_utils.training.batches import StepTrainer
+from vqa_utils.training._batches import StepTrainer
+from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps, moved
 from vqa_utils.training.fold import training_arguments
-from vqa_utils.training.option_shuffling import ShuffledOptions, ShuffledSteps, moved
 
 ROWS, STEP = 42, 16  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"

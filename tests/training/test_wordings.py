@@ -10,10 +10,10 @@ import torch
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, with_paraphrases
 from vqa_utils.model.loading import add_lora, load_base
-from vqa_utils.training.batches import StepTrainer, training_rows
+from vqa_utils.training._batches import StepTrainer, training_rows
+from vqa_utils.training._option_shuffling import ShuffledOptions
+from vqa_utils.training._wordings import DrawnWordings, WordedRows
 from vqa_utils.training.fold import train_fold, training_arguments
-from vqa_utils.training.option_shuffling import ShuffledOptions
-from vqa_utils.training.wordings import DrawnWordings, WordedRows
 
 ROWS, STEP = 42, 16  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from vqa_utils.artifacts.paths import demo_data_dir
 from vqa_utils.config import DEMO_DATA, Config
-from vqa_utils.data.csv_files import listed, read_rows, row_problems
+from vqa_utils.data._csv_files import listed, read_rows, row_problems
 from vqa_utils.data.images import read_images
 from vqa_utils.data.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
 from vqa_utils.errors import VqaError

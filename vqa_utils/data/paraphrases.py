@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vqa_utils.data.csv_files import row_problems
+from vqa_utils.data._csv_files import row_problems
 from vqa_utils.prompts import INSTRUCTION
 
 PARAPHRASES = "paraphrases.csv"

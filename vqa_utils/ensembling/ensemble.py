@@ -14,12 +14,12 @@ from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
+from vqa_utils.ensembling._weights import fit_mixture, mixed
 from vqa_utils.ensembling.combining import combined, submission
 from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import pooled, read_members, read_refit, rows_of, scored_folds
 from vqa_utils.ensembling.other_runs import read_runs
 from vqa_utils.ensembling.temperature import calibrate, scaled, temperature_of
-from vqa_utils.ensembling.weights import fit_mixture, mixed
 from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions, tied
 
 

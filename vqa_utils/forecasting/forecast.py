@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vqa_utils.config import Config
+from vqa_utils.forecasting._work import work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
-from vqa_utils.forecasting.work import work_of
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import OPTION_TOKENS, TEXT_TOKENS, batch_of, weights_by_module
 from vqa_utils.planning.plan import Plan, fold_gpus, make_plan, settled

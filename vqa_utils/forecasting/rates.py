@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqa_utils.forecasting.work import Work
+from vqa_utils.forecasting._work import Work
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 
 SUSTAINED = 0.9  # fitted: what this code's kernels reach of the best rates, those of a large product and a large copy

@@ -14,15 +14,15 @@ from transformers.utils import cached_file
 from vqa_utils.artifacts.files import ArtifactError, read_json, write_json
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
-from vqa_utils.model.fast.attention import use_lean_attention
-from vqa_utils.model.fast.layer import use_lean_layers
-from vqa_utils.model.fast.lora import use_lean_lora
-from vqa_utils.model.fast.padding import pad_on_the_right
-from vqa_utils.model.fast.vision import batch_images
+from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
+from vqa_utils.model.fast._attention import use_lean_attention
+from vqa_utils.model.fast._layer import use_lean_layers
+from vqa_utils.model.fast._lora import use_lean_lora
+from vqa_utils.model.fast._padding import pad_on_the_right
+from vqa_utils.model.fast._vision import batch_images
 from vqa_utils.model.fp16 import keep_stream_in_fp32
 from vqa_utils.model.loading_check import check_loaded
 from vqa_utils.model.nf4.quantizer import nf4_config, streaming
-from vqa_utils.model.quantized_copy import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.machine_check import check_machine
 from vqa_utils.planning.memory import weights_by_module

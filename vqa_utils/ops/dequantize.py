@@ -13,7 +13,7 @@ import bitsandbytes.functional as bnb
 import torch
 
 from vqa_utils.nf4_format import BLOCK, GROUP
-from vqa_utils.ops.launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 class Packed(NamedTuple):

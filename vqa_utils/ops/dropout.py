@@ -2,7 +2,7 @@
 
 import torch
 
-from vqa_utils.ops.launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 def draw_seed() -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vqa_utils.ops.launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 def gate(gate_up: torch.Tensor, weights: torch.Tensor, pair: torch.Tensor, act_fn: nn.Module) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from vqa_utils.ops.launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, is_ready, launch
 from vqa_utils.ops.rotary import rotated
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.ops.launch import THREADS, is_ready, launch
+from vqa_utils.ops._launch import THREADS, is_ready, launch
 
 WIDEST = 8192  # values of a row that a block of the kernels can hold
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from vqa_utils.ops.launch import is_ready, launch
+from vqa_utils.ops._launch import is_ready, launch
 
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

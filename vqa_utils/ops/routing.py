@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqa_utils.ops.launch import is_ready, launch
+from vqa_utils.ops._launch import is_ready, launch
 from vqa_utils.planning.expert_chunks import split
 
 PAIRS_A_THREAD, MOST_EXPERTS = 8, 1024  # of the kernel that counts

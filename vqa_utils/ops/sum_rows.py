@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from vqa_utils.ops.launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 def sum_rows(rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:

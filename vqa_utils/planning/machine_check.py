@@ -7,11 +7,11 @@ from pathlib import Path
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import VqaError
+from vqa_utils.planning._hub import SourceError
+from vqa_utils.planning._source import check_source
 from vqa_utils.planning.gpus import T4, Gpu
-from vqa_utils.planning.hub import SourceError
 from vqa_utils.planning.plan import Plan, plan_for
 from vqa_utils.planning.shapes import ShapeError, shape_of
-from vqa_utils.planning.source import check_source
 from vqa_utils.presets import PRESETS, preset
 
 SLOW_TORCH = "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from vqa_utils.config import Config
 from vqa_utils.planning import memory
+from vqa_utils.planning._hub import SourceError
 from vqa_utils.planning.gpus import T4, Gpu, gpu_limits
-from vqa_utils.planning.hub import SourceError
 from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, spread_evenly, spread_streaming
 from vqa_utils.planning.shapes import LAYERS, ModelShape, ShapeError, shape_of
 

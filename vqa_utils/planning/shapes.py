@@ -8,7 +8,7 @@ from typing import Any
 from vqa_utils.artifacts.paths import SHAPES
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.planning.source import config_of
+from vqa_utils.planning._source import config_of
 
 FAMILIES = ("qwen3_vl_moe", "qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
 GROUPS = ("experts", "attention", "mlp", "embeddings", "head", "vision", "norms and router")

@@ -24,7 +24,7 @@ from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring.orders import can_share, encode_orders, shifts_of, tree_mask, turned
+from vqa_utils.scoring._orders import can_share, encode_orders, shifts_of, tree_mask, turned
 
 
 def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:

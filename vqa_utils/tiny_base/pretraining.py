@@ -27,7 +27,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen
 
 from vqa_utils.prompts import INSTRUCTION, LETTERS, chat, question_text
-from vqa_utils.tiny_base.architecture import PATCH_PX, tiny_config, train_processor
+from vqa_utils.tiny_base._architecture import PATCH_PX, tiny_config, train_processor
 from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 
 OUT = Path(__file__).parent / "model"

@@ -22,8 +22,8 @@ from vqa_utils.model.encoder import IGNORED, Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.loading import save_adapter
 from vqa_utils.prompts import LETTERS
-from vqa_utils.training.batches import StepTrainer, training_rows, with_lengths
-from vqa_utils.training.callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
+from vqa_utils.training._batches import StepTrainer, training_rows, with_lengths
+from vqa_utils.training._callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
 
 
 def train_fold(

@@ -9,8 +9,8 @@ import bitsandbytes.functional as bnb
 import torch
 from torch import nn
 
+from vqa_utils.model.nf4._offloading import ExpertStream
 from vqa_utils.model.nf4.forward import frozen_experts
-from vqa_utils.model.nf4.offloading import ExpertStream
 from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE

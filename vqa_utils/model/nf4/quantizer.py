@@ -22,8 +22,8 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationMethod
 
+from vqa_utils.model.nf4._offloading import ExpertStream
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
-from vqa_utils.model.nf4.offloading import ExpertStream
 
 METHOD = "nf4_with_experts"
 KEPT_IN_16_BITS = ("model.visual", "lm_head")  # naming any replaces transformers' own list, so the head is named too

@@ -10,8 +10,8 @@ from transformers import Trainer
 from vqa_utils.config import Config
 from vqa_utils.data.paraphrases import wordings_of
 from vqa_utils.model.encoder import Encoder, Row
-from vqa_utils.training.option_shuffling import EpochSampler, Key, ShuffledOptions, ShuffledSteps
-from vqa_utils.training.wordings import DrawnWordings, WordedRows
+from vqa_utils.training._option_shuffling import EpochSampler, Key, ShuffledOptions, ShuffledSteps
+from vqa_utils.training._wordings import DrawnWordings, WordedRows
 
 
 def training_rows(config: Config, encoder: Encoder, train: pd.DataFrame) -> Sequence[Row] | Dataset:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vqa_utils.config import Config
-from vqa_utils.forecasting.expert_loads import expert_rows
+from vqa_utils.forecasting._expert_loads import expert_rows
 from vqa_utils.nf4_format import BLOCK
 from vqa_utils.planning.memory import KEPT_POSITIONS, Batch, module_of
 from vqa_utils.planning.placement import HEAD, VISION, GpuPlan

@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from vqa_utils.model.fast.lora import project
+from vqa_utils.model.fast._lora import project
 from vqa_utils.ops.heads import HeadNorms, SplitHeads
 
 REPEATED = "sdpa_with_repeated_heads"

@@ -9,7 +9,7 @@ from typing import Any
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
-from vqa_utils.planning.hub import CONFIG, SourceError, cached, downloaded, hub_files
+from vqa_utils.planning._hub import CONFIG, SourceError, cached, downloaded, hub_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BESIDE_THE_WEIGHTS = (("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqa_utils.model.fast.attention import has_cache
+from vqa_utils.model.fast._attention import has_cache
 
 BY_POSITION = ("input_ids", "inputs_embeds", "visual_pos_masks")  # [B, L, ...]
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.model.fast.attention import attend, has_cache
-from vqa_utils.model.fast.lora import Projection, projection_of
+from vqa_utils.model.fast._attention import attend, has_cache
+from vqa_utils.model.fast._lora import Projection, projection_of
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from vqa_utils.training.option_shuffling import EpochSampler
+from vqa_utils.training._option_shuffling import EpochSampler
 
 
 class WordedRows(Dataset):
