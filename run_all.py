@@ -37,7 +37,10 @@ STAGES = (
         trains=True,
     ),
     Stage(
-        "04_infer", ("folds.csv", "fold{fold}/adapter"), ("fold{fold}/probs_test.csv", "fold{fold}/probs_*.csv"), per_fold=True
+        "04_infer",
+        ("folds.csv", "fold{fold}/adapter"),
+        ("fold{fold}/probs_test.csv", "fold{fold}/probs_*.csv"),
+        per_fold=True,
     ),
     Stage(
         "05_ensemble",
@@ -46,7 +49,13 @@ STAGES = (
     ),
     Stage(
         "06_analysis",
-        ("folds.csv", "fold*/meta.json", "fold*/probs_*.csv", "ensemble/probs_oof.csv", "ensemble/members.json"),
+        (
+            "folds.csv",
+            "fold*/meta.json",
+            "fold*/probs_*.csv",
+            "ensemble/probs_oof.csv",
+            "ensemble/members.json",
+        ),
         ("report/index.html", "report/*"),
     ),
 )
@@ -74,9 +83,9 @@ def run(args: "Namespace", console: "Console") -> None:
     """Settle the run; look at presets or the memory plan, or go on with its steps."""
     check_heeded(args)
     from vqa_utils.planning.gpus import T4, find_gpus
-    from vqa_utils.planning.plan import settled_here
+    from vqa_utils.planning.plan import resolve_for_machine
     from vqa_utils.running.plan_table import print_forecast, print_plan
-    from vqa_utils.running.resolution import rows_here, settle_run
+    from vqa_utils.running.resolution import resolve_run, rows_here
 
     if args.list_presets:
         from vqa_utils.running.terminal import print_presets
@@ -96,9 +105,9 @@ def run(args: "Namespace", console: "Console") -> None:
     if args.sweep:
         run_points(args, console)
         return
-    paths, config = settle_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
+    paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     if args.plan is None:
-        run_steps(args, paths, settled_here(config, find_gpus()), console)
+        run_steps(args, paths, resolve_for_machine(config, find_gpus()), console)
         return
     gpus = [T4] * args.plan or find_gpus() or [T4, T4]
     if print_plan(console, config, gpus).fits:
@@ -116,12 +125,17 @@ def run_points(args: "Namespace", console: "Console") -> None:
     if args.dry_run:
         print_table(console, args.sweep, sweep_table(points, STAGES, console))
         return
-    run_sweep(points, STAGES, lambda point: run_steps(args, point.paths, point.config, console), console, reuse=not args.force)
+    run_sweep(
+        points,
+        STAGES,
+        lambda point: run_steps(args, point.paths, point.config, console),
+        console,
+        reuse=not args.force,
+    )
 
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Look at a run's steps, predict, or execute what is due."""
-    from vqa_utils.artifacts.run import read_later_settings
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
     from vqa_utils.running.lock import locked
@@ -132,9 +146,9 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
         raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
     chosen = sorted({int(k) for k in args.folds.split(",") if k})
-    steps = select_steps(STAGES, config.adapter_numbers, chosen=chosen, only=args.only, start=args.start)
-    if said := read_later_settings(paths):
-        console.print(said, style="yellow", markup=False)
+    steps = select_steps(
+        STAGES, config.adapter_numbers, chosen=chosen, only=args.only, start=args.start
+    )
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
     if args.status or args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
@@ -142,7 +156,9 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     check_run(config, find_gpus())
     with locked(paths):
         if args.predict:
-            console.print(f"submission: {shown(predict(paths, config, Path(args.predict), console))}")
+            console.print(
+                f"submission: {shown(predict(paths, config, Path(args.predict), console))}"
+            )
         else:
             execute_steps(runner, steps)
 
@@ -165,7 +181,11 @@ def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.run(steps)
-    print_table(console, "where the time went (seconds)", time_table(paths.notebooks, [step.name for step in steps]))
+    print_table(
+        console,
+        "where the time went (seconds)",
+        time_table(paths.notebooks, [step.name for step in steps]),
+    )
     if steps[-1].stage in STAGES[-2:]:
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")

@@ -12,9 +12,9 @@ from vqa_utils.artifacts.files import write_csv
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.extra_rows import extra_folds, read_extra
-from vqa_utils.data.folds import check_leaks, copied_answers, leaks, make_folds, plain_split, read_balance, read_copied
-from vqa_utils.data.groups import HINT_BITS, near_leaks, read_groups, read_near_leaks, row_groups, same_words
+from vqa_utils.data.extra_rows import describe_extra_rows, extra_folds
+from vqa_utils.data.folds import check_leaks, copied_answers, describe_balance, describe_copied_answers, leaks, make_folds, plain_split
+from vqa_utils.data.groups import HINT_BITS, describe_groups, describe_near_leaks, near_leaks, row_groups, same_words
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -35,7 +35,7 @@ print(f"{len(train)} rows show {images['hash'].nunique()} different pictures.")
 plain = plain_split(train, list(images["hash"]), config)
 leaked = len(leaks(plain))
 print(f"A split that ignores pictures would leak {leaked} of {len(train)} rows ({leaked / len(train):.1%}).")
-print(read_copied(train, copied_answers(train, plain, same_words(train["question"]))))
+print(describe_copied_answers(train, copied_answers(train, plain, same_words(train["question"]))))
 
 # %% [markdown]
 # ## Folds by picture
@@ -45,7 +45,7 @@ print(read_copied(train, copied_answers(train, plain, same_words(train["question
 
 # %%
 groups = row_groups(challenge, config)
-print(read_groups(groups))
+print(describe_groups(groups))
 
 # %%
 folds = make_folds(train, groups, config)
@@ -63,13 +63,13 @@ print(f"None of {len(folds)} rows has its picture, or another row of its group, 
 # %%
 bits = config.near_duplicates or HINT_BITS
 near = near_leaks(folds, images["perceptual_hash"], bits)
-print(read_near_leaks(near, bits, config))
+print(describe_near_leaks(near, bits, config))
 
 # %% [markdown]
 # Each fold should have the same mix of right letters as the others.
 
 # %%
-print(read_balance(folds, train))
+print(describe_balance(folds, train))
 
 # %% tags=["nbval-ignore-output"]
 figures.fold_balance(folds, train)
@@ -81,7 +81,7 @@ figures.fold_balance(folds, train)
 
 # %%
 left_out = extra_folds(challenge, folds, config)
-print(read_extra(challenge, left_out))
+print(describe_extra_rows(challenge, left_out))
 
 # %%
 write_csv(paths.folds, folds)

@@ -16,11 +16,11 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.extra_rows import extra_rows
 from vqa_utils.data.folds import held_out_rows
-from vqa_utils.data.paraphrases import read_wordings
+from vqa_utils.data.paraphrases import describe_wordings
 from vqa_utils.model.encoder import IGNORED, Encoder
 from vqa_utils.model.loading import add_lora, load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
-from vqa_utils.training.fold import read_epochs, train_fold
+from vqa_utils.training.fold import describe_epochs, train_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -34,7 +34,7 @@ held_out, extra = challenge.train[held_out_mask], extra_rows(paths.extra_folds, 
 train = pd.concat([challenge.train[~held_out_mask], extra], ignore_index=True)
 print(f"{config.adapter_name(fold)}: {len(train)} rows to train on, {len(held_out)} held out")
 print(f"{len(extra)} of these are extra rows; {len(challenge.extra) - len(extra)} more would show or ask what is held out.")
-print(read_wordings(train))
+print(describe_wordings(train))
 
 # %% [markdown]
 # ## What the model learns from
@@ -72,7 +72,7 @@ result = train_fold(add_lora(base, config), config, encoder, train, held_out, pa
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")
 
 # %% tags=["nbval-ignore-output"]
-print(read_epochs(result))
+print(describe_epochs(result))
 print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (a GPU each, or the process on a CPU).")
 
 # %% tags=["nbval-ignore-output"]

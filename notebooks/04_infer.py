@@ -34,8 +34,8 @@ print({name: f"{len(rows)} rows" for name, rows in questions.items()})
 
 # %% [markdown]
 # The right answers are dropped before anything is scored. With `baselines` on, the held-out rows are scored twice more: by the
-# base without its adapter (`zero_shot`), and with grey pictures (`blank`). With `tta` and `rotations`, a row is scored in several
-# views (orders of its options, rotations of its picture), and their mean counts.
+# base without its adapter (`zero_shot`), and with grey pictures (`blank`). With `tta` above 1, a row is scored in several
+# orders of its options, and their mean counts.
 
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
@@ -68,4 +68,4 @@ print("wrote", *(shown(path) for name in probs for path in out.scored(name)))
 
 # %% [markdown]
 # **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`. [05_ensemble](05_ensemble.ipynb) averages those of all folds. Where
-# rows were scored in several views, `probs_*_views.csv` has what each said, for [06_analysis](06_analysis.ipynb).
+# rows were scored in several orders, `probs_*_orders.csv` has what each said, for [06_analysis](06_analysis.ipynb).

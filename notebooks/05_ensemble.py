@@ -11,7 +11,7 @@ sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.ensembling.combining import agreement
-from vqa_utils.ensembling.combining import read_agreement
+from vqa_utils.ensembling.combining import describe_agreement
 from vqa_utils.ensembling.ensemble import of_folds, of_runs
 
 # %% tags=["parameters"]
@@ -29,7 +29,7 @@ print(ensemble.who)
 # is of a refit, which has seen all rows.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.read_scores())
+print(ensemble.describe_scores())
 ensemble.scores.round(3)
 
 # %% [markdown]
@@ -39,7 +39,7 @@ ensemble.scores.round(3)
 
 # %% tags=["nbval-ignore-output"]
 agree = agreement(ensemble.members)
-print(read_agreement(agree))
+print(describe_agreement(agree))
 figures.agreement(agree)
 
 # %% [markdown]
@@ -57,7 +57,7 @@ ensemble.fitted.round(4)
 # On the dashed line, a probability means what it says: of the rows with 80 % confidence, 80 % are right.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.read_calibration())
+print(ensemble.describe_calibration())
 figures.reliability_diagrams(ensemble.compared, ensemble.answers)
 
 # %% [markdown]
@@ -65,7 +65,7 @@ figures.reliability_diagrams(ensemble.compared, ensemble.answers)
 
 # %%
 print(f"{len(ensemble.members)} member(s), {len(ensemble.submission)} answers in the order of sample_submission.csv")
-print(ensemble.read_ties())
+print(ensemble.describe_ties())
 
 # %% tags=["nbval-ignore-output"]
 ensemble.submission["answer"].value_counts().sort_index()

@@ -9,17 +9,17 @@ import sys
 
 sys.path.insert(0, "..")
 from vqa_utils.analysis import error_analysis, figures, report
-from vqa_utils.analysis.baselines import answers_without_images, baseline_table, read_baselines
+from vqa_utils.analysis.baselines import answers_without_images, baseline_table, describe_baselines
 from vqa_utils.analysis.clusters import question_clusters
-from vqa_utils.analysis.position_bias import pooled_views, position_bias
+from vqa_utils.analysis.position_bias import pooled_orders, position_bias
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
 from vqa_utils.data.images import image_pixels
 from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.ensembling.members import pooled, read_members, read_refit, rows_of, scored_folds
-from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
+from vqa_utils.ensembling.members import describe_refit, pooled, read_members, rows_of, scored_folds
+from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
 from vqa_utils.metrics import correct
 
 # %% tags=["parameters"]
@@ -34,7 +34,7 @@ probs = pooled(paths, config, folds, "oof")
 rows = rows_of(probs, train)
 right = correct(probs, rows["answer"])
 print(f"{len(probs)} out-of-fold rows from folds {there}; missing folds: {missing or 'none'}")
-print(read_refit(paths, config))
+print(describe_refit(paths, config))
 
 # %% [markdown]
 # ## Against the baselines
@@ -48,7 +48,7 @@ baselines = baseline_table(paths, config, folds, train, blind)
 baselines.style.format(precision=3, na_rep="").format("{:.1e}", subset="mcnemar_p", na_rep="").hide()
 
 # %% tags=["nbval-ignore-output"]
-words = {"Baselines": read_baselines(baselines)}
+words = {"Baselines": describe_baselines(baselines)}
 print(words["Baselines"])
 baseline_figure = figures.accuracy_by(baselines.assign(group=baselines["model"], rows=len(probs)), "Against the baselines")
 baseline_figure
@@ -57,7 +57,7 @@ baseline_figure
 # ## Which letters are mixed up?
 
 # %% tags=["nbval-ignore-output"]
-words["Confusion"] = error_analysis.read_confusion(probs, rows["answer"])
+words["Confusion"] = error_analysis.describe_confusion(probs, rows["answer"])
 print(words["Confusion"])
 confusion = figures.confusion(probs, rows["answer"])
 confusion
@@ -69,10 +69,10 @@ confusion
 # beyond that is the place's doing. With one order, only letters chosen and letters right are left to compare.
 
 # %% tags=["nbval-ignore-output"]
-bias = position_bias(pooled_views(paths, config, folds, probs), probs, rows["answer"])
-words["Position bias"] = bias.read()
+bias = position_bias(pooled_orders(paths, config, folds, probs), probs, rows["answer"])
+words["Position bias"] = bias.describe()
 print(words["Position bias"])
-bias_figure = figures.position_bias(bias.places, bias.views, bias.title)
+bias_figure = figures.position_bias(bias.places, bias.orders, bias.title)
 bias_figure
 
 # %% [markdown]
@@ -89,7 +89,7 @@ print("rows by kind:", question_kinds(rows).value_counts().sort_index().to_dict(
 clusters = question_clusters(rows["question"], config.seed)
 pixels = image_pixels(challenge.folder, rows["path"])
 groups = error_analysis.group_table(right, error_analysis.question_groups(rows, pixels, clusters))
-words["Groups"] = error_analysis.read_groups(groups)
+words["Groups"] = error_analysis.describe_groups(groups)
 print(words["Groups"])
 
 # %% [markdown]
@@ -103,7 +103,7 @@ groups[groups["by"] == "cluster"].drop(columns="by").round(3)
 
 # %% tags=["nbval-ignore-output"]
 others = groups[groups["by"] != "cluster"].sort_values("accuracy")
-words["Accuracy by group"] = error_analysis.read_spread(others)
+words["Accuracy by group"] = error_analysis.describe_spread(others)
 print(words["Accuracy by group"])
 group_figure = figures.accuracy_by(others.assign(group=others["by"] + ": " + others["group"]), "Accuracy by group")
 group_figure
@@ -113,7 +113,7 @@ group_figure
 
 # %% tags=["nbval-ignore-output"]
 sets = before_and_after(paths, probs)
-words["Reliability"] = read_before_and_after(sets, rows["answer"])
+words["Reliability"] = describe_calibration_effect(sets, rows["answer"])
 print(words["Reliability"])
 reliability = figures.reliability_diagrams(sets, rows["answer"])
 reliability
@@ -123,7 +123,7 @@ reliability
 
 # %% tags=["nbval-ignore-output"]
 bands = error_analysis.confidence_table(probs, right)
-words["Confidence"] = error_analysis.read_confidence(bands)
+words["Confidence"] = error_analysis.describe_confidence(bands)
 print(words["Confidence"])
 bands.round(3)
 
@@ -134,7 +134,7 @@ bands.round(3)
 
 # %% tags=["nbval-ignore-output"]
 members = read_members(paths, config, challenge.test["id"])
-words["Folds"] = f"{report.read_unanimity(members)}\n{read_refit(paths, config)}"
+words["Folds"] = f"{report.describe_unanimity(members)}\n{describe_refit(paths, config)}"
 print(words["Folds"])
 
 # %% [markdown]
@@ -145,7 +145,7 @@ print(words["Folds"])
 # %% tags=["nbval-ignore-output"]
 mistakes = error_analysis.worst_mistakes(probs, train, count=50)
 mistakes = mistakes.assign(cluster=clusters[mistakes.index], pixels=pixels[mistakes.index])
-words["Worst mistakes"] = error_analysis.read_mistakes(mistakes, right)
+words["Worst mistakes"] = error_analysis.describe_mistakes(mistakes, right)
 print(words["Worst mistakes"])
 report.gallery(mistakes.head(8), challenge.folder)
 

@@ -38,14 +38,28 @@ def write_korean_challenge(folder, train=24, test=8):
         path = f"images/{split}_{i:04d}.png"
         Image.fromarray(pixels).save(folder / path)
         rng, answer = random.Random(i), "abcd"[i % 4]
-        wrong = iter(rng.sample([word for name, word in COLOURS.items() if name not in {item.colour for item in items}], 3))
-        options = {letter: COLOURS[items[0].colour] if letter == answer else next(wrong) for letter in "abcd"}
+        wrong = iter(
+            rng.sample(
+                [
+                    word
+                    for name, word in COLOURS.items()
+                    if name not in {item.colour for item in items}
+                ],
+                3,
+            )
+        )
+        options = {
+            letter: COLOURS[items[0].colour] if letter == answer else next(wrong)
+            for letter in "abcd"
+        }
         rows.append({"id": f"{split}_{i:04d}", "path": path, "question": "이 그림에 있는 도형은 무슨 색인가요?", **options,
                      "answer": answer})  # fmt: skip
     frame = pd.DataFrame(rows)
     frame.head(train).to_csv(folder / "train.csv", index=False)
     frame.tail(test).drop(columns="answer").to_csv(folder / "test.csv", index=False)
-    frame.tail(test)[["id"]].assign(answer="a").to_csv(folder / "sample_submission.csv", index=False)
+    frame.tail(test)[["id"]].assign(answer="a").to_csv(
+        folder / "sample_submission.csv", index=False
+    )
     return folder
 
 
@@ -101,7 +115,11 @@ def arguments(**given):
         "refit": None,
     }
     return argparse.Namespace(
-        **{**nothing, **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False), **given}
+        **{
+            **nothing,
+            **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False),
+            **given,
+        }
     )
 
 
@@ -116,7 +134,9 @@ def notebooks(tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
 
     def write(name, *sources):
-        parameters = new_code_cell('run_id: str = "interactive"  # the run', metadata={"tags": ["parameters"]})
+        parameters = new_code_cell(
+            'run_id: str = "interactive"  # the run', metadata={"tags": ["parameters"]}
+        )
         cells = [parameters, *map(new_code_cell, sources)]
         nbformat.write(new_notebook(cells=cells, metadata=KERNEL), tmp_path / f"{name}.ipynb")
 
@@ -141,7 +161,9 @@ def small_run(notebooks, console, tmp_path, monkeypatch):
     out = str(paths.folder / "out.txt")
     notebooks("writes", f"open({out!r}, 'a').write('x')")
     return (
-        lambda **changes: Runner(paths, changes.get("config", config), console, reuse=changes.get("reuse", True)),
+        lambda **changes: Runner(
+            paths, changes.get("config", config), console, reuse=changes.get("reuse", True)
+        ),
         paths,
         config,
     )
@@ -156,7 +178,14 @@ class StandIn:
     """
 
     def __init__(self):
-        self.right, self.certainty, self.calibrated, self.climbed, self.broken, self.executed = {}, {}, {}, set(), set(), []
+        self.right, self.certainty, self.calibrated, self.climbed, self.broken, self.executed = (
+            {},
+            {},
+            {},
+            set(),
+            set(),
+            [],
+        )
 
     def execute(self, name, archived, parameters, process=None):
         paths, config = open_run(parameters["run_id"])
@@ -169,19 +198,36 @@ class StandIn:
             self.train(paths, config, parameters["fold"])
         if name == "04_infer" and "predict" in parameters:
             out = paths.predicting(parameters["predict"]).fold(parameters["fold"])
-            write_probabilities(out.probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
+            write_probabilities(
+                out.probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a"))
+            )
         elif name == "04_infer":
             fold = parameters["fold"]
             held_out = held_out_rows(paths.folds, challenge.train, config, fold)
             if held_out.any():
-                write_probabilities(paths.fold(fold).probs("oof"), self.answers(paths.run_id, challenge.train[held_out]))
-            write_probabilities(paths.fold(fold).probs("test"), self.answers(paths.run_id, challenge.test.assign(answer="a")))
+                write_probabilities(
+                    paths.fold(fold).probs("oof"),
+                    self.answers(paths.run_id, challenge.train[held_out]),
+                )
+            write_probabilities(
+                paths.fold(fold).probs("test"),
+                self.answers(paths.run_id, challenge.test.assign(answer="a")),
+            )
         if name == "05_ensemble":
             for file in ("ensemble/probs_test.csv", "submission_ensemble.csv"):
                 write_csv(paths.folder / file, challenge.sample_submission)
             p = self.calibrated.get(paths.run_id)
-            write_probabilities(paths.ensemble / "probs_oof.csv", self.answers(paths.run_id, challenge.train, p))
-            write_json(paths.members, {"temperatures": {} if p is None else dict.fromkeys(map(str, config.fold_numbers), 1.5)})
+            write_probabilities(
+                paths.ensemble / "probs_oof.csv", self.answers(paths.run_id, challenge.train, p)
+            )
+            write_json(
+                paths.members,
+                {
+                    "temperatures": {}
+                    if p is None
+                    else dict.fromkeys(map(str, config.fold_numbers), 1.5)
+                },
+            )
         if name == "06_analysis":
             write_text(paths.report / "index.html", "report")
         self.archive(archived, parameters)
@@ -190,27 +236,45 @@ class StandIn:
         if paths.run_id in self.broken:
             raise NotebookError("03_train_fold failed: ValueError: broken")
         if paths.run_id in self.climbed and fold == 1:
-            less, more = ({"lora_r": r, "lora_alpha": 2 * r} for r in (config.lora_r // 2, config.lora_r))
-            write_rungs(paths.fold(fold).rungs, config, [Rung("LoRA r", more, less, 0, "training", 0.5, ())])
+            less, more = (
+                {"lora_r": r, "lora_alpha": 2 * r} for r in (config.lora_r // 2, config.lora_r)
+            )
+            write_rungs(
+                paths.fold(fold).rungs, config, [Rung("LoRA r", more, less, 0, "training", 0.5, ())]
+            )
         write_json(paths.fold(fold).adapter_config, to_dict(open_run(paths.run_id, fold)[1]))
         write_text(paths.fold(fold).train_log, "step\n")
-        write_json(paths.fold(fold).meta, {"seconds": 60 * (fold + 1), "peak_memory_gib": [1.5, 2.0 + fold]})
+        write_json(
+            paths.fold(fold).meta,
+            {"seconds": 60 * (fold + 1), "peak_memory_gib": [1.5, 2.0 + fold]},
+        )
 
     def answers(self, run_id, rows, p=None):
         right, p = self.right.get(run_id, 3), p or self.certainty.get(run_id, 0.7)
-        chosen = ["abcd"[("abcd".index(row.answer) + (row.Index % 4 >= right)) % 4] for row in rows.itertuples()]
+        chosen = [
+            "abcd"[("abcd".index(row.answer) + (row.Index % 4 >= right)) % 4]
+            for row in rows.itertuples()
+        ]
         values = [[p if letter == its else (1 - p) / 3 for letter in "abcd"] for its in chosen]
         return pd.DataFrame(values, columns=list("abcd")).assign(id=rows["id"].to_numpy())
 
     def archive(self, archived, parameters):
         cells = [new_code_cell(metadata={"tags": ["parameters"], **clock(1, 1.0)})]
         archived.parent.mkdir(exist_ok=True)
-        nbformat.write(new_notebook(cells=cells, metadata=clock(0, 30.0, parameters=parameters)), archived)
+        nbformat.write(
+            new_notebook(cells=cells, metadata=clock(0, 30.0, parameters=parameters)), archived
+        )
 
 
 def clock(second, duration, **others):
     """Papermill's metadata."""
-    return {"papermill": {"start_time": f"2026-11-24T12:00:{second:09.6f}", "duration": duration, **others}}
+    return {
+        "papermill": {
+            "start_time": f"2026-11-24T12:00:{second:09.6f}",
+            "duration": duration,
+            **others,
+        }
+    }
 
 
 @pytest.fixture

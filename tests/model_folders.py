@@ -19,9 +19,14 @@ def write_model(folder, shards=("model.safetensors",)):
     (folder / "preprocessor_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
     for i, shard in enumerate(shards):
-        save_file({f"layer{i}": np.ones((4, 4), np.float16), f"bias{i}": np.ones(4, np.float16)}, folder / shard)
+        save_file(
+            {f"layer{i}": np.ones((4, 4), np.float16), f"bias{i}": np.ones(4, np.float16)},
+            folder / shard,
+        )
     if len(shards) > 1:
-        weight_map = {f"{kind}{i}": shard for i, shard in enumerate(shards) for kind in ("layer", "bias")}
+        weight_map = {
+            f"{kind}{i}": shard for i, shard in enumerate(shards) for kind in ("layer", "bias")
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder
 

@@ -26,9 +26,13 @@ def refresh(source: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-    NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, kernel_name="python3").execute()
+    NotebookClient(
+        notebook, resources={"metadata": {"path": str(source.parent)}}, kernel_name="python3"
+    ).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times, which would change each time, as progress bars do
+        cell.metadata.pop(
+            "execution", None
+        )  # times, which would change each time, as progress bars do
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)

@@ -1,16 +1,19 @@
 import dataclasses
-import hashlib
 import json
 import re
 
 import pytest
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
-from vqa_utils.config import BEFORE_IT_CAME, USED_FROM, Config, from_dict, parse_settings, to_dict
+from vqa_utils.config import USED_FROM, Config, from_dict, parse_settings, to_dict
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.setting_types import ConfigError, size_in_bytes
 
-B30, B8, B3 = "Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
+B30, B8, B3 = (
+    "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+)
 TABLE = {
     # model, image side, r, alpha, micro-batch, accumulation, epochs, learning rate, max memory
     "safe": (B30, 384, 8, 16, "auto", 16, 2, 5e-5, ("14GB", "14GB")),
@@ -64,7 +67,7 @@ def test_the_hash_changes_with_every_setting():
     }
     for field in dataclasses.fields(Config):
         value = getattr(base, field.name)
-        others = {"quantization": "none", "micro_batch": 4, "score_batch": 4, "tta": 2, "rotations": 2,
+        others = {"quantization": "none", "micro_batch": 4, "score_batch": 4, "tta": 2,
                   "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote"}  # fmt: skip
         if field.name in others:
             changed = dataclasses.replace(base, **{field.name: others[field.name]})
@@ -80,19 +83,31 @@ def test_every_setting_that_counts_from_a_notebook_on_is_one_and_the_notebook_is
 
 def test_no_setting_is_a_flag_that_nothing_reads():
     sources = [*ROOT.glob("vqa_utils/**/*.py"), ROOT / "run_all.py", *ROOT.glob("notebooks/*.py")]
-    text = "\n".join(p.read_text(encoding="utf-8") for p in sources if p.name not in ("config.py", "presets.py"))
-    unread = [f.name for f in dataclasses.fields(Config) if not re.search(rf"\b(config|c|base)\.{f.name}\b", text)]
+    text = "\n".join(
+        p.read_text(encoding="utf-8") for p in sources if p.name not in ("config.py", "presets.py")
+    )
+    unread = [
+        f.name
+        for f in dataclasses.fields(Config)
+        if not re.search(rf"\b(config|c|base)\.{f.name}\b", text)
+    ]
     read_by_config_itself = {"use_kfold", "n_folds"}  # as fold_numbers
     assert set(unread) <= read_by_config_itself
 
 
 def test_a_micro_batch_is_a_number_or_auto():
-    assert parse_settings(["micro_batch=auto"]) == {"micro_batch": "auto"} and parse_settings(["micro_batch=4"]) == {
-        "micro_batch": 4
-    }
-    assert preset("safe").effective_batch == preset("safe", micro_batch=4, accumulation=4).effective_batch == 16
+    assert parse_settings(["micro_batch=auto"]) == {"micro_batch": "auto"} and parse_settings(
+        ["micro_batch=4"]
+    ) == {"micro_batch": 4}
+    assert (
+        preset("safe").effective_batch
+        == preset("safe", micro_batch=4, accumulation=4).effective_batch
+        == 16
+    )
     assert preset("safe").with_micro_batch(8) == preset("safe", micro_batch=8, accumulation=2)
-    with pytest.raises(ConfigError, match="micro_batch: expected a whole number or \"auto\", found 'many'"):
+    with pytest.raises(
+        ConfigError, match="micro_batch: expected a whole number or \"auto\", found 'many'"
+    ):
         parse_settings(["micro_batch=many"])
     for wrong in ("many", 0, 1.5):
         with pytest.raises(ConfigError, match="micro_batch: expected"):
@@ -114,7 +129,15 @@ def test_a_value_of_the_wrong_type_is_named():
 
 
 def test_settings_of_the_command_line_have_the_fields_types():
-    values = parse_settings(["image_side=448", "learning_rate=1e-4", "use_amp=false", "max_memory=12GB, 15GB", "model=./m"])
+    values = parse_settings(
+        [
+            "image_side=448",
+            "learning_rate=1e-4",
+            "use_amp=false",
+            "max_memory=12GB, 15GB",
+            "model=./m",
+        ]
+    )
     assert values == {
         "image_side": 448,
         "learning_rate": 1e-4,
@@ -140,30 +163,16 @@ def test_an_unknown_preset_lists_those_there_are():
 
 def test_a_saved_config_of_another_version_is_refused():
     values = to_dict(preset("demo"))
-    with pytest.raises(ConfigError, match="it has colour, which this version does not know") as error:
+    with pytest.raises(
+        ConfigError, match="it has colour, which this version does not know"
+    ) as error:
         from_dict({k: v for k, v in values.items() if k != "seed"} | {"colour": 1})
-    assert "it lacks seed, and what it did instead is not known" in str(error.value) and "git_commit" in str(error.value)
+    assert "it lacks seed, and what it did instead is not known" in str(
+        error.value
+    ) and "git_commit" in str(error.value)
     with pytest.raises(ConfigError, match="it lacks calibrate, seed,") as error:
         from_dict({k: v for k, v in values.items() if k not in ("seed", "calibrate")})
     assert "it has" not in str(error.value)
-
-
-def test_settings_that_came_later_exist_and_their_values_can_be_used():
-    old = {k: v for k, v in to_dict(preset("demo")).items() if k not in BEFORE_IT_CAME}
-    assert to_dict(from_dict(old)) == to_dict(preset("demo")) | BEFORE_IT_CAME
-    read = from_dict(old)
-    assert (read.paraphrase, read.rotations, read.refit) == (False, 1, False), "what runs from before these settings did"
-
-
-def test_a_later_setting_changes_the_hashes_unless_it_stands_for_what_was_done_before(monkeypatch):
-    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", {"calibrate": False, "shuffle_options": False})
-    old = {k: v for k, v in to_dict(preset("demo")).items() if k not in ("calibrate", "shuffle_options")}
-    read = from_dict(old)
-    assert (read.calibrate, read.shuffle_options) == (False, False), "the default of calibrate is auto, and no old run did that"
-    as_then = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
-    assert read.hash_for("06_analysis") == as_then
-    assert dataclasses.replace(read, calibrate="auto").hash_for("06_analysis") != as_then
-    assert dataclasses.replace(read, shuffle_options=True).training_hash != read.training_hash
 
 
 def test_gb_is_decimal_and_gib_binary():

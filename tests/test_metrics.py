@@ -23,13 +23,18 @@ def probabilities(*rows):
 
 
 def test_accuracy_and_log_loss_of_known_rows():
-    probs, answers = probabilities((0.7, 0.1, 0.1, 0.1), (0.4, 0.3, 0.2, 0.1)), pd.Series(["a", "b"])
+    probs, answers = (
+        probabilities((0.7, 0.1, 0.1, 0.1), (0.4, 0.3, 0.2, 0.1)),
+        pd.Series(["a", "b"]),
+    )
     assert accuracy(probs, answers) == 0.5
     assert log_loss(probs, answers) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
 
 
 def test_log_loss_knows_all_letters_even_if_some_are_no_answer():
-    assert log_loss(probabilities((0.25,) * 4, (0.25,) * 4), pd.Series(["d", "d"])) == pytest.approx(math.log(4))
+    assert log_loss(
+        probabilities((0.25,) * 4, (0.25,) * 4), pd.Series(["d", "d"])
+    ) == pytest.approx(math.log(4))
 
 
 def test_a_tie_goes_to_the_earlier_letter():
@@ -59,23 +64,33 @@ def test_calibration_of_an_overconfident_model():
 def test_the_interval_is_that_of_resampled_rows(hits, rows):
     right = np.arange(rows) < hits
     resamples = np.random.default_rng(1).choice(right, (20_000, rows)).mean(axis=1)
-    assert accuracy_interval(right) == pytest.approx(np.quantile(resamples, (0.025, 0.975)), abs=0.01)
+    assert accuracy_interval(right) == pytest.approx(
+        np.quantile(resamples, (0.025, 0.975)), abs=0.01
+    )
     assert accuracy_interval(pd.Series(right)) == accuracy_interval(right)
 
 
 def test_intervals_of_no_rows_and_of_rows_that_are_alike():
     assert np.isnan(accuracy_interval(np.array([], bool))).all()
-    assert accuracy_interval(np.ones(12, bool)) == (1, 1) and accuracy_interval(np.zeros(12, bool)) == (0, 0)
+    assert accuracy_interval(np.ones(12, bool)) == (1, 1) and accuracy_interval(
+        np.zeros(12, bool)
+    ) == (0, 0)
 
 
 @pytest.mark.parametrize("level", [0.95, 0.9875])
 def test_the_interval_of_means_is_the_percentile_bootstraps(level):
     values = np.random.default_rng(1).exponential((1.0, 3.0), (60, 2))
-    found = bootstrap((values,), np.mean, confidence_level=level, method="percentile", random_state=2).confidence_interval
+    found = bootstrap(
+        (values,), np.mean, confidence_level=level, method="percentile", random_state=2
+    ).confidence_interval
     width = found.high - found.low
     assert (np.abs(np.subtract(mean_interval(values, level), found)) < 0.06 * width).all()
-    np.testing.assert_allclose(mean_interval(values[:, 0], level), np.array(mean_interval(values, level))[:, 0])
-    assert np.isnan(mean_interval(values[:1])).all() and np.array_equal(mean_interval(np.ones(5)), (1, 1))
+    np.testing.assert_allclose(
+        mean_interval(values[:, 0], level), np.array(mean_interval(values, level))[:, 0]
+    )
+    assert np.isnan(mean_interval(values[:1])).all() and np.array_equal(
+        mean_interval(np.ones(5)), (1, 1)
+    )
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_the_next_by_one_less():

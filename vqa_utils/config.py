@@ -8,16 +8,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vqa_utils.setting_types import BOOL_OR_AUTO, COUNT_OR_AUTO, ConfigError, is_size, kind_name, listed, parse, type_problem
+from vqa_utils.setting_types import (
+    BOOL_OR_AUTO,
+    COUNT_OR_AUTO,
+    ConfigError,
+    is_size,
+    kind_name,
+    listed,
+    parse,
+    type_problem,
+)
 
 DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
-DEMO_MODEL_NAME = "demo"  # the value of `model` that stands for the tiny base in vqa_utils/tiny_base/model
+DEMO_MODEL_NAME = (
+    "demo"  # the value of `model` that stands for the tiny base in vqa_utils/tiny_base/model
+)
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
 # The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
 USED_FROM = {
-    "score_batch": "04_infer", "tta": "04_infer", "rotations": "04_infer", "baselines": "04_infer",
+    "score_batch": "04_infer", "tta": "04_infer", "baselines": "04_infer",
     "calibrate": "05_ensemble", "ensemble": "05_ensemble", "refit": "05_ensemble",
 }  # fmt: skip
 
@@ -26,11 +37,6 @@ USED_FROM = {
 NOT_OF_THE_ADAPTER = (
     "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "num_workers", "report_to", *USED_FROM,
 )  # fmt: skip
-
-
-# Settings that came later than the first runs, each with the value that stands for what was done before it came (not its default).
-# At that value it is not hashed, and a run without it is read with it: such a run can be gone on with and compared
-BEFORE_IT_CAME: dict[str, Any] = {"paraphrase": False, "rotations": 1, "refit": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +119,6 @@ class Config:
     """Rows a forward pass when options are scored; "auto" takes as many, up to 128, as need no more memory than training."""
     tta: int = 4
     """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
-    rotations: int = 1
-    """Pictures that are scored and averaged, each a pass of its own: 1 as it is, 2 also turned by 180 degrees, 4 by 90 and 270 too;
-    a blank one is shown once."""
     baselines: bool = False
     """Score the held-out rows without the adapter and with blank images too."""
 
@@ -136,12 +139,15 @@ class Config:
 
     def __post_init__(self) -> None:
         problems = [
-            problem for name, kind in field_types().items() if (problem := type_problem(name, getattr(self, name), kind))
+            problem
+            for name, kind in field_types().items()
+            if (problem := type_problem(name, getattr(self, name), kind))
         ]
         if problems:
             raise ConfigError(listed(problems))
         checks = {
-            "image_side: expected at least 32 px (one merged patch of Qwen3-VL)": self.image_side >= 32,
+            "image_side: expected at least 32 px (one merged patch of Qwen3-VL)": self.image_side
+            >= 32,
             'quantization: expected "nf4" or "none"': self.quantization in ("nf4", "none"),
             "max_memory: expected sizes such as 14GB or 13GiB": all(map(is_size, self.max_memory)),
             "limit: expected 0 or more rows": self.limit >= 0,
@@ -149,22 +155,31 @@ class Config:
             "lora_alpha: expected at least 1": self.lora_alpha >= 1,
             "lora_dropout: expected 0 to below 1": 0 <= self.lora_dropout < 1,
             "target_modules: expected at least one": len(self.target_modules) > 0,
-            'micro_batch: expected at least 1, or "auto"': self.micro_batch == "auto" or self.micro_batch >= 1,
+            'micro_batch: expected at least 1, or "auto"': self.micro_batch == "auto"
+            or self.micro_batch >= 1,
             "accumulation: expected at least 1": self.accumulation >= 1,
             "epochs: expected more than 0": self.epochs > 0,
             "learning_rate: expected more than 0": self.learning_rate > 0,
             "warmup_ratio: expected 0 to below 1": 0 <= self.warmup_ratio < 1,
             "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
-            "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold or self.n_folds >= 2,
-            "holdout_fraction: expected more than 0 and at most 0.5": 0 < self.holdout_fraction <= 0.5,
+            "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold
+            or self.n_folds >= 2,
+            "holdout_fraction: expected more than 0 and at most 0.5": 0
+            < self.holdout_fraction
+            <= 0.5,
             "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
-            'score_batch: expected at least 1, or "auto"': self.score_batch == "auto" or self.score_batch >= 1,
+            'score_batch: expected at least 1, or "auto"': self.score_batch == "auto"
+            or self.score_batch >= 1,
             "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
-            "rotations: expected 1, 2 or 4": self.rotations in (1, 2, 4),
-            'ensemble: expected "mean", "geometric" or "vote"': self.ensemble in ("mean", "geometric", "vote"),
+            'ensemble: expected "mean", "geometric" or "vote"': self.ensemble
+            in ("mean", "geometric", "vote"),
             "num_workers: expected 0 or more": self.num_workers >= 0,
         }
-        problems = [f"{rule}, found {getattr(self, rule.split(':')[0])!r}" for rule, holds in checks.items() if not holds]
+        problems = [
+            f"{rule}, found {getattr(self, rule.split(':')[0])!r}"
+            for rule, holds in checks.items()
+            if not holds
+        ]
         if problems:
             raise ConfigError(listed(problems))
 
@@ -188,22 +203,32 @@ class Config:
         return self.accumulation * (1 if self.micro_batch == "auto" else self.micro_batch)
 
     @property
-    def is_settled(self) -> bool:
+    def is_resolved(self) -> bool:
         """Whether both batches are numbers."""
         return "auto" not in (self.micro_batch, self.score_batch)
 
     def with_micro_batch(self, rows: int) -> "Config":
         """These settings with so many rows a pass, at the same rows an optimizer step."""
-        return dataclasses.replace(self, micro_batch=rows, accumulation=self.effective_batch // rows)
+        return dataclasses.replace(
+            self, micro_batch=rows, accumulation=self.effective_batch // rows
+        )
 
     def hash_for(self, notebook: str) -> str:
         """16 hex digits that change with any setting but those that later notebooks use first (see USED_FROM)."""
-        return _hash({key: value for key, value in to_dict(self).items() if USED_FROM.get(key, "") <= notebook})
+        return _hash(
+            {
+                key: value
+                for key, value in to_dict(self).items()
+                if USED_FROM.get(key, "") <= notebook
+            }
+        )
 
     @property
     def training_hash(self) -> str:
         """16 hex digits that change with the settings that an adapter depends on."""
-        return _hash({key: value for key, value in to_dict(self).items() if key not in NOT_OF_THE_ADAPTER})
+        return _hash(
+            {key: value for key, value in to_dict(self).items() if key not in NOT_OF_THE_ADAPTER}
+        )
 
 
 def field_types() -> dict[str, Any]:
@@ -222,7 +247,9 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or name not in types:
-            problems.append(f"{setting}: expected NAME=VALUE with one of the names {', '.join(types)}")
+            problems.append(
+                f"{setting}: expected NAME=VALUE with one of the names {', '.join(types)}"
+            )
             continue
         try:
             values[name] = parse(text, types[name])
@@ -235,31 +262,35 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """JSON values; `from_dict` reads them back."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; settings that came later get what stands for the time before (see BEFORE_IT_CAME).
+    """The inverse of `to_dict`.
 
     Raises:
         ConfigError: settings of another version of the code, from which those of this one do not follow.
     """
-    types, values = field_types(), BEFORE_IT_CAME | values
+    types = field_types()
     unknown, missing = sorted(values.keys() - types.keys()), sorted(types.keys() - values.keys())
     problems = [
         f"it has {', '.join(unknown)}, which this version does not know: a later one made it, or an earlier one"
     ] * bool(unknown)
-    problems += [f"it lacks {', '.join(missing)}, and what it did instead is not known: an earlier version made it"] * bool(
-        missing
-    )
+    problems += [
+        f"it lacks {', '.join(missing)}, and what it did instead is not known: an earlier version made it"
+    ] * bool(missing)
     if problems:
         raise ConfigError(
             f"settings of another version of the code: {'; '.join(problems)}. Start the run anew under another name, or go on with "
             "the version that provenance.json names as git_commit"
         )
-    return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return Config(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
 
 
 def _hash(values: dict[str, Any]) -> str:
-    values = {key: value for key, value in values.items() if key not in BEFORE_IT_CAME or value != BEFORE_IT_CAME[key]}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,8 +9,21 @@ from vqa_utils.prompts import LETTERS
 
 BEYOND_CHANCE = 0.01  # McNemar's p below which a difference is called more than chance
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
-DRAWS = 2000  # of the bootstrap of a mean; its interval is then off by a fiftieth of its width or so
+DRAWS = (
+    2000  # of the bootstrap of a mean; its interval is then off by a fiftieth of its width or so
+)
 DECIMALS = 12  # letters that differ by less are tied: sums of the same numbers do, in another order
+
+
+def option_matrix(probs: pd.DataFrame) -> np.ndarray:
+    """The probabilities of the options a to d, float [N, 4]."""
+    return probs[list(LETTERS)].to_numpy(dtype=float)
+
+
+def at_letter(matrix: np.ndarray, letters: pd.Series) -> np.ndarray:
+    """Each row's value at its letter: [N] from [N, 4]. Rows are matched by position."""
+    columns = [LETTERS.index(letter) for letter in letters]
+    return matrix[np.arange(len(matrix)), columns]
 
 
 def predictions(probs: pd.DataFrame) -> pd.Series:
@@ -52,7 +65,10 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, 
     rng, rows, tail = np.random.default_rng(0), len(values), (1 - level) / 2
     if rows < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    means = [np.bincount(rng.integers(rows, size=rows), minlength=rows) @ values / rows for _ in range(DRAWS)]
+    means = [
+        np.bincount(rng.integers(rows, size=rows), minlength=rows) @ values / rows
+        for _ in range(DRAWS)
+    ]
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high
 
@@ -89,14 +105,23 @@ def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.D
     """Confidence against accuracy in equal-width bins of confidence: `confidence`, `accuracy`, `rows`; empty bins left out."""
     confidence = probs[list(LETTERS)].max(axis=1).to_numpy()
     bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
-    frame = pd.DataFrame({"bin": bin_of_row, "confidence": confidence, "right": correct(probs, answers)})
+    frame = pd.DataFrame(
+        {"bin": bin_of_row, "confidence": confidence, "right": correct(probs, answers)}
+    )
     grouped = frame.groupby("bin")
     return pd.DataFrame(
-        {"confidence": grouped["confidence"].mean(), "accuracy": grouped["right"].mean(), "rows": grouped.size()}
+        {
+            "confidence": grouped["confidence"].mean(),
+            "accuracy": grouped["right"].mean(),
+            "rows": grouped.size(),
+        }
     )
 
 
 def expected_calibration_error(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> float:
     """Mean distance between confidence and accuracy over the bins, weighted by rows (Guo et al. 2017, equation 3)."""
     table = reliability(probs, answers, bins)
-    return float((table["rows"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["rows"].sum())
+    return float(
+        (table["rows"] * (table["confidence"] - table["accuracy"]).abs()).sum()
+        / table["rows"].sum()
+    )

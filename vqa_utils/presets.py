@@ -17,7 +17,11 @@ class Preset:
 
 # `tta` is 4 in all but the demo's, the default of `Config`: entrants of the SSAFY challenge report 1.5 points for it, and by
 # the plan it costs a tenth of a run's minutes. The demo's switches follow what was measured there (README.md)
-_DENSE = {"lora_r": 16, "lora_alpha": 32, "learning_rate": 1e-4}  # fewer weights to move, so more rank and a higher rate
+_DENSE = {
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "learning_rate": 1e-4,
+}  # fewer weights to move, so more rank and a higher rate
 PRESETS: dict[str, Preset] = {
     "safe": Preset("two T4 of 16 GB (recommended)", {"max_memory": ("14GB", "14GB")}),  # 14.74 GiB usable a T4
     "balanced": Preset(

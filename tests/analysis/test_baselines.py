@@ -5,9 +5,9 @@ import pytest
 from vqa_utils.analysis.baselines import (
     answers_without_images,
     baseline_table,
+    describe_baselines,
     letter_shares,
     longest_option,
-    read_baselines,
     text_model,
 )
 from vqa_utils.artifacts.paths import RunPaths
@@ -23,7 +23,16 @@ def rows_without_a_signal(count, question="?"):
     """Rows that differ in their answer alone, which goes round the four letters."""
     options = {letter: f"option {letter}" for letter in "abcd"}
     return pd.DataFrame(
-        [{"id": str(i), "path": "x.png", "question": question, **options, "answer": "abcd"[i % 4]} for i in range(count)]
+        [
+            {
+                "id": str(i),
+                "path": "x.png",
+                "question": question,
+                **options,
+                "answer": "abcd"[i % 4],
+            }
+            for i in range(count)
+        ]
     )
 
 
@@ -47,7 +56,12 @@ def test_the_frequent_letter_is_that_of_the_other_folds():
     shares = letter_shares(train, pd.DataFrame({"fold": [0, 0, 1, 1, 1, 1]}))
     assert predictions(shares).tolist() == ["b", "b", "a", "a", "a", "a"]
     assert shares.iloc[0].tolist() == [1 / 8, 4 / 8, 2 / 8, 1 / 8]  # (0, 3, 1, 0) and one each
-    assert predictions(letter_shares(rows_without_a_signal(8), folds_of(rows_without_a_signal(8), 2)))[0] == "b"
+    assert (
+        predictions(letter_shares(rows_without_a_signal(8), folds_of(rows_without_a_signal(8), 2)))[
+            0
+        ]
+        == "b"
+    )
 
 
 def test_the_longest_option_and_the_earlier_at_a_tie():
@@ -68,10 +82,13 @@ def test_the_text_model_learns_nothing_from_the_rows_that_it_answers():
     folds = folds_of(train, 2)
     others = train.copy()
     others.loc[folds["fold"] == 0, "answer"] = "a"
-    before, after = (text_model(rows, folds, seed=0)[folds["fold"] == 0] for rows in (train, others))
+    before, after = (
+        text_model(rows, folds, seed=0)[folds["fold"] == 0] for rows in (train, others)
+    )
     pd.testing.assert_frame_equal(before, after)
     assert not np.allclose(
-        text_model(others, folds, seed=0)[folds["fold"] == 1], text_model(train, folds, seed=0)[folds["fold"] == 1]
+        text_model(others, folds, seed=0)[folds["fold"] == 1],
+        text_model(train, folds, seed=0)[folds["fold"] == 1],
     )
 
 
@@ -110,10 +127,17 @@ def run(tmp_path, monkeypatch):
     folds = folds_of(train, 2)
     for k in (0, 1):
         held_out = train[folds["fold"] == k]
-        for name, shift in (("oof", held_out["id"].isin(["0", "1"])), ("zero_shot", True), ("test", False)):
+        for name, shift in (
+            ("oof", held_out["id"].isin(["0", "1"])),
+            ("zero_shot", True),
+            ("test", False),
+        ):
             place = (held_out["answer"].map("abcd".index).to_numpy() + np.asarray(shift)) % 4
             probs = pd.DataFrame(0.1 + 0.6 * np.eye(4)[place], columns=list("abcd"))
-            write_probabilities(paths.fold(k).probs(name), pd.concat([held_out[["id"]].reset_index(drop=True), probs], axis=1))
+            write_probabilities(
+                paths.fold(k).probs(name),
+                pd.concat([held_out[["id"]].reset_index(drop=True), probs], axis=1),
+            )
     return paths, config, folds, train
 
 
@@ -122,14 +146,23 @@ def test_baselines_are_compared_on_the_same_rows(run):
     assert table["model"].tolist() == ["fine-tuned", "base, zero-shot"]  # blank was not scored
     assert table["accuracy"].tolist() == [pytest.approx(22 / 24), 0]
     assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1] == pytest.approx(2 * 0.5**22)
-    assert "base, zero-shot: 0.000, +91.7 points for the fine-tuned, beyond chance (p = 4.8e-07)" in read_baselines(table)
+    assert (
+        "base, zero-shot: 0.000, +91.7 points for the fine-tuned, beyond chance (p = 4.8e-07)"
+        in describe_baselines(table)
+    )
 
 
 def test_answers_without_images_stand_beside_the_model_in_its_order_of_rows(run):
     *_, folds, train = run
     ids = pd.concat([train["id"][folds["fold"] == k] for k in (0, 1)])
-    table = baseline_table(*run, answers_without_images(train, folds, ids, seed=0)).set_index("model")
-    assert table.loc["longest option", "accuracy"] == (longest_option(train) == train["answer"]).mean()
-    assert table.loc["text alone (TF-IDF)", "accuracy"] == accuracy(text_model(train, folds, 0), train["answer"])
+    table = baseline_table(*run, answers_without_images(train, folds, ids, seed=0)).set_index(
+        "model"
+    )
+    assert (
+        table.loc["longest option", "accuracy"] == (longest_option(train) == train["answer"]).mean()
+    )
+    assert table.loc["text alone (TF-IDF)", "accuracy"] == accuracy(
+        text_model(train, folds, 0), train["answer"]
+    )
     assert table.loc["longest option", ["log_loss", "calibration_error"]].isna().all()
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()

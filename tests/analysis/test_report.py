@@ -49,51 +49,87 @@ def test_the_fold_table_has_each_fold_and_all_of_them(run):
 
 
 def test_agreement_in_words():
-    table = pd.DataFrame([[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]], index=["x", "y", "z"], columns=["x", "y", "z"])
+    table = pd.DataFrame(
+        [[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]],
+        index=["x", "y", "z"],
+        columns=["x", "y", "z"],
+    )
     assert (
-        report.read_agreement(table)
+        report.describe_agreement(table)
         == "Least agreement: x and z choose the same letter in 70.0% of the test rows, different ones in 30.0%."
     )
-    assert "takes two" in report.read_agreement(table.iloc[:1, :1])
-    members = [Member(k, f"fold {k}", probabilities(["t", "u"], RIGHT, second)) for k, second in enumerate((WRONG, RIGHT))]
-    assert report.read_unanimity(members) == "All 2 members choose the same letter in 50.0% of 2 test rows."
-    assert "takes two" in report.read_unanimity(members[:1])
+    assert "takes two" in report.describe_agreement(table.iloc[:1, :1])
+    members = [
+        Member(k, f"fold {k}", probabilities(["t", "u"], RIGHT, second))
+        for k, second in enumerate((WRONG, RIGHT))
+    ]
+    assert (
+        report.describe_unanimity(members)
+        == "All 2 members choose the same letter in 50.0% of 2 test rows."
+    )
+    assert "takes two" in report.describe_unanimity(members[:1])
 
 
 def test_a_card_marks_the_right_and_the_chosen_option_and_shows_any_script(tmp_path):
     Image.new("RGB", (300, 200), "red").save(tmp_path / "x.png")
-    html = report.gallery(TRAIN.tail(2).assign(chosen=["b", "d"], p_chosen=[0.5, 0.9]), tmp_path)._repr_html_()
+    html = report.gallery(
+        TRAIN.tail(2).assign(chosen=["b", "d"], p_chosen=[0.5, 0.9]), tmp_path
+    )._repr_html_()
     assert "is it &lt;b&gt;?" in html and "색은?" in html
-    assert "a. yes ✓" in html and "<b>b. no</b> (0.50)" in html and "<b>d. 파랑</b> (0.90) ✓" in html
+    assert (
+        "a. yes ✓" in html and "<b>b. no</b> (0.50)" in html and "<b>d. 파랑</b> (0.90) ✓" in html
+    )
     assert html.count("data:image/png;base64,") == 2
 
 
 def test_the_page_shows_every_table_and_figure(run):
     paths, config = run
     table = report.fold_table(paths, config, FOLDS, TRAIN)
-    page = report.write_report(paths, config, {"Folds": table}, {"Right letters": figures.answer_balance(TRAIN)})
+    page = report.write_report(
+        paths, config, {"Folds": table}, {"Right letters": figures.answer_balance(TRAIN)}
+    )
     text = page.read_text(encoding="utf-8")
     assert "<h2>Folds</h2>" in text and "0.25" in text
     for name in re.findall(r'src="([^"]+)"', text):
         with Image.open(page.parent / name) as image:
             assert image.size[0] > 200
-    pd.testing.assert_frame_equal(pd.read_csv(page.parent / "folds.csv", dtype={"fold": str}), table.astype({"fold": str}))
+    pd.testing.assert_frame_equal(
+        pd.read_csv(page.parent / "folds.csv", dtype={"fold": str}), table.astype({"fold": str})
+    )
 
 
 def test_the_page_shows_pictures_and_words_and_sorts_its_tables(run, tmp_path):
     Image.new("RGB", (300, 200), "red").save(tmp_path / "x.png")
-    mistakes = TRAIN.tail(2).assign(chosen=["b", "a"], p_chosen=[0.5, 0.9], cluster="<색>", p_answer=[0.25, np.nan])
+    mistakes = TRAIN.tail(2).assign(
+        chosen=["b", "a"], p_chosen=[0.5, 0.9], cluster="<색>", p_answer=[0.25, np.nan]
+    )
     words = {"Worst mistakes": "two & more"}
     shown = {"Balance": figures.answer_balance(TRAIN)}
     page = report.write_report(*run, {"Worst mistakes": mistakes}, shown, words, tmp_path)
     text = page.read_text(encoding="utf-8")
-    assert text.index("<h2>Balance</h2>") < text.index("<h2>Worst mistakes</h2>"), "what is long stands at the end"
+    assert text.index("<h2>Balance</h2>") < text.index("<h2>Worst mistakes</h2>"), (
+        "what is long stands at the end"
+    )
     assert "Preset demo, changed settings: n_folds=2." in text
     assert text.count("data:image/png;base64,") == 2 and "<p>two &amp; more</p>" in text
     heads = re.findall("<th([^>]*)>([^<]*)</th>", text)
-    assert [name for _, name in heads] == ["picture", "question", "options", "id", "p_chosen", "cluster", "p_answer"]
-    assert [name for kind, name in heads if not kind] == ["p_chosen", "p_answer"], "a head stands where its numbers do"
-    assert "is it &lt;b&gt;?" in text and "&lt;색&gt;" in text and "a. yes ✓<br><b>b. no</b> (0.50)" in text
+    assert [name for _, name in heads] == [
+        "picture",
+        "question",
+        "options",
+        "id",
+        "p_chosen",
+        "cluster",
+        "p_answer",
+    ]
+    assert [name for kind, name in heads if not kind] == ["p_chosen", "p_answer"], (
+        "a head stands where its numbers do"
+    )
+    assert (
+        "is it &lt;b&gt;?" in text
+        and "&lt;색&gt;" in text
+        and "a. yes ✓<br><b>b. no</b> (0.50)" in text
+    )
     assert "<td>0.25</td>" in text and "<td></td>" in text and 'addEventListener("click"' in text
     written = pd.read_csv(page.parent / "worst_mistakes.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(written, mistakes.reset_index(drop=True))
@@ -108,20 +144,47 @@ def test_figures_show_the_numbers_they_are_given():
     assert sorted(bars(figures.fold_balance(FOLDS, TRAIN))) == [1, 1, 2]
     probs = probabilities(["p", "q", "r", "s"], RIGHT, WRONG, WRONG, RIGHT)
     confusion = figures.confusion(probs, TRAIN["answer"])
-    assert [int(text.get_text()) for text in confusion.axes[0].texts] == [1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert [int(text.get_text()) for text in confusion.axes[0].texts] == [
+        1,
+        0,
+        1,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+    ]
     mask = figures.label_mask(["<s>", "\n", "b"], [False, False, True])
     assert [text.get_text() for text in mask.axes[0].texts] == ["<s>", "⏎", "b"]
     colours = {text.get_bbox_patch().get_facecolor() for text in mask.axes[0].texts}
     assert len(colours) == 2
     by = figures.accuracy_by(pd.DataFrame({"group": ["x"], "accuracy": [0.75], "rows": [4]}), "t")
     assert by.axes[0].patches[0].get_width() == 0.75 and not by.axes[0].collections
-    by = figures.accuracy_by(pd.DataFrame({"group": ["x"], "accuracy": [0.75], "rows": [4], "low": [0.5], "high": [1.0]}), "t")
+    by = figures.accuracy_by(
+        pd.DataFrame(
+            {"group": ["x"], "accuracy": [0.75], "rows": [4], "low": [0.5], "high": [1.0]}
+        ),
+        "t",
+    )
     assert by.axes[0].collections[0].get_segments()[0].tolist() == [[0.5, 0], [1.0, 0]]
     reliability = figures.reliability_diagrams({"as scored": probs}, TRAIN["answer"])
-    points = {tuple(round(float(v), 6) for v in p) for p in reliability.axes[0].collections[0].get_offsets()}
+    points = {
+        tuple(round(float(v), 6) for v in p)
+        for p in reliability.axes[0].collections[0].get_offsets()
+    }
     assert points == {(0.7, 0.5), (0.85, 0.0)}
     log = pd.DataFrame({"epoch": [0.5, 1.0], "loss": [2.0, 1.0]})
-    curves = figures.training_curves(log, pd.DataFrame({"epoch": [1], "accuracy": [0.5], "log_loss": [1.2]}))
+    curves = figures.training_curves(
+        log, pd.DataFrame({"epoch": [1], "accuracy": [0.5], "log_loss": [1.2]})
+    )
     assert curves.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
     others = (figures.text_lengths(TRAIN, TRAIN), figures.confidences({"oof": probs}), figures.agreement(pd.DataFrame([[1.0]])),
               figures.image_sizes(pd.DataFrame({"split": ["train"], "width": [3], "height": [4]})))  # fmt: skip

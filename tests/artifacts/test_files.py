@@ -3,18 +3,31 @@ import pytest
 
 from vqa_utils.artifacts.files import ArtifactError, hashes, sha256, write_atomically, write_text
 from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
-from vqa_utils.artifacts.probabilities import read_probabilities, read_views, write_probabilities, write_views
+from vqa_utils.artifacts.probabilities import (
+    read_orders,
+    read_probabilities,
+    write_orders,
+    write_probabilities,
+)
 from vqa_utils.artifacts.provenance import provenance
 
 PROBS = pd.DataFrame(
-    {"id": ["01", "None", "3"], "a": [0.7, 0.1, 0.25], "b": [0.1, 0.7, 0.25], "c": [0.1, 0.1, 0.25], "d": [0.1, 0.1, 0.25]}
+    {
+        "id": ["01", "None", "3"],
+        "a": [0.7, 0.1, 0.25],
+        "b": [0.1, 0.7, 0.25],
+        "c": [0.1, 0.1, 0.25],
+        "d": [0.1, 0.1, 0.25],
+    }
 )
 
 
 def test_probabilities_come_back_in_the_order_asked_for(tmp_path):
     write_probabilities(tmp_path / "p.csv", PROBS)
     found = read_probabilities(tmp_path / "p.csv", ["3", "01", "None"])
-    pd.testing.assert_frame_equal(found, PROBS.loc[[2, 0, 1]].reset_index(drop=True), check_exact=True)
+    pd.testing.assert_frame_equal(
+        found, PROBS.loc[[2, 0, 1]].reset_index(drop=True), check_exact=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -22,7 +35,10 @@ def test_probabilities_come_back_in_the_order_asked_for(tmp_path):
     [
         (lambda p: p.assign(a=[0.7, 0.2, 0.25]), "rows that sum to 1, found 1"),
         (lambda p: p.assign(a=[None, 0.1, 0.25]), "rows that sum to 1, found 1"),
-        (lambda p: p.assign(a=[1.7, 0.1, 0.25], b=[-0.9, 0.7, 0.25]), "rows that sum to 1, found 1"),
+        (
+            lambda p: p.assign(a=[1.7, 0.1, 0.25], b=[-0.9, 0.7, 0.25]),
+            "rows that sum to 1, found 1",
+        ),
         (lambda p: p.assign(id=["01", "01", "3"]), "each id once"),
         (lambda p: p.drop(columns="d"), "expected columns"),
         (lambda p: p.head(2), "lacks 1"),
@@ -35,18 +51,18 @@ def test_a_broken_contract_is_found_when_it_is_read(tmp_path, spoil, message):
         read_probabilities(tmp_path / "p.csv", PROBS["id"])
 
 
-VIEWS = pd.concat([PROBS.assign(order=order, rotation=rotation) for rotation in (0, 180) for order in (0, 2)])
+ORDERS = pd.concat([PROBS.assign(order=order) for order in (0, 2)])
 
 
-def test_views_come_back_one_after_the_other_in_the_order_asked_for(tmp_path):
-    write_views(tmp_path / "v.csv", VIEWS.sample(frac=1, random_state=0))
-    assert list(pd.read_csv(tmp_path / "v.csv")) == ["id", "order", "rotation", "a", "b", "c", "d"]
-    found = read_views(tmp_path / "v.csv", ["3", "01", "None"])
-    assert found["id"].tolist() == ["3", "01", "None"] * 4
-    assert found[["order", "rotation"]].drop_duplicates().to_numpy().tolist() == [[0, 0], [0, 180], [2, 0], [2, 180]]
-    write_views(tmp_path / "v.csv", VIEWS.head(3))
+def test_orders_come_back_one_after_the_other_in_the_order_asked_for(tmp_path):
+    write_orders(tmp_path / "v.csv", ORDERS.sample(frac=1, random_state=0))
+    assert list(pd.read_csv(tmp_path / "v.csv")) == ["id", "order", "a", "b", "c", "d"]
+    found = read_orders(tmp_path / "v.csv", ["3", "01", "None"])
+    assert found["id"].tolist() == ["3", "01", "None"] * 2
+    assert found["order"].tolist() == [0, 0, 0, 2, 2, 2]
+    write_orders(tmp_path / "v.csv", ORDERS.head(3))
     assert not (tmp_path / "v.csv").exists(), (
-        "one view is what the mean says already, and an older file would be taken for its own"
+        "one order is what the mean says already, and an older file would be taken for its own"
     )
 
 
@@ -54,15 +70,15 @@ def test_views_come_back_one_after_the_other_in_the_order_asked_for(tmp_path):
     ("spoil", "message"),
     [
         (lambda v: v.iloc[1:], "lacks 1"),
-        (lambda v: v.assign(rotation=0), "each id once"),
+        (lambda v: v.assign(order=0), "each id once"),
         (lambda v: v.assign(a=0.9), "rows that sum to 1"),
-        (lambda v: v.drop(columns="order"), "'order', 'rotation'] too"),
+        (lambda v: v.drop(columns="order"), "'order' too"),
     ],
 )
-def test_a_view_that_is_not_whole_is_found_when_it_is_read(tmp_path, spoil, message):
-    spoil(VIEWS).to_csv(tmp_path / "v.csv", index=False)
+def test_an_order_that_is_not_whole_is_found_when_it_is_read(tmp_path, spoil, message):
+    spoil(ORDERS).to_csv(tmp_path / "v.csv", index=False)
     with pytest.raises(ArtifactError, match=message):
-        read_views(tmp_path / "v.csv", PROBS["id"])
+        read_orders(tmp_path / "v.csv", PROBS["id"])
 
 
 def test_a_missing_file_names_the_notebook_to_run(tmp_path):
@@ -100,4 +116,6 @@ def test_provenance_names_the_versions_that_matter():
 def test_tests_do_not_write_into_the_users_runs():
     assert "vqa-test-runs-" in str(runs_dir())
     assert shown(RunPaths("r").folds) == "runs/r/folds.csv"
-    assert RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"
+    assert (
+        RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"
+    )

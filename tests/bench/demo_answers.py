@@ -30,17 +30,28 @@ def scores_of(run_ids: Sequence[str]) -> pd.DataFrame:
     """
     known, lines, first = known_test_answers().set_index("id")["answer"], [], None
     for run_id in run_ids:
-        probs = read_probabilities(RunPaths(run_id).ensemble / "probs_test.csv").sort_values("id", ignore_index=True)
+        probs = read_probabilities(RunPaths(run_id).ensemble / "probs_test.csv").sort_values(
+            "id", ignore_index=True
+        )
         answers = known.loc[probs["id"]].reset_index(drop=True)
         right = correct(probs, answers)
         first = right if first is None else first
         low, high = accuracy_interval(right)
-        scores = {"accuracy": right.mean(), "low": low, "high": high, "log_loss": log_loss(probs, answers)}
-        lines.append({"run": run_id, "rows": len(right), **scores, "mcnemar_p": mcnemar(first, right)})
+        scores = {
+            "accuracy": right.mean(),
+            "low": low,
+            "high": high,
+            "log_loss": log_loss(probs, answers),
+        }
+        lines.append(
+            {"run": run_id, "rows": len(right), **scores, "mcnemar_p": mcnemar(first, right)}
+        )
     return pd.DataFrame(lines)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN")
     print_table(Console(), "the demo's test rows", scores_of(parser.parse_args().runs))

@@ -20,8 +20,14 @@ from vqa_utils.data.easy_vqa import write_challenge
 
 THING = r"(\w+(?: shape)?)"
 RULES = {
-    r"what shape does the image contain": ("which shape is in the picture", "what shape can be seen"),
-    r"what shape is in the image": ("which shape does the picture show", "what shape can be seen in the image"),
+    r"what shape does the image contain": (
+        "which shape is in the picture",
+        "what shape can be seen",
+    ),
+    r"what shape is in the image": (
+        "which shape does the picture show",
+        "what shape can be seen in the image",
+    ),
     r"what shape is present": ("which shape is there", "what shape can be seen"),
     r"what color is the (\w+)": (r"which color does the \1 have", r"the \1 has what color"),
     r"what is the color of the (\w+)": (r"which color is the \1", r"what color does the \1 have"),
@@ -30,10 +36,19 @@ RULES = {
     rf"is no {THING} present": (r"is a \1 missing", r"can no \1 be seen"),
     rf"is there a {THING}": (r"can a \1 be seen", r"is a \1 present"),
     rf"is there not a {THING}": (r"is a \1 missing", r"is there no \1 to be seen"),
-    rf"is there a {THING} in the image": (r"does the picture show a \1", r"can a \1 be seen in the image"),
-    rf"is there not a {THING} in the image": (r"is a \1 missing in the image", r"does the picture show no \1"),
+    rf"is there a {THING} in the image": (
+        r"does the picture show a \1",
+        r"can a \1 be seen in the image",
+    ),
+    rf"is there not a {THING} in the image": (
+        r"is a \1 missing in the image",
+        r"does the picture show no \1",
+    ),
     rf"does the image contain a {THING}": (r"does the image show a \1", r"is a \1 in the image"),
-    rf"does the image not contain a {THING}": (r"does the image show no \1", r"is a \1 missing in the image"),
+    rf"does the image not contain a {THING}": (
+        r"does the image show no \1",
+        r"is a \1 missing in the image",
+    ),
 }
 
 
@@ -58,6 +73,8 @@ def write_paraphrases(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     print(write_paraphrases(parser.parse_args().folder))

@@ -32,17 +32,27 @@ def write_checkpoint(folder: Path, layers: int) -> float:
     config["text_config"]["num_hidden_layers"] = layers
     config["transformers_version"] = "4.57.0"
     (folder / "config.json").write_text(json.dumps(config))
-    device, index, shard, size, number = "cuda" if torch.cuda.is_available() else "cpu", {}, {}, 0, 1
+    device, index, shard, size, number = (
+        "cuda" if torch.cuda.is_available() else "cpu",
+        {},
+        {},
+        0,
+        1,
+    )
     shapes = list(read_shape(config).parameters.items())
     for name, shape in shapes:
         shape = (shape[0], shape[2], shape[1]) if ".experts." in name else shape
-        shard[name] = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02).cpu()
+        shard[name] = (
+            torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02).cpu()
+        )
         size += shard[name].nbytes
         index[name] = f"model-{number:05d}.safetensors"
         if size > SHARD_BYTES or name == shapes[-1][0]:
             save_file(shard, folder / index[name], metadata={"format": "pt"})
             shard, size, number = {}, 0, number + 1
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
 
 
@@ -72,8 +82,12 @@ def load(folder: str, copies: str) -> None:
     done.set()
     watcher.join()
     result = {"seconds": round(seconds, 1), "peak_anonymous_gib": round(peak - before, 2)}
-    if not torch.cuda.is_available():  # then the model itself is in it, but for what stays mapped to its file
-        result["weights_gib"] = round(sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) / 2**30, 2)
+    if (
+        not torch.cuda.is_available()
+    ):  # then the model itself is in it, but for what stays mapped to its file
+        result["weights_gib"] = round(
+            sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) / 2**30, 2
+        )
     if torch.cuda.is_available():
         result["gpu_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     print(json.dumps(result))
@@ -81,7 +95,9 @@ def load(folder: str, copies: str) -> None:
 
 def main() -> None:
     """Make each checkpoint, load it twice, and write what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -96,8 +112,17 @@ def main() -> None:
                 command = [sys.executable, __file__, "--load", folder, copies]
                 output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 measured = json.loads(output.splitlines()[-1])
-                copy = sum(file.stat().st_size for file in Path(copies).rglob("*.safetensors")) / 1e9
-                results.append({"from": what, "checkpoint_gb": round(size, 2), "copy_gb": round(copy, 2), **measured})
+                copy = (
+                    sum(file.stat().st_size for file in Path(copies).rglob("*.safetensors")) / 1e9
+                )
+                results.append(
+                    {
+                        "from": what,
+                        "checkpoint_gb": round(size, 2),
+                        "copy_gb": round(copy, 2),
+                        **measured,
+                    }
+                )
                 print(json.dumps(results[-1]), flush=True)
     args.out.write_text(json.dumps(results, indent=1))
 

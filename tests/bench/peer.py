@@ -26,11 +26,16 @@ class Packed:
 
     def __init__(self, experts: NF4Experts):
         self.num_experts, self.act_fn, self.experts = experts.num_experts, experts.act_fn, experts
-        self._gate_up_shape, self._down_shape = experts.shapes["gate_up_proj"], experts.shapes["down_proj"]
+        self._gate_up_shape, self._down_shape = (
+            experts.shapes["gate_up_proj"],
+            experts.shapes["down_proj"],
+        )
         self.gate_up_proj, self.down_proj = experts.gate_up_proj, experts.down_proj
 
     def scales(self, name: str) -> torch.Tensor:
-        absmax, scale, offset = (getattr(self.experts, f"{kind}_{name}") for kind in ("absmax", "scale", "offset"))
+        absmax, scale, offset = (
+            getattr(self.experts, f"{kind}_{name}") for kind in ("absmax", "scale", "offset")
+        )
         dense = torch.ops.bitsandbytes.dequantize_blockwise.default(
             absmax, scale.flatten(), _dynamic_map(absmax.device), GROUP, torch.float32
         )
@@ -40,7 +45,9 @@ class Packed:
     down_absmax = property(lambda self: self.scales("down_proj"))
 
 
-def experts(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def experts(
+    self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     """For scoring too: where a grouped product of torch's own is faster, as on an H100, its kernels for inference lack it."""
     from experts4bit_qlora.engines.fast import fused_experts_train_forward
 
@@ -83,4 +90,8 @@ def calls() -> dict[str, object]:
     import nf4_route
     from experts4bit_qlora.engines import rmsnorm_train
 
-    return {**nf4_route.ROUTE_STATS, "backward": {**nf4_qlora.DGRAD_STATS}, "rmsnorm": {**rmsnorm_train.RMSNORM_TRAIN_STATS}}
+    return {
+        **nf4_route.ROUTE_STATS,
+        "backward": {**nf4_qlora.DGRAD_STATS},
+        "rmsnorm": {**rmsnorm_train.RMSNORM_TRAIN_STATS},
+    }

@@ -27,10 +27,16 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan
+from vqa_utils.model.loading import (
+    add_lora,
+    finish_base,
+    load_processor,
+    loading_options,
+    memory_plan,
+)
 from vqa_utils.model.loading_check import loaded_weights
-from vqa_utils.model.nf4.quantizer import streaming
-from vqa_utils.planning.plan import make_plan, settled, with_text
+from vqa_utils.model.nf4.quantizer import offloading
+from vqa_utils.planning.plan import make_plan, resolve_batches, with_text
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring.options import score_options
@@ -38,7 +44,11 @@ from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
-TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = 32, 64, 60  # two steps, so that the optimizer is there at the peak
+TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = (
+    32,
+    64,
+    60,
+)  # two steps, so that the optimizer is there at the peak
 
 
 class RandomWeight:
@@ -61,7 +71,9 @@ def checkpoint(shape) -> dict[str, RandomWeight]:
     """The official layout: experts as [E, H, 2I] and [E, I, H], which the loader transposes."""
     weights = {}
     for name, size in shape.parameters.items():
-        weights[name] = RandomWeight(name, (size[0], size[2], size[1]) if ".experts." in name else size)
+        weights[name] = RandomWeight(
+            name, (size[0], size[2], size[1]) if ".experts." in name else size
+        )
     return weights
 
 
@@ -82,31 +94,53 @@ def load_stock(config: Config, processor) -> PreTrainedModel:
     plan = memory_plan(config)
     model_class = AutoModelForImageTextToText._model_mapping[type(model_config)]
     weights = checkpoint(read_shape(published))
-    with streaming(plan.streamed_layers if plan else ()):
-        return model_class.from_pretrained(None, config=model_config, state_dict=weights, **loading_options(config, plan))
+    with offloading(plan.offloaded_layers if plan else ()):
+        return model_class.from_pretrained(
+            None, config=model_config, state_dict=weights, **loading_options(config, plan)
+        )
 
 
 def make_processor(patch_px: int) -> Qwen3VLProcessor:
     """The demo's tokenizer with the model's patches."""
     tokenizer = load_processor(preset("demo")).tokenizer
     images = Qwen2VLImageProcessor(patch_size=patch_px, merge_size=2, temporal_patch_size=2)
-    return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    return Qwen3VLProcessor(
+        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
+    )
 
 
 def make_rows(folder: Path, side: int, count: int) -> pd.DataFrame:
     """Noise of `side` px with questions of some length."""
     rng, rows = np.random.default_rng(side), []
     for i in range(count):
-        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / f"{side}_{i}.bmp")
-        words = " ".join(random.Random(i).choices(("red", "circle", "is", "the", "colour", "shape", "blue"), k=TEXT_WORDS))
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(
+            folder / f"{side}_{i}.bmp"
+        )
+        words = " ".join(
+            random.Random(i).choices(
+                ("red", "circle", "is", "the", "colour", "shape", "blue"), k=TEXT_WORDS
+            )
+        )
         options = dict(zip("abcd", ("red", "blue", "green", "yellow"), strict=True))
-        rows.append({"id": str(i), "path": f"{side}_{i}.bmp", "question": words, **options, "answer": "abcd"[i % 4]})
+        rows.append(
+            {
+                "id": str(i),
+                "path": f"{side}_{i}.bmp",
+                "question": words,
+                **options,
+                "answer": "abcd"[i % 4],
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder: Path) -> dict:
     """Train and score; predicted and measured peaks in GiB, seconds a row."""
-    side = config.image_side // 32 * 32 if processor.image_processor.patch_size == 16 else config.image_side // 28 * 28
+    side = (
+        config.image_side // 32 * 32
+        if processor.image_processor.patch_size == 16
+        else config.image_side // 28 * 28
+    )
     rows = make_rows(folder, side, SCORE_ROWS)
     encoder = Encoder(processor, folder, config.image_side)
     shape = read_shape(published_config(config.model))
@@ -117,14 +151,20 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     gpus = range(len(limits)) if torch.cuda.is_available() else []
     model = add_lora(base, config)
     paths = FoldPaths(folder / name)
-    meta = train_fold(model, config, encoder, rows.head(TRAIN_ROWS), rows.tail(config.score_batch), paths)
+    meta = train_fold(
+        model, config, encoder, rows.head(TRAIN_ROWS), rows.tail(config.score_batch), paths
+    )
     log = pd.read_csv(paths.train_log)
     trained = [torch.cuda.max_memory_allocated(gpu) / GIB for gpu in gpus]
     reserved = [torch.cuda.max_memory_reserved(gpu) / GIB for gpu in gpus]
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     timer = Timer()
-    options = {"batch_size": config.score_batch, "orders": config.tta, "num_workers": config.num_workers}
+    options = {
+        "batch_size": config.score_batch,
+        "orders": config.tta,
+        "num_workers": config.num_workers,
+    }
     probs = score_options(model.eval(), encoder, rows, **options)
     result = {
         "case": name, "gpus": len(limits), "image": side, "tokens": text + side**2 // shape.pixels_per_token,
@@ -133,7 +173,7 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
         "trained_gib": [round(x, 2) for x in trained], "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
         "scored_gib": [round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) for gpu in gpus],
         "reserved_gib": [round(x, 2) for x in reserved], "limit_gib": [round(limit / GIB, 2) for limit in limits],
-        "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.streamed_layers), "kept_layers": [len(gpu.kept_layers) for gpu in plan.gpus],
+        "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.offloaded_layers), "kept_layers": [len(gpu.uncheckpointed_layers) for gpu in plan.gpus],
         "layers": [sum(".layers." in module for module in gpu.modules) for gpu in plan.gpus],
         "peaks_gib": {phase: round(size / GIB, 2) for phase, size in plan.gpus[0].peaks.items()},
         "use": {group: round(size / GIB, 3) for group, size in (plan.gpus[0].weights | plan.gpus[0].training).items()},
@@ -175,11 +215,17 @@ class Timer:
 def settings(case: str) -> tuple[str, Config]:
     """`safe` or `safe:image_side=512,micro_batch=4`: a preset with changes; on one GPU, with the sum of its limits."""
     name, _, changes = case.partition(":")
-    config = preset(name, **parse_settings(change.replace("+", ",") for change in changes.split(",") if change))
+    config = preset(
+        name, **parse_settings(change.replace("+", ",") for change in changes.split(",") if change)
+    )
     if torch.cuda.device_count() < len(config.max_memory):
         total = sum(map(size_in_bytes, config.max_memory))
         config = replace(config, max_memory=(f"{total / 1e9:g}GB",))
-    config = settled(config, read_shape(published_config(config.model)), list(map(size_in_bytes, config.max_memory)))
+    config = resolve_batches(
+        config,
+        read_shape(published_config(config.model)),
+        list(map(size_in_bytes, config.max_memory)),
+    )
     return case, replace(config, data="-", num_workers=0, epochs=1)
 
 
@@ -196,7 +242,9 @@ def groups(cases: list[str]) -> Iterator[tuple[Config, list[tuple[str, Config]]]
 
 def main() -> None:
     """Run the cases of the command line and write what was measured after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", nargs="+", metavar="PRESET[:NAME=VALUE,...]")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

@@ -34,7 +34,14 @@ from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMix
 
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import add_lora, finish_base, load_processor, loading_options, memory_plan, model_path
+from vqa_utils.model.loading import (
+    add_lora,
+    finish_base,
+    load_processor,
+    loading_options,
+    memory_plan,
+    model_path,
+)
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops import routing
 from vqa_utils.planning.memory import weights_by_module
@@ -46,8 +53,17 @@ from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training.fold import answer_loss
 
 # Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
-ROWS = {"usual": (1,), "stock": (1, 16, 48, 56, 64, 128), "peer": (1, 16), "ours": (1, 4, 16, 32, 64, 128)}
-MOST_TRAINED, SCORED, ORDERED = 56, (1, 4, 16, 64, 128), (1, 4, 16)  # the last in several option orders too
+ROWS = {
+    "usual": (1,),
+    "stock": (1, 16, 48, 56, 64, 128),
+    "peer": (1, 16),
+    "ours": (1, 4, 16, 32, 64, 128),
+}
+MOST_TRAINED, SCORED, ORDERED = (
+    56,
+    (1, 4, 16, 64, 128),
+    (1, 4, 16),
+)  # the last in several option orders too
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
 
 
@@ -103,7 +119,9 @@ def score(model: torch.nn.Module, batch: BatchFeature) -> None:
         last_logits(model, batch, True)
 
 
-def floor(config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool) -> float:
+def floor(
+    config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool
+) -> float:
     """Seconds a row: operations at the card's rate, and each packed weight read once a pass."""
     shape = read_shape(published_config(config.model))
     patches = config.image_side**2 // shape.patch_px**2
@@ -126,21 +144,31 @@ def prepared(tiny: bool) -> tuple[torch.nn.Module, Config, ProcessorMixin]:
     """The stock base, its settings and its processor."""
     if tiny:
         config = replace(preset("demo"), lora_dropout=0.05, micro_batch=1)
-        base = AutoModelForImageTextToText.from_pretrained(model_path(config), **loading_options(config, None))
+        base = AutoModelForImageTextToText.from_pretrained(
+            model_path(config), **loading_options(config, None)
+        )
         return base, config, load_processor(config)
     config = preset("safe")
-    config = replace(config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-")
+    config = replace(
+        config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-"
+    )
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, size_in_bytes(config.max_memory[0]) / total))
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, size_in_bytes(config.max_memory[0]) / total)
+    )
     processor = make_processor(16)
     return load_stock(config, processor), config, processor
 
 
-def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: bool) -> torch.nn.Module:
+def adapted(
+    model: torch.nn.Module, config: Config, *, ours: bool, finished: bool
+) -> torch.nn.Module:
     """The model with new LoRA layers in place of those that it may have; what is `finished` is ours and stays it."""
     base = model.unload() if isinstance(model, PeftModel) else model
     if not finished:
-        for module in base.modules():  # what makes inputs need a gradient: asked for twice, it is taken off once
+        for module in (
+            base.modules()
+        ):  # what makes inputs need a gradient: asked for twice, it is taken off once
             module._forward_hooks.clear()
     gc.collect()
     if not ours:
@@ -148,13 +176,20 @@ def adapted(model: torch.nn.Module, config: Config, *, ours: bool, finished: boo
     return add_lora(base if finished else finish_base(base, config, memory_plan(config)), config)
 
 
-def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int, known: dict) -> tuple[dict, dict]:
+def case(
+    model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int, known: dict
+) -> tuple[dict, dict]:
     """What training and scoring `size` rows at once take, and the tokens of the last; batches that were made are `known`."""
     modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
     modes += [("score", encoder.questions, score)] if size in SCORED else []
     if variant == "ours" and size in ORDERED:  # with two and four option orders
         modes += [
-            (f"score_{orders}", functools.partial(encode_orders, encoder, shifts=shifts_of(orders)), score) for orders in (2, 4)
+            (
+                f"score_{orders}",
+                functools.partial(encode_orders, encoder, shifts=shifts_of(orders)),
+                score,
+            )
+            for orders in (2, 4)
         ]
     found, tokens = {}, {}
     with computing(variant, model):
@@ -162,7 +197,9 @@ def case(model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, siz
             model.train(mode == "train")
             named = mode, size, len(rows), encoder.image_side
             if named not in known:
-                known[named] = [encode(rows[start : start + size]) for start in range(0, len(rows), size)]
+                known[named] = [
+                    encode(rows[start : start + size]) for start in range(0, len(rows), size)
+                ]
             batches = known[named]
             tokens[mode] = batches[-1]["input_ids"].shape[1]
             counted: dict[str, object] = {}
@@ -194,14 +231,28 @@ def steps_of(variant: str, rows: int) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--steps", type=int, help="timed steps of each case, in place of their own numbers")
     parser.add_argument(
-        "--cases", nargs="*", default=list(ROWS), metavar="VARIANT[:ROWS,...]", help="with so many rows a batch"
+        "--steps", type=int, help="timed steps of each case, in place of their own numbers"
     )
-    parser.add_argument("--changes", nargs="*", default=[""], metavar="NAME=VALUE,...", help="the cases with these settings")
+    parser.add_argument(
+        "--cases",
+        nargs="*",
+        default=list(ROWS),
+        metavar="VARIANT[:ROWS,...]",
+        help="with so many rows a batch",
+    )
+    parser.add_argument(
+        "--changes",
+        nargs="*",
+        default=[""],
+        metavar="NAME=VALUE,...",
+        help="the cases with these settings",
+    )
     return parser.parse_args()
 
 
@@ -212,17 +263,30 @@ def main() -> None:
     if without_peer:
         print(f"peer: left out: {without_peer}", flush=True)
     rate = rates() if GPU and not args.tiny else {}
-    results: list[dict] = [{"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}]
+    results: list[dict] = [
+        {"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}
+    ]
     model, usual_config, processor = prepared(args.tiny)
     ready_for = (False, usual_config)
     chosen = [case for case in chosen_cases(args.cases) if case[0] != "peer" or not without_peer]
     known: dict[tuple, list[BatchFeature]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        needed = {case: case[1] * (2 * (args.steps or steps_of(*case)) + 1) for case in chosen}  # rows: each step has its own
-        pictures = functools.cache(lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records"))
-        for (variant, size), change in itertools.product(chosen, args.changes):  # once it is ours, no variant is stock
-            config, ours = replace(usual_config, **parse_settings(filter(None, change.split(",")))), variant == "ours"
-            if config.effective_batch < size <= MOST_TRAINED:  # a larger pass has room for fewer layers that are kept
+        needed = {
+            case: case[1] * (2 * (args.steps or steps_of(*case)) + 1) for case in chosen
+        }  # rows: each step has its own
+        pictures = functools.cache(
+            lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records")
+        )
+        for (variant, size), change in itertools.product(
+            chosen, args.changes
+        ):  # once it is ours, no variant is stock
+            config, ours = (
+                replace(usual_config, **parse_settings(filter(None, change.split(",")))),
+                variant == "ours",
+            )
+            if (
+                config.effective_batch < size <= MOST_TRAINED
+            ):  # a larger pass has room for fewer layers that are kept
                 config = replace(config, micro_batch=size, accumulation=1)
             if not isinstance(model, PeftModel) or ready_for != (ours, config):
                 model = adapted(model, config, ours=ours, finished=ready_for[0])

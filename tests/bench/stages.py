@@ -48,11 +48,15 @@ def write_challenge(folder: Path, rows: int, side_px: int, rng: np.random.Genera
     """train.csv with `rows` rows, test.csv with a quarter of them, sample_submission.csv and the images."""
     for split, count in (("train", rows), ("test", rows // 4)):
         (folder / split).mkdir(parents=True)
-        paths = [f"{split}/{i:06d}.{('png', 'jpg')[i // FILES_A_PICTURE % 2]}" for i in range(count)]
+        paths = [
+            f"{split}/{i:06d}.{('png', 'jpg')[i // FILES_A_PICTURE % 2]}" for i in range(count)
+        ]
         for i, path in enumerate(paths):
             if i % FILES_A_PICTURE == 0:
                 coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BILINEAR).save(folder / path)
+                Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BILINEAR).save(
+                    folder / path
+                )
             else:
                 (folder / path).hardlink_to(folder / paths[i - i % FILES_A_PICTURE])
         kinds, words = rng.integers(len(QUESTIONS), size=count), rng.choice(WORDS, count)
@@ -63,7 +67,9 @@ def write_challenge(folder: Path, rows: int, side_px: int, rng: np.random.Genera
             **{letter: [QUESTIONS[kind][1][i] for kind in kinds] for i, letter in enumerate("abcd")},
             "answer": rng.choice(list("abcd"), count),
         })  # fmt: skip
-        write_csv(folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer"))
+        write_csv(
+            folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer")
+        )
     write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
 
 
@@ -77,7 +83,11 @@ def write_scores(paths: RunPaths, folder: Path, rng: np.random.Generator) -> Non
                           ("blank", folds["id"][held_out]), ("test", test["id"])):  # fmt: skip
             logits = rng.normal(size=(len(ids), 4))
             if rows != "test":
-                logits[np.arange(len(ids)), answer[held_out]] += {"oof": 3, "zero_shot": 1, "blank": 0}[rows]
+                logits[np.arange(len(ids)), answer[held_out]] += {
+                    "oof": 3,
+                    "zero_shot": 1,
+                    "blank": 0,
+                }[rows]
             values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             frame = pd.DataFrame({"id": ids.to_numpy(), **dict(zip("abcd", values.T, strict=True))})
             write_probabilities(paths.fold(k).probs(rows), frame)
@@ -94,7 +104,9 @@ def measure(stage: str, paths: RunPaths, folder: Path) -> dict[str, float | str]
         write_json(paths.config, to_dict(config))
         execute(stage, paths.notebooks / f"{stage}.ipynb", {"run_id": paths.run_id})
     seconds = time.perf_counter() - start
-    who = resource.RUSAGE_SELF if stage == "run_all" else resource.RUSAGE_CHILDREN  # of these, the largest: the kernel
+    who = (
+        resource.RUSAGE_SELF if stage == "run_all" else resource.RUSAGE_CHILDREN
+    )  # of these, the largest: the kernel
     used = resource.getrusage(who)
     cpu_seconds = used.ru_utime + used.ru_stime
     return {"stage": stage, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
@@ -112,21 +124,33 @@ def measure_all(rows: int, side_px: int, stages: list[str]) -> list[dict[str, fl
             if stage == "05_ensemble":
                 write_scores(paths, folder, rng)
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-                results.append({"rows": rows, **fresh.submit(measure, stage, paths, folder).result()})
+                results.append(
+                    {"rows": rows, **fresh.submit(measure, stage, paths, folder).result()}
+                )
             print(json.dumps(results[-1]), flush=True)
     return results
 
 
 def main() -> None:
     """Measure each size, print a table, and write what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="a later one reads what those before wrote")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=STAGES,
+        choices=STAGES,
+        help="a later one reads what those before wrote",
+    )
     parser.add_argument("--side", type=int, default=64, help="of the pictures, px")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results = [result for rows in args.rows for result in measure_all(rows, args.side, args.stages)]
-    table = pd.DataFrame(results).pivot(index="stage", columns="rows", values=["seconds", "cpu_seconds", "peak_mib"])
+    table = pd.DataFrame(results).pivot(
+        index="stage", columns="rows", values=["seconds", "cpu_seconds", "peak_mib"]
+    )
     table.columns = [f"{value}, {rows} rows" for value, rows in table.columns]
     print_table(Console(width=120), "stages without torch", table.reset_index())
     if args.out:

@@ -23,15 +23,21 @@ def dense_view(experts: NF4Experts) -> SimpleNamespace:
         "_is_expert_parallel": False,
         "_apply_gate": functools.partial(_default_apply_gate, experts),
     }
-    return SimpleNamespace(num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights)
+    return SimpleNamespace(
+        num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights
+    )
 
 
-def usual(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def usual(
+    self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     forward = Qwen3VLMoeTextExperts.forward
     return getattr(forward, "__wrapped__", forward)(dense_view(self), x, index, weights)
 
 
-def stock(self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def stock(
+    self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](dense_view(self), x, index, weights)
 
 
@@ -39,9 +45,16 @@ def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
     """What the recipes do: PEFT, checkpointing, and the hook that makes the inputs need a gradient."""
     base.requires_grad_(False)
     base.config.use_cache = base.config.get_text_config().use_cache = False
-    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable = (
+        getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})
     base.enable_input_require_grads()
     targets = rf"{LANGUAGE_MODEL}\.({'|'.join(config.target_modules)})"
-    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+    )
     return get_peft_model(base, lora)

@@ -51,12 +51,16 @@ def switch_of(run_ids: Sequence[str]) -> dict[str, str]:
     """Each run's settings, without those that all have and the seed; "none" where that is all."""
     changed = {run_id: set(_settings(run_id)) for run_id in run_ids}
     common = set.intersection(*changed.values())
-    return {run_id: ", ".join(sorted(names - common)) or "none" for run_id, names in changed.items()}
+    return {
+        run_id: ", ".join(sorted(names - common)) or "none" for run_id, names in changed.items()
+    }
 
 
 def _settings(run_id: str) -> list[str]:
     config = open_run(run_id)[1]
-    changes = differences(config) | ({"data": config.data} if config.data != preset(config.preset).data else {})
+    changes = differences(config) | (
+        {"data": config.data} if config.data != preset(config.preset).data else {}
+    )
     return [f"{name}={value}" for name, value in changes.items() if name != "seed"]
 
 
@@ -71,7 +75,9 @@ def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
     rows["switch"] = rows["run"].map(switch_of(run_ids))
     seeds = rows.groupby("switch")["seed"].unique().map(sorted)
     if (seeds.map(tuple) != tuple(seeds.get("none", ()))).any():
-        sys.exit(f"expected every switch, and runs without one, with the same seeds, found {seeds.to_dict()}")
+        sys.exit(
+            f"expected every switch, and runs without one, with the same seeds, found {seeds.to_dict()}"
+        )
     means = rows.groupby(["switch", "id"])[["right", "loss"]].mean()
     seconds = rows.groupby(["switch", "seed"])["seconds"].first().groupby("switch").mean()
     lines, none = [], means.loc["none"]
@@ -80,17 +86,29 @@ def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
         by_seed = rows[rows["switch"] == switch].groupby("seed")["right"].mean()
         line = {"switch": switch, "accuracy by seed": " ".join(f"{value:.3f}" for value in by_seed)}
         for name, title in (("right", "accuracy"), ("loss", "log loss")):
-            p = sign_flip_p(change[name].to_numpy(), pictures.loc[change.index], seed=0) if switch != "none" else 1.0
-            line |= {title: found[name].mean(), f"{title} change": change[name].mean(), f"p ({title})": p}
+            p = (
+                sign_flip_p(change[name].to_numpy(), pictures.loc[change.index], seed=0)
+                if switch != "none"
+                else 1.0
+            )
+            line |= {
+                title: found[name].mean(),
+                f"{title} change": change[name].mean(),
+                f"p ({title})": p,
+            }
         lines.append(line | {"training": seconds[switch] / seconds["none"]})
     return pd.DataFrame(lines)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN")
     run_ids = parser.parse_args().runs
-    plain = next((run_id for run_id, switch in switch_of(run_ids).items() if switch == "none"), run_ids[0])
+    plain = next(
+        (run_id for run_id, switch in switch_of(run_ids).items() if switch == "none"), run_ids[0]
+    )
     paths, config = open_run(plain)  # whose groups are pictures
     pictures = read_folds(paths.folds, load_challenge(config).train).set_index("id")["group"]
     print_table(Console(width=200), "out of fold", switches(run_ids, pictures))

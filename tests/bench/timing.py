@@ -13,7 +13,9 @@ DEVICE = "cuda" if GPU else "cpu"
 GIB = 2**30
 
 
-def measured(step: Callable[[BatchFeature], None], batches: Sequence[BatchFeature], rows: int) -> dict[str, object]:
+def measured(
+    step: Callable[[BatchFeature], None], batches: Sequence[BatchFeature], rows: int
+) -> dict[str, object]:
     """Seconds, busy seconds, kernels a row, and the peak; medians over all batches but as many of warm-up, and the last.
 
     Each step has a batch of its own, as its experts have other loads, and sizes of products that are new cost more.
@@ -38,10 +40,19 @@ def measured(step: Callable[[BatchFeature], None], batches: Sequence[BatchFeatur
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
             step(last)
             idle()
-        events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        found |= {"busy_s": sum(event.device_time for event in events) / 1e6 / rows, "kernels": len(events) / rows}
+        events = [
+            event
+            for event in profiled.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+        found |= {
+            "busy_s": sum(event.device_time for event in events) / 1e6 / rows,
+            "kernels": len(events) / rows,
+        }
         found["top"] = top_kernels(events)
-    return {name: value if name == "top" else float(f"{value:.4g}") for name, value in found.items()}
+    return {
+        name: value if name == "top" else float(f"{value:.4g}") for name, value in found.items()
+    }
 
 
 def on_device(batch: BatchFeature) -> BatchFeature:
@@ -68,7 +79,9 @@ def rates() -> dict[str, float]:
     """What this card sustains: TFLOP/s of a large fp16 product, TB/s of a large copy."""
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
     b = torch.empty(2**30, device="cuda", dtype=torch.uint8)
-    product, copy = (min(timed(step) for _ in range(5)) for step in (lambda: a @ a, lambda: b.clone()))
+    product, copy = (
+        min(timed(step) for _ in range(5)) for step in (lambda: a @ a, lambda: b.clone())
+    )
     return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * 2**30 / copy / 1e12}
 
 

@@ -44,7 +44,11 @@ def test_korean_text_is_read_in_the_fields_encodings(folder, encoding):
 
 def test_an_image_column_stands_for_path_and_capitals_for_letters(folder):
     before = load(folder).train
-    edit(folder, "train.csv", lambda f: f.rename(columns={"path": "image"}).assign(answer=f["answer"].str.upper() + " "))
+    edit(
+        folder,
+        "train.csv",
+        lambda f: f.rename(columns={"path": "image"}).assign(answer=f["answer"].str.upper() + " "),
+    )
     pd.testing.assert_frame_equal(load(folder).train, before)
 
 
@@ -90,7 +94,10 @@ def test_a_text_that_its_commas_cut_off_is_an_error(folder):
     (folder / "test.csv").write_text("\n".join([lines[0], *ends]))
     assert len(load(folder).test) == 3  # commas at the ends of lines say nothing
     (folder / "test.csv").write_text("\n".join([lines[0], ends[0] + "라", *ends[1:]]))
-    with pytest.raises(DataError, match=r"1 problems\n.*test\.csv line 2: expected 7 cells, found more; put texts with commas"):
+    with pytest.raises(
+        DataError,
+        match=r"1 problems\n.*test\.csv line 2: expected 7 cells, found more; put texts with commas",
+    ):
         load(folder)
 
 
@@ -102,7 +109,11 @@ def test_columns_that_nobody_asked_for_are_not_read(folder):
 
 def test_limit_takes_the_first_rows_of_both_files(folder):
     challenge = load(folder, limit=2)
-    assert (len(challenge.train), len(challenge.test), len(challenge.sample_submission)) == (2, 2, 2)
+    assert (len(challenge.train), len(challenge.test), len(challenge.sample_submission)) == (
+        2,
+        2,
+        2,
+    )
     assert set(challenge.sample_submission["id"]) == set(challenge.test["id"])
 
 
@@ -116,7 +127,11 @@ def test_every_problem_is_listed_with_file_and_line(folder):
 
     edit(folder, "train.csv", spoil)
     (folder / load_test(folder)[0]["path"][0]).write_bytes(b"not an image")
-    edit(folder, "sample_submission.csv", lambda frame: frame.assign(id=[*frame["id"][:2], "test_9999"]))
+    edit(
+        folder,
+        "sample_submission.csv",
+        lambda frame: frame.assign(id=[*frame["id"][:2], "test_9999"]),
+    )
     with pytest.raises(DataError) as error:
         load(folder)
     message = str(error.value)
@@ -147,14 +162,18 @@ def test_lines_are_those_of_the_file_whatever_stands_before(folder, encoding):
 def test_a_torn_image_is_found(folder):
     path = folder / "images" / "train_0000.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"train\.csv line 2: images/train_0000\.png: expected an image"):
+    with pytest.raises(
+        DataError, match=r"train\.csv line 2: images/train_0000\.png: expected an image"
+    ):
         load(folder)
 
 
 def test_missing_files_and_columns_come_together(folder):
     (folder / "sample_submission.csv").unlink()
     edit(folder, "test.csv", lambda frame: frame.drop(columns=["c", "question"]))
-    with pytest.raises(DataError, match=r"(?s)lacks question, c.*sample_submission.csv: expected a file"):
+    with pytest.raises(
+        DataError, match=r"(?s)lacks question, c.*sample_submission.csv: expected a file"
+    ):
         load(folder)
 
 
@@ -179,7 +198,12 @@ def test_equal_pictures_under_other_names_are_found(folder):
     hashes = image_hashes(folder, challenge.train["path"])
     assert hashes[0] == hashes[1] and len(set(hashes)) == 5
     table = duplicate_table(challenge)
-    assert table.loc["pictures"].to_dict() == {"different": 7, "train rows": 2, "test rows": 0, "test rows in train": 1}
+    assert table.loc["pictures"].to_dict() == {
+        "different": 7,
+        "train rows": 2,
+        "test rows": 0,
+        "test rows in train": 1,
+    }
     assert table.loc["questions", "train rows"] == 6
     assert image_sizes(challenge)["width"].unique().tolist() == [64]
 
@@ -192,7 +216,10 @@ def test_an_image_file_is_read_once_for_all_its_rows_and_tables(folder, monkeypa
     assert sorted(read) == ["test_0006.png", "test_0007.png", "test_0008.png", "train_0000.png"]
     hashes = image_hashes(folder, challenge.train["path"])
     columns = ["hash", "width", "height", "problem"]
-    assert challenge.images.loc["images/train_0000.png", columns].tolist() == [hashes[0], 64, 64, ""] and len(hashes) == 6
+    assert (
+        challenge.images.loc["images/train_0000.png", columns].tolist() == [hashes[0], 64, 64, ""]
+        and len(hashes) == 6
+    )
     shutil.rmtree(folder / "images")
     assert duplicate_table(challenge).loc["pictures", "train rows"] == 6
     assert image_sizes(challenge)["split"].value_counts().to_dict() == {"train": 6, "test": 3}
@@ -210,9 +237,13 @@ def test_kinds_of_question():
         ("where is this?", ["yes", "there", "home", "away"], "other"),
     ]
     rows = pd.DataFrame(
-        [(question, *options) for question, options, _ in expected], columns=["question", *"abcd"], index=range(8, 0, -1)
+        [(question, *options) for question, options, _ in expected],
+        columns=["question", *"abcd"],
+        index=range(8, 0, -1),
     )
-    assert question_kinds(rows).to_dict() == dict(zip(rows.index, [kind for *_, kind in expected], strict=True))
+    assert question_kinds(rows).to_dict() == dict(
+        zip(rows.index, [kind for *_, kind in expected], strict=True)
+    )
 
 
 def test_pixels_come_from_the_headers_and_are_0_where_there_is_none(tmp_path):
@@ -220,7 +251,13 @@ def test_pixels_come_from_the_headers_and_are_0_where_there_is_none(tmp_path):
     whole = (tmp_path / "x.png").read_bytes()
     (tmp_path / "torn.png").write_bytes(whole[:60])  # the header is whole
     (tmp_path / "y.png").write_text("no image")
-    assert image_pixels(tmp_path, ["x.png", "y.png", "torn.png", "none.png", "x.png"]).tolist() == [600, 0, 600, 0, 600]
+    assert image_pixels(tmp_path, ["x.png", "y.png", "torn.png", "none.png", "x.png"]).tolist() == [
+        600,
+        0,
+        600,
+        0,
+        600,
+    ]
 
 
 def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_file(tmp_path):
@@ -230,8 +267,12 @@ def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_fi
     assert len(problems) == 1 and problems[0].startswith("train.csv: expected 2 cells")
 
 
-@pytest.mark.parametrize(("delay", "is_terminal", "shown"), [(0, True, True), (60, True, False), (0, False, False)])
-def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(folder, monkeypatch, delay, is_terminal, shown):
+@pytest.mark.parametrize(
+    ("delay", "is_terminal", "shown"), [(0, True, True), (60, True, False), (0, False, False)]
+)
+def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(
+    folder, monkeypatch, delay, is_terminal, shown
+):
     terminal = io.StringIO()
     terminal.isatty = lambda: is_terminal
     monkeypatch.setattr("sys.stderr", terminal)
@@ -242,7 +283,11 @@ def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(folder, mon
 
 def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
     slow = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.data import images; images.BAR_AFTER_SECONDS = 0"
-    notebooks("reads", slow, f"images.image_pixels(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])")
+    notebooks(
+        "reads",
+        slow,
+        f"images.image_pixels(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])",
+    )
     execute("reads", tmp_path / "out.ipynb", {})
     *_, cell = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert [output.output_type for output in cell.outputs] == ["execute_result"]

@@ -12,11 +12,11 @@ from test_groups import photos, run_02  # noqa: F401
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import DataError, load_challenge
-from vqa_utils.data.extra_rows import extra_folds, extra_rows, read_extra
+from vqa_utils.data.extra_rows import describe_extra_rows, extra_folds, extra_rows
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.folds import ALWAYS_TRAIN, FoldError
 from vqa_utils.presets import preset
-from vqa_utils.running.resolution import settle_run, start_run
+from vqa_utils.running.resolution import resolve_run, start_run
 
 
 @pytest.fixture
@@ -28,7 +28,12 @@ def folder(tmp_path):
 def extra(tmp_path, folder):
     """Six rows: beside the CSV, in the data folder, by an absolute path; a train picture's copy, a test picture's copy."""
     other = write_korean_challenge(tmp_path / "other", train=30, test=1)
-    rows = pd.read_csv(other / "train.csv", dtype=str).tail(6).assign(id=[f"e{i}" for i in range(6)]).reset_index(drop=True)
+    rows = (
+        pd.read_csv(other / "train.csv", dtype=str)
+        .tail(6)
+        .assign(id=[f"e{i}" for i in range(6)])
+        .reset_index(drop=True)
+    )
     shutil.copy(folder / "images/train_0003.png", other / "images/copy.png")
     shutil.copy(folder / "images/test_0012.png", other / "images/of_test.png")
     rows.loc[0, "path"] = str(other / rows["path"][0])
@@ -46,13 +51,19 @@ def settings(folder, extra, **changes):
 
 
 def folds_of_train(challenge):
-    return pd.DataFrame({"id": challenge.train["id"], "fold": [i % 3 for i in range(len(challenge.train))]})
+    return pd.DataFrame(
+        {"id": challenge.train["id"], "fold": [i % 3 for i in range(len(challenge.train))]}
+    )
 
 
 def test_paths_are_found_beside_the_csv_then_in_the_data_folder(folder, extra):
     found = load_challenge(settings(folder, extra), check_images=True)
     expected = [extra.parent / "images" / f"train_00{n}.png" for n in (24, "05")]
-    expected += [extra.parent / "images/copy.png", extra.parent / "images/of_test.png", folder / "images/only_here.png"]
+    expected += [
+        extra.parent / "images/copy.png",
+        extra.parent / "images/of_test.png",
+        folder / "images/only_here.png",
+    ]
     assert found.extra["path"].tolist()[:5] == list(map(str, expected))
     assert list(found.extra.columns) == list(found.train.columns) and len(found.train) == 12
     limited = load_challenge(settings(folder, extra, limit=2))
@@ -95,9 +106,19 @@ def test_a_row_is_left_out_where_its_picture_is_held_out(folder, extra):
     config = settings(folder, extra)
     challenge = load_challenge(config, check_images=True)
     left_out = extra_folds(challenge, folds_of_train(challenge), config)
-    assert left_out["left_out_of"].tolist() == ["", "2", "0", "", "1", ""]  # the pictures of rows 5, 3 and 4
-    said = read_extra(challenge, left_out)
-    assert "6 extra rows join the training; 3 of them" in said and "1 show a picture of a test row" in said
+    assert left_out["left_out_of"].tolist() == [
+        "",
+        "2",
+        "0",
+        "",
+        "1",
+        "",
+    ]  # the pictures of rows 5, 3 and 4
+    said = describe_extra_rows(challenge, left_out)
+    assert (
+        "6 extra rows join the training; 3 of them" in said
+        and "1 show a picture of a test row" in said
+    )
     always = folds_of_train(challenge).assign(fold=ALWAYS_TRAIN)
     assert set(extra_folds(challenge, always, config)["left_out_of"]) == {""}
 
@@ -106,27 +127,39 @@ def test_an_extra_row_whose_paraphrase_is_held_out_is_left_out(folder, extra):
     train = pd.read_csv(folder / "train.csv", dtype=str)
     train.assign(question=[str(i) for i in range(12)]).to_csv(folder / "train.csv", index=False)
     words = {"e0": "4?", "e3": "what else?", "train_0007": "What else"}
-    pd.DataFrame(words.items(), columns=["id", "question"]).to_csv(folder / "paraphrases.csv", index=False)
+    pd.DataFrame(words.items(), columns=["id", "question"]).to_csv(
+        folder / "paraphrases.csv", index=False
+    )
     found = {}
     for paraphrase in (True, False):
         config = settings(folder, extra, group_questions=True, paraphrase=paraphrase)
         challenge = load_challenge(config, check_images=True)
-        found[paraphrase] = extra_folds(challenge, folds_of_train(challenge), config)["left_out_of"].tolist()
+        found[paraphrase] = extra_folds(challenge, folds_of_train(challenge), config)[
+            "left_out_of"
+        ].tolist()
     assert found == {True: ["1", "2", "0", "1", "1", ""], False: ["", "2", "0", "", "1", ""]}
 
 
 def test_near_copies_and_equal_questions_are_left_out_where_they_are_grouped(folder, extra):
     with Image.open(folder / "images/train_0005.png") as image:
         image.resize((200, 200)).save(extra.parent / "images/large.png")
-    rows = pd.read_csv(extra, dtype=str).tail(1).assign(path="images/large.png", question="그림은 무슨 색인가요?")
+    rows = (
+        pd.read_csv(extra, dtype=str)
+        .tail(1)
+        .assign(path="images/large.png", question="그림은 무슨 색인가요?")
+    )
     rows.to_csv(extra, index=False)
     train = pd.read_csv(folder / "train.csv", dtype=str)
-    train.assign(question=[f"{i}?" for i in range(11)] + ["그림은 무슨  색인가요"]).to_csv(folder / "train.csv", index=False)
+    train.assign(question=[f"{i}?" for i in range(11)] + ["그림은 무슨  색인가요"]).to_csv(
+        folder / "train.csv", index=False
+    )
     challenge = load_challenge(settings(folder, extra), check_images=True)
     folds = folds_of_train(challenge).assign(fold=[0] * 5 + [2] + [0] * 5 + [1])
 
     def found(**changes):
-        return extra_folds(challenge, folds, settings(folder, extra, **changes))["left_out_of"].item()
+        return extra_folds(challenge, folds, settings(folder, extra, **changes))[
+            "left_out_of"
+        ].item()
 
     assert found() == "" and "2" in found(near_duplicates=4).split()
     assert found(group_questions=True) == "1"
@@ -138,7 +171,9 @@ def test_a_fold_trains_on_the_rest(folder, extra, tmp_path):
     path = tmp_path / "folds_extra.csv"
     with pytest.raises(FoldError, match="run notebook 02_folds first"):
         extra_rows(path, rows, 0)
-    pd.DataFrame({"id": rows["id"], "left_out_of": ["", "0 10", "", "1", "10", ""]}).to_csv(path, index=False)
+    pd.DataFrame({"id": rows["id"], "left_out_of": ["", "0 10", "", "1", "10", ""]}).to_csv(
+        path, index=False
+    )
     assert [list(extra_rows(path, rows, k)["id"]) for k in (0, 1, 10)] == [
         ["e0", "e2", "e3", "e4", "e5"], ["e0", "e1", "e2", "e4", "e5"], ["e0", "e2", "e3", "e5"],
     ]  # fmt: skip
@@ -147,7 +182,9 @@ def test_a_fold_trains_on_the_rest(folder, extra, tmp_path):
     assert extra_rows(tmp_path / "none.csv", rows.head(0), 0).empty
 
 
-def test_notebook_02_writes_what_is_left_out_and_no_extra_row_is_held_out(folder, extra, tmp_path, monkeypatch, capsys):
+def test_notebook_02_writes_what_is_left_out_and_no_extra_row_is_held_out(
+    folder, extra, tmp_path, monkeypatch, capsys
+):
     folds = run_02(folder, tmp_path, monkeypatch, extra_train=str(extra))
     assert list(folds["id"]) == list(pd.read_csv(folder / "train.csv")["id"])
     left_out = pd.read_csv(RunPaths("interactive").extra_folds, dtype=str, keep_default_na=False)
@@ -171,6 +208,6 @@ def test_a_run_notices_another_extra_file(folder, extra, tmp_path, monkeypatch):
 def test_the_command_takes_it_from_any_folder(extra, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.chdir(extra.parent)
-    assert settle_run(arguments(extra_train="more.csv"), "now")[1].extra_train == str(extra)
-    assert settle_run(arguments(set=["extra_train=more.csv"]), "now")[1].extra_train == str(extra)
-    assert to_dict(settle_run(arguments(extra_train=""), "now")[1])["extra_train"] == ""
+    assert resolve_run(arguments(extra_train="more.csv"), "now")[1].extra_train == str(extra)
+    assert resolve_run(arguments(set=["extra_train=more.csv"]), "now")[1].extra_train == str(extra)
+    assert to_dict(resolve_run(arguments(extra_train=""), "now")[1])["extra_train"] == ""

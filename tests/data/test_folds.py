@@ -8,18 +8,23 @@ from vqa_utils.data.folds import (
     ALWAYS_TRAIN,
     FoldError,
     copied_answers,
+    describe_balance,
+    describe_copied_answers,
     leaks,
     make_folds,
     plain_split,
-    read_balance,
-    read_copied,
     read_folds,
 )
 from vqa_utils.presets import preset
 
 
 def rows(count, answers="abcd"):
-    return pd.DataFrame({"id": [f"r{i}" for i in range(count)], "answer": [answers[i % len(answers)] for i in range(count)]})
+    return pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(count)],
+            "answer": [answers[i % len(answers)] for i in range(count)],
+        }
+    )
 
 
 def test_pictures_stay_together_and_letters_are_balanced():
@@ -32,29 +37,44 @@ def test_pictures_stay_together_and_letters_are_balanced():
 
 
 def test_a_plain_split_would_leak():
-    assert len(leaks(plain_split(rows(300), [str(i // 2) for i in range(300)], preset("demo")))) > 150
+    assert (
+        len(leaks(plain_split(rows(300), [str(i // 2) for i in range(300)], preset("demo")))) > 150
+    )
     assert leaks(plain_split(rows(300), [str(i) for i in range(300)], preset("demo"))).empty
 
 
 def test_a_plain_split_is_not_made_group_by_group(monkeypatch):
-    monkeypatch.setattr(folds_module, "StratifiedGroupKFold", None)  # it takes 0.2 ms a group, and here each row is one
+    monkeypatch.setattr(
+        folds_module, "StratifiedGroupKFold", None
+    )  # it takes 0.2 ms a group, and here each row is one
     assert leaks(plain_split(rows(300), [str(i) for i in range(300)], preset("demo"))).empty
 
 
 def test_what_a_leak_gives_away_is_the_text_of_the_answer():
     options = {"a": ["red", "blue", "red", "red"], "b": ["blue", "red", "blue", "blue"]}
-    train = pd.DataFrame({"id": list("wxyz"), **options, "c": "green", "d": "gray", "answer": ["a", "b", "b", "a"]})
+    train = pd.DataFrame(
+        {"id": list("wxyz"), **options, "c": "green", "d": "gray", "answer": ["a", "b", "b", "a"]}
+    )
     folds = pd.DataFrame({"id": train["id"], "group": ["p", "p", "q", "q"], "fold": [0, 1, 0, 1]})
     copied = copied_answers(train, folds, pd.Series(["colour?"] * 4))
-    assert copied.to_dict() == {0: True, 1: True, 2: False, 3: False}  # red for red by another letter; blue against red
-    assert "right for 50.0% of these, always answering a for 50.0%" in read_copied(train, copied)
+    assert copied.to_dict() == {
+        0: True,
+        1: True,
+        2: False,
+        3: False,
+    }  # red for red by another letter; blue against red
+    assert "right for 50.0% of these, always answering a for 50.0%" in describe_copied_answers(
+        train, copied
+    )
     assert copied_answers(train, folds.assign(fold=0), pd.Series(["colour?"] * 4)).empty
     assert copied_answers(train, folds, pd.Series(list("1234"))).empty
 
 
 def test_the_seed_decides():
     train, groups = rows(60), [str(i) for i in range(60)]
-    first, again, other = (make_folds(train, groups, preset("demo", seed=seed))["fold"].tolist() for seed in (1, 1, 2))
+    first, again, other = (
+        make_folds(train, groups, preset("demo", seed=seed))["fold"].tolist() for seed in (1, 1, 2)
+    )
     assert first == again and first != other
 
 
@@ -69,13 +89,18 @@ def test_a_letter_that_a_fold_lacks_is_named_and_no_warning_is_left(recwarn):
     lacking = [k for k in range(3) if "d" not in set(train["answer"][folds["fold"] == k])]
     assert len(lacking) == 2 and not recwarn.list
     for k in lacking:
-        assert re.search(rf"Fold {k} holds out no row whose answer is (c or )?d: ", read_balance(folds, train))
-    assert "No train row" not in read_balance(folds, train)
+        assert re.search(
+            rf"Fold {k} holds out no row whose answer is (c or )?d: ",
+            describe_balance(folds, train),
+        )
+    assert "No train row" not in describe_balance(folds, train)
     three = rows(12, "aaaabbbbcccc")
-    said = read_balance(make_folds(three, [str(i) for i in range(12)], preset("demo")), three)
-    assert said.endswith("\nNo train row has the answer d: no fold learns it, and no score says anything about it.")
+    said = describe_balance(make_folds(three, [str(i) for i in range(12)], preset("demo")), three)
+    assert said.endswith(
+        "\nNo train row has the answer d: no fold learns it, and no score says anything about it."
+    )
     even = make_folds(rows(300), [str(i) for i in range(300)], preset("demo"))
-    assert read_balance(even, rows(300)).count("\n") == 0
+    assert describe_balance(even, rows(300)).count("\n") == 0
 
 
 def test_too_few_pictures_are_an_error_that_says_what_to_do():
@@ -89,7 +114,10 @@ def test_the_advice_fits_the_kind_of_split():
     with pytest.raises(FoldError, match=r"found 1 images in 1 rows; add rows"):
         make_folds(rows(1), ["x"], preset("demo"))
     coarse = preset("demo", near_duplicates=4, group_questions=True)
-    with pytest.raises(FoldError, match=r"found 2 groups .*a smaller near_duplicates, group_questions=false, or add rows"):
+    with pytest.raises(
+        FoldError,
+        match=r"found 2 groups .*a smaller near_duplicates, group_questions=false, or add rows",
+    ):
         make_folds(rows(12), ["x"] * 6 + ["y"] * 6, coarse)
 
 
@@ -102,7 +130,9 @@ def test_folds_are_checked_when_they_are_read(tmp_path):
     path, train = tmp_path / "folds.csv", rows(4)
     with pytest.raises(FoldError, match="run notebook 02_folds first"):
         read_folds(path, train)
-    pd.DataFrame({"id": train["id"], "group": ["x", "x", "y", "y"], "fold": [0, 1, 0, 0]}).to_csv(path, index=False)
+    pd.DataFrame({"id": train["id"], "group": ["x", "x", "y", "y"], "fold": [0, 1, 0, 0]}).to_csv(
+        path, index=False
+    )
     with pytest.raises(FoldError, match=r"several: \['r0', 'r1'\]"):
         read_folds(path, train)
     with pytest.raises(FoldError, match=r"expected the 3 rows of train.csv"):

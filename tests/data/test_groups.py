@@ -18,7 +18,15 @@ from vqa_utils.config import to_dict
 from vqa_utils.data import folds as folds_module
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import FoldError, leaks, make_folds
-from vqa_utils.data.groups import HINT_BITS, near_groups, near_leaks, read_groups, read_near_leaks, row_groups, same_words
+from vqa_utils.data.groups import (
+    HINT_BITS,
+    describe_groups,
+    describe_near_leaks,
+    near_groups,
+    near_leaks,
+    row_groups,
+    same_words,
+)
 from vqa_utils.data.images import perceptual_hash, read_images
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
@@ -48,8 +56,13 @@ def test_copies_of_a_photograph_are_near_and_others_are_far(photos):
     assert differ(china, flower) > 20
     for photo, found in zip(photos.values(), (china, flower), strict=True):
         assert differ(found, perceptual_hash(as_jpeg(photo, 50))) <= HINT_BITS
-        assert differ(found, perceptual_hash(photo.resize((photo.width // 3, photo.height // 3)))) <= HINT_BITS
-    assert perceptual_hash(Image.new("RGB", (9, 9), "red")) == perceptual_hash(Image.new("L", (50, 40), 200))
+        assert (
+            differ(found, perceptual_hash(photo.resize((photo.width // 3, photo.height // 3))))
+            <= HINT_BITS
+        )
+    assert perceptual_hash(Image.new("RGB", (9, 9), "red")) == perceptual_hash(
+        Image.new("L", (50, 40), 200)
+    )
 
 
 def test_a_file_gets_both_hashes_as_the_model_sees_it(photos, tmp_path):
@@ -59,17 +72,24 @@ def test_a_file_gets_both_hashes_as_the_model_sees_it(photos, tmp_path):
     exif[0x0112] = 6
     photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=90)
     images = read_images(tmp_path, ["plain.png", "turned.jpg"])
-    assert images["perceptual_hash"]["plain.png"] == perceptual_hash(photo) and images["problem"].eq("").all()
+    assert (
+        images["perceptual_hash"]["plain.png"] == perceptual_hash(photo)
+        and images["problem"].eq("").all()
+    )
     assert differ(*images["perceptual_hash"]) <= HINT_BITS and images["hash"].nunique() == 2
 
 
 def test_groups_do_not_chain():
-    steps = [with_bits(*range(n)) for n in range(0, 41, 2)]  # each 2 bits from the next, the last 40 from the first
+    steps = [
+        with_bits(*range(n)) for n in range(0, 41, 2)
+    ]  # each 2 bits from the next, the last 40 from the first
     groups = near_groups(steps, 4)
     assert len(set(groups)) == 7
     for group in set(groups):
         inside = [h for h, g in zip(steps, groups, strict=True) if g == group]
-        assert all(differ(a, b) <= 8 for a in inside for b in inside) and all(differ(inside[0], h) <= 4 for h in inside)
+        assert all(differ(a, b) <= 8 for a in inside for b in inside) and all(
+            differ(inside[0], h) <= 4 for h in inside
+        )
 
 
 def test_a_tie_goes_to_the_first_leader():
@@ -87,7 +107,9 @@ def test_bands_find_what_comparing_all_pairs_does(bits):
         for count in range(12):
             flipped = sum(1 << int(bit) for bit in rng.choice(64, count, replace=False))
             hashes.append(f"{int(centre) ^ flipped:016x}")
-    folds = pd.DataFrame({"id": [str(i) for i in range(len(hashes))], "fold": rng.integers(0, 3, len(hashes))})
+    folds = pd.DataFrame(
+        {"id": [str(i) for i in range(len(hashes))], "fold": rng.integers(0, 3, len(hashes))}
+    )
     expected = [
         i for i, h in enumerate(hashes) if any(differ(h, o) <= bits and folds["fold"][i] != folds["fold"][j] for j, o in enumerate(hashes))
     ]  # fmt: skip
@@ -115,7 +137,9 @@ def test_rows_are_grouped_by_file_by_look_or_by_question(folder):
     assert near[0] == near[1] == near[2] == exact[0]
     assert len(set(groups_of(folder, group_questions=True))) == 1  # all ask for the colour
     train = pd.read_csv(folder / "train.csv")
-    train["question"] = [f"{i}?" for i in range(3)] + [["X  y", "x Y?"][i % 2] if i < 9 else f"{i}" for i in range(3, 24)]
+    train["question"] = [f"{i}?" for i in range(3)] + [
+        ["X  y", "x Y?"][i % 2] if i < 9 else f"{i}" for i in range(3, 24)
+    ]
     train.to_csv(folder / "train.csv", index=False)
     asked = groups_of(folder, group_questions=True)
     assert len(set(asked[3:9])) == 1 and asked[0] == asked[1] and len(set(asked)) == 23 - 5
@@ -139,27 +163,41 @@ def test_rows_are_joined_by_the_words_that_they_are_trained_in_too(folder):
     )
     groups = groups_of(folder, group_questions=True, paraphrase=True)
     assert groups[2] == groups[9] and len(set(groups)) == 22
-    assert len(set(groups_of(folder, group_questions=True))) == len(set(groups_of(folder, paraphrase=True))) == 23
+    assert (
+        len(set(groups_of(folder, group_questions=True)))
+        == len(set(groups_of(folder, paraphrase=True)))
+        == 23
+    )
 
 
 def test_questions_are_compared_without_spelling():
     decomposed = "\u1100\u1161?"  # the same syllable, in two code points
-    words = same_words(pd.Series(["What COLOUR is it?", " what colour_is it", "가", decomposed, "what colour was it?"]))
+    words = same_words(
+        pd.Series(
+            ["What COLOUR is it?", " what colour_is it", "가", decomposed, "what colour was it?"]
+        )
+    )
     assert words[0] == words[1] and words[2] == words[3] and words.nunique() == 3
 
 
 def test_a_large_group_is_warned_of():
-    assert "the largest has 2 rows (2.0%)" in read_groups(["x", "x", *map(str, range(98))])
-    assert "Warning: one group holds more than 5% of the rows" in read_groups(["x"] * 6 + [str(i) for i in range(94)])
-    assert "Warning" not in read_groups([str(i) for i in range(12)])  # a row alone is no group
+    assert "the largest has 2 rows (2.0%)" in describe_groups(["x", "x", *map(str, range(98))])
+    assert "Warning: one group holds more than 5% of the rows" in describe_groups(
+        ["x"] * 6 + [str(i) for i in range(94)]
+    )
+    assert "Warning" not in describe_groups([str(i) for i in range(12)])  # a row alone is no group
 
 
 def test_near_copies_in_other_folds_are_a_hint_or_a_rest():
     folds = pd.DataFrame({"id": ["r0", "r1", "r2"], "fold": [0, 1, 1]})
     found = near_leaks(folds, pd.Series([with_bits(), with_bits(3), with_bits(*range(30))]), 4)
     assert found.tolist() == ["r0", "r1"]
-    assert "such as r0, r1. Where those are copies, near_duplicates=4" in read_near_leaks(found, 4, preset("demo"))
-    assert "would chain unlike pictures" in read_near_leaks(found, 4, preset("demo", near_duplicates=4))
+    assert "such as r0, r1. Where those are copies, near_duplicates=4" in describe_near_leaks(
+        found, 4, preset("demo")
+    )
+    assert "would chain unlike pictures" in describe_near_leaks(
+        found, 4, preset("demo", near_duplicates=4)
+    )
 
 
 def test_only_few_bits_can_be_asked_for():
@@ -177,10 +215,14 @@ def run_02(folder, tmp_path, monkeypatch, make=make_folds, **changes):
     return pd.read_csv(RunPaths("interactive").folds)
 
 
-def test_notebook_02_names_the_rows_of_a_picture_in_two_folds(folder, tmp_path, monkeypatch, capsys):
+def test_notebook_02_names_the_rows_of_a_picture_in_two_folds(
+    folder, tmp_path, monkeypatch, capsys
+):
     folds = run_02(folder, tmp_path, monkeypatch)
     assert leaks(folds).empty and folds["fold"][0] == folds["fold"][1]
-    assert "rows show a picture within 4 of 64 bits of one in another fold" in capsys.readouterr().out
+    assert (
+        "rows show a picture within 4 of 64 bits of one in another fold" in capsys.readouterr().out
+    )
 
     def moved(train, groups, config):
         made = make_folds(train, groups, config)
@@ -193,7 +235,9 @@ def test_notebook_02_names_the_rows_of_a_picture_in_two_folds(folder, tmp_path, 
     def without_groups(train, groups, config):
         return moved(train, [str(i) for i in range(len(train))], config)
 
-    with pytest.raises(FoldError, match=r"by the files' contents: .*\['train_0000', 'train_0001'\]"):
+    with pytest.raises(
+        FoldError, match=r"by the files' contents: .*\['train_0000', 'train_0001'\]"
+    ):
         run_02(folder, tmp_path, monkeypatch, without_groups)
 
 

@@ -12,7 +12,14 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import DataError, load_challenge
 from vqa_utils.data.fingerprint import data_hash
-from vqa_utils.data.paraphrases import ENGLISH, KOREAN, is_korean, read_wordings, with_paraphrases, wordings_of
+from vqa_utils.data.paraphrases import (
+    ENGLISH,
+    KOREAN,
+    describe_wordings,
+    is_korean,
+    with_paraphrases,
+    wordings_of,
+)
 from vqa_utils.planning.memory import LONGER_INSTRUCTION
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
@@ -51,12 +58,28 @@ def settings(folder, **changes):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
 def test_a_row_has_all_its_lines(folder, encoding):
-    write(folder, "id,question", "train_0001,색은?", "train_0003,무슨 색?", 'train_0001,"도형, 무슨 색?"', encoding=encoding)
+    write(
+        folder,
+        "id,question",
+        "train_0001,색은?",
+        "train_0003,무슨 색?",
+        'train_0001,"도형, 무슨 색?"',
+        encoding=encoding,
+    )
     found = load_challenge(settings(folder))
-    assert found.train["paraphrases"].tolist() == [(), ("색은?", "도형, 무슨 색?"), (), ("무슨 색?",), (), ()]
+    assert found.train["paraphrases"].tolist() == [
+        (),
+        ("색은?", "도형, 무슨 색?"),
+        (),
+        ("무슨 색?",),
+        (),
+        (),
+    ]
     assert found.train["question"].eq(OWN).all() and "paraphrases" not in found.test
     assert found.paraphrase_file in found.files
-    limited = load_challenge(settings(folder, limit=2))  # the lines of rows past the limit are no error
+    limited = load_challenge(
+        settings(folder, limit=2)
+    )  # the lines of rows past the limit are no error
     assert limited.train["paraphrases"].tolist() == [(), ("색은?", "도형, 무슨 색?")]
 
 
@@ -73,13 +96,25 @@ def test_extra_rows_have_paraphrases_too(folder, tmp_path):
     extra.to_csv(tmp_path / "more.csv", index=False)
     write(folder, "id,question", "e0,색은?", "train_0000,무슨 색?")
     found = load_challenge(settings(folder, extra_train=str(tmp_path / "more.csv")))
-    assert found.extra["paraphrases"].tolist() == [("색은?",)] and found.train["paraphrases"][0] == ("무슨 색?",)
-    with pytest.raises(DataError, match=r"line 2: id 'e0': expected an id of train\.csv or of extra_train, found none there"):
+    assert found.extra["paraphrases"].tolist() == [("색은?",)] and found.train["paraphrases"][
+        0
+    ] == ("무슨 색?",)
+    with pytest.raises(
+        DataError,
+        match=r"line 2: id 'e0': expected an id of train\.csv or of extra_train, found none there",
+    ):
         load_challenge(settings(folder))
 
 
 def test_all_problems_come_at_once_with_those_of_the_other_files(folder):
-    write(folder, "id,question", "train_0001,색은?", "train_9999,색은?", "train_0002, ", "test_0006,색은?")
+    write(
+        folder,
+        "id,question",
+        "train_0001,색은?",
+        "train_9999,색은?",
+        "train_0002, ",
+        "test_0006,색은?",
+    )
     train = pd.read_csv(folder / "train.csv", dtype=str)
     train.assign(answer=["z", *train["answer"][1:]]).to_csv(folder / "train.csv", index=False)
     with pytest.raises(DataError) as error:
@@ -97,21 +132,34 @@ def test_all_problems_come_at_once_with_those_of_the_other_files(folder):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("id,text\ntrain_0001,색은?\n".encode(), "expected the columns id, question; lacks question, found id, text"),
+        (
+            "id,text\ntrain_0001,색은?\n".encode(),
+            "expected the columns id, question; lacks question, found id, text",
+        ),
         (b"id,question\n", "expected rows, found none"),
-        (b"id,question\ntrain_0001,Which colour, please?\n", "line 2: expected 2 cells, found more"),
+        (
+            b"id,question\ntrain_0001,Which colour, please?\n",
+            "line 2: expected 2 cells, found more",
+        ),
         (b"id,question\ntrain_0001,\xff\xff\n", "expected UTF-8 or CP949, found neither"),
         (b"", "expected comma-separated rows"),
     ],
 )
-def test_a_file_that_is_no_table_of_questions_is_an_error(folder, content, problem, tmp_path, monkeypatch):
+def test_a_file_that_is_no_table_of_questions_is_an_error(
+    folder, content, problem, tmp_path, monkeypatch
+):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     (folder / "paraphrases.csv").write_bytes(content)
     (folder / "sample_submission.csv").unlink()
     with pytest.raises(DataError) as error:
         start_run(RunPaths("r"), settings(folder))  # before any notebook
-    assert f"paraphrases.csv{'' if problem.startswith('line') else ':'} {problem}" in str(error.value)
-    assert "sample_submission.csv: expected a file" in str(error.value) and not RunPaths("r").config.exists()
+    assert f"paraphrases.csv{'' if problem.startswith('line') else ':'} {problem}" in str(
+        error.value
+    )
+    assert (
+        "sample_submission.csv: expected a file" in str(error.value)
+        and not RunPaths("r").config.exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,9 +187,9 @@ def rows(*questions, paraphrases=()):
 
 
 def test_a_row_has_other_questions_or_other_instructions():
-    paraphrased, korean, english = rows("red?", "색은?", "blue?", paraphrases=[("0", "Is it red?"), ("0", "red?")]).to_dict(
-        "records"
-    )
+    paraphrased, korean, english = rows(
+        "red?", "색은?", "blue?", paraphrases=[("0", "Is it red?"), ("0", "red?")]
+    ).to_dict("records")
     assert [row["question"] for row in wordings_of(paraphrased)] == ["red?", "Is it red?"]
     assert all("instruction" not in row for row in wordings_of(paraphrased))
     for row, instructions in ((korean, KOREAN), (english, ENGLISH)):
@@ -154,19 +202,30 @@ def test_a_row_has_other_questions_or_other_instructions():
 
 
 def test_the_plan_counts_the_longest_instruction():
-    assert set(TOKENS) == {*ENGLISH, *KOREAN}, "count the tokens of a new instruction with a Qwen tokenizer"
+    assert set(TOKENS) == {*ENGLISH, *KOREAN}, (
+        "count the tokens of a new instruction with a Qwen tokenizer"
+    )
     assert max(TOKENS.values()) - TOKENS[INSTRUCTION] == LONGER_INSTRUCTION
 
 
 def test_the_sentence_counts_the_rows():
-    said = read_wordings(rows("red?", "색은?", "blue?", "green?", paraphrases=[("0", "Is it red?"), ("0", "Red?")]))
+    said = describe_wordings(
+        rows("red?", "색은?", "blue?", "green?", paraphrases=[("0", "Is it red?"), ("0", "Red?")])
+    )
     assert said.splitlines() == [
         "1 of 4 rows have paraphrases: each epoch draws one of them or the row's own question.",
         "3 of 4 rows have none, 1 of these in Korean: each epoch draws the wording of the instruction.",
     ]
-    assert read_wordings(rows("red?", paraphrases=[("0", "Red?")])).startswith("1 of 1 rows have paraphrases")
-    assert read_wordings(rows("색은?")).startswith("1 of 1 rows have none, 1 of these in Korean")
-    assert read_wordings(pd.DataFrame({"question": ["red?"]})) == "Each epoch asks every row in the same words."
+    assert describe_wordings(rows("red?", paraphrases=[("0", "Red?")])).startswith(
+        "1 of 1 rows have paraphrases"
+    )
+    assert describe_wordings(rows("색은?")).startswith(
+        "1 of 1 rows have none, 1 of these in Korean"
+    )
+    assert (
+        describe_wordings(pd.DataFrame({"question": ["red?"]}))
+        == "Each epoch asks every row in the same words."
+    )
 
 
 def test_a_run_notices_another_file(folder, tmp_path, monkeypatch, console):

@@ -13,8 +13,8 @@ from vqa_utils.ensembling.temperature import (
     before_and_after,
     calibrate,
     cross_fitted,
+    describe_calibration_effect,
     fit_temperature,
-    read_before_and_after,
     scaled,
     temperatures_of,
 )
@@ -78,11 +78,14 @@ def test_each_fold_gets_its_own_temperature_and_the_rows_keep_their_order():
     probs = pd.concat([probs[~sharp], scaled(probs[sharp], 1 / 3)]).sort_index()
     found = calibrate("auto", probs, answers, GROUPS, seed=0)
     assert found.on and found.temperatures == pytest.approx({0: 1.0, 1: 3.0}, rel=0.15)
-    assert found.oof["id"].tolist() == probs["id"].tolist() and found.oof["fold"].tolist() == probs["fold"].tolist()
+    assert (
+        found.oof["id"].tolist() == probs["id"].tolist()
+        and found.oof["fold"].tolist() == probs["fold"].tolist()
+    )
     table = found.table().set_index("fold")
     assert table.loc["all", "log_loss_after"] < table.loc["all", "log_loss"] - 0.1
     assert table.loc[1, "calibration_error_after"] < 0.05 < table.loc[1, "calibration_error"]
-    assert "Calibration is on (calibrate=auto): it lowers the log loss" in found.reading()
+    assert "Calibration is on (calibrate=auto): it lowers the log loss" in found.describe()
 
 
 def test_auto_leaves_alone_what_a_fit_would_not_improve():
@@ -90,7 +93,7 @@ def test_auto_leaves_alone_what_a_fit_would_not_improve():
     found = calibrate("auto", probs, answers, GROUPS[:40], seed=0)
     assert log_loss(found.after, answers) > log_loss(found.before, answers)
     assert not found.on and found.in_use == {} and found.oof is found.before
-    assert "Calibration is off (calibrate=auto): it does not lower the log loss" in found.reading()
+    assert "Calibration is off (calibrate=auto): it does not lower the log loss" in found.describe()
     forced = dataclasses.replace(found, setting=True)
     assert forced.on and forced.oof is found.after and set(forced.in_use) == {0, 1}
 
@@ -111,7 +114,10 @@ def test_the_temperatures_that_a_run_wrote_are_read_back():
 
 
 def test_calibrated_probabilities_are_those_of_the_same_rows_or_none():
-    paths, oof = RunPaths("calibrated-rows"), pd.DataFrame({"id": ["x", "y"], **dict.fromkeys("abcd", 0.25)})
+    paths, oof = (
+        RunPaths("calibrated-rows"),
+        pd.DataFrame({"id": ["x", "y"], **dict.fromkeys("abcd", 0.25)}),
+    )
     after = oof.iloc[::-1].assign(a=[0.4, 0.7], b=[0.2, 0.1], c=0.2, d=[0.2, 0.0])
     assert list(before_and_after(paths, oof)) == ["as scored"], "05_ensemble has not run"
     write_probabilities(paths.ensemble / "probs_oof.csv", after)
@@ -119,8 +125,15 @@ def test_calibrated_probabilities_are_those_of_the_same_rows_or_none():
     assert list(before_and_after(paths, oof)) == ["as scored"]
     write_json(paths.members, {"temperatures": {"0": 1.5}})
     sets = before_and_after(paths, oof)
-    assert sets["calibrated"]["id"].tolist() == ["x", "y"] and sets["calibrated"]["a"].tolist() == [0.7, 0.4]
-    said = read_before_and_after(sets, pd.Series(["a", "a"]))
+    assert sets["calibrated"]["id"].tolist() == ["x", "y"] and sets["calibrated"]["a"].tolist() == [
+        0.7,
+        0.4,
+    ]
+    said = describe_calibration_effect(sets, pd.Series(["a", "a"]))
     assert "as scored: log loss 1.386, confidence off by 75.0%" in said
-    assert "calibrated: log loss 0.636, confidence off by 45.0%" in said and "did not see it" in said
-    assert list(before_and_after(paths, oof.head(1))) == ["as scored"], "other rows than 05_ensemble calibrated"
+    assert (
+        "calibrated: log loss 0.636, confidence off by 45.0%" in said and "did not see it" in said
+    )
+    assert list(before_and_after(paths, oof.head(1))) == ["as scored"], (
+        "other rows than 05_ensemble calibrated"
+    )

@@ -4,7 +4,13 @@ import pytest
 from scipy.special import softmax
 
 from vqa_utils.ensembling import _weights as mixture
-from vqa_utils.ensembling._weights import fit_mixture, fit_weights, mixed, probability_of, sign_flip_p
+from vqa_utils.ensembling._weights import (
+    fit_mixture,
+    fit_weights,
+    mixed,
+    probability_of,
+    sign_flip_p,
+)
 from vqa_utils.metrics import log_loss
 
 LETTERS = list("abcd")
@@ -29,7 +35,11 @@ def test_the_fit_finds_the_weights_that_the_answers_were_drawn_with(weights):
     members, answers, _ = drawn(6000, weights)
     right = np.column_stack([probability_of(member, answers) for member in members.values()])
     found = fit_weights(right)
-    assert found == pytest.approx(weights, abs=0.04) and found.sum() == pytest.approx(1) and found.min() >= 0
+    assert (
+        found == pytest.approx(weights, abs=0.04)
+        and found.sum() == pytest.approx(1)
+        and found.min() >= 0
+    )
     losses = [-np.log(right @ w).mean() for w in (found, np.array(weights))]
     assert losses[0] <= losses[1] + 1e-9
 
@@ -38,12 +48,14 @@ def test_better_weights_than_the_mean_are_used():
     members, answers, groups = drawn(800, (0.9, 0.1, 0.0))
     found = fit_mixture(members, answers, groups, seed=0)
     assert found.uses_fit and found.p < 0.05 and found.weights["m0"] > 0.75
-    assert list(found.oof["id"]) == list(members["m0"]["id"]) and found.oof[LETTERS].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert list(found.oof["id"]) == list(members["m0"]["id"]) and found.oof[LETTERS].sum(
+        axis=1
+    ).to_numpy() == pytest.approx(1)
     assert found.fitted["rows"].tolist()[-1] == 800 == found.fitted["rows"][:-1].sum()
     assert log_loss(found.oof, answers) == pytest.approx(found.fitted["log_loss"].iloc[-1])
     assert (
         found.fitted["log_loss"].iloc[-1] < found.fitted["log_loss_mean"].iloc[-1]
-        and "fitted weights are used" in found.reading()
+        and "fitted weights are used" in found.describe()
     )
 
 
@@ -51,7 +63,11 @@ def test_better_weights_than_the_mean_are_used():
 def test_members_of_equal_worth_keep_the_mean(seed):
     members, answers, groups = drawn(300, (0.5, 0.5), seed)
     found = fit_mixture(members, answers, groups, seed=0)
-    assert not found.uses_fit and found.weights == {"m0": 0.5, "m1": 0.5} and "so the mean is used" in found.reading()
+    assert (
+        not found.uses_fit
+        and found.weights == {"m0": 0.5, "m1": 0.5}
+        and "so the mean is used" in found.describe()
+    )
     pd.testing.assert_frame_equal(found.oof, mixed(list(members.values()), [0.5, 0.5]))
 
 
@@ -70,7 +86,9 @@ def test_weights_are_judged_on_pictures_that_their_fit_did_not_see(monkeypatch):
         return weights_of(len(fits))
 
     def weights_of(number):
-        return np.array([0.7 + number / 50, 0.3 - number / 50])  # so that a row tells which fit mixed it
+        return np.array(
+            [0.7 + number / 50, 0.3 - number / 50]
+        )  # so that a row tells which fit mixed it
 
     monkeypatch.setattr(mixture, "fit_weights", spy)
     monkeypatch.setattr(mixture, "sign_flip_p", lambda *_: 0.0)
@@ -80,7 +98,9 @@ def test_weights_are_judged_on_pictures_that_their_fit_did_not_see(monkeypatch):
     blends = [mixed(list(members.values()), weights_of(n))[LETTERS].to_numpy() for n in range(1, 6)]
     rows = found.oof[LETTERS].to_numpy()
     for row in range(60):
-        number = next(n for n in range(5) if np.allclose(blends[n][row], rows[row], rtol=0, atol=1e-12))
+        number = next(
+            n for n in range(5) if np.allclose(blends[n][row], rows[row], rtol=0, atol=1e-12)
+        )
         assert not {own[i] for i in range(60) if groups[i] == groups[row]} & fits[number]
 
 
@@ -102,8 +122,14 @@ def test_the_sign_flip_test_knows_a_shift_and_flips_rows_of_a_picture_together()
     rows = list(range(200))
     assert sign_flip_p(noise - noise.mean(), rows, seed=0) > 0.9
     assert sign_flip_p(noise - 0.5, rows, seed=0) < 0.01
-    alike = np.repeat(rng.normal(size=4) - 1, 50)  # four pictures of 50 equal rows are four observations
-    assert sign_flip_p(alike, np.repeat(range(4), 50), seed=0) >= 2 / 2**4 > sign_flip_p(alike, rows, seed=0)
+    alike = np.repeat(
+        rng.normal(size=4) - 1, 50
+    )  # four pictures of 50 equal rows are four observations
+    assert (
+        sign_flip_p(alike, np.repeat(range(4), 50), seed=0)
+        >= 2 / 2**4
+        > sign_flip_p(alike, rows, seed=0)
+    )
 
 
 def test_the_decision_is_the_same_each_time():

@@ -9,15 +9,19 @@ import pytest
 from conftest import write_korean_challenge
 from scipy.stats import bootstrap
 
-import run_all
 from run_all import STAGES
-from vqa_utils.artifacts.files import hashes, read_json, write_json
+from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import parse_settings, to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.errors import RunError
-from vqa_utils.experiments.comparison import compare_runs, comparison, read_comparison, read_scored
+from vqa_utils.experiments.comparison import (
+    compare_runs,
+    comparison,
+    describe_comparison,
+    read_scored,
+)
 from vqa_utils.metrics import accuracy_interval
 from vqa_utils.presets import PRESETS, differences, preset
 from vqa_utils.running.resolution import start_run
@@ -34,7 +38,9 @@ def finished(stand_in, korean_folder, console):
         config = preset("demo", **{"data": str(korean_folder), "n_folds": 2, **changes})
         paths = RunPaths(run_id)
         start_run(paths, config)
-        Runner(paths, config, console, reuse=True).run(select_steps(STAGES, config.fold_numbers)[:steps])
+        Runner(paths, config, console, reuse=True).run(
+            select_steps(STAGES, config.fold_numbers)[:steps]
+        )
         return paths
 
     return run
@@ -59,15 +65,22 @@ def test_the_best_run_comes_first_and_the_others_are_judged_against_it(finished,
     assert table["settings"].tolist() == ["lora_r=4 n_folds=2", "n_folds=2", "n_folds=2 seed=7"]
     assert table["log_loss"][0] == pytest.approx(-np.log(0.7))
     assert table["calibration_error"].tolist() == pytest.approx([0.3, 0.0, 0.2])
-    assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1:].tolist() == pytest.approx([2 / 2**12] * 2)
+    assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1:].tolist() == pytest.approx(
+        [2 / 2**12] * 2
+    )
     assert (table["low"][1], table["high"][1]) == accuracy_interval(np.arange(24) < 12)
-    assert table["train_minutes"].tolist() == [3.0] * 3 and table["notebook_minutes"].tolist() == [4.0] * 3
+    assert (
+        table["train_minutes"].tolist() == [3.0] * 3
+        and table["notebook_minutes"].tolist() == [4.0] * 3
+    )
     assert table["peak_gib"].tolist() == [3.0] * 3 and table["rungs"].tolist() == [1, 0, 0]
-    assert read_comparison(table) == "Behind all beyond chance (p < 0.01): unsure, half, of 2."
-    assert read_comparison(table.iloc[:1]) == "all is alone on its rows."
+    assert describe_comparison(table) == "Behind all beyond chance (p < 0.01): unsure, half, of 2."
+    assert describe_comparison(table.iloc[:1]) == "all is alone on its rows."
 
 
-def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(finished, stand_in, console):
+def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(
+    finished, stand_in, console
+):
     stand_in.right |= {"plain": 2, "calibrated": 2}
     stand_in.calibrated["calibrated"] = 0.5
     finished("plain")
@@ -76,41 +89,73 @@ def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(fini
     table = pd.read_csv(comparison_file()).set_index("run")
     assert table["calibration_error"].tolist() == pytest.approx([0.2, 0.2])
     assert table["calibration_error_calibrated"]["calibrated"] == pytest.approx(0)
-    assert table["log_loss_calibrated"]["calibrated"] == pytest.approx(-(np.log(0.5) + np.log(0.5 / 3)) / 2)
+    assert table["log_loss_calibrated"]["calibrated"] == pytest.approx(
+        -(np.log(0.5) + np.log(0.5 / 3)) / 2
+    )
     assert table.loc["plain", ["log_loss_calibrated", "calibration_error_calibrated"]].isna().all()
     before = -(np.log(0.7) + np.log(0.1)) / 2
     lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 5}
-    assert f"│ {before:.3f} (1.242)" in lines["calibrated"] and "│ 0.200 (0.000)" in lines["calibrated"]
-    assert f"│ {before:.3f} " in lines["plain"] and "(0" not in lines["plain"].split(f"{before:.3f}")[1]
+    assert (
+        f"│ {before:.3f} (1.242)" in lines["calibrated"]
+        and "│ 0.200 (0.000)" in lines["calibrated"]
+    )
+    assert (
+        f"│ {before:.3f} " in lines["plain"]
+        and "(0" not in lines["plain"].split(f"{before:.3f}")[1]
+    )
 
 
 def test_rows_are_paired_by_id_whatever_the_folds(finished, stand_in):
     finished("first")
     finished("other-folds", seed=7)
     first, second = read_scored("first"), read_scored("other-folds")
-    assert (first.paths.folds.read_text() != second.paths.folds.read_text()) and (first.right == second.right).all()
+    assert (first.paths.folds.read_text() != second.paths.folds.read_text()) and (
+        first.right == second.right
+    ).all()
     assert comparison([first, second])["mcnemar_p"].tolist()[1] == 1.0
 
 
-def test_runs_on_other_rows_or_answers_are_compared_among_themselves(finished, stand_in, tmp_path, console):
+def test_runs_on_other_rows_or_answers_are_compared_among_themselves(
+    finished, stand_in, tmp_path, console
+):
     other = write_korean_challenge(tmp_path / "other")
     answers = pd.read_csv(other / "train.csv").assign(
         answer=lambda rows: rows["answer"].map(dict(zip("abcd", "bcda", strict=True)))
     )
     answers.to_csv(other / "train.csv", index=False)
     stand_in.right |= {"best": 4, "limited": 4}
-    for run_id, changes in {"one": {}, "best": {}, "limited": {"limit": 20}, "others": {"data": str(other)}}.items():
+    for run_id, changes in {
+        "one": {},
+        "best": {},
+        "limited": {"limit": 20},
+        "others": {"data": str(other)},
+    }.items():
         finished(run_id, **changes)
     text = printed(console)
     table = pd.read_csv(comparison_file()).set_index("run")
-    assert table["rows_hash"].nunique() == 3 and table["rows_hash"]["one"] == table["rows_hash"]["best"]
-    assert table["mcnemar_p"].isna().to_dict() == {"best": True, "one": False, "limited": True, "others": True}
+    assert (
+        table["rows_hash"].nunique() == 3
+        and table["rows_hash"]["one"] == table["rows_hash"]["best"]
+    )
+    assert table["mcnemar_p"].isna().to_dict() == {
+        "best": True,
+        "one": False,
+        "limited": True,
+        "others": True,
+    }
     captions = re.findall(r"(\d+) out-of-fold rows of (\S+);", text)
-    assert sorted(rows for rows, _ in captions) == ["20", "24", "24"] and str(other) in dict(map(reversed, captions))
-    assert "limited is alone on its rows." in text and "Behind best beyond chance (p < 0.01): none, of 1." in text
+    assert sorted(rows for rows, _ in captions) == ["20", "24", "24"] and str(other) in dict(
+        map(reversed, captions)
+    )
+    assert (
+        "limited is alone on its rows." in text
+        and "Behind best beyond chance (p < 0.01): none, of 1." in text
+    )
 
 
-def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, korean_folder, tmp_path):
+def test_runs_that_are_not_finished_are_left_out_and_why(
+    finished, console, korean_folder, tmp_path
+):
     finished("whole")
     finished("early", steps=3)
     half = finished("half")
@@ -126,34 +171,16 @@ def test_runs_that_are_not_finished_are_left_out_and_why(finished, console, kore
     assert pd.read_csv(comparison_file())["run"].tolist() == ["whole"]
     reasons = dict(re.findall(r"left out: (\S+): (.*)", text))
     assert reasons.pop("early") == "not finished: 3 notebooks are whole, 05_ensemble is missing"
-    assert reasons.pop("half") == reasons.pop("changed") == "not finished: its settings or files have changed since 05_ensemble"
+    assert (
+        reasons.pop("half")
+        == reasons.pop("changed")
+        == "not finished: its settings or files have changed since 05_ensemble"
+    )
     assert reasons.pop("old").startswith(
         "runs/old/config.json: settings of another version of the code: it lacks accumulation, "
     )
     assert "expected the data that it has seen in" in reasons.pop("moved")
     assert not reasons
-
-
-def test_a_run_from_before_a_setting_is_compared_and_gone_on_with_as_what_it_did(
-    finished, stand_in, console, monkeypatch, korean_folder
-):
-    of_then = {"calibrate": False, "shuffle_options": False}
-    monkeypatch.setattr("vqa_utils.config.BEFORE_IT_CAME", of_then)
-    monkeypatch.setattr("vqa_utils.artifacts.run.BEFORE_IT_CAME", of_then)
-    paths = finished("old", calibrate=False)
-    values = {name: value for name, value in read_json(paths.config).items() if name not in of_then}
-    for file in (paths.config, *(paths.fold(k).adapter_config for k in (0, 1))):
-        write_json(file, values)
-    for marker in paths.stages.glob("03*"):  # the adapters of then, with the settings beside them as they were then
-        step = next(step for step in select_steps(STAGES, (0, 1)) if step.name == marker.stem)
-        write_json(marker, read_json(marker) | {"outputs": hashes(step.outputs(paths.folder), paths.folder)})
-    said = "old was made before some settings came; what it did is called calibrate=false shuffle_options=false now"
-    assert said in printed(console) and pd.read_csv(comparison_file())["settings"].tolist() == ["n_folds=2 calibrate=false"]
-    stand_in.executed.clear()
-    monkeypatch.setattr("sys.argv", ["run_all.py", "--resume", "--run-id", "old"])
-    run_all.run(run_all.parse_arguments(), console)
-    assert console.file.getvalue().count(said) == 2 and [name for name in stand_in.executed if "03" in name] == []
-    assert read_json(paths.config)["calibrate"] is False and said not in printed(console)
 
 
 def test_an_ensemble_of_some_folds_is_not_finished(finished, console):
@@ -183,17 +210,25 @@ def test_the_interval_is_the_percentile_bootstraps(right):
     if right in (0, 60):
         assert accuracy_interval(rows) == (right / 60, right / 60)
         return
-    drawn = bootstrap((rows,), np.mean, n_resamples=20_000, method="percentile", random_state=0).confidence_interval
+    drawn = bootstrap(
+        (rows,), np.mean, n_resamples=20_000, method="percentile", random_state=0
+    ).confidence_interval
     assert accuracy_interval(rows) == pytest.approx(tuple(drawn), abs=1 / 60 + 1e-9)
     assert accuracy_interval(rows, 0.5)[0] >= accuracy_interval(rows)[0]
 
 
 def test_a_setting_that_differs_from_its_preset_is_named():
     assert differences(preset("safe", data="some/where")) == {}
-    assert differences(preset("safe", seed=1, max_memory=("12GB",))) == {"max_memory": ("12GB",), "seed": 1}
-    settled = dataclasses.replace(preset("safe").with_micro_batch(4), score_batch=32)
-    assert differences(settled) == {}, "the preset says auto, and a step has its rows"
-    assert differences(dataclasses.replace(settled, accumulation=8)) == {"micro_batch": 4, "accumulation": 8}
+    assert differences(preset("safe", seed=1, max_memory=("12GB",))) == {
+        "max_memory": ("12GB",),
+        "seed": 1,
+    }
+    resolve_batches = dataclasses.replace(preset("safe").with_micro_batch(4), score_batch=32)
+    assert differences(resolve_batches) == {}, "the preset says auto, and a step has its rows"
+    assert differences(dataclasses.replace(resolve_batches, accumulation=8)) == {
+        "micro_batch": 4,
+        "accumulation": 8,
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -209,11 +244,18 @@ def test_the_text_of_a_setting_is_read_as_the_same_value(name):
     ]
 
 
-def test_switches_are_judged_against_the_same_seeds_without_them(finished, stand_in, korean_folder, monkeypatch):
+def test_switches_are_judged_against_the_same_seeds_without_them(
+    finished, stand_in, korean_folder, monkeypatch
+):
     monkeypatch.syspath_prepend(ROOT / "tests/bench")
     from switches import switches
 
-    runs = {"one": {"seed": 1}, "two": {"seed": 2}, "one-tta": {"seed": 1, "tta": 4}, "two-tta": {"seed": 2, "tta": 4}}
+    runs = {
+        "one": {"seed": 1},
+        "two": {"seed": 2},
+        "one-tta": {"seed": 1, "tta": 4},
+        "two-tta": {"seed": 2, "tta": 4},
+    }
     for run_id, right in zip(runs, (2, 3, 4, 3), strict=True):
         stand_in.right[run_id] = right
         finished(run_id, **runs[run_id])
@@ -222,7 +264,13 @@ def test_switches_are_judged_against_the_same_seeds_without_them(finished, stand
     with pytest.raises(SystemExit, match="with the same seeds, found"):
         switches(["one", "two", "one-tta"], pictures)
     table = switches(list(runs), pictures).set_index("switch")
-    assert sorted(table.index) == ["none", "tta=4"] and table.loc["tta=4", "accuracy by seed"] == "1.000 0.750"
-    assert table["accuracy"].tolist() == [0.625, 0.875] and table.loc["tta=4", "accuracy change"] == 0.25
+    assert (
+        sorted(table.index) == ["none", "tta=4"]
+        and table.loc["tta=4", "accuracy by seed"] == "1.000 0.750"
+    )
+    assert (
+        table["accuracy"].tolist() == [0.625, 0.875]
+        and table.loc["tta=4", "accuracy change"] == 0.25
+    )
     assert table.loc["tta=4", "p (accuracy)"] < 0.05 < table.loc["none", "p (accuracy)"]
     assert table.loc["tta=4", "log loss change"] < 0

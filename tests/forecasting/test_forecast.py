@@ -27,10 +27,14 @@ def expected(name="safe", gpus=(T4, T4), rows=(1000, 1000), **changes):
 
 def test_a_fold_trains_the_other_rows_and_evaluates_its_own():
     found = expected(tta=1)  # which the evaluation within a training takes
-    assert found.epoch_s == pytest.approx(1000 * (2 / 3 * found.training.wall + 1 / 3 * found.scoring.wall))
+    assert found.epoch_s == pytest.approx(
+        1000 * (2 / 3 * found.training.wall + 1 / 3 * found.scoring.wall)
+    )
     assert expected(rows=(2000, 1000), tta=1).epoch_s == pytest.approx(2 * found.epoch_s)
     alone = expected(use_kfold=False, holdout_fraction=0.25, tta=1)
-    assert alone.epoch_s == pytest.approx(1000 * (0.75 * found.training.wall + 0.25 * found.scoring.wall))
+    assert alone.epoch_s == pytest.approx(
+        1000 * (0.75 * found.training.wall + 0.25 * found.scoring.wall)
+    )
 
 
 def test_a_run_is_its_folds_epochs_and_scoring():
@@ -39,7 +43,9 @@ def test_a_run_is_its_folds_epochs_and_scoring():
     assert two.run_s == run and two.run_s - one.run_s == pytest.approx(3 * one.epoch_s)
     more_test = expected(rows=(1000, 2000)).run_s - run
     assert more_test == pytest.approx(3 * 1000 * one.scoring.wall)
-    assert expected(baselines=True).run_s - run == pytest.approx(3 * 2 * 1000 / 3 * one.scoring.wall)
+    assert expected(baselines=True).run_s - run == pytest.approx(
+        3 * 2 * 1000 / 3 * one.scoring.wall
+    )
     loading = run - 3 * (2 * one.epoch_s + (1000 / 3 + 1000) * one.scoring.wall)
     assert loading > 6 * STARTING + 62e9 / 0.2e9 and expected(cache_dir="").run_s > run + 60
 
@@ -55,22 +61,16 @@ def test_folds_that_need_a_gpu_each_run_side_by_side():
         one, two = (expected(name, gpus) for gpus in ([T4], [T4, T4]))
         assert (one.side_by_side, two.side_by_side) == (1, 2) and one.epoch_s == two.epoch_s
         assert 0.5 < two.run_s / one.run_s < 0.75  # three folds on two
-    assert expected().side_by_side == expected("single_gpu", max_memory=("14GB", "14GB")).side_by_side == 1
+    assert (
+        expected().side_by_side
+        == expected("single_gpu", max_memory=("14GB", "14GB")).side_by_side
+        == 1
+    )
 
 
 def test_four_orders_cost_less_than_four_times_one():
     one, four = (expected(tta=orders, score_batch=8) for orders in (1, 4))
     assert 1.2 < four.scoring.wall / one.scoring.wall < 2.5 and four.training == one.training
-
-
-def test_each_rotation_is_scored_anew_but_for_blank_pictures():
-    one, four = (expected(tta=2, score_batch=8, rotations=rotations) for rotations in (1, 4))
-    assert four.scoring.wall == pytest.approx(4 * one.scoring.wall) and four.epoch_s == one.epoch_s
-    rows = 3 * (1000 / 3 + 1000)  # of three folds
-    assert four.run_s - one.run_s == pytest.approx(3 * rows * one.scoring.wall)
-    with_baselines = (expected(tta=2, score_batch=8, rotations=rotations, baselines=True).run_s for rotations in (1, 4))
-    more = [with_them - without.run_s for with_them, without in zip(with_baselines, (one, four), strict=True)]
-    assert more == pytest.approx([2000 * one.scoring.wall, 5000 * one.scoring.wall])  # 1,000 held-out rows by base, and blank
 
 
 def test_several_orders_alone_cost_a_whole_mask(monkeypatch):
@@ -82,14 +82,20 @@ def test_several_orders_alone_cost_a_whole_mask(monkeypatch):
 
     monkeypatch.setattr(of_forecast, "work_of", spied)
     expected(tta=4, micro_batch=16, score_batch=8)
-    assert set(asked) == {(True, 16, True), (False, 8, True), (False, 8, False)}  # a step, its evaluation, the scoring
+    assert set(asked) == {
+        (True, 16, True),
+        (False, 8, True),
+        (False, 8, False),
+    }  # a step, its evaluation, the scoring
 
 
 def test_without_rates_there_is_no_forecast():
     assert expected("dense_8b", [Gpu("Tesla V100", 32)]) is None
     assert expected("safe", [T4, Gpu("Tesla V100", 32)]) is None
     assert expected("dense_8b", [T4, Gpu("Tesla V100", 32)]) is None
-    assert expected("dense_8b", [T4, Gpu("Tesla V100", 32)], use_kfold=False) is not None  # which uses the first alone
+    assert (
+        expected("dense_8b", [T4, Gpu("Tesla V100", 32)], use_kfold=False) is not None
+    )  # which uses the first alone
 
 
 def said(name, gpus, rows, **changes):
@@ -100,31 +106,44 @@ def said(name, gpus, rows, **changes):
 
 def test_the_plan_says_minutes_and_that_they_are_a_models():
     found, text = expected(rows=(3887, 3887)), said("safe", [T4, T4], (3887, 3887))
-    numbers = re.search(r"3,887 train and 3,887 test rows: ([\d.]+) minutes per epoch of a fold, (\d+) for the whole run", text)
+    numbers = re.search(
+        r"3,887 train and 3,887 test rows: ([\d.]+) minutes per epoch of a fold, (\d+) for the whole run",
+        text,
+    )
     assert float(numbers[1]) == pytest.approx(found.epoch_s / 60, abs=0.06)
     assert int(numbers[2]) == pytest.approx(found.run_s / 60, abs=0.6)
     assert "(3 folds, 2 epochs)" in text and f"bound by {found.training.bound}" in text
     assert "a model, not a measurement" in text and "assumed" not in text
-    assert "1,000 train and 1,000 test rows (assumed, as the data is not there)" in said("safe", [T4, T4], None)
+    assert "1,000 train and 1,000 test rows (assumed, as the data is not there)" in said(
+        "safe", [T4, T4], None
+    )
     assert "for 100 train, 50 extra and 10 test rows: " in said("safe", [T4, T4], (100, 10, 50))
     assert "(3 folds and the refit, 2 epochs)" in said("safe", [T4, T4], None, refit=True)
     assert "(3 folds, 2 at a time, 2 epochs)" in said("dense_8b", [T4, T4], None)
-    assert "no rates are known for Tesla V100, only for H100, T4" in said("dense_8b", [Gpu("Tesla V100", 32)], None)
+    assert "no rates are known for Tesla V100, only for H100, T4" in said(
+        "dense_8b", [Gpu("Tesla V100", 32)], None
+    )
 
 
 def test_rows_are_counted_where_the_data_is(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "KAGGLE_INPUT", tmp_path)
-    assert rows_here(preset("safe")) is None and rows_here(preset("safe", data=str(tmp_path))) is None
+    assert (
+        rows_here(preset("safe")) is None and rows_here(preset("safe", data=str(tmp_path))) is None
+    )
     data = tmp_path / "challenge"
     data.mkdir()
-    (data / "train.csv").write_bytes('id,question\n1,"two\nlines, 색?"\n2,b\n\n3,c\n'.encode("cp949"))
+    (data / "train.csv").write_bytes(
+        'id,question\n1,"two\nlines, 색?"\n2,b\n\n3,c\n'.encode("cp949")
+    )
     assert rows_here(preset("safe", data=str(data))) is None  # there is no test.csv
     (data / "test.csv").write_text("id\n1\n2\n")
     assert rows_here(preset("safe", data=str(data))) == rows_here(preset("safe")) == (3, 2, 0)
     assert rows_here(preset("safe", data=str(data), limit=2)) == (2, 2, 0)
     (tmp_path / "more.csv").write_text("id\n1\n2\n3\n4\n")
     more = {"data": str(data), "extra_train": str(tmp_path / "more.csv")}
-    assert rows_here(preset("safe", **more)) == (3, 2, 4) and rows_here(preset("safe", limit=2, **more)) == (2, 2, 2)
+    assert rows_here(preset("safe", **more)) == (3, 2, 4) and rows_here(
+        preset("safe", limit=2, **more)
+    ) == (2, 2, 2)
     (tmp_path / "more.csv").unlink()
     assert rows_here(preset("safe", **more)) is None
 
@@ -133,5 +152,8 @@ def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_p
     for name, rows in (("train", 400), ("test", 100)):
         (tmp_path / f"{name}.csv").write_text("id\n" + "1\n" * rows)
     command = [sys.executable, "run_all.py", "--preset", "safe", "--data", str(tmp_path), "--plan"]
-    texts = [subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout for n in ("2", "1")]
+    texts = [
+        subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for n in ("2", "1")
+    ]
     assert "expected for 400 train and 100 test rows: " in texts[0] and "expected" not in texts[1]

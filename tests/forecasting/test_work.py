@@ -17,7 +17,11 @@ from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 
-RECORDED = [case for case in json.loads((ROOT / "tests/bench/speed.json").read_text()) if case.get("variant") == "ours"]
+RECORDED = [
+    case
+    for case in json.loads((ROOT / "tests/bench/speed.json").read_text())
+    if case.get("variant") == "ours"
+]
 CASES = [
     pytest.param(case, mode, id=f"{mode}-{case['rows']}-{case.get('change', '')}")
     for case in RECORDED
@@ -36,7 +40,9 @@ def works_of(config, batch, *, limits=(28e9,), worth=WORTH_SINCE_AMPERE, trainin
 def predicted(case, mode):
     """The work of a pass of `speed.py`, and its time on the H100 that it was measured on."""
     changes = parse_settings(filter(None, case.get("change", "").split(",")))
-    config = preset("safe", max_memory=("28GB",), **changes)  # whose plan `speed.py` takes, but for larger passes
+    config = preset(
+        "safe", max_memory=("28GB",), **changes
+    )  # whose plan `speed.py` takes, but for larger passes
     if mode == "train" and case["rows"] > config.effective_batch:
         config = replace(config, micro_batch=case["rows"], accumulation=1)
     image_tokens = batch_of(shape_of(config), config, 1).image_tokens
@@ -80,12 +86,17 @@ def test_operations_are_two_a_weight_and_token_forward_and_more_with_a_backward(
     config = preset("dense_8b", max_memory=("28GB",))
     batch, shape = Batch(4, 196, 128), shape_of(config)
     (forward,) = works_of(config, batch, training=False)
-    layers = sum(prod(size) for name, size in shape.parameters.items() if ".layers." in name and len(size) == 2)
+    layers = sum(
+        prod(size)
+        for name, size in shape.parameters.items()
+        if ".layers." in name and len(size) == 2
+    )
     text = 2 * layers * batch.tokens
     vision = 2 * 27 * (4 * 1152**2 + 2 * 1152 * 4304) * 4 * 196 * 4  # four patches an image token
     assert 1.0 < forward.operations / (text + vision) < 1.1  # scores, mergers, head
     checkpointed, kept = (
-        works_of(replace(config, use_gradient_checkpointing=on), batch)[0].operations - forward.operations
+        works_of(replace(config, use_gradient_checkpointing=on), batch)[0].operations
+        - forward.operations
         for on in (True, False)
     )
     down = 36 * 4096 * 12288  # whose output nothing needs again
@@ -95,10 +106,15 @@ def test_operations_are_two_a_weight_and_token_forward_and_more_with_a_backward(
 
 def test_experts_are_not_multiplied_again_by_checkpointing():
     config = preset("safe", max_memory=("28GB",))
-    with_it, without = (works_of(replace(config, use_gradient_checkpointing=on), Batch(4, 144, 128))[0] for on in (True, False))
+    with_it, without = (
+        works_of(replace(config, use_gradient_checkpointing=on), Batch(4, 144, 128))[0]
+        for on in (True, False)
+    )
     attention = 48 * (2 * 2048 * 4096 + 2 * 2048 * 512)
     scores = 48 * 4 * 4096 * 272 / 2  # causal
-    assert with_it.operations - without.operations == pytest.approx((2 * attention + scores) * 4 * 272)
+    assert with_it.operations - without.operations == pytest.approx(
+        (2 * attention + scores) * 4 * 272
+    )
     assert 0 < with_it.launches - without.launches < 48 * 30
 
 
@@ -115,9 +131,14 @@ def test_two_gpus_share_the_work_and_take_turns():
 
 def test_streamed_experts_come_over_the_bus_forward_and_back():
     config, batch = preset("safe", offload_experts=True), Batch(16, 144, 128)
-    (streaming,), (scoring,) = (works_of(config, batch, limits=(14e9,), training=on) for on in (True, False))
+    (offloading,), (scoring,) = (
+        works_of(config, batch, limits=(14e9,), training=on) for on in (True, False)
+    )
     a_layer = 128 * 3 * 2048 * 768 * 4.127 / 8
-    assert streaming.streamed == pytest.approx(2 * 29 * a_layer, rel=0.01) and scoring.streamed == streaming.streamed / 2
+    assert (
+        offloading.streamed == pytest.approx(2 * 29 * a_layer, rel=0.01)
+        and scoring.streamed == offloading.streamed / 2
+    )
     assert works_of(config, batch)[0].streamed == 0
 
 
@@ -138,7 +159,12 @@ def test_seconds_are_those_of_what_takes_longest():
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("Tesla T4", "T4"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA T400", None), ("Tesla V100-SXM2-32GB", None)],
+    [
+        ("Tesla T4", "T4"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA T400", None),
+        ("Tesla V100-SXM2-32GB", None),
+    ],
 )
 def test_rates_are_known_by_the_gpus_name(name, known):
     assert rates_of(name) is RATES.get(known)

@@ -40,12 +40,26 @@ def run_all(tmp_path, monkeypatch):
     folder = write_korean_challenge(tmp_path / "data", train=12, test=4)
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    settings = ["n_folds=2", "epochs=2", "micro_batch=4", "baselines=false", "use_gradient_checkpointing=true"]
-    options = ["--data", str(folder), "--run-id", "small", *(part for name in settings for part in ("--set", name))]
+    settings = [
+        "n_folds=2",
+        "epochs=2",
+        "micro_batch=4",
+        "baselines=false",
+        "use_gradient_checkpointing=true",
+    ]
+    options = [
+        "--data",
+        str(folder),
+        "--run-id",
+        "small",
+        *(part for name in settings for part in ("--set", name)),
+    ]
 
     def run(*more):
         command = [sys.executable, "run_all.py", *options, *more]
-        return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+        )
 
     return run
 
@@ -67,4 +81,6 @@ def test_the_training_goes_on_from_its_checkpoint_with_half_the_batch(run_all, t
     assert "micro-batch 4 -&gt; 2" in (paths.report / "index.html").read_text()
     assert paths.submission(True).exists()
     again = run_all("--folds", "0", "--resume")
-    assert again.returncode == 0 and again.stdout.count("reused") == 6, again.stdout  # the rungs change no step's state
+    assert again.returncode == 0 and again.stdout.count("reused") == 6, (
+        again.stdout
+    )  # the rungs change no step's state

@@ -23,7 +23,10 @@ from vqa_utils.scoring.options import score_options
 from vqa_utils.training import fold as train
 from vqa_utils.training.fold import train_fold
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 STREAMED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
 
 
@@ -45,11 +48,16 @@ def test_streamed_experts_compute_the_same(config, encoder, challenge, monkeypat
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
     wanted = run(add_lora(load_base(config), config).train(), batch)
     plan = memory_plan(config)
-    streaming = dataclasses.replace(plan, gpus=(dataclasses.replace(plan.gpus[0], streamed_layers=STREAMED),))
-    monkeypatch.setattr(model, "memory_plan", lambda config: streaming)
+    offloading = dataclasses.replace(
+        plan, gpus=(dataclasses.replace(plan.gpus[0], offloaded_layers=STREAMED),)
+    )
+    monkeypatch.setattr(model, "memory_plan", lambda config: offloading)
     base = load_base(config)
     experts = base.model.language_model.layers[2].mlp.experts
-    assert all(tensor.is_pinned() for tensor in experts.host.values()) and experts.gate_up_proj.numel() == 0
+    assert (
+        all(tensor.is_pinned() for tensor in experts.host.values())
+        and experts.gate_up_proj.numel() == 0
+    )
     tuned = add_lora(base, config).train()
     for _ in range(3):  # a copy that came too late would show sooner or later
         tuned.zero_grad()
@@ -72,7 +80,10 @@ def test_a_lean_layer_computes_what_transformers_own_does(config, encoder, chall
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-2, atol=1e-2)
     assert found[1].keys() == wanted[1].keys() and len(found[1]) > 8
     for name in wanted[1]:
-        assert torch.cosine_similarity(found[1][name].flatten(), wanted[1][name].flatten(), dim=0) > 0.999
+        assert (
+            torch.cosine_similarity(found[1][name].flatten(), wanted[1][name].flatten(), dim=0)
+            > 0.999
+        )
 
 
 def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_path):
@@ -83,32 +94,49 @@ def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_p
     assert torch.equal(first, again) and len(list((tmp_path / "kept").iterdir())) == 1
 
 
-def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(config, encoder, challenge, tmp_path, monkeypatch):
+def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     scaler = grad_scaler()
     monkeypatch.setattr(train, "grad_scaler", lambda: scaler)
     config = dataclasses.replace(config, use_amp=True, micro_batch=2, accumulation=2)
     rows = challenge.train
     model = add_lora(load_base(config), config)
-    meta = train_fold(model, config, encoder, rows.head(16), rows.tail(4), FoldPaths(tmp_path / "fold"))
+    meta = train_fold(
+        model, config, encoder, rows.head(16), rows.tail(4), FoldPaths(tmp_path / "fold")
+    )
     state = scaler.state_dict()
     assert meta["skipped_steps"] == 0 and state["scale"] == START_SCALE
-    assert state["_growth_tracker"] == meta["steps"] == 4  # it was asked once a step, not once a micro-batch
+    assert (
+        state["_growth_tracker"] == meta["steps"] == 4
+    )  # it was asked once a step, not once a micro-batch
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_and_answer_as_one_does(config, encoder, challenge, tmp_path):
     one, two = (dataclasses.replace(config, max_memory=("4GB",) * count) for count in (1, 2))
-    assert set(memory_plan(two).device_map.values()) == {0, 1} and set(memory_plan(one).device_map.values()) == {0}
+    assert set(memory_plan(two).device_map.values()) == {0, 1} and set(
+        memory_plan(one).device_map.values()
+    ) == {0}
     rows, answers = challenge.train, {}
     for name, trained_on in (("one", one), ("two", two)):
         paths = FoldPaths(tmp_path / name)
-        train_fold(add_lora(load_base(trained_on), trained_on), trained_on, encoder, rows.head(16), rows.tail(8), paths)
+        train_fold(
+            add_lora(load_base(trained_on), trained_on),
+            trained_on,
+            encoder,
+            rows.head(16),
+            rows.tail(8),
+            paths,
+        )
         for scored_on in (one, two):
             tuned, *_ = load_adapter(paths.adapter, scored_on)
             for orders in (1, 4):
                 probs = score_options(tuned, encoder, challenge.test, batch_size=4, orders=orders)
                 answers[name, len(scored_on.max_memory), orders] = probs[list(LETTERS)].to_numpy()
-    assert all(np.abs(found - answers["one", 1, key[-1]]).max() < 5e-3 for key, found in answers.items())
+    assert all(
+        np.abs(found - answers["one", 1, key[-1]]).max() < 5e-3 for key, found in answers.items()
+    )
 
 
 LIMIT = """
@@ -126,14 +154,29 @@ def test_memory_that_runs_out_for_real(tmp_path, monkeypatch):
     settings = {"micro_batch": 512, "accumulation": 1, "epochs": 1, "max_memory": "10GB"}
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     for stage in ("02_folds", "03_train_fold"):
-        command = [sys.executable, "run_all.py", "--run-id", "small", "--only", stage, "--folds", "0", "--resume"]
+        command = [
+            sys.executable,
+            "run_all.py",
+            "--run-id",
+            "small",
+            "--only",
+            stage,
+            "--folds",
+            "0",
+            "--resume",
+        ]
         command = [*command, *options] if stage == "03_train_fold" else [*command[:-1], *options]
-        found = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+        )
         assert found.returncode == 0, found.stdout + found.stderr
     print(found.stdout)
     paths = RunPaths("small")
     rungs = read_rungs(paths.fold(0).rungs, from_dict(read_json(paths.config)))
-    assert [rung.name for rung in rungs][:2] == ["every layer computed again in the backward", "micro-batch 512 -> 256"]
+    assert [rung.name for rung in rungs][:2] == [
+        "every layer computed again in the backward",
+        "micro-batch 512 -> 256",
+    ]
     assert {rung.phase for rung in rungs} == {"training"}
     assert pd.read_csv(paths.fold(0).train_log)["memory_gib"].max() <= 0.25
 

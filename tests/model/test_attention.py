@@ -26,7 +26,9 @@ def test_equal_to_transformers_own_with_gradients(attention):
     found = attention(x, positions, mask)[0]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     grad = torch.randn_like(found)
-    for a, b in zip(torch.autograd.grad(found, x, grad), torch.autograd.grad(wanted, x, grad), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(found, x, grad), torch.autograd.grad(wanted, x, grad), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -42,7 +44,9 @@ def test_a_loaded_model_uses_it_and_a_cache_is_left_to_transformers(config):
     tokens = torch.arange(5, 13)[None]
     with torch.no_grad():
         whole = model(input_ids=tokens).logits[:, -1]
-        cache = model(input_ids=tokens[:, :5], use_cache=True, past_key_values=DynamicCache()).past_key_values
+        cache = model(
+            input_ids=tokens[:, :5], use_cache=True, past_key_values=DynamicCache()
+        ).past_key_values
         rest = model(input_ids=tokens[:, 5:], past_key_values=cache, use_cache=True).logits[:, -1]
     torch.testing.assert_close(rest, whole, rtol=1e-4, atol=1e-4)
 

@@ -18,7 +18,9 @@ def rows(challenge):
 
 
 def expected_ids(processor, row, image_tokens, answer):
-    text = processor.apply_chat_template(chat(row, None, answer=answer), tokenize=False, add_generation_prompt=answer is None)
+    text = processor.apply_chat_template(
+        chat(row, None, answer=answer), tokenize=False, add_generation_prompt=answer is None
+    )
     return processor.tokenizer(text.replace(IMAGE, IMAGE * image_tokens))["input_ids"]
 
 
@@ -33,14 +35,20 @@ def test_training_and_inference_see_the_same_ids_up_to_the_letter(encoder, proce
         letter = processor.tokenizer.convert_tokens_to_ids(row["answer"])
         end = processor.tokenizer("<|im_end|>\n")["input_ids"]
         assert unpadded(questions, i) == prompt
-        assert unpadded(examples, i) == [*prompt, letter, *end] == expected_ids(processor, row, 16, row["answer"])
+        assert (
+            unpadded(examples, i)
+            == [*prompt, letter, *end]
+            == expected_ids(processor, row, 16, row["answer"])
+        )
 
 
 def test_the_letter_alone_has_a_label(encoder, processor, rows):
     batch = encoder.examples(rows)
     seen = batch["labels"] != IGNORED
     assert seen.sum(1).tolist() == [1, 1, 1, 1]
-    assert [processor.tokenizer.decode(label) for label in batch["labels"][seen]] == [row["answer"] for row in rows]
+    assert [processor.tokenizer.decode(label) for label in batch["labels"][seen]] == [
+        row["answer"] for row in rows
+    ]
     where = seen.float().argmax(1)
     assert torch.equal(batch["input_ids"].gather(1, where[:, None])[:, 0], batch["labels"][seen])
     # the logits that are kept start at the position that predicts the letter
@@ -54,15 +62,27 @@ def test_padding_is_on_the_left(encoder, rows):
 
 def test_a_label_that_is_not_the_answer_is_an_error(encoder, processor, rows):
     wrong = copy.deepcopy(processor)
-    wrong.chat_template = wrong.chat_template.replace("{{ '<|im_end|>\\n' }}", "{{ '.<|im_end|>\\n' }}")
+    wrong.chat_template = wrong.chat_template.replace(
+        "{{ '<|im_end|>\\n' }}", "{{ '.<|im_end|>\\n' }}"
+    )
     broken = Encoder(wrong, encoder.folder, encoder.image_side)
-    assert broken.examples(rows)["labels"].ne(IGNORED).sum() == 4  # text behind the letter is taken into account
+    assert (
+        broken.examples(rows)["labels"].ne(IGNORED).sum() == 4
+    )  # text behind the letter is taken into account
     template = wrong.chat_template
-    wrong.chat_template = template.replace("{{ message.content }}", "{{ 'It is ' + message.content }}")
-    with pytest.raises(ValueError, match="expected the chat with an answer to go on from the prompt"):
+    wrong.chat_template = template.replace(
+        "{{ message.content }}", "{{ 'It is ' + message.content }}"
+    )
+    with pytest.raises(
+        ValueError, match="expected the chat with an answer to go on from the prompt"
+    ):
         broken.examples(rows)
-    wrong.chat_template = template.replace("{{ message.content }}", "{{ 'answer: ' + message.content }}")
-    with pytest.raises(ValueError, match=r"expected the label 'a', found .*; the chat template does not put"):
+    wrong.chat_template = template.replace(
+        "{{ message.content }}", "{{ 'answer: ' + message.content }}"
+    )
+    with pytest.raises(
+        ValueError, match=r"expected the label 'a', found .*; the chat template does not put"
+    ):
         broken.examples(rows)
 
 
@@ -80,7 +100,10 @@ def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(tmp_path,
     for row, size in zip(rows, [(600, 150), (48, 20), (64, 64), (70, 200)], strict=True):
         Image.new("RGB", size, "red").save(tmp_path / row["path"], exif=turned)
     encoder = Encoder(processor, tmp_path, 64)
-    encoded, lengths = encoder.questions(rows)["attention_mask"].sum(1), torch.tensor(encoder.lengths(rows))
+    encoded, lengths = (
+        encoder.questions(rows)["attention_mask"].sum(1),
+        torch.tensor(encoder.lengths(rows)),
+    )
     assert len(set(lengths.tolist())) == 4 and (encoded - lengths).unique().numel() == 1
 
 
@@ -99,14 +122,19 @@ def test_a_letter_of_several_tokens_is_refused(processor):
     class Processor:
         tokenizer = Split()
 
-    with pytest.raises(ValueError, match=r"one token for each of the letters .* found \[\[1\], \[1\], \[1, 2\], \[1\]\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"one token for each of the letters .* found \[\[1\], \[1\], \[1, 2\], \[1\]\]",
+    ):
         letter_token_ids(Processor())
     assert len(set(letter_token_ids(processor))) == 4
 
 
 def test_the_positions_are_those_of_the_model(base, encoder, challenge, tmp_path):
     records = challenge.train.head(3).to_dict("records")
-    for number, (record, size) in enumerate(zip(records, [(64, 64), (32, 96), (120, 40)], strict=True)):
+    for number, (record, size) in enumerate(
+        zip(records, [(64, 64), (32, 96), (120, 40)], strict=True)
+    ):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
         record |= {"path": f"{number}.png", "question": record["question"] * (number + 1)}
     batch = Encoder(encoder.processor, tmp_path, 128).examples(records)

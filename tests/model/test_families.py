@@ -29,8 +29,8 @@ from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
-from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring._orders import can_share, turned
+from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
+from vqa_utils.scoring._orders import can_share
 from vqa_utils.scoring.options import score_options
 from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
@@ -49,9 +49,13 @@ def qwen2_5_vl(tokenizer):
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14,
               "fullatt_block_indexes": [1], "window_size": 56}  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    config = Qwen2_5_VLConfig(text_config={**TEXT, "rope_parameters": rope}, vision_config=vision, **ids(tokenizer))
+    config = Qwen2_5_VLConfig(
+        text_config={**TEXT, "rope_parameters": rope}, vision_config=vision, **ids(tokenizer)
+    )
     images = Qwen2VLImageProcessor(patch_size=14, merge_size=2)
-    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    processor = Qwen2_5_VLProcessor(
+        images, tokenizer, Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template
+    )
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
@@ -59,11 +63,18 @@ def qwen3_vl(tokenizer):
     """The dense Qwen3-VL, patches of 16 px."""
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
               "deepstack_visual_indexes": [0], "num_position_embeddings": 64}  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    }
     text = {**TEXT, "head_dim": 16, "rope_parameters": rope}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids(tokenizer))
     images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
-    processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    processor = Qwen3VLProcessor(
+        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
+    )
     return Qwen3VLForConditionalGeneration(config), processor
 
 
@@ -73,17 +84,29 @@ def qwen3_5(tokenizer, config=Qwen3_5Config, model=Qwen3_5ForConditionalGenerati
               "num_position_embeddings": 64}  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2], "mrope_interleaved": True,
             "partial_rotary_factor": 0.5}  # fmt: skip
-    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    heads = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    }
     text = {**TEXT, "num_hidden_layers": 4, "head_dim": 16, "rope_parameters": rope, **heads, **mlp}
     made = config(text_config=text, vision_config=vision, **ids(tokenizer))
     images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
-    processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template)
+    processor = Qwen3VLProcessor(
+        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
+    )
     return model(made), processor
 
 
 def qwen3_5_moe(tokenizer):
     """The same with experts, and one that every token goes through."""
-    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 96}
+    experts = {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 96,
+    }
     return qwen3_5(tokenizer, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, **experts)
 
 
@@ -103,46 +126,77 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
     encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
     paths = FoldPaths(tmp_path / "fold0")
     meta = train_fold(
-        add_lora(load_base(family), family), family, encoder, challenge.train.head(8), challenge.train.tail(4), paths
+        add_lora(load_base(family), family),
+        family,
+        encoder,
+        challenge.train.head(8),
+        challenge.train.tail(4),
+        paths,
     )
     assert meta["steps"] == 2 and pd.read_csv(paths.train_log)["grad_norm"].gt(0).all()
     model, processor, config = load_adapter(paths.adapter, family)
     assert config == family
     held_out = challenge.train.tail(4)
-    probs = score_options(model, Encoder(processor, challenge.folder, family.image_side), held_out, batch_size=4)
+    probs = score_options(
+        model, Encoder(processor, challenge.folder, family.image_side), held_out, batch_size=4
+    )
     last = meta["epochs"][-1]
     assert log_loss(probs, held_out["answer"]) == pytest.approx(last["log_loss"], abs=1e-4)
     assert accuracy(probs, held_out["answer"]) == last["accuracy"]
 
 
 def test_four_option_orders_equal_four_full_passes(family, challenge):
-    base, encoder = load_base(family), Encoder(load_processor(family), challenge.folder, family.image_side)
+    base, encoder = (
+        load_base(family),
+        Encoder(load_processor(family), challenge.folder, family.image_side),
+    )
     rows = challenge.test.head(3)
     assert can_share(base) == ("linear_attention" not in str(base.config.get_text_config()))
     found = score_options(base, encoder, rows, batch_size=3, orders=4)[list(LETTERS)].to_numpy()
     full = np.zeros_like(found)
     for shift in range(4):
-        turned_rows = pd.DataFrame([turned(row, shift) for row in rows.to_dict("records")])
-        full += np.roll(score_options(base, encoder, turned_rows, batch_size=3)[list(LETTERS)].to_numpy(), shift, axis=1) / 4
+        turned_rows = pd.DataFrame(
+            [reorder_options(row, cyclic_order(shift)) for row in rows.to_dict("records")]
+        )
+        full += (
+            np.roll(
+                score_options(base, encoder, turned_rows, batch_size=3)[list(LETTERS)].to_numpy(),
+                shift,
+                axis=1,
+            )
+            / 4
+        )
     np.testing.assert_allclose(found, full, atol=1e-4)
 
 
 def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(family):
     targets = ("gate_proj", "q_proj")
     base = load_base(family)
-    matching = [name for name, _ in base.named_modules() if "visual" in name and name.endswith(targets)]
-    wanted = [name for name, _ in base.named_modules() if "language_model" in name and name.endswith(targets)]
+    matching = [
+        name for name, _ in base.named_modules() if "visual" in name and name.endswith(targets)
+    ]
+    wanted = [
+        name
+        for name, _ in base.named_modules()
+        if "language_model" in name and name.endswith(targets)
+    ]
     model = add_lora(base, dataclasses.replace(family, target_modules=targets))
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert len(learning) == 2 * len(wanted) >= 8 and all("language_model" in name for name in learning)
+    assert len(learning) == 2 * len(wanted) >= 8 and all(
+        "language_model" in name for name in learning
+    )
     assert bool(matching) == ("Qwen2_5" in type(base).__name__)
 
 
 def test_fp16_answers_as_fp32_does(family, challenge):
-    batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(challenge.test.to_dict("records"))
+    batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(
+        challenge.test.to_dict("records")
+    )
     exact = load_base(family, torch.float32)(**batch, logits_to_keep=1).logits.squeeze(1)
     with torch.autocast("cpu", torch.float16), torch.no_grad():
-        found = load_base(family, torch.float16)(**batch, logits_to_keep=1).logits.squeeze(1).float()
+        found = (
+            load_base(family, torch.float16)(**batch, logits_to_keep=1).logits.squeeze(1).float()
+        )
     assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.999
 
 
@@ -175,11 +229,18 @@ def test_attention_is_what_a_t4_has_a_lean_kernel_for(family, challenge, monkeyp
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
     base(**batch, logits_to_keep=1)
     *_, (q, k, v, kwargs) = calls  # the last is the language model's
-    assert q == k == v == 4 and kwargs["is_causal"] and kwargs["attn_mask"] is None and not kwargs.get("enable_gqa")
+    assert (
+        q == k == v == 4
+        and kwargs["is_causal"]
+        and kwargs["attn_mask"] is None
+        and not kwargs.get("enable_gqa")
+    )
 
 
 def test_the_positions_are_those_of_the_model(family, challenge):
-    batch = Encoder(load_processor(family), challenge.folder, family.image_side).examples(challenge.train.to_dict("records"))
+    batch = Encoder(load_processor(family), challenge.folder, family.image_side).examples(
+        challenge.train.to_dict("records")
+    )
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     wanted, _ = load_base(family).model.get_rope_index(**{name: batch[name] for name in names})
     assert torch.equal(batch["position_ids"], wanted)
@@ -192,5 +253,10 @@ def test_experts_are_packed_wherever_they_are(family):
     original = AutoModelForImageTextToText.from_pretrained(family.model, dtype=torch.float32)
     for name in packed:
         for projection in PROJECTIONS:
-            exact, found = getattr(original.get_submodule(name), projection), base.get_submodule(name).dense()[projection]
-            assert (found - exact).norm() / exact.norm() < 0.12  # NF4's own error is about 0.09; a transpose's 1.4
+            exact, found = (
+                getattr(original.get_submodule(name), projection),
+                base.get_submodule(name).dense()[projection],
+            )
+            assert (
+                found - exact
+            ).norm() / exact.norm() < 0.12  # NF4's own error is about 0.09; a transpose's 1.4

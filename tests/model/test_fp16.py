@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.model.fp16 import keep_stream_in_fp32
+from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
 from vqa_utils.model.loading import add_lora, load_base
 
 
@@ -46,9 +46,13 @@ def batch(encoder, challenge):
 
 def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkeypatch):
     for scale in (2.0 ** (quarter / 4) for quarter in range(42, 52)):
-        grown = dataclasses.replace(config, model=str(scaled_base(tmp_path / f"{scale:g}", scale)), lora_dropout=0.0)
+        grown = dataclasses.replace(
+            config, model=str(scaled_base(tmp_path / f"{scale:g}", scale)), lora_dropout=0.0
+        )
         with monkeypatch.context() as plain:
-            plain.setattr("vqa_utils.model.loading.keep_stream_in_fp32", lambda model: None)
+            plain.setattr(
+                "vqa_utils.model.loading.keep_residual_stream_in_fp32", lambda model: None
+            )
             found = gradient(load_base(grown, torch.float16), grown, batch)
         if not found.isfinite().all():
             break
@@ -65,7 +69,9 @@ def test_what_is_fp32_and_what_is_not(config):
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     wide = {name for name, dtype in dtypes.items() if dtype == torch.float32}
     assert wide == {name for name in dtypes if "norm" in name or ".mlp.gate." in name}
-    assert {dtypes[name] for name in dtypes.keys() - wide if "visual" in name or "lm_head" in name} == {torch.float16}
+    assert {
+        dtypes[name] for name in dtypes.keys() - wide if "visual" in name or "lm_head" in name
+    } == {torch.float16}
     seen = {}
     layer = model.model.language_model.layers[0]
     layer.register_forward_pre_hook(lambda m, args: seen.update(stream=args[0].dtype))
@@ -79,5 +85,5 @@ def test_what_is_fp32_and_what_is_not(config):
 def test_an_fp32_model_is_left_alone(config):
     model = load_base(config, torch.float32)
     before = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    keep_stream_in_fp32(model)
+    keep_residual_stream_in_fp32(model)
     assert {name: parameter.dtype for name, parameter in model.named_parameters()} == before

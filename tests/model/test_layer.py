@@ -53,7 +53,9 @@ def logits_and_gradients(tuned, batch):
     tuned.zero_grad()
     logits = tuned(**inputs).logits
     (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
-    return logits.detach(), {name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+    return logits.detach(), {
+        name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None
+    }
 
 
 def assert_equal(found, wanted):
@@ -61,7 +63,9 @@ def assert_equal(found, wanted):
     assert found[1].keys() == wanted[1].keys() and len(found[1]) > 8
     for name, grad in wanted[1].items():
         assert grad.abs().max() > 0
-        torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-5 * max(1, float(grad.abs().max())), msg=name)
+        torch.testing.assert_close(
+            found[1][name], grad, rtol=1e-4, atol=1e-5 * max(1, float(grad.abs().max())), msg=name
+        )
 
 
 @pytest.fixture
@@ -72,7 +76,10 @@ def batch(encoder, challenge):
 @pytest.mark.parametrize("again", [True, False])
 def test_equal_to_transformers_own_with_gradients(settings, batch, again):
     tuned = tuned_model(settings, use_gradient_checkpointing=again)
-    assert all(layer.is_computed_again is again and not layer.gradient_checkpointing for layer in layers_of(tuned))
+    assert all(
+        layer.is_checkpointed is again and not layer.gradient_checkpointing
+        for layer in layers_of(tuned)
+    )
     with transformers_own(tuned):
         wanted = logits_and_gradients(tuned, batch)
     assert_equal(logits_and_gradients(tuned, batch), wanted)
@@ -93,7 +100,10 @@ def test_the_gradient_of_a_layers_input(settings):
     layer = layers_of(tuned)[1]
     width = layer.input_layernorm.weight.numel()
     torch.manual_seed(1)
-    x, angle = torch.randn(2, 7, width, requires_grad=True), torch.rand(2, 7, layer.self_attn.head_dim // 2).repeat(1, 1, 2)
+    x, angle = (
+        torch.randn(2, 7, width, requires_grad=True),
+        torch.rand(2, 7, layer.self_attn.head_dim // 2).repeat(1, 1, 2),
+    )
     mask = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, 1, 7, 7).clone()
     mask[0, :, 2:, :2] = False  # left padding
     inputs = {"attention_mask": mask, "position_embeddings": (angle.cos(), angle.sin())}
@@ -115,12 +125,16 @@ def test_dropout_is_the_same_when_a_layer_is_computed_again(settings, batch):
     assert not torch.allclose(logits_and_gradients(tuned, batch)[0], found[0][0], atol=1e-4)
     tuned.eval()
     with torch.no_grad():
-        assert torch.equal(*(tuned(**{k: v for k, v in batch.items() if k != "labels"}).logits for _ in range(2)))
+        assert torch.equal(
+            *(tuned(**{k: v for k, v in batch.items() if k != "labels"}).logits for _ in range(2))
+        )
 
 
 @pytest.mark.parametrize("again", [True, False])
 def test_with_dropout_it_is_transformers_own_with_these_masks(settings, batch, monkeypatch, again):
-    monkeypatch.setattr(Projection, "draw_seed", lambda self: 7 + len(self.layers))  # another for q, k and v than for o
+    monkeypatch.setattr(
+        Projection, "draw_seed", lambda self: 7 + len(self.layers)
+    )  # another for q, k and v than for o
     tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=again)
     with transformers_own(tuned):
         wanted = logits_and_gradients(tuned, batch)
@@ -162,13 +176,20 @@ def test_evaluation_between_forward_and_backward_changes_no_gradient(settings, b
         logits = tuned(**{name: value for name, value in batch.items() if name != "labels"}).logits
         tuned.train(not evaluates)
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
-        found.append((logits.detach(), {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                logits.detach(),
+                {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None},
+            )
+        )
     assert_equal(*found)
 
 
 def test_a_layer_computed_again_stops_before_its_experts(settings, batch, monkeypatch):
     made, compute = [], lean.experts.compute
-    monkeypatch.setattr(lean.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs))
+    monkeypatch.setattr(
+        lean.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs)
+    )
     tuned = tuned_model(settings, use_gradient_checkpointing=True)
     logits_and_gradients(tuned, batch)
     assert len(made) == len(layers_of(tuned))
@@ -179,14 +200,18 @@ def test_without_the_adapter_it_is_the_base(settings, batch):
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     base = load_base(settings)
     with torch.no_grad(), tuned.disable_adapter():
-        torch.testing.assert_close(tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_cache_is_left_to_transformers(settings):
     tuned, tokens = tuned_model(settings).eval(), torch.arange(5, 13)[None]
     with torch.no_grad():
         whole = tuned(input_ids=tokens).logits[:, -1]
-        cache = tuned(input_ids=tokens[:, :5], use_cache=True, past_key_values=DynamicCache()).past_key_values
+        cache = tuned(
+            input_ids=tokens[:, :5], use_cache=True, past_key_values=DynamicCache()
+        ).past_key_values
         rest = tuned(input_ids=tokens[:, 5:], past_key_values=cache, use_cache=True).logits[:, -1]
     torch.testing.assert_close(rest, whole, rtol=1e-4, atol=1e-4)
 
@@ -206,13 +231,21 @@ def test_it_takes_the_place_of_the_hook_that_moves_inputs(settings, batch):
 def test_layers_share_a_copy_of_the_mask_on_another_device():
     mask, there = torch.ones(2, 1, 3, 3, dtype=torch.bool), torch.device("meta")
     copy = lean._on(there, mask)
-    assert copy.device == there and lean._on(there, mask) is copy and lean._on(mask.device, mask) is mask
+    assert (
+        copy.device == there
+        and lean._on(there, mask) is copy
+        and lean._on(mask.device, mask) is mask
+    )
     assert lean._on(there, None) is None
 
 
 def test_other_adapters_and_a_merged_one_are_left_to_transformers(settings, batch):
-    some = tuned_model(settings, target_modules=("q_proj", "v_proj"), use_gradient_checkpointing=True)
-    assert all("forward" not in vars(layer) and layer.gradient_checkpointing for layer in layers_of(some))
+    some = tuned_model(
+        settings, target_modules=("q_proj", "v_proj"), use_gradient_checkpointing=True
+    )
+    assert all(
+        "forward" not in vars(layer) and layer.gradient_checkpointing for layer in layers_of(some)
+    )
     assert logits_and_gradients(some, batch)[1]
     tuned = tuned_model(settings).eval()
     inputs = {name: value for name, value in batch.items() if name != "labels"}

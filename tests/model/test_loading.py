@@ -7,7 +7,13 @@ from vqa_utils.artifacts.files import ArtifactError
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.config import from_dict
 from vqa_utils.model import loading as of_model
-from vqa_utils.model.loading import add_lora, load_adapter, load_base, recompute_layers, save_adapter
+from vqa_utils.model.loading import (
+    add_lora,
+    enable_checkpointing,
+    load_adapter,
+    load_base,
+    save_adapter,
+)
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan
 from vqa_utils.training.fold import trainable_parameters
@@ -17,14 +23,19 @@ def test_lora_is_on_the_language_models_attention_alone(config):
     model = add_lora(load_base(config), config)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
     assert all("language_model" in name and "lora_" in name for name in learning)
-    assert {name.split(".lora_")[0].split(".")[-1] for name in learning} == set(config.target_modules)
+    assert {name.split(".lora_")[0].split(".")[-1] for name in learning} == set(
+        config.target_modules
+    )
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     # r * (in + out) for q, k, v, o of 4 layers of width 256 with 4 of 8 heads for keys and values
     assert trainable_parameters(model) == 4 * 8 * (2 * (256 + 256) + 2 * (256 + 128))
 
 
 def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
-    with pytest.raises(ValueError, match=r"target_modules: expected layers of the language model, found none named qkv"):
+    with pytest.raises(
+        ValueError,
+        match=r"target_modules: expected layers of the language model, found none named qkv",
+    ):
         add_lora(load_base(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
 
 
@@ -33,8 +44,17 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
     model = add_lora(load_base(config), config).train()
     seen = {}
     for name, module in model.named_modules():
-        if name.endswith((".visual", "language_model.embed_tokens", "language_model.layers.0", "language_model.layers.1")):
-            module.register_forward_hook(lambda m, a, out, name=name: seen.update({name.split("model.")[-1]: out}))
+        if name.endswith(
+            (
+                ".visual",
+                "language_model.embed_tokens",
+                "language_model.layers.0",
+                "language_model.layers.1",
+            )
+        ):
+            module.register_forward_hook(
+                lambda m, a, out, name=name: seen.update({name.split("model.")[-1]: out})
+            )
     batch = encoder.examples(challenge.train.head(2).to_dict("records"))
     model(**{name: value for name, value in batch.items() if name != "labels"})
     assert not seen["visual"][0].requires_grad and not seen["embed_tokens"].requires_grad
@@ -44,21 +64,48 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
         for name, module in model.named_modules()
         if hasattr(module, "gradient_checkpointing")
     }
-    in_language_model, layers = {name for name in kept if "language_model" in name}, model.get_decoder().layers
-    assert {name for name, on in kept.items() if on} == {name for name in in_language_model if ".layers." not in name} != set()
-    assert all(layer.is_computed_again for layer in layers)  # by their own backward
+    in_language_model, layers = (
+        {name for name in kept if "language_model" in name},
+        model.get_decoder().layers,
+    )
+    assert (
+        {name for name, on in kept.items() if on}
+        == {name for name in in_language_model if ".layers." not in name}
+        != set()
+    )
+    assert all(layer.is_checkpointed for layer in layers)  # by their own backward
 
 
 @pytest.mark.parametrize(
     ("setting", "kept", "again"),
-    [("auto", (), {0, 1, 2, 3}), ("auto", (2, 3), {0, 1}), (True, (), {0, 1, 2, 3}), (False, (0, 1, 2, 3), set())],
+    [
+        ("auto", (), {0, 1, 2, 3}),
+        ("auto", (2, 3), {0, 1}),
+        (True, (), {0, 1, 2, 3}),
+        (False, (0, 1, 2, 3), set()),
+    ],
 )
 def test_the_plan_says_which_layers_are_computed_again(config, monkeypatch, setting, kept, again):
-    plan = Plan((GpuPlan(1, (), {}, {}, {}, kept_layers=tuple(f"model.language_model.layers.{n}" for n in kept)),))
+    plan = Plan(
+        (
+            GpuPlan(
+                1,
+                (),
+                {},
+                {},
+                {},
+                uncheckpointed_layers=tuple(f"model.language_model.layers.{n}" for n in kept),
+            ),
+        )
+    )
     base = load_base(config)
     monkeypatch.setattr(of_model, "memory_plan", lambda config: plan)
-    recompute_layers(base, dataclasses.replace(config, use_gradient_checkpointing=setting))
-    found = {n for n, layer in enumerate(base.model.language_model.layers) if layer.gradient_checkpointing}
+    enable_checkpointing(base, dataclasses.replace(config, use_gradient_checkpointing=setting))
+    found = {
+        n
+        for n, layer in enumerate(base.model.language_model.layers)
+        if layer.gradient_checkpointing
+    }
     assert found == again
 
 
@@ -69,12 +116,19 @@ def test_a_cpu_keeps_every_layer(config):
 
 def test_the_same_seed_starts_from_the_same_adapter(config):
     first, again = (
-        {n: p.clone() for n, p in add_lora(load_base(config), config).named_parameters() if "lora_A" in n} for _ in range(2)
+        {
+            n: p.clone()
+            for n, p in add_lora(load_base(config), config).named_parameters()
+            if "lora_A" in n
+        }
+        for _ in range(2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(config, encoder, challenge, tmp_path):
+def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(
+    config, encoder, challenge, tmp_path
+):
     config = dataclasses.replace(config, lora_r=3)
     model = add_lora(load_base(config), config)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from torch import nn
 
 from vqa_utils.model import loading as model
 from vqa_utils.model.loading import add_lora, load_base
-from vqa_utils.model.nf4._offloading import ExpertStream
+from vqa_utils.model.nf4._offloading import ExpertOffloader
 from vqa_utils.model.nf4.experts import NF4Experts
 
 LAYERS = [f"model.language_model.layers.{number}" for number in (0, 2, 3)]
@@ -19,19 +19,39 @@ def gradients(base, config, batch):
         if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
             nn.init.normal_(parameter, std=0.05)
     torch.manual_seed(0)
-    tuned(**{name: value for name, value in batch.items() if name != "labels"}).logits.square().mean().backward()
-    return {name: parameter.grad for name, parameter in tuned.named_parameters() if parameter.grad is not None}
+    tuned(
+        **{name: value for name, value in batch.items() if name != "labels"}
+    ).logits.square().mean().backward()
+    return {
+        name: parameter.grad
+        for name, parameter in tuned.named_parameters()
+        if parameter.grad is not None
+    }
 
 
-def test_streamed_experts_compute_the_same_forward_and_backward(config, encoder, challenge, monkeypatch):
+def test_streamed_experts_compute_the_same_forward_and_backward(
+    config, encoder, challenge, monkeypatch
+):
     batch = encoder.examples(challenge.train.head(4).to_dict("records"))
-    monkeypatch.setattr(model, "memory_plan", lambda config: SimpleNamespace(device_map={"": "cpu"}, streamed_layers=LAYERS))
+    monkeypatch.setattr(
+        model,
+        "memory_plan",
+        lambda config: SimpleNamespace(device_map={"": "cpu"}, offloaded_layers=LAYERS),
+    )
     streamed = load_base(config)
     monkeypatch.undo()
-    kept = {name: module.host for name, module in streamed.named_modules() if isinstance(module, NF4Experts)}
-    assert [name.removesuffix(".mlp.experts") for name, host in kept.items() if host is not None] == LAYERS
+    kept = {
+        name: module.host
+        for name, module in streamed.named_modules()
+        if isinstance(module, NF4Experts)
+    }
+    assert [
+        name.removesuffix(".mlp.experts") for name, host in kept.items() if host is not None
+    ] == LAYERS
     assert all(
-        p.numel() == 0 for name, p in streamed.named_parameters() if name.startswith(tuple(f"{n}.mlp.exp" for n in LAYERS))
+        p.numel() == 0
+        for name, p in streamed.named_parameters()
+        if name.startswith(tuple(f"{n}.mlp.exp" for n in LAYERS))
     )
     found, wanted = gradients(streamed, config, batch), gradients(load_base(config), config, batch)
     assert found.keys() == wanted.keys()
@@ -40,13 +60,17 @@ def test_streamed_experts_compute_the_same_forward_and_backward(config, encoder,
 
 
 def test_nothing_is_streamed_unless_it_is_planned(config):
-    assert all(module.host is None for module in load_base(config).modules() if isinstance(module, NF4Experts))
+    assert all(
+        module.host is None
+        for module in load_base(config).modules()
+        if isinstance(module, NF4Experts)
+    )
 
 
 @pytest.fixture
 def stream():
     layers = [{"packed": torch.full((4,), number, dtype=torch.uint8)} for number in range(5)]
-    return ExpertStream(layers, torch.device("cpu")), layers
+    return ExpertOffloader(layers, torch.device("cpu")), layers
 
 
 def test_there_and_back_again_each_layer_is_copied_in_time(stream):

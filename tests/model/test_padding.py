@@ -21,7 +21,9 @@ def uneven(encoder, challenge):
 
 
 def as_transformers_has_it(model):
-    language_model = next(module for name, module in model.named_modules() if name.endswith("language_model"))
+    language_model = next(
+        module for name, module in model.named_modules() if name.endswith("language_model")
+    )
     language_model.forward = types.MethodType(type(language_model).forward, language_model)
     return language_model
 
@@ -30,12 +32,17 @@ def seen_by_layers(model):
     """What each decoder layer is given as its mask, filled as the model computes."""
     masks = []
     for layer in model.get_decoder().layers:
-        layer.register_forward_pre_hook(lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True)
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+        )
     return masks
 
 
 def test_no_layer_gets_a_mask_and_the_logits_are_the_same(config, uneven):
-    model, inputs = load_base(config), {name: value for name, value in uneven.items() if name != "labels"}
+    model, inputs = (
+        load_base(config),
+        {name: value for name, value in uneven.items() if name != "labels"},
+    )
     masks = seen_by_layers(model)
     with torch.no_grad():
         found = model(**inputs).logits
@@ -55,7 +62,9 @@ def test_the_gradients_are_the_same(config, uneven):
     model = add_lora(load_base(config), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # new ones are zero, and A's gradients with them
-            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(len(name)))
+            torch.nn.init.normal_(
+                parameter, std=0.02, generator=torch.Generator().manual_seed(len(name))
+            )
     found = gradients(model)
     model.zero_grad()
     as_transformers_has_it(model)
@@ -66,7 +75,9 @@ def test_the_gradients_are_the_same(config, uneven):
 
 def test_every_position_comes_back_to_its_place(config, uneven):
     model = load_base(config)
-    inputs = {name: value for name, value in uneven.items() if name not in ("labels", "logits_to_keep")}
+    inputs = {
+        name: value for name, value in uneven.items() if name not in ("labels", "logits_to_keep")
+    }
     with torch.no_grad():
         found = model.model(**inputs).last_hidden_state
         as_transformers_has_it(model)
@@ -76,13 +87,18 @@ def test_every_position_comes_back_to_its_place(config, uneven):
 
 
 def test_with_a_cache_nothing_is_moved(config, uneven):
-    model, inputs = load_base(config), {name: value for name, value in uneven.items() if name != "labels"}
+    model, inputs = (
+        load_base(config),
+        {name: value for name, value in uneven.items() if name != "labels"},
+    )
     last = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": inputs["attention_mask"]}
 
     @torch.no_grad()
     def two_steps():
         first = model(**inputs, use_cache=True)
-        cache = next(name for name in ("cache", "past_key_values") if getattr(first, name, None) is not None)
+        cache = next(
+            name for name in ("cache", "past_key_values") if getattr(first, name, None) is not None
+        )
         return first.logits, model(**last, **{cache: getattr(first, cache)}).logits
 
     found = two_steps()
@@ -91,13 +107,18 @@ def test_with_a_cache_nothing_is_moved(config, uneven):
 
 
 def test_where_all_layers_outputs_are_asked_for_nothing_is_moved(config, uneven):
-    model, inputs = load_base(config), {name: value for name, value in uneven.items() if name != "labels"}
+    model, inputs = (
+        load_base(config),
+        {name: value for name, value in uneven.items() if name != "labels"},
+    )
     with torch.no_grad():
         found = model(**inputs, output_hidden_states=True).hidden_states
         as_transformers_has_it(model)
         wanted = model(**inputs, output_hidden_states=True).hidden_states
     real = uneven["attention_mask"].bool()
-    torch.testing.assert_close([part[real] for part in found], [part[real] for part in wanted], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        [part[real] for part in found], [part[real] for part in wanted], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("side", ["right", "none"])

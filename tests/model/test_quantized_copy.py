@@ -22,7 +22,9 @@ from vqa_utils.presets import preset
 def own_base(config, tmp_path):
     """Settings with a base of their own and a folder for copies."""
     shutil.copytree(DEMO_MODEL, tmp_path / "base")
-    return dataclasses.replace(config, model=str(tmp_path / "base"), cache_dir=str(tmp_path / "kept"))
+    return dataclasses.replace(
+        config, model=str(tmp_path / "base"), cache_dir=str(tmp_path / "kept")
+    )
 
 
 def copies(config):
@@ -38,13 +40,17 @@ def reads(monkeypatch):
     """The folders that weights are read from."""
     seen, real = [], model.AutoModelForImageTextToText.from_pretrained
     monkeypatch.setattr(
-        model.AutoModelForImageTextToText, "from_pretrained", lambda path, **k: seen.append(str(path)) or real(path, **k)
+        model.AutoModelForImageTextToText,
+        "from_pretrained",
+        lambda path, **k: seen.append(str(path)) or real(path, **k),
     )
     return seen
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_the_copy_is_the_same_model_bit_by_bit(own_base, encoder, challenge, monkeypatch, double_quant):
+def test_the_copy_is_the_same_model_bit_by_bit(
+    own_base, encoder, challenge, monkeypatch, double_quant
+):
     own_base = dataclasses.replace(own_base, use_double_quant=double_quant)
     seen = reads(monkeypatch)
     first, again = load_base(own_base), load_base(own_base)
@@ -56,12 +62,18 @@ def test_the_copy_is_the_same_model_bit_by_bit(own_base, encoder, challenge, mon
 def test_what_the_copy_depends_on_changes_its_name(own_base, tmp_path):
     source = tmp_path / "base"
     keys = {cache_key(own_base, source, "torch.float16")}
-    keys.add(cache_key(dataclasses.replace(own_base, use_double_quant=False), source, "torch.float16"))
+    keys.add(
+        cache_key(dataclasses.replace(own_base, use_double_quant=False), source, "torch.float16")
+    )
     keys.add(cache_key(own_base, source, "torch.float32"))
-    assert cache_key(dataclasses.replace(own_base, lora_r=3, seed=7), source, "torch.float16") in keys
+    assert (
+        cache_key(dataclasses.replace(own_base, lora_r=3, seed=7), source, "torch.float16") in keys
+    )
     os.utime(source / "model.safetensors", (1, 1))
     keys.add(cache_key(own_base, source, "torch.float16"))
-    (source / "config.json").write_text((source / "config.json").read_text().replace("5.17", "5.18"))
+    (source / "config.json").write_text(
+        (source / "config.json").read_text().replace("5.17", "5.18")
+    )
     keys.add(cache_key(own_base, source, "torch.float16"))
     assert len(keys) == 5
 
@@ -103,7 +115,8 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path):
 
 def test_a_full_disk_costs_the_copy_alone(own_base, monkeypatch):
     monkeypatch.setattr(
-        "transformers.PreTrainedModel.save_pretrained", lambda *a, **k: (_ for _ in ()).throw(OSError("no space"))
+        "transformers.PreTrainedModel.save_pretrained",
+        lambda *a, **k: (_ for _ in ()).throw(OSError("no space")),
     )
     with pytest.warns(UserWarning, match="were not kept .no space."):
         load_base(own_base)
@@ -133,13 +146,20 @@ def test_where_copies_go_by_default(tmp_path, monkeypatch):
     assert copy_folder(safe, "x", 19e9) is None  # no room
     assert copy_folder(safe, "x", 9e8) is None  # not worth it
     assert copy_folder(dataclasses.replace(safe, cache_dir=""), "x", 17e9) is None
-    assert copy_folder(dataclasses.replace(safe, cache_dir=str(working)), "x", 19e9) == working / "x"  # asked for
+    assert (
+        copy_folder(dataclasses.replace(safe, cache_dir=str(working)), "x", 19e9) == working / "x"
+    )  # asked for
     monkeypatch.setattr(cache, "KAGGLE_WORKING", working)
     assert copy_folder(safe, "x", 17e9) == temporary / "vqa_nf4" / "x"
     with new_copy(temporary / "vqa_nf4" / "x") as draft:
         (draft / "weights").write_bytes(b"1")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(0, 0, 3e9))  # what the copy left free
-    assert copy_folder(safe, "x", 17e9) == temporary / "vqa_nf4" / "x" and copy_folder(safe, "y", 17e9) is None
+    monkeypatch.setattr(
+        cache.shutil, "disk_usage", lambda path: usage(0, 0, 3e9)
+    )  # what the copy left free
+    assert (
+        copy_folder(safe, "x", 17e9) == temporary / "vqa_nf4" / "x"
+        and copy_folder(safe, "y", 17e9) is None
+    )
     disks[temporary] = 1  # the same disk as the working folder
     assert copy_folder(safe, "x", 17e9) is None
 

@@ -21,7 +21,10 @@ def direct(weight, double_quant=True):
     out = []
     for expert in weight:
         packed, state = bnb.quantize_4bit(
-            expert.reshape(-1, 64).contiguous(), blocksize=64, quant_type="nf4", compress_statistics=double_quant
+            expert.reshape(-1, 64).contiguous(),
+            blocksize=64,
+            quant_type="nf4",
+            compress_statistics=double_quant,
         )
         out.append(bnb.dequantize_4bit(packed, state).view(expert.shape))
     return torch.stack(out)
@@ -42,7 +45,9 @@ def in_official_layout(folder):
 def saved(tmp_path, processor):
     def save(**text):
         torch.manual_seed(0)
-        model = Qwen3VLMoeForConditionalGeneration(tiny_config(processor.tokenizer, num_hidden_layers=2, **text))
+        model = Qwen3VLMoeForConditionalGeneration(
+            tiny_config(processor.tokenizer, num_hidden_layers=2, **text)
+        )
         model.save_pretrained(tmp_path)
         return model
 
@@ -51,7 +56,10 @@ def saved(tmp_path, processor):
 
 def load(folder, double_quant=True):
     return AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=nf4_config(torch.float32, double_quant), device_map={"": "cpu"}
+        folder,
+        dtype=torch.float32,
+        quantization_config=nf4_config(torch.float32, double_quant),
+        device_map={"": "cpu"},
     )
 
 
@@ -66,11 +74,15 @@ def test_experts_are_quantised_as_bitsandbytes_would(saved, tmp_path, double_qua
         assert isinstance(experts, NF4Experts)
         for projection in PROJECTIONS:
             weight = getattr(original.get_submodule(name), projection).detach()
-            torch.testing.assert_close(experts.dense()[projection], direct(weight, double_quant), rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                experts.dense()[projection], direct(weight, double_quant), rtol=0, atol=1e-6
+            )
             assert getattr(experts, projection).dtype == torch.uint8
 
 
-@pytest.mark.parametrize("width", [96, 128, 256], ids=["no square", "square gate_up", "square down"])
+@pytest.mark.parametrize(
+    "width", [96, 128, 256], ids=["no square", "square gate_up", "square down"]
+)
 @pytest.mark.parametrize("layout", ["official", "saved by transformers 5"])
 def test_no_layout_passes_untransposed(saved, tmp_path, width, layout):
     original = saved(moe_intermediate_size=width)  # the hidden size is 256
@@ -94,7 +106,9 @@ def test_four_bits_are_four_bits(base):
     weights = sum(rows * columns for rows, columns in experts.shapes.values()) * experts.num_experts
     tensors = [*experts.parameters(), *experts.buffers()]
     bits = sum(t.numel() * t.element_size() for t in tensors) * 8 / weights
-    assert bits == pytest.approx(4.127, abs=0.05)  # small experts leave part of a group of scales empty
+    assert bits == pytest.approx(
+        4.127, abs=0.05
+    )  # small experts leave part of a group of scales empty
 
 
 def batch_of(encoder, challenge):
@@ -122,7 +136,9 @@ def with_lora(model, config, seed=0):
 
 
 @pytest.mark.parametrize("layout", ["official", "saved by transformers 5"])
-def test_gradients_equal_those_of_the_dequantised_model(config, encoder, challenge, tmp_path, layout):
+def test_gradients_equal_those_of_the_dequantised_model(
+    config, encoder, challenge, tmp_path, layout
+):
     batch = batch_of(encoder, challenge)
     shutil.copytree(DEMO_MODEL, tmp_path / "base")
     if layout == "official":
@@ -137,15 +153,22 @@ def test_gradients_equal_those_of_the_dequantised_model(config, encoder, challen
         elif isinstance(module, Linear4bit):
             target.weight.data = bnb.dequantize_4bit(module.weight.data, module.weight.quant_state)
     dense.requires_grad_(False)
-    found, wanted = lora_gradients(with_lora(packed, config), batch), lora_gradients(with_lora(dense, config), batch)
+    found, wanted = (
+        lora_gradients(with_lora(packed, config), batch),
+        lora_gradients(with_lora(dense, config), batch),
+    )
     assert found.keys() == wanted.keys() and len(found) == 32
     for name in found:
-        cosine = torch.nn.functional.cosine_similarity(found[name].flatten(), wanted[name].flatten(), dim=0)
+        cosine = torch.nn.functional.cosine_similarity(
+            found[name].flatten(), wanted[name].flatten(), dim=0
+        )
         assert cosine > 0.999, name
         assert found[name].norm() == pytest.approx(wanted[name].norm().item(), rel=1e-2), name
 
 
-def test_an_evaluation_does_not_change_the_gradients_of_the_training_after_it(config, encoder, challenge):
+def test_an_evaluation_does_not_change_the_gradients_of_the_training_after_it(
+    config, encoder, challenge
+):
     batch = batch_of(encoder, challenge)
     model = with_lora(load_base(config), config)
     before = lora_gradients(model, batch)
@@ -158,4 +181,6 @@ def test_an_evaluation_does_not_change_the_gradients_of_the_training_after_it(co
 
 def test_the_repacking_kernel_stays_off(base):
     # Where the processor has AVX512-BF16, the test above fails without this; elsewhere nothing else would show it
-    assert all(not m.support_avx512bf16_for_cpu for m in base.modules() if isinstance(m, Linear4bit))
+    assert all(
+        not m.support_avx512bf16_for_cpu for m in base.modules() if isinstance(m, Linear4bit)
+    )

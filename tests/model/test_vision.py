@@ -7,16 +7,32 @@ from transformers.vision_utils import get_vision_position_ids
 
 from vqa_utils.model.fast._vision import Rows, batch_images, patch_positions
 
-VISION = {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
+VISION = {
+    "depth": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+}
 
 
 def tower(name):
     torch.manual_seed(0)
     if name == "qwen3_vl":
-        vision = {**VISION, "out_hidden_size": 24, "deepstack_visual_indexes": [1], "num_position_embeddings": 64}
-        return Qwen3VLModel._from_config(Qwen3VLConfig(vision_config=vision, text_config=TEXT)).eval()
+        vision = {
+            **VISION,
+            "out_hidden_size": 24,
+            "deepstack_visual_indexes": [1],
+            "num_position_embeddings": 64,
+        }
+        return Qwen3VLModel._from_config(
+            Qwen3VLConfig(vision_config=vision, text_config=TEXT)
+        ).eval()
     vision = {**VISION, "out_hidden_size": 24, "window_size": 32, "fullatt_block_indexes": [1, 3]}
-    return Qwen2_5_VLModel._from_config(Qwen2_5_VLConfig(vision_config=vision, text_config=TEXT)).eval()
+    return Qwen2_5_VLModel._from_config(
+        Qwen2_5_VLConfig(vision_config=vision, text_config=TEXT)
+    ).eval()
 
 
 TEXT = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -34,7 +50,9 @@ def test_all_images_at_once_are_each_alone(name, grids):
         batch_images(model)
         for _ in range(2):  # the second has tensors of its own
             found = model.visual(pixels, grid_thw=grid.clone())
-            torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                found.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-5
+            )
     assert all("forward" in vars(block.attn) for block in model.visual.blocks)
 
 
@@ -48,13 +66,18 @@ def test_rows_of_uneven_images_and_back():
     rows = Rows(torch.tensor([0, 2, 5]))
     patches = torch.arange(5.0)[:, None, None]
     batch = rows.batch(patches)
-    assert batch.shape == (2, 1, 3, 1) and rows.mask[:, 0, 0].tolist() == [[True, True, False], [True, True, True]]
+    assert batch.shape == (2, 1, 3, 1) and rows.mask[:, 0, 0].tolist() == [
+        [True, True, False],
+        [True, True, True],
+    ]
     assert rows.flatten(batch).flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_layers_share_what_one_batch_needs(monkeypatch):
     made = []
-    monkeypatch.setattr("vqa_utils.model.fast._vision.Rows", lambda ends: made.append(len(ends)) or Rows(ends))
+    monkeypatch.setattr(
+        "vqa_utils.model.fast._vision.Rows", lambda ends: made.append(len(ends)) or Rows(ends)
+    )
     model = tower("qwen3_vl")
     batch_images(model)
     grid = torch.tensor([(1, 4, 4), (1, 2, 2)])

@@ -14,10 +14,19 @@ from vqa_utils.ops.gate import gate, gate_backward
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
 from vqa_utils.ops.rotary import rotate, rotated
-from vqa_utils.ops.routing import choose_experts, choose_experts_backward, count_loads, order_loads, place_pairs
+from vqa_utils.ops.routing import (
+    choose_experts,
+    choose_experts_backward,
+    count_loads,
+    order_loads,
+    place_pairs,
+)
 from vqa_utils.ops.sum_rows import sum_rows
 
-NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+NEEDS_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 ON_GPU = pytest.param("cuda", marks=NEEDS_GPU)
 each_device = pytest.mark.parametrize("device", ["cpu", ON_GPU])
 
@@ -30,13 +39,19 @@ def packed(double_quant, device, shapes=((96, 128), (128, 48)), count=5):
         tensors = []
         for _ in range(count):
             weight = torch.randn(rows, columns, device=device)
-            data, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=double_quant)
+            data, state = bnb.quantize_4bit(
+                weight, blocksize=64, quant_type="nf4", compress_statistics=double_quant
+            )
             absmax, rest = state.absmax, ()
             if double_quant:
                 absmax = absmax.new_zeros(len(state.state2.absmax), 256)
                 absmax.flatten()[: len(state.absmax)] = state.absmax
                 rest = (state.state2.absmax, state.offset.view(1))
-            scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset if double_quant else absmax
+            scales = (
+                bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+                if double_quant
+                else absmax
+            )
             args = (
                 data.flatten(),
                 scales,
@@ -66,14 +81,19 @@ def test_dense_weights_are_bitsandbytes_own_bit_by_bit(device, double_quant):
 def test_gates_with_their_gradients(device):
     dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
     torch.manual_seed(0)
-    gate_up, back = torch.randn(70, 2 * 48, device=device).to(dtype), torch.randn(70, 48, device=device).to(dtype)
+    gate_up, back = (
+        torch.randn(70, 2 * 48, device=device).to(dtype),
+        torch.randn(70, 48, device=device).to(dtype),
+    )
     weights, pair = torch.rand(40, 8, device=device), torch.randint(320, (70,), device=device)
     inputs = [tensor.double().requires_grad_() for tensor in (gate_up, weights)]
     first, second = inputs[0].chunk(2, dim=-1)
     weight = inputs[1].flatten()[pair, None].detach().requires_grad_()
     expected = nn.functional.silu(first) * second * weight
     grads = torch.autograd.grad(expected, (inputs[0], weight), back.double())
-    torch.testing.assert_close(gate(gate_up, weights, pair, nn.SiLU()).double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        gate(gate_up, weights, pair, nn.SiLU()).double(), expected, rtol=tolerance, atol=tolerance
+    )
     dots = torch.empty(70, device=device)
     found = gate_backward(gate_up, back, weights, pair, nn.SiLU(), dots)
     torch.testing.assert_close(found.double(), grads[0], rtol=tolerance, atol=tolerance)
@@ -86,24 +106,36 @@ def test_a_large_gate_does_not_overflow(device):
     gate_up = torch.tensor([[6e4] * 8 + [1.0] * 8, [-6e4] * 8 + [1.0] * 8], device=device).to(dtype)
     weights, pair = torch.ones(2, 1, device=device), torch.arange(2, device=device)
     h = gate(gate_up, weights, pair, nn.SiLU())
-    assert h[0].tolist() == [6e4 if dtype == torch.float32 else float(torch.tensor(6e4).half())] * 8 and h[1].abs().max() == 0
-    found = gate_backward(gate_up, torch.ones_like(h), weights, pair, nn.SiLU(), torch.empty(2, device=device))
+    assert (
+        h[0].tolist() == [6e4 if dtype == torch.float32 else float(torch.tensor(6e4).half())] * 8
+        and h[1].abs().max() == 0
+    )
+    found = gate_backward(
+        gate_up, torch.ones_like(h), weights, pair, nn.SiLU(), torch.empty(2, device=device)
+    )
     assert found.isfinite().all()
 
 
 @each_device
 def test_the_rows_of_each_token_are_added(device):
     torch.manual_seed(0)
-    rows = torch.randn(50, 24, device=device, dtype=torch.float16 if device == "cuda" else torch.float32)
+    rows = torch.randn(
+        50, 24, device=device, dtype=torch.float16 if device == "cuda" else torch.float32
+    )
     index = torch.randint(50, (9, 4), device=device)
-    torch.testing.assert_close(sum_rows(rows, index).float(), rows.float()[index].sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sum_rows(rows, index).float(), rows.float()[index].sum(1), rtol=1e-5, atol=1e-5
+    )
 
 
 @each_device
 def test_rows_are_added_onto_a_stream(device):
     torch.manual_seed(0)
     rows, stream = torch.randn(50, 24, device=device), torch.randn(9, 24, device=device)
-    rows, index = rows.half() if device == "cuda" else rows, torch.randint(50, (9, 4), device=device)
+    rows, index = (
+        rows.half() if device == "cuda" else rows,
+        torch.randint(50, (9, 4), device=device),
+    )
     before = stream.clone()
     found = sum_rows(rows, index, onto=stream)
     torch.testing.assert_close(found, stream + rows.float()[index].sum(1), rtol=1e-5, atol=1e-5)
@@ -112,7 +144,9 @@ def test_rows_are_added_onto_a_stream(device):
 
 def exact_heads(qkv, norms, cos, sin):
     """In fp64, with autograd."""
-    q, k, v = qkv.unflatten(-1, (-1, cos.shape[-1])).split([norms.q_heads, norms.kv_heads, norms.kv_heads], -2)
+    q, k, v = qkv.unflatten(-1, (-1, cos.shape[-1])).split(
+        [norms.q_heads, norms.kv_heads, norms.kv_heads], -2
+    )
     cos, sin = cos.double()[:, :, None], sin.double()[:, :, None]
     q, k = (
         rotated(nn.functional.rms_norm(x, x.shape[-1:], w.double(), norms.eps), cos, sin)
@@ -147,7 +181,9 @@ def test_heads_with_their_gradient(device, d, heads_first, q_heads, kv_heads):
 @each_device
 def test_heads_of_the_vision_tower_turn_where_they_are(device):
     torch.manual_seed(0)
-    qkv = torch.randn(11, 3, 4, 72, device=device).to(torch.float16 if device == "cuda" else torch.float32)
+    qkv = torch.randn(11, 3, 4, 72, device=device).to(
+        torch.float16 if device == "cuda" else torch.float32
+    )
     angle = torch.rand(11, 36, device=device).repeat(1, 2)
     before, cos, sin = qkv.double(), angle.cos(), angle.sin()
     rotate(qkv[:, :2].flatten(1, 2), cos, sin)
@@ -161,7 +197,10 @@ class Norm(nn.Module):
 
     def __init__(self, width, device):
         super().__init__()
-        self.weight, self.variance_epsilon = nn.Parameter(torch.rand(width, device=device) + 0.5), 1e-6
+        self.weight, self.variance_epsilon = (
+            nn.Parameter(torch.rand(width, device=device) + 0.5),
+            1e-6,
+        )
 
 
 @each_device
@@ -171,7 +210,10 @@ class Norm(nn.Module):
 def test_a_sum_and_its_norm(device, width, kind, added):
     dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
     torch.manual_seed(0)
-    x, delta = torch.randn(2, 5, width, device=device) * 3, torch.randn(2, 5, width, device=device).to(dtype)
+    x, delta = (
+        torch.randn(2, 5, width, device=device) * 3,
+        torch.randn(2, 5, width, device=device).to(dtype),
+    )
     if kind == "rms":
         norm = Norm(width, device)
     else:
@@ -184,7 +226,9 @@ def test_a_sum_and_its_norm(device, width, kind, added):
         of_norm = (
             nn.functional.rms_norm(expected, (width,), norm.weight.double(), 1e-6)
             if kind == "rms"
-            else nn.functional.layer_norm(expected, (width,), norm.weight.double(), norm.bias.double(), norm.eps)
+            else nn.functional.layer_norm(
+                expected, (width,), norm.weight.double(), norm.bias.double(), norm.eps
+            )
         )
         assert torch.equal(x, before) and narrow.dtype == dtype
         torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
@@ -199,15 +243,24 @@ def test_a_sum_and_its_norm(device, width, kind, added):
 @pytest.mark.parametrize("narrow", [torch.float16, torch.float32])
 def test_the_gradient_of_a_norm_joins_the_streams(device, width, is_wide, narrow):
     torch.manual_seed(0)
-    x, residual, norm = torch.randn(2, 5, width, device=device), torch.randn(2, 5, width, device=device), Norm(width, device)
+    x, residual, norm = (
+        torch.randn(2, 5, width, device=device),
+        torch.randn(2, 5, width, device=device),
+        Norm(width, device),
+    )
     grad = torch.randn(2, 5, width, device=device).to(torch.float32 if is_wide else narrow)
     exact = x.double().requires_grad_()
     normed = nn.functional.rms_norm(exact, (width,), norm.weight.double(), 1e-6)
     (expected,) = torch.autograd.grad(normed, exact, grad.double())
     with torch.no_grad():
         found, in_narrow = norm_backward(x, norm, grad, residual, narrow)
-        torch.testing.assert_close(found.double(), residual.double() + expected, rtol=1e-5, atol=1e-5)
-        assert torch.equal(in_narrow, found.to(narrow)) and norm_backward(x, norm, grad, residual)[1] is None
+        torch.testing.assert_close(
+            found.double(), residual.double() + expected, rtol=1e-5, atol=1e-5
+        )
+        assert (
+            torch.equal(in_narrow, found.to(narrow))
+            and norm_backward(x, norm, grad, residual)[1] is None
+        )
 
 
 @each_device
@@ -215,10 +268,15 @@ def test_a_seeds_mask_is_the_same_for_the_gradient(device):
     dtype = torch.float16 if device == "cuda" else torch.float32
     ones = torch.ones(64, 4096, device=device, dtype=dtype)
     first, again, other = (dropout(ones, 0.25, seed) for seed in (5, 5, 6))
-    assert torch.equal(first, again) and set(first.unique().tolist()) == {0.0, torch.tensor(1 / 0.75, dtype=dtype).item()}
+    assert torch.equal(first, again) and set(first.unique().tolist()) == {
+        0.0,
+        torch.tensor(1 / 0.75, dtype=dtype).item(),
+    }
     kept, of_other = first > 0, other > 0
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.005)
-    assert (kept & of_other).float().mean().item() == pytest.approx(0.75**2, abs=0.005)  # of another seed: independent
+    assert (kept & of_other).float().mean().item() == pytest.approx(
+        0.75**2, abs=0.005
+    )  # of another seed: independent
     for shift in (1, 8, 4096):  # and so are neighbours
         pairs = kept.flatten()[shift:] & kept.flatten()[:-shift]
         assert pairs.float().mean().item() == pytest.approx(0.75**2, abs=0.005)
@@ -232,7 +290,11 @@ def test_a_seeds_mask_is_the_same_for_the_gradient(device):
 @pytest.mark.parametrize("experts", [8, 128, 200])
 def test_the_chosen_experts_with_their_gradient(device, experts):
     torch.manual_seed(0)
-    logits, grad, k = torch.randn(37, experts, device=device) * 4, torch.randn(37, 6, device=device), 6
+    logits, grad, k = (
+        torch.randn(37, experts, device=device) * 4,
+        torch.randn(37, 6, device=device),
+        6,
+    )
     exact = logits.double().requires_grad_()
     values, places = exact.softmax(-1).topk(k)  # as transformers has it
     expected = values / values.sum(-1, keepdim=True)
@@ -245,21 +307,29 @@ def test_the_chosen_experts_with_their_gradient(device, experts):
 
 
 @each_device
-@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 8, 2), (3, 8, 1), (37, 128, 8), (4000, 300, 8)])
-def test_pairs_are_counted_experts_ordered_and_each_pair_has_a_slot_of_its_experts(device, tokens, experts, k):
+@pytest.mark.parametrize(
+    ("tokens", "experts", "k"), [(1, 8, 2), (3, 8, 1), (37, 128, 8), (4000, 300, 8)]
+)
+def test_pairs_are_counted_experts_ordered_and_each_pair_has_a_slot_of_its_experts(
+    device, tokens, experts, k
+):
     torch.manual_seed(0)
     index = torch.rand(tokens, experts, device=device).pow(3).topk(k).indices
     load = count_loads(index, experts)
     wanted = index.flatten().bincount(minlength=experts)
     assert torch.equal(load.long(), wanted)
-    assert torch.equal(order_loads(load), wanted.cpu().argsort(descending=True, stable=True).to(device))
+    assert torch.equal(
+        order_loads(load), wanted.cpu().argsort(descending=True, stable=True).to(device)
+    )
     ends = (wanted + 2).cumsum(0)  # two slots of padding each
     first, slots = ends - wanted - 2, int(ends[-1])
     slot_of_pair, pair, token = place_pairs(index, first, load, slots)
     places = slot_of_pair.flatten()
     assert len(places.unique()) == tokens * k  # none has another's
     assert ((places >= first[index.flatten()]) & (places < (ends - 2)[index.flatten()])).all()
-    assert torch.equal(pair[places], torch.arange(tokens * k, device=device)) and torch.equal(token, pair // k)
+    assert torch.equal(pair[places], torch.arange(tokens * k, device=device)) and torch.equal(
+        token, pair // k
+    )
     padding = torch.ones(slots, dtype=torch.bool, device=device)
     padding[places] = False
     assert not pair[padding].any()
@@ -276,18 +346,24 @@ def test_equal_logits_choose_different_experts_and_no_number_is_seen(device):
     assert weights[1].isnan().all() and not weights[[0, 2]].isnan().any() and index.max() < 128
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings"
+)
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_the_kernels_compile(architecture):
     assert launch.compiled(architecture).startswith(b"\x7fELF")
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings"
+)
 def test_a_kernel_that_does_not_compile_says_where(monkeypatch, tmp_path):
     (tmp_path / "fp16_vectors.cu").write_text("#define TWO 2\n")
     (tmp_path / "broken.cu").write_text('extern "C" __global__ void gate() {\nnonsense; }')
     monkeypatch.setattr(launch, "SOURCES", tmp_path)
-    with pytest.raises(RuntimeError, match=r"expected code for sm_75.*broken\.cu\(2\): error: .*nonsense"):
+    with pytest.raises(
+        RuntimeError, match=r"expected code for sm_75.*broken\.cu\(2\): error: .*nonsense"
+    ):
         launch.compiled("sm_75")
 
 

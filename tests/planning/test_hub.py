@@ -13,7 +13,9 @@ from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import QWEN3_30B
 from vqa_utils.planning._source import SourceError, check_source, config_of
 
-http = importlib.import_module(errors.HTTPError.__module__.split(".")[0])  # httpx; from hub 2 on, httpx2
+http = importlib.import_module(
+    errors.HTTPError.__module__.split(".")[0]
+)  # httpx; from hub 2 on, httpx2
 NAME, COMMIT = "someone/model", "0123456789" * 4
 
 
@@ -37,7 +39,9 @@ def hub(monkeypatch, tmp_path):
             whole = {"ETag": '"1"', "X-Repo-Commit": COMMIT, **(headers or {})}
             return http.Response(status, content=b'{"model_type": "qwen3_vl"}', headers=whole)
 
-        huggingface_hub.set_client_factory(lambda: http.Client(transport=http.MockTransport(answer)))
+        huggingface_hub.set_client_factory(
+            lambda: http.Client(transport=http.MockTransport(answer))
+        )
         return asked
 
     yield answering
@@ -54,7 +58,9 @@ def test_a_folder_may_look_like_a_name_on_the_hub(tmp_path, monkeypatch, hub):
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
-@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-30B-A3B-Instruct", "qwen/qwen2.5-vl-30b-a3b-instruct"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2.5-VL-30B-A3B-Instruct", "qwen/qwen2.5-vl-30b-a3b-instruct"]
+)
 def test_the_name_that_does_not_exist_names_the_one_that_is_meant(hub, name, check):
     asked = hub()
     assert problem(name, check) == (
@@ -72,7 +78,9 @@ def test_the_name_that_does_not_exist_names_the_one_that_is_meant(hub, name, che
 def test_a_folder_that_is_not_there(hub, name, check):
     asked = hub()
     wanted = "expected a model's folder, or OWNER/NAME on the hub"
-    assert problem(name, check) == f"--model {name!r}: {wanted}, found no such folder; check the name"
+    assert (
+        problem(name, check) == f"--model {name!r}: {wanted}, found no such folder; check the name"
+    )
     assert asked == []
 
 
@@ -105,7 +113,9 @@ def test_what_the_hub_answers(hub, status, headers, kind, found, check):
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
-@pytest.mark.parametrize("kind", ["ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError", "RemoteProtocolError"])
+@pytest.mark.parametrize(
+    "kind", ["ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError", "RemoteProtocolError"]
+)
 def test_without_a_network_it_says_so_at_once(hub, kind, check):
     asked = hub(error=getattr(http, kind)("[Errno -2] Name or service not known"))
     assert problem(NAME, check) == (
@@ -133,7 +143,14 @@ def test_a_model_of_the_hub_is_looked_at_not_downloaded(hub, tmp_path):
 
 
 def test_a_model_of_the_hub_without_what_is_needed(hub):
-    hub(files=["config.json", "pytorch_model.bin", "fp16/model.safetensors", "adapter_model.safetensors"])
+    hub(
+        files=[
+            "config.json",
+            "pytorch_model.bin",
+            "fp16/model.safetensors",
+            "adapter_model.safetensors",
+        ]
+    )
     first, weights, processor, tokenizer = problem(NAME).splitlines()
     assert first == f"{NAME}: 3 problems"
     assert f"(pytorch_model.bin); {CONVERT.format(NAME)}" in weights
@@ -184,8 +201,20 @@ print([module for module in ("torch", "transformers") if module in sys.modules])
 def test_hf_hub_offline_leaves_what_is_cached(tmp_path):
     write_cache(tmp_path / "hub", "whole/one")
     (write_cache(tmp_path / "hub", "torn/one") / SHARDS[0]).unlink()
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    found = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    env = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        check=True,
+    )
     offline = "expected a model on the hub, found no answer (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set) and no whole copy"
     lines = found.stdout.splitlines()
     assert [lines[0], *lines[3:5], lines[6]] == [

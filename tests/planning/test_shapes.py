@@ -6,9 +6,20 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.planning.shapes import FAMILIES, GROUPS, ShapeError, group_of, published_config, read_shape
+from vqa_utils.planning.shapes import (
+    FAMILIES,
+    GROUPS,
+    ShapeError,
+    group_of,
+    published_config,
+    read_shape,
+)
 
-PUBLISHED = ("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
+PUBLISHED = (
+    "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+)
 
 
 def parameters_of(config):
@@ -49,8 +60,15 @@ def test_parameter_counts_are_the_published_ones():
 
 def test_the_demo_and_an_unknown_family():
     shape = read_shape(json.loads((DEMO_MODEL / "config.json").read_text()))
-    assert (shape.family, shape.experts, shape.experts_per_token, shape.deepstack_layers) == ("qwen3_vl_moe", 8, 2, 2)
-    with pytest.raises(ShapeError, match=r"expected a model_type of qwen3_vl_moe, .* found 'llava'"):
+    assert (shape.family, shape.experts, shape.experts_per_token, shape.deepstack_layers) == (
+        "qwen3_vl_moe",
+        8,
+        2,
+        2,
+    )
+    with pytest.raises(
+        ShapeError, match=r"expected a model_type of qwen3_vl_moe, .* found 'llava'"
+    ):
         read_shape({"model_type": "llava"})
     with pytest.raises(ShapeError, match="expected a field 'hidden_size', found none"):
         read_shape({"model_type": "qwen3_vl", "text_config": {}, "vision_config": {}})

@@ -33,7 +33,10 @@ def test_a_file_is_no_folder(folder):
 def test_a_folder_above_the_model_names_the_models(tmp_path):
     inner = write_model(tmp_path / "transformers" / "30b" / "1")
     for above in (tmp_path, inner.parent):
-        assert problem(above) == f"{above}: expected config.json, found it in {inner}; pass that folder with --model"
+        assert (
+            problem(above)
+            == f"{above}: expected config.json, found it in {inner}; pass that folder with --model"
+        )
 
 
 def test_models_below_a_model_do_not_matter(folder):
@@ -55,7 +58,9 @@ def test_each_missing_file_is_named(folder, name, wanted):
     assert problem(folder) == f"{folder}: expected {wanted}, {NO_FILE}"
 
 
-@pytest.mark.parametrize("old, new", [("preprocessor_config", "processor_config"), ("tokenizer", "vocab")])
+@pytest.mark.parametrize(
+    "old, new", [("preprocessor_config", "processor_config"), ("tokenizer", "vocab")]
+)
 def test_either_of_two_files_is_enough(folder, old, new):
     (folder / f"{old}.json").rename(folder / f"{new}.json")
     assert check_source(str(folder)) is None
@@ -65,7 +70,10 @@ def test_either_of_two_files_is_enough(folder, old, new):
 @pytest.mark.parametrize(
     "content, found",
     [
-        (b"<html>", "expected JSON, found something else (Expecting value: line 1 column 1 (char 0)); download it again"),
+        (
+            b"<html>",
+            "expected JSON, found something else (Expecting value: line 1 column 1 (char 0)); download it again",
+        ),
         (b'{"model_type": "q', "expected JSON, found something else (Unterminated string"),
         (b"\xff\xfe", "expected JSON, found something else ('utf-8' codec can't decode byte 0xff"),
         (b"{}", "expected a JSON object with model_type, found none; download it again"),
@@ -107,11 +115,15 @@ def test_shards_without_their_index(sharded):
 
 
 def test_an_index_beside_a_whole_file_is_not_read(folder):
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layer": "gone.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"layer": "gone.safetensors"}})
+    )
     assert check_source(str(folder)) is None
 
 
-@pytest.mark.parametrize("content", ['{"metadata": {}}', '{"weight_map": ["a"]}', '{"weight_map": {}}', "torn"])
+@pytest.mark.parametrize(
+    "content", ['{"metadata": {}}', '{"weight_map": ["a"]}', '{"weight_map": {}}', "torn"]
+)
 def test_an_index_that_lists_nothing(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
     assert problem(sharded).startswith(f"{sharded}: model.safetensors.index.json: expected ")
@@ -124,7 +136,10 @@ def tear(file, change):
 def test_a_torn_shard_is_named_with_its_bytes(sharded):
     whole = (sharded / SHARDS[2]).stat().st_size
     tear(sharded / SHARDS[2], lambda data: data[:-1])
-    assert problem(sharded) == f"{sharded}: {SHARDS[2]}: expected {whole} bytes, found {whole - 1}; download it again"
+    assert (
+        problem(sharded)
+        == f"{sharded}: {SHARDS[2]}: expected {whole} bytes, found {whole - 1}; download it again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,14 +148,22 @@ def test_a_torn_shard_is_named_with_its_bytes(sharded):
         (lambda data: data + b"\0", "expected {0} bytes, found {1}"),
         (lambda data: data[:50], "expected more than {2} bytes, found 50"),
         (lambda data: data[:8], "expected more than {2} bytes, found 8"),
-        (lambda data: data[:5], "expected a safetensors header, found none in its 5 bytes (a Git LFS pointer has about 130)"),
-        (lambda data: b"", "expected a safetensors header, found none in its 0 bytes (a Git LFS pointer has about 130)"),
+        (
+            lambda data: data[:5],
+            "expected a safetensors header, found none in its 5 bytes (a Git LFS pointer has about 130)",
+        ),
+        (
+            lambda data: b"",
+            "expected a safetensors header, found none in its 0 bytes (a Git LFS pointer has about 130)",
+        ),
         (
             lambda data: bytes(len(data)),
             "expected a safetensors header, found none in its {0} bytes (a Git LFS pointer has about 130)",
         ),
         (
-            lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            lambda data: (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+            ),
             "expected a safetensors header, found none in its 70 bytes (a Git LFS pointer has about 130)",
         ),
     ],

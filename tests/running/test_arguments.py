@@ -33,7 +33,9 @@ def refusal(monkeypatch, *words):
     ],
 )  # fmt: skip
 def test_what_a_command_would_not_heed_is_refused(monkeypatch, words, found):
-    assert re.fullmatch(rf"{words[0]}: expected .* beside it, as .*; found {found}", refusal(monkeypatch, *words))
+    assert re.fullmatch(
+        rf"{words[0]}: expected .* beside it, as .*; found {found}", refusal(monkeypatch, *words)
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,14 @@ def test_what_it_heeds_passes(monkeypatch, words):
 
 def test_the_table_names_arguments_that_there_are():
     known = vars(arguments._parser("").parse_args([]))
-    assert {name for command, (heeded, _) in HEEDED.items() for name in (command, *heeded)} <= set(known)
+    assert {name for command, (heeded, _) in HEEDED.items() for name in (command, *heeded)} <= set(
+        known
+    )
 
 
 def test_the_command_refuses_before_it_does_anything(monkeypatch, console, stand_in, korean_folder):
-    monkeypatch.setattr("sys.argv", ["run_all.py", "--predict", str(korean_folder), "--set", "tta=1"])
+    monkeypatch.setattr(
+        "sys.argv", ["run_all.py", "--predict", str(korean_folder), "--set", "tta=1"]
+    )
     with pytest.raises(RunError, match="--predict: expected --run-id, --resume beside it"):
         run_all.run(parse_arguments(), console)

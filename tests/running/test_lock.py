@@ -23,15 +23,21 @@ with locked(RunPaths("r")):
 """
 
 
-def test_a_run_that_another_command_works_on_is_left_alone_until_that_ends(stand_in, console, korean_folder, monkeypatch):
+def test_a_run_that_another_command_works_on_is_left_alone_until_that_ends(
+    stand_in, console, korean_folder, monkeypatch
+):
     def command(*words):
         monkeypatch.setattr("sys.argv", ["run_all.py", "--run-id", "r", *words])
         run_all.run(run_all.parse_arguments(), console)
 
     new = ("--data", str(korean_folder), "--only", "01_eda")
-    with subprocess.Popen([sys.executable, "-c", HOLDS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="runs/r: expected no other command at work there, found one"):
+        with pytest.raises(
+            RunError, match="runs/r: expected no other command at work there, found one"
+        ):
             command(*new)
         assert not stand_in.executed and not RunPaths("r").folder.exists()
         command("--dry-run", *new)  # which only looks
@@ -42,11 +48,16 @@ def test_a_run_that_another_command_works_on_is_left_alone_until_that_ends(stand
     command("--resume", "--only", "01_eda")  # the first has let go of it
 
 
-def test_a_sweep_leaves_a_point_that_another_command_works_on(stand_in, console, korean_folder, tmp_path, monkeypatch):
+def test_a_sweep_leaves_a_point_that_another_command_works_on(
+    stand_in, console, korean_folder, tmp_path, monkeypatch
+):
     file = tmp_path / "s.yaml"
     file.write_text(f"data: {korean_folder}\nset: {{n_folds: 2}}\ngrid: {{ensemble: [mean, vote]}}")
     monkeypatch.setattr("sys.argv", ["run_all.py", "--sweep", str(file)])
-    with locked(RunPaths("s-ensemble=vote")), pytest.raises(SweepError, match="1 of 2 points failed") as found:
+    with (
+        locked(RunPaths("s-ensemble=vote")),
+        pytest.raises(SweepError, match="1 of 2 points failed") as found,
+    ):
         run_all.run(run_all.parse_arguments(), console)
     assert "runs/s-ensemble=vote: expected no other command" in str(found.value)
     assert not RunPaths("s-ensemble=vote").folder.exists()

@@ -21,7 +21,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution as runs
 from vqa_utils.running.execution import execute
-from vqa_utils.running.resolution import settle_run, start_run, with_data
+from vqa_utils.running.resolution import resolve_run, start_run, with_data
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Stage, Step, select_steps
 from vqa_utils.running.terminal import last_step
@@ -30,7 +30,10 @@ from vqa_utils.setting_types import ConfigError
 
 def test_an_unknown_parameter_is_an_error(notebooks, tmp_path):
     notebooks("two", "1 + 1")
-    with pytest.raises(RunError, match=r"two\.ipynb: expected some of the parameters \['run_id'\], found \['fold'\]"):
+    with pytest.raises(
+        RunError,
+        match=r"two\.ipynb: expected some of the parameters \['run_id'\], found \['fold'\]",
+    ):
         execute("two", tmp_path / "out.ipynb", {"run_id": "r", "fold": 1})
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -39,10 +42,13 @@ def test_a_failing_notebook_is_archived_and_named(notebooks):
     notebooks("broken", "print(run_id)", "raise ValueError('no such picture')", "print('never')")
     archived = RunPaths("broken-run").notebooks / "broken.ipynb"
     with pytest.raises(
-        RunError, match=r"(?s)broken failed: ValueError: no such picture.*runs/broken-run/notebooks/broken\.ipynb"
+        RunError,
+        match=r"(?s)broken failed: ValueError: no such picture.*runs/broken-run/notebooks/broken\.ipynb",
     ):
         execute("broken", archived, {"run_id": "broken-run"})
-    outputs = [cell.outputs for cell in nbformat.read(archived, 4).cells if cell.cell_type == "code"]
+    outputs = [
+        cell.outputs for cell in nbformat.read(archived, 4).cells if cell.cell_type == "code"
+    ]
     text = str(outputs)
     assert "broken-run" in text and "no such picture" in text and "never" not in text
 
@@ -68,12 +74,16 @@ os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *sys.argv[
 
 
 @pytest.mark.parametrize(("failing", "works"), [(2, True), (3, False)])
-def test_a_kernel_that_dies_as_it_starts_is_started_again(notebooks, tmp_path, monkeypatch, failing, works):
+def test_a_kernel_that_dies_as_it_starts_is_started_again(
+    notebooks, tmp_path, monkeypatch, failing, works
+):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "start.py").write_text(STARTS.format(failing=failing))
     argv = [sys.executable, str(spec / "start.py"), "-f", "{connection_file}"]
-    write_json(spec / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"})
+    write_json(
+        spec / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"}
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     notebooks("once", f"open({str(tmp_path / 'out.txt')!r}, 'a').write('x')")
     if works:
@@ -155,43 +165,60 @@ class Later(Config):
         ({"ensemble": "vote", "calibrate": False}, "05"),
         ({"tta": 2}, "04"),
         ({"score_batch": 3}, "04"),
-        ({"rotations": 2}, "04"),
         ({"baselines": False}, "04"),
         ({"seed": 1}, "01"),
         (None, "01"),
     ],
 )
-def test_a_setting_counts_from_the_notebook_on_that_uses_it_first(stand_in, console, korean_folder, changes, first):
+def test_a_setting_counts_from_the_notebook_on_that_uses_it_first(
+    stand_in, console, korean_folder, changes, first
+):
     config = preset("demo", data=str(korean_folder), n_folds=2)
     steps = select_steps(STAGES, config.fold_numbers)
     start_run(RunPaths("counted"), config)
     Runner(RunPaths("counted"), config, console, reuse=True).run(steps)
-    changed = dataclasses.replace(config, **changes) if changes else Later(**dataclasses.asdict(config))
-    states = {step.name: Runner(RunPaths("counted"), changed, console, reuse=True).state(step) for step in steps}
+    changed = (
+        dataclasses.replace(config, **changes) if changes else Later(**dataclasses.asdict(config))
+    )
+    states = {
+        step.name: Runner(RunPaths("counted"), changed, console, reuse=True).state(step)
+        for step in steps
+    }
     assert states == {step.name: "changed" if step.name >= first else "done" for step in steps}
 
 
-def test_the_marker_is_set_aside_last_and_each_file_once(stand_in, console, korean_folder, monkeypatch):
+def test_the_marker_is_set_aside_last_and_each_file_once(
+    stand_in, console, korean_folder, monkeypatch
+):
     config, moved, rename = preset("demo", data=str(korean_folder), n_folds=2), [], Path.rename
     steps, paths = select_steps(STAGES, config.fold_numbers), RunPaths("aside")
     start_run(paths, config)
     Runner(paths, config, console, reuse=True).run(steps)
-    monkeypatch.setattr(Path, "rename", lambda path, target: moved.append(path.name) or rename(path, target))
+    monkeypatch.setattr(
+        Path, "rename", lambda path, target: moved.append(path.name) or rename(path, target)
+    )
     scoring = next(step for step in steps if step.name == "04_infer-fold0")
     Runner(paths, dataclasses.replace(config, tta=2), console, reuse=True).run([scoring])
-    assert moved[-1] == "04_infer-fold0.json" and sorted(moved[:-1]) == ["probs_oof.csv", "probs_test.csv"]
+    assert moved[-1] == "04_infer-fold0.json" and sorted(moved[:-1]) == [
+        "probs_oof.csv",
+        "probs_test.csv",
+    ]
 
 
 def test_a_notebook_that_does_not_write_its_files_is_an_error(small_run, notebooks):
     make, paths, _ = small_run
     notebooks("writes", "pass")
-    with pytest.raises(RunError, match=r"expected it to write runs/small/out\.txt, found nothing there"):
+    with pytest.raises(
+        RunError, match=r"expected it to write runs/small/out\.txt, found nothing there"
+    ):
         make().run([Step(STAGE)])
     assert not (paths.stages / "writes.json").exists()
 
 
 def test_a_new_run_has_the_presets_settings_and_what_the_command_changes():
-    paths, config = settle_run(arguments(preset="safe", set=["lora_r=12"], limit=5, data="some/where"), "now")
+    paths, config = resolve_run(
+        arguments(preset="safe", set=["lora_r=12"], limit=5, data="some/where"), "now"
+    )
     assert paths.run_id == "now-safe" and (config.lora_r, config.limit) == (12, 5)
     assert config.data == str(runs.Path("some/where").resolve())
 
@@ -201,11 +228,16 @@ def test_a_run_that_is_there_is_not_overwritten(korean_folder):
     start_run(RunPaths("there"), config)
     assert (runs_dir() / "latest").resolve().name == "there"
     with pytest.raises(RunError, match="runs/there is there already: --resume goes on with it"):
-        settle_run(arguments(run_id="there"), "now")
-    for given in ({"run_id": "there", "resume": True}, {"resume": True}, {"status": True}, {"run_id": "there", "force": True}):
-        paths, found = settle_run(arguments(**given), "now")
+        resolve_run(arguments(run_id="there"), "now")
+    for given in (
+        {"run_id": "there", "resume": True},
+        {"resume": True},
+        {"status": True},
+        {"run_id": "there", "force": True},
+    ):
+        paths, found = resolve_run(arguments(**given), "now")
         assert (paths.run_id, found) == ("there", config)
-    changed = settle_run(arguments(resume=True, set=["epochs=3"]), "now")[1]
+    changed = resolve_run(arguments(resume=True, set=["epochs=3"]), "now")[1]
     assert to_dict(changed) == to_dict(config) | {"epochs": 3.0}
 
 
@@ -214,11 +246,19 @@ def test_the_origin_of_every_command_of_a_run_is_kept(korean_folder, monkeypatch
         monkeypatch.setattr(runs, "provenance", lambda commit=commit: {"git_commit": commit})
         start_run(RunPaths("thrice"), preset("demo", data=str(korean_folder)))
     found = read_json(RunPaths("thrice").provenance)
-    assert [found["git_commit"], *(start["git_commit"] for start in found["earlier"])] == ["c", "b", "a"]
-    assert all(start["inputs"] == found["inputs"] and "earlier" not in start for start in found["earlier"])
+    assert [found["git_commit"], *(start["git_commit"] for start in found["earlier"])] == [
+        "c",
+        "b",
+        "a",
+    ]
+    assert all(
+        start["inputs"] == found["inputs"] and "earlier" not in start for start in found["earlier"]
+    )
 
 
-def test_folds_that_were_edited_are_checked_before_anything_runs(stand_in, console, tmp_path, monkeypatch):
+def test_folds_that_were_edited_are_checked_before_anything_runs(
+    stand_in, console, tmp_path, monkeypatch
+):
     folder = write_korean_challenge(tmp_path / "data", train=8, test=2)
 
     def command(*arguments):
@@ -232,10 +272,13 @@ def test_folds_that_were_edited_are_checked_before_anything_runs(stand_in, conso
     folds = pd.read_csv(RunPaths("mine").folds)
     first, second = (folds["id"][folds["fold"] == k].iloc[0] for k in (0, 1))
     folds.assign(
-        group=folds["group"].where(folds["id"] != second, "picture 0").where(folds["id"] != first, "picture 0")
+        group=folds["group"]
+        .where(folds["id"] != second, "picture 0")
+        .where(folds["id"] != first, "picture 0")
     ).to_csv(RunPaths("mine").folds, index=False)
     with pytest.raises(
-        FoldError, match=rf"folds\.csv: expected each image in one fold.*{min(first, second)}.*put them into one"
+        FoldError,
+        match=rf"folds\.csv: expected each image in one fold.*{min(first, second)}.*put them into one",
     ):
         command("--resume", "--from", "03_train_fold")
     folds.to_csv(RunPaths("mine").folds, index=False)
@@ -250,25 +293,30 @@ def test_folds_that_were_edited_are_checked_before_anything_runs(stand_in, conso
 @pytest.mark.parametrize("name", ["latest", "demo-data", "a/b", "../x"])
 def test_a_run_id_is_a_plain_name(name):
     with pytest.raises(RunError, match=r"--run-id: expected letters, digits"):
-        settle_run(arguments(run_id=name), "now")
+        resolve_run(arguments(run_id=name), "now")
 
 
 def test_a_models_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert settle_run(arguments(model="mine"), "now")[1].model == str(tmp_path / "mine")
-    assert settle_run(arguments(model="Qwen/Qwen3-VL-8B-Instruct"), "now")[1].model == "Qwen/Qwen3-VL-8B-Instruct"
+    assert resolve_run(arguments(model="mine"), "now")[1].model == str(tmp_path / "mine")
+    assert (
+        resolve_run(arguments(model="Qwen/Qwen3-VL-8B-Instruct"), "now")[1].model
+        == "Qwen/Qwen3-VL-8B-Instruct"
+    )
 
 
 def test_another_preset_keeps_what_the_run_has_besides(korean_folder):
     start_run(RunPaths("preset-change"), preset("safe", data=str(korean_folder), seed=7, n_folds=5))
-    found = settle_run(arguments(run_id="preset-change", resume=True, preset="low_memory"), "now")[1]
+    found = resolve_run(arguments(run_id="preset-change", resume=True, preset="low_memory"), "now")[
+        1
+    ]
     assert (found.seed, found.n_folds, found.data, found.lora_r) == (7, 5, str(korean_folder), 4)
 
 
 def test_a_run_that_is_not_there_cannot_be_resumed():
     with pytest.raises(RunError, match="expected a run, found none"):
-        settle_run(arguments(run_id="nowhere", resume=True), "now")
+        resolve_run(arguments(run_id="nowhere", resume=True), "now")
     with pytest.raises(ConfigError, match=r"start it with run_all.py"):
         open_run("nowhere")
 
@@ -310,7 +358,9 @@ def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
 
     order, hashed, lines = [], runner.data_hash, runner.progress_lines
     monkeypatch.setattr(runner, "data_hash", lambda config: order.append("hash") or hashed(config))
-    monkeypatch.setattr(runner, "progress_lines", lambda console: order.append("lines") or lines(console))
+    monkeypatch.setattr(
+        runner, "progress_lines", lambda console: order.append("lines") or lines(console)
+    )
     make, _, _ = small_run
     make().run([Step(STAGE)])
     assert order == ["hash", "lines"]

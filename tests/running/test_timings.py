@@ -11,7 +11,9 @@ def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():
         new_markdown_cell("A question", metadata={"papermill": {"duration": 0.1}}),
         new_code_cell("import torch", metadata=clock(1.5, 4.0)),
         new_code_cell("run_id = ''", metadata={"tags": ["parameters"], **clock(5.5, 0.25)}),
-        new_code_cell("run_id = 'r'", metadata={"tags": ["injected-parameters"], **clock(5.75, 0.25)}),
+        new_code_cell(
+            "run_id = 'r'", metadata={"tags": ["injected-parameters"], **clock(5.75, 0.25)}
+        ),
         new_code_cell("train()", metadata=clock(6, 10)),
     ]
     assert time_split(new_notebook(cells=cells, metadata=clock(0, 17.0))) == (1.5, 4.0, 11.5)
@@ -23,6 +25,11 @@ def test_the_table_of_executed_notebooks(notebooks, tmp_path):
         execute("adds", tmp_path / f"{name}.ipynb", {"run_id": "r"})
     table = time_table(tmp_path, ["first", "second", "never_ran"]).set_index("notebook")
     assert list(table.index) == ["first", "second", "all"] and (table["kernel start"] > 0).all()
-    assert (table["total"] - table[["kernel start", "imports", "work"]].sum(axis=1)).abs().max() < 0.2
-    whole = sum(read_json(tmp_path / f"{name}.ipynb")["metadata"]["papermill"]["duration"] for name in ("first", "second"))
+    assert (
+        table["total"] - table[["kernel start", "imports", "work"]].sum(axis=1)
+    ).abs().max() < 0.2
+    whole = sum(
+        read_json(tmp_path / f"{name}.ipynb")["metadata"]["papermill"]["duration"]
+        for name in ("first", "second")
+    )
     assert abs(table.loc["all", "total"] - whole) < 0.1

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring._orders import in_one_sequence, shifts_of, tree_mask, turned
+from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
+from vqa_utils.scoring._orders import in_one_sequence, shifts_of, tree_mask
 from vqa_utils.scoring.options import score_options
 
 
@@ -14,12 +14,15 @@ def rows(challenge):
     rows = challenge.train.head(7)
     more = [" 자세히 보세요." * (number % 3) for number in range(len(rows))]
     return rows.assign(
-        question=rows["question"] + more, c=rows["c"] + [" 아니요" * (number % 2) for number in range(len(rows))]
+        question=rows["question"] + more,
+        c=rows["c"] + [" 아니요" * (number % 2) for number in range(len(rows))],
     )
 
 
 def turned_rows(rows, shift):
-    return pd.DataFrame([turned(row, shift) for row in rows.to_dict("records")])
+    return pd.DataFrame(
+        [reorder_options(row, cyclic_order(shift)) for row in rows.to_dict("records")]
+    )
 
 
 @pytest.mark.parametrize("orders", [2, 4])
@@ -44,8 +47,13 @@ def test_orders_that_share_a_pass_equal_full_passes(base, encoder, rows, orders,
 
 
 def test_turning_a_rows_options_changes_no_mean_over_all_orders(base, encoder, rows):
-    as_asked, turned_once = (score_options(base, encoder, r, batch_size=4, orders=4) for r in (rows, turned_rows(rows, 1)))
-    np.testing.assert_allclose(turned_once[list(LETTERS)], as_asked[["b", "c", "d", "a"]], atol=1e-4)
+    as_asked, turned_once = (
+        score_options(base, encoder, r, batch_size=4, orders=4)
+        for r in (rows, turned_rows(rows, 1))
+    )
+    np.testing.assert_allclose(
+        turned_once[list(LETTERS)], as_asked[["b", "c", "d", "a"]], atol=1e-4
+    )
 
 
 def test_an_order_sees_what_is_shared_and_itself():
@@ -68,10 +76,15 @@ def test_the_sequence_of_two_orders():
         "position_ids": torch.tensor([[0, 0, 1, 2, 3], [0, 0, 2, 3, 4]]).expand(3, 2, 5),
         "pixel_values": torch.zeros(3),
     }
-    joined = in_one_sequence(batch, [[[5, 6, 7, 8], [5, 5, 6, 9, 8]], [[5, 6, 8, 7], [5, 5, 6, 8]]], pad=0)
+    joined = in_one_sequence(
+        batch, [[[5, 6, 7, 8], [5, 5, 6, 9, 8]], [[5, 6, 8, 7], [5, 5, 6, 8]]], pad=0
+    )
     assert joined["input_ids"].tolist() == [[0, 5, 6, 7, 8, 8, 7], [5, 5, 6, 9, 8, 0, 8]]
     assert joined["segments"].tolist() == [[0, 1, 1, 2, 2, 3, 3], [1, 1, 1, 2, 2, 0, 3]]
     assert joined["position_ids"][2].tolist() == [[0, 0, 1, 2, 3, 2, 3], [0, 0, 2, 3, 4, 0, 3]]
     assert joined["mm_token_type_ids"].tolist() == [[0, 1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]]
-    assert joined["logits_to_keep"] == [4, 6]  # not a tensor, which accelerate would put on the first of two GPUs
+    assert joined["logits_to_keep"] == [
+        4,
+        6,
+    ]  # not a tensor, which accelerate would put on the first of two GPUs
     assert "attention_mask" not in joined and "pixel_values" in joined

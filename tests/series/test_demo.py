@@ -33,7 +33,11 @@ def demo():
 def test_the_challenge_is_easy_vqa_with_its_kinds_in_balance(demo):
     assert (len(demo.train), len(demo.test)) == (900, 300)
     kinds = question_kinds(demo.train)
-    assert kinds.value_counts().between(290, 310).all() and set(kinds) == {"yes/no", "shape", "colour"}
+    assert kinds.value_counts().between(290, 310).all() and set(kinds) == {
+        "yes/no",
+        "shape",
+        "colour",
+    }
     assert set(demo.train["question"]) <= set(easy_vqa.get_train_questions()[0])
     assert set(demo.test["question"]) <= set(easy_vqa.get_test_questions()[0])
     answers = demo.train[kinds == "yes/no"].apply(lambda row: row[row["answer"]], axis=1)
@@ -58,13 +62,22 @@ def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tm
     known = set(zip(*easy_vqa.get_train_questions()[:2], strict=True))
     assert {(row["question"], row[row["answer"]]) for row in extra.to_dict("records")} <= known
     pictures = image_hashes(tmp_path, extra["path"])
-    assert set(pictures) <= set(image_hashes(tmp_path, easy_vqa.get_train_image_paths().values())) and len(set(pictures)) > 10
+    assert (
+        set(pictures) <= set(image_hashes(tmp_path, easy_vqa.get_train_image_paths().values()))
+        and len(set(pictures)) > 10
+    )
 
 
 def test_the_base_never_saw_a_question_of_easy_vqa():
-    theirs = {re.sub(r"\W+", " ", q).strip() for q in easy_vqa.get_train_questions()[0] + easy_vqa.get_test_questions()[0]}
+    theirs = {
+        re.sub(r"\W+", " ", q).strip()
+        for q in easy_vqa.get_train_questions()[0] + easy_vqa.get_test_questions()[0]
+    }
     rng = random.Random(0)
-    mine = {re.sub(r"\W+", " ", ask(draw_scene(seed)[1], rng)["question"]).strip() for seed in range(10_000)}
+    mine = {
+        re.sub(r"\W+", " ", ask(draw_scene(seed)[1], rng)["question"]).strip()
+        for seed in range(10_000)
+    }
     assert len(mine) > 400 and not mine & theirs
 
 
@@ -79,33 +92,58 @@ def test_questions_about_scenes_have_one_right_answer():
             assert row[row["answer"]] == ("zero", "one", "two", "three")[len(items)]
         named = [item for item in items if f"is the {item.colour} {item.shape}?" in row["question"]]
         for item in named:
-            right = {"left" if item.x < SIDE_PX / 2 else "right", "top" if item.y < SIDE_PX / 2 else "bottom"}
+            right = {
+                "left" if item.x < SIDE_PX / 2 else "right",
+                "top" if item.y < SIDE_PX / 2 else "bottom",
+            }
             assert len(right & set(options)) == 1 and row[row["answer"]] in right
 
 
 def test_the_fast_forward_of_the_training_is_the_models_own(processor, monkeypatch):
     scenes = [draw_scene(seed) for seed in range(4)]
     rows = [ask(items, random.Random(seed)) for seed, (_, items) in enumerate(scenes)]
-    texts = [processor.apply_chat_template(chat(row, None), tokenize=False, add_generation_prompt=True) for row in rows]
+    texts = [
+        processor.apply_chat_template(chat(row, None), tokenize=False, add_generation_prompt=True)
+        for row in rows
+    ]
     images = [Image.fromarray(pixels) for pixels, _ in scenes]
-    batch = processor(text=texts, images=images, do_resize=False, padding=True, padding_side="left", return_tensors="pt")
+    batch = processor(
+        text=texts,
+        images=images,
+        do_resize=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
     model = AutoModelForImageTextToText.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = model(**batch, logits_to_keep=1).logits
-        monkeypatch.setattr(pretrain.qwen.Qwen3VLMoeVisionAttention, "forward", pretrain.equal_images_attention)
+        monkeypatch.setattr(
+            pretrain.qwen.Qwen3VLMoeVisionAttention, "forward", pretrain.equal_images_attention
+        )
         pretrain.ALL_EXPERTS_FUNCTIONS.register("dense", pretrain.dense_experts)
         model.set_experts_implementation("dense")
         pixels = torch.stack([torch.from_numpy(pixels) for pixels, _ in scenes])
-        found = pretrain.forward(model, pixels, batch["input_ids"], processor.tokenizer.pad_token_id).logits
+        found = pretrain.forward(
+            model, pixels, batch["input_ids"], processor.tokenizer.pad_token_id
+        ).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_base_is_small_and_its_card_says_what_it_is():
     size = (DEMO_MODEL / "model.safetensors").stat().st_size
     assert 4e6 < size < 12e6
-    card, record = (DEMO_MODEL / "README.md").read_text(encoding="utf-8"), read_json(DEMO_MODEL / "training.json")
+    card, record = (
+        (DEMO_MODEL / "README.md").read_text(encoding="utf-8"),
+        read_json(DEMO_MODEL / "training.json"),
+    )
     assert "not Qwen's weights" in card
-    for value in (f"{record['steps']:,}", f"{record['batch']}", f"seed {record['seed']}", f"{record['held_out_accuracy']}"):
+    for value in (
+        f"{record['steps']:,}",
+        f"{record['batch']}",
+        f"seed {record['seed']}",
+        f"{record['held_out_accuracy']}",
+    ):
         assert value in card, value
 
 
@@ -123,12 +161,17 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
         FoldPaths(tmp_path),
     )
     model, _, _ = load_adapter(tmp_path / "adapter", config)
-    probs = score_fold(model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path))
+    probs = score_fold(
+        model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path)
+    )
     right = {name: correct(frame, held_out["answer"]) for name, frame in probs.items()}
     open_rows = (question_kinds(held_out) != "yes/no").to_numpy()
     assert right["oof"].mean() >= 0.85 and right["oof"][open_rows].mean() >= 0.75
     assert right["oof"].mean() - right["blank"].mean() >= 0.15
-    assert right["oof"].mean() > right["zero_shot"].mean() and mcnemar(right["oof"], right["zero_shot"]) < 0.01
+    assert (
+        right["oof"].mean() > right["zero_shot"].mean()
+        and mcnemar(right["oof"], right["zero_shot"]) < 0.01
+    )
 
 
 def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):

@@ -10,7 +10,15 @@ TOP = {"errors", "setting_types", "config", "presets", "prompts", "metrics", "nf
 ROOMS = ("artifacts", "data", "planning", "forecasting", "ops", "model", "training", "scoring", "ensembling", "analysis",
          "running", "experiments", "tiny_base")  # fmt: skip
 WITH_TORCH = {"ops", "model", "training", "scoring", "tiny_base"}
-TORCH = {"torch", "torchvision", "transformers", "peft", "bitsandbytes", "accelerate", "qwen_vl_utils"}
+TORCH = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "qwen_vl_utils",
+}
 PACKAGE = ROOT / "vqa_utils"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
@@ -29,7 +37,9 @@ def imports(path):
             yield from ([*node.module.split("."), alias.name] for alias in node.names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+)
 def test_a_module_keeps_the_rules_of_its_room(path):
     own = path.relative_to(ROOT).with_suffix("").parts
     for used in imports(path):

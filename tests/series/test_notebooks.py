@@ -22,16 +22,27 @@ def code_cells(source):
 
 
 def test_the_series_is_complete():
-    assert [s.stem for s in SOURCES] == ["01_eda", "02_folds", "03_train_fold", "04_infer", "05_ensemble", "06_analysis"]
+    assert [s.stem for s in SOURCES] == [
+        "01_eda",
+        "02_folds",
+        "03_train_fold",
+        "04_infer",
+        "05_ensemble",
+        "06_analysis",
+    ]
     assert [n.stem for n in sorted(NOTEBOOKS.glob("*.ipynb"))] == [s.stem for s in SOURCES]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 def test_each_notebook_has_the_cells_of_its_source(source):
     def cells(nb):
-        return [(c.cell_type, c.source.strip(), sorted(c.metadata.get("tags", []))) for c in nb.cells]
+        return [
+            (c.cell_type, c.source.strip(), sorted(c.metadata.get("tags", []))) for c in nb.cells
+        ]
 
-    assert cells(notebook(source)) == cells(jupytext.read(source)), "run: python tests/refresh_notebooks.py"
+    assert cells(notebook(source)) == cells(jupytext.read(source)), (
+        "run: python tests/refresh_notebooks.py"
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
@@ -40,7 +51,11 @@ def test_cells_are_small_and_leave_the_work_to_the_package(source):
         lines = [line for line in cell.source.splitlines() if line.strip()]
         assert len(lines) <= 25
         nodes = list(ast.walk(ast.parse(cell.source)))
-        assert not [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.While, ast.Lambda))]
+        assert not [
+            n
+            for n in nodes
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.While, ast.Lambda))
+        ]
     sizes = sorted(len(cell.source.splitlines()) for cell in code_cells(source))
     assert sizes[len(sizes) // 2] < 7
 
@@ -58,10 +73,16 @@ def test_parameters_are_literals_with_help_that_papermill_reads(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 def test_a_number_that_was_computed_is_compared(source):
-    compared = [c for c in code_cells(source) if "nbval-ignore-output" not in c.metadata.get("tags", [])]
+    compared = [
+        c for c in code_cells(source) if "nbval-ignore-output" not in c.metadata.get("tags", [])
+    ]
     printed = [o["text"] for c in compared for o in c.outputs if o.output_type == "stream"]
     assert any(re.search(r"\d", text) for text in printed)
-    assert not any(o.output_type == "display_data" or "image/png" in o.get("data", {}) for c in compared for o in c.outputs)
+    assert not any(
+        o.output_type == "display_data" or "image/png" in o.get("data", {})
+        for c in compared
+        for o in c.outputs
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
@@ -70,4 +91,8 @@ def test_committed_outputs_are_whole_and_show_no_machine(source):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
     assert not re.search(r"/home/|/root/|/tmp/|/work/|site-packages", text)
-    assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs)
+    assert not any(
+        o.output_type == "error" or o.get("name") == "stderr"
+        for cell in cells
+        for o in cell.outputs
+    )

@@ -18,7 +18,7 @@ from vqa_utils.data.extra_rows import extra_rows
 from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensembling.combining import combined
 from vqa_utils.ensembling.ensemble import of_folds
-from vqa_utils.ensembling.members import pooled, read_refit, scored_folds
+from vqa_utils.ensembling.members import describe_refit, pooled, scored_folds
 from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
 from vqa_utils.errors import RunError
@@ -52,9 +52,17 @@ def command(stand_in, console, monkeypatch, korean_folder):
 
 def test_the_refit_is_one_more_number_that_no_adapter_depends_on():
     off, on = preset("demo"), preset("demo", refit=True)
-    assert on.hash_for("05_ensemble") != off.hash_for("05_ensemble") and on.training_hash == off.training_hash
+    assert (
+        on.hash_for("05_ensemble") != off.hash_for("05_ensemble")
+        and on.training_hash == off.training_hash
+    )
     assert on.hash_for("04_infer") == off.hash_for("04_infer")
-    assert off.adapter_numbers == on.fold_numbers == (0, 1, 2) and on.adapter_numbers == (0, 1, 2, 3)
+    assert off.adapter_numbers == on.fold_numbers == (0, 1, 2) and on.adapter_numbers == (
+        0,
+        1,
+        2,
+        3,
+    )
     assert [on.adapter_name(k) for k in (2, 3)] == ["fold 2", "refit (fold 3)"]
     assert preset("demo", refit=True, use_kfold=False).adapter_numbers == (0, 1)
 
@@ -62,28 +70,44 @@ def test_the_refit_is_one_more_number_that_no_adapter_depends_on():
 def test_a_finished_run_gets_a_refit_and_keeps_its_folds(command):
     assert len(command(*command.new)) == 8
     paths = RunPaths("r")
-    before = {file: file.read_bytes() for file in paths.folder.glob("fold[01]/**/*") if file.is_file()}
+    before = {
+        file: file.read_bytes() for file in paths.folder.glob("fold[01]/**/*") if file.is_file()
+    }
     command("--resume", "--refit", "--dry-run")
-    assert command.printed.count("reuse") == 6 and command.printed.count("run again") == 2 and "fold=2" in command.printed
+    assert (
+        command.printed.count("reuse") == 6
+        and command.printed.count("run again") == 2
+        and "fold=2" in command.printed
+    )
     assert command("--resume", "--refit") == [*REFIT, *COMBINED]
     assert {file: file.read_bytes() for file in before} == before
-    assert "refit (fold 2): trained on all rows" in command.printed and "folds without" not in command.printed
+    assert (
+        "refit (fold 2): trained on all rows" in command.printed
+        and "folds without" not in command.printed
+    )
     assert not paths.fold(2).probs("oof").exists() and paths.fold(2).probs("test").exists()
     assert command("--resume") == [], "the run's own settings say that it has one"
     assert command("--status") == [] and command.printed.count("done") == 10
     assert command("--resume", "--set", "refit=false") == COMBINED
-    assert command("--resume", "--set", "refit=true") == COMBINED, "what was trained and scored before is whole"
+    assert command("--resume", "--set", "refit=true") == COMBINED, (
+        "what was trained and scored before is whole"
+    )
 
 
 def test_another_way_to_combine_keeps_the_folds_probabilities(command):
     command(*command.new)
     assert command("--resume", "--set", "ensemble=vote") == COMBINED
-    with pytest.raises(RunError, match="found others at 04_infer-fold0, 04_infer-fold1; without --from"):
+    with pytest.raises(
+        RunError, match="found others at 04_infer-fold0, 04_infer-fold1; without --from"
+    ):
         command("--resume", "--from", "05_ensemble", "--set", "tta=2")
     with pytest.raises(RunError, match="found others at 04_infer-fold1; without"):
         command("--resume", "--folds", "0", "--set", "tta=2")
     for some in ("--from", "--only"):
-        with pytest.raises(RunError, match="found others at 03_train_fold-fold0, 03_train_fold-fold1; without --from"):
+        with pytest.raises(
+            RunError,
+            match="found others at 03_train_fold-fold0, 03_train_fold-fold1; without --from",
+        ):
             command("--resume", some, "04_infer", "--set", "learning_rate=1e-4")
     assert command("--resume", "--only", "04_infer") == []
     with pytest.raises(RunError, match="found others at 05_ensemble; without"):
@@ -99,20 +123,28 @@ def test_a_refit_that_was_switched_off_again_counts_in_no_minutes(command):
     with_it = comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist()
     assert with_it == [plain[0] + 3, plain[1] + 1]  # two more notebooks of half a minute
     command("--resume", "--set", "refit=false")
-    assert comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist() == plain
+    assert (
+        comparison([read_scored("r")]).loc[0, ["train_minutes", "notebook_minutes"]].tolist()
+        == plain
+    )
 
 
-def test_another_test_set_is_answered_by_the_refit_too(command, stand_in, korean_folder, monkeypatch):
+def test_another_test_set_is_answered_by_the_refit_too(
+    command, stand_in, korean_folder, monkeypatch
+):
     stand_in.calibrated["r"] = 0.6
     command(*command.new, "--refit")
     seen = []
     monkeypatch.setattr(
-        "vqa_utils.running.prediction.combined", lambda frames, how: seen.extend(frames) or combined(frames, how)
+        "vqa_utils.running.prediction.combined",
+        lambda frames, how: seen.extend(frames) or combined(frames, how),
     )
     command("--predict", str(korean_folder))
     answers = read_probabilities(RunPaths("r").fold(2).probs("test"))
     assert len(seen) == 3
-    pd.testing.assert_frame_equal(seen[2], scaled(answers, 1.5))  # the geometric mean of the folds' temperatures
+    pd.testing.assert_frame_equal(
+        seen[2], scaled(answers, 1.5)
+    )  # the geometric mean of the folds' temperatures
 
 
 def test_folds_chooses_the_refit_by_its_number(command):
@@ -120,10 +152,16 @@ def test_folds_chooses_the_refit_by_its_number(command):
         "01_eda", "02_folds", "03_train_fold-fold0", "04_infer-fold0", *COMBINED
     ]  # fmt: skip
     paths, config = open_run("r")
-    assert read_refit(paths, config) == "refit (fold 2): not scored yet, and no member."
+    assert describe_refit(paths, config) == "refit (fold 2): not scored yet, and no member."
     with pytest.raises(RunError, match=r"not finished: without scores: fold 1, refit \(fold 2\)"):
         check_finished(paths, config)
-    assert command("--resume", "--folds", "1,2") == ["03_train_fold-fold1", REFIT[0], "04_infer-fold1", REFIT[1], *COMBINED]
+    assert command("--resume", "--folds", "1,2") == [
+        "03_train_fold-fold1",
+        REFIT[0],
+        "04_infer-fold1",
+        REFIT[1],
+        *COMBINED,
+    ]
     check_finished(paths, config)
     with pytest.raises(RunError, match="--folds: expected some of 0, 1, found 2"):
         command("--resume", "--set", "refit=false", "--folds", "2")
@@ -158,9 +196,15 @@ def test_a_refit_costs_but_has_no_score(command):
     table = report.fold_table(paths, config, *folds_and_train(paths, config)).set_index("fold")
     assert list(table.index) == [0, 1, "refit (fold 2)", "all"]
     scores = ["rows", "accuracy", "low", "high", "log_loss"]
-    pd.testing.assert_frame_equal(table.loc[[0, 1, "all"], scores], without[scores], check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.loc[[0, 1, "all"], scores], without[scores], check_exact=True
+    )
     refit = table.loc["refit (fold 2)"]
-    assert refit["rows"] == 0 and refit[scores[1:]].isna().all() and (refit["minutes"], refit["peak_gib"]) == (3, 4)
+    assert (
+        refit["rows"] == 0
+        and refit[scores[1:]].isna().all()
+        and (refit["minutes"], refit["peak_gib"]) == (3, 4)
+    )
     assert table["minutes"]["all"] == 6 and without["minutes"]["all"] == 3
 
 
@@ -172,17 +216,27 @@ def scored_run(tmp_path, monkeypatch, korean_folder):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
 
     def write(run_id, **changes):
-        paths, config = RunPaths(run_id), preset("demo", **{"data": str(korean_folder), "n_folds": 2, **changes})
+        paths, config = (
+            RunPaths(run_id),
+            preset("demo", **{"data": str(korean_folder), "n_folds": 2, **changes}),
+        )
         challenge, rng = load_challenge(config), np.random.default_rng(0)
         number = np.arange(len(challenge.train))
         fold = number % 2 if config.use_kfold else np.where(number < 8, 0, -1)
-        folds = pd.DataFrame({"id": challenge.train["id"], "group": challenge.train["path"], "fold": fold})
+        folds = pd.DataFrame(
+            {"id": challenge.train["id"], "group": challenge.train["path"], "fold": fold}
+        )
         write_json(paths.config, to_dict(config))
         write_csv(paths.folds, folds)
         refit = len(config.fold_numbers)
         for k in (*config.fold_numbers, refit):
-            for rows, ids in (("oof", folds["id"][folds["fold"] == k]), ("test", challenge.test["id"])):
-                probs = pd.DataFrame(rng.dirichlet([0.3] * 4, len(ids)), columns=LETTERS).assign(id=list(ids))
+            for rows, ids in (
+                ("oof", folds["id"][folds["fold"] == k]),
+                ("test", challenge.test["id"]),
+            ):
+                probs = pd.DataFrame(rng.dirichlet([0.3] * 4, len(ids)), columns=LETTERS).assign(
+                    id=list(ids)
+                )
                 if len(ids):
                     write_probabilities(paths.fold(k).probs(rows), probs)
         return paths
@@ -201,13 +255,20 @@ def test_the_test_answers_have_one_more_member_and_the_out_of_fold_rows_none(sco
     pd.testing.assert_frame_equal(on.fitted, off.fitted, check_exact=True)
     assert list(on.members) == [*off.members, "refit (fold 2)"] == on.record["members"]
     temperatures = on.record["temperatures"]
-    assert temperatures == off.record["temperatures"] | {2: pytest.approx((temperatures[0] * temperatures[1]) ** 0.5)}
-    assert min(temperatures.values()) > 1.5, "the folds are too sure, and so is taken to be the refit"
+    assert temperatures == off.record["temperatures"] | {
+        2: pytest.approx((temperatures[0] * temperatures[1]) ** 0.5)
+    }
+    assert min(temperatures.values()) > 1.5, (
+        "the folds are too sure, and so is taken to be the refit"
+    )
     as_scored = [read_probabilities(paths.fold(k).probs("test")) for k in (0, 1, 2)]
-    pd.testing.assert_frame_equal(on.test, combined([scaled(as_scored[k], temperatures[k]) for k in (0, 1, 2)], how))
+    pd.testing.assert_frame_equal(
+        on.test, combined([scaled(as_scored[k], temperatures[k]) for k in (0, 1, 2)], how)
+    )
     assert (on.test[LETTERS] - off.test[LETTERS]).abs().to_numpy().max() > 0.01
     assert (
-        "refit (fold 2): trained on all rows, a member for the test rows alone" in on.who and "No model is refitted" in off.who
+        "refit (fold 2): trained on all rows, a member for the test rows alone" in on.who
+        and "No model is refitted" in off.who
     )
     assert f"refit (fold 2) {temperatures[2]:.2f}." in on.decision
 
@@ -216,20 +277,31 @@ def test_a_refit_without_calibration_stays_as_it_is_scored(scored_run):
     paths = scored_run("on", calibrate=False, refit=True)
     on = of_folds("on")
     assert on.record["temperatures"] == {}
-    pd.testing.assert_frame_equal(on.members["refit (fold 2)"], read_probabilities(paths.fold(2).probs("test")))
+    pd.testing.assert_frame_equal(
+        on.members["refit (fold 2)"], read_probabilities(paths.fold(2).probs("test"))
+    )
 
 
 def test_a_model_without_rows_of_its_own_gets_the_geometric_mean():
-    assert temperature_of({0: 1.0, 1: 4.0, 2: 2.0}, 1) == 4 and temperature_of({0: 1.0, 1: 4.0}, 2) == pytest.approx(2)
+    assert temperature_of({0: 1.0, 1: 4.0, 2: 2.0}, 1) == 4 and temperature_of(
+        {0: 1.0, 1: 4.0}, 2
+    ) == pytest.approx(2)
     assert temperature_of({}, 2) == 1
-    write_json(RunPaths("refit-temperatures").members, {"temperatures": {"0": 1.0, "1": 4.0, "2": 2.0}})
-    assert temperatures_of(RunPaths("refit-temperatures"))[2] == 2 == statistics.geometric_mean([1, 4])
+    write_json(
+        RunPaths("refit-temperatures").members, {"temperatures": {"0": 1.0, "1": 4.0, "2": 2.0}}
+    )
+    assert (
+        temperatures_of(RunPaths("refit-temperatures"))[2] == 2 == statistics.geometric_mean([1, 4])
+    )
 
 
 def test_a_single_split_has_a_refit_too(scored_run):
     scored_run("single", use_kfold=False, refit=True)
     single = of_folds("single")
-    assert list(single.members) == ["fold 0", "refit (fold 1)"] and single.submission_path.name == "submission_single.csv"
+    assert (
+        list(single.members) == ["fold 0", "refit (fold 1)"]
+        and single.submission_path.name == "submission_single.csv"
+    )
     assert len(single.oof) == 8
 
 
@@ -256,7 +328,9 @@ def test_it_is_trained_on_all_rows_and_scores_the_test_set_alone(scored_run):
     train = folds_and_train(paths, config)[1]
     assert [held_out_rows(paths.folds, train, config, k).sum() for k in (0, 1, 2)] == [12, 12, 0]
     write_json(paths.fold(2).meta, {"held_out_ids": ids_hash([])})
-    assert {name: len(rows) for name, rows in questions_of_fold(paths, config, 2)[1].items()} == {"test": 8}
+    assert {name: len(rows) for name, rows in questions_of_fold(paths, config, 2)[1].items()} == {
+        "test": 8
+    }
     write_json(paths.fold(2).meta, {"held_out_ids": ids_hash(train["id"][:8])})
     with pytest.raises(Exception, match="held out others"):
         questions_of_fold(paths, config, 2)
@@ -269,10 +343,15 @@ def test_a_number_that_no_adapter_of_the_run_has_is_refused(scored_run):
     paths = scored_run("off")
     config = open_run("off")[1]
     train = folds_and_train(paths, config)[1]
-    with pytest.raises(FoldError, match="fold: expected one of 0, 1, found 2; with refit=true, there is one more"):
+    with pytest.raises(
+        FoldError, match="fold: expected one of 0, 1, found 2; with refit=true, there is one more"
+    ):
         held_out_rows(paths.folds, train, config, 2)
     other = dataclasses.replace(config, n_folds=3)
-    with pytest.raises(FoldError, match=r"folds\.csv: expected rows in fold 2, found 0 rows; run notebook 02_folds again"):
+    with pytest.raises(
+        FoldError,
+        match=r"folds\.csv: expected rows in fold 2, found 0 rows; run notebook 02_folds again",
+    ):
         held_out_rows(paths.folds, train, other, 2)
     fewer = dataclasses.replace(config, use_kfold=False, refit=True)
     with pytest.raises(FoldError, match=r"expected no row in fold 1, found 12 rows"):
@@ -289,7 +368,9 @@ def test_it_learns_from_every_extra_row(tmp_path):
     ]
 
 
-def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, challenge, tmp_path, monkeypatch):
+def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     import torch
     from safetensors.torch import load_file
     from transformers import TrainerCallback
@@ -303,7 +384,11 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, 
     class KeepsLast(TrainerCallback):
         def on_train_end(self, args, state, control, model, **kwargs):
             last.update(
-                {name.replace(".default", ""): p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+                {
+                    name.replace(".default", ""): p.detach().clone()
+                    for name, p in model.named_parameters()
+                    if "lora_" in name
+                }
             )
 
     def watched(**options):
@@ -313,16 +398,28 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(config, encoder, 
 
     monkeypatch.setattr(train, "StepTrainer", watched)
     paths, rows = FoldPaths(tmp_path / "fold3"), challenge.train.head(8)
-    meta = train.train_fold(add_lora(load_base(config), config), config, encoder, rows, rows.head(0), paths)
+    meta = train.train_fold(
+        add_lora(load_base(config), config), config, encoder, rows, rows.head(0), paths
+    )
     assert (meta["train_rows"], meta["held_out_rows"], meta["held_out_ids"]) == (8, 0, ids_hash([]))
-    assert meta["epochs"] == [] and meta["best_epoch"] is None and meta["steps"] == 4 and read_json(paths.meta) == meta
-    assert train.read_epochs(meta).endswith("the adapter is the last one's.")
+    assert (
+        meta["epochs"] == []
+        and meta["best_epoch"] is None
+        and meta["steps"] == 4
+        and read_json(paths.meta) == meta
+    )
+    assert train.describe_epochs(meta).endswith("the adapter is the last one's.")
     kept = load_file(paths.adapter / "adapter_model.safetensors")
     assert set(kept) == set(last) and all(torch.equal(kept[name], last[name]) for name in kept)
     log = pd.read_csv(paths.train_log)
     assert len(figures.training_curves(log, pd.DataFrame(meta["epochs"])).axes) == 1
-    judged = {"epochs": [{"epoch": 1, "accuracy": 0.5, "log_loss": 1.0}, {"epoch": 2, "accuracy": 0.6, "log_loss": 0.8}]}
-    said = train.read_epochs(judged | {"best_epoch": 2})
+    judged = {
+        "epochs": [
+            {"epoch": 1, "accuracy": 0.5, "log_loss": 1.0},
+            {"epoch": 2, "accuracy": 0.6, "log_loss": 0.8},
+        ]
+    }
+    said = train.describe_epochs(judged | {"best_epoch": 2})
     assert said == "Best epoch 2: held-out accuracy 0.600, log loss 0.800 nats."
 
 
@@ -337,7 +434,9 @@ def test_its_minutes_are_those_of_all_rows_and_of_the_test_set():
     rest = 2 * 1000 * on.training.wall + 400 * on.scoring.wall
     loading = (off.run_s - 3 * (2 * off.epoch_s + (1000 / 3 + 400) * off.scoring.wall)) / 6
     assert rest < one_more < rest + 2 * loading
-    assert expected("dense_8b", use_kfold=False, refit=True).side_by_side == 2, "the fold and the refit"
+    assert expected("dense_8b", use_kfold=False, refit=True).side_by_side == 2, (
+        "the fold and the refit"
+    )
 
 
 def test_steps_go_to_the_next_free_process():

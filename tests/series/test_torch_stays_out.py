@@ -12,7 +12,15 @@ from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.presets import preset
 
-HEAVY = {"torch", "torchvision", "transformers", "peft", "bitsandbytes", "accelerate", "qwen_vl_utils"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "qwen_vl_utils",
+}
 REPORT = f"import sys; print('heavy:', sorted({HEAVY} & set(sys.modules)))"
 COMMAND = """
 import runpy, sys
@@ -25,22 +33,38 @@ finally:
 
 def heavy_modules(code, folder, *arguments):
     """What a fresh process that runs some code has imported of `HEAVY`, as the last line of its output."""
-    found = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("stem", ["01_eda", "02_folds", "05_ensemble", "06_analysis"])
 def test_the_imports_of_a_notebook_that_does_not_train(stem):
-    imports = next(cell.source for cell in jupytext.read(NOTEBOOKS / f"{stem}.py").cells if cell.cell_type == "code")
+    imports = next(
+        cell.source
+        for cell in jupytext.read(NOTEBOOKS / f"{stem}.py").cells
+        if cell.cell_type == "code"
+    )
     assert "from vqa_utils" in imports
     assert heavy_modules(f"{imports}\n{REPORT}", NOTEBOOKS) == "heavy: []"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--preset", "safe", "--plan", "2"], ["--status", "--run-id", "small"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--preset", "safe", "--plan", "2"], ["--status", "--run-id", "small"]],
+)
 def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    write_json(RunPaths("small").config, to_dict(preset("demo", data=str(write_korean_challenge(tmp_path / "data")))))
+    write_json(
+        RunPaths("small").config,
+        to_dict(preset("demo", data=str(write_korean_challenge(tmp_path / "data")))),
+    )
     assert heavy_modules(COMMAND.format(report=REPORT), ROOT, *arguments) == "heavy: []"
 
 
@@ -49,7 +73,9 @@ def test_the_help_needs_no_library():
     assert heavy_modules(code, ROOT) == "[]"
 
 
-@pytest.mark.parametrize(("own", "expected"), [(None, "expandable_segments:True"), ("backend:native", "backend:native")])
+@pytest.mark.parametrize(
+    ("own", "expected"), [(None, "expandable_segments:True"), ("backend:native", "backend:native")]
+)
 def test_the_allocator_is_set_up_before_torch_unless_the_user_has(own, expected, monkeypatch):
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     for name in names:

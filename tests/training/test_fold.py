@@ -41,7 +41,10 @@ def test_the_loss_is_the_mean_over_the_answers_of_all_micro_batches():
     logits, labels = torch.randn(6, 3, 11), torch.full((6, 9), IGNORED)
     labels[:, -2] = torch.randint(11, (6,))  # predicted by the first of the three kept positions
     whole = torch.nn.functional.cross_entropy(logits[:, 0], labels[:, -2])
-    parts = [answer_loss(SimpleNamespace(logits=logits[i]), labels[i], 6) for i in (slice(0, 1), slice(1, 6))]
+    parts = [
+        answer_loss(SimpleNamespace(logits=logits[i]), labels[i], 6)
+        for i in (slice(0, 1), slice(1, 6))
+    ]
     torch.testing.assert_close(sum(parts), whole)
     torch.testing.assert_close(answer_loss(SimpleNamespace(logits=logits), labels), whole)
 
@@ -59,7 +62,9 @@ class KeepsGradients(TrainerCallback):
         self.steps = []
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
+        self.steps.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        )
 
 
 def with_b(model):
@@ -71,20 +76,33 @@ def with_b(model):
     return model
 
 
-def test_micro_batches_of_like_length_train_the_same_adapter(config, encoder, challenge, tmp_path, monkeypatch):
-    longer = [question + " 자세히 보세요." * (i * 7 % 5) for i, question in enumerate(challenge.train["question"])]
+def test_micro_batches_of_like_length_train_the_same_adapter(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
+    longer = [
+        question + " 자세히 보세요." * (i * 7 % 5)
+        for i, question in enumerate(challenge.train["question"])
+    ]
     rows = challenge.train.assign(question=longer)
     masks, results, padding = [], [], []
     trainer_class, examples = train.StepTrainer, encoder.examples
-    monkeypatch.setattr(encoder, "examples", lambda rows: masks.append((b := examples(rows))["attention_mask"]) or b)
+    monkeypatch.setattr(
+        encoder, "examples", lambda rows: masks.append((b := examples(rows))["attention_mask"]) or b
+    )
     for micro, steps in ((16, 1), (4, 4), (1, 16)):
-        c = dataclasses.replace(config, micro_batch=micro, accumulation=steps, learning_rate=1e-3, score_batch=2)
+        c = dataclasses.replace(
+            config, micro_batch=micro, accumulation=steps, learning_rate=1e-3, score_batch=2
+        )
         paths, kept = FoldPaths(tmp_path / f"{micro}x{steps}"), KeepsGradients()
-        watched = functools.partial(lambda kept, **options: with_callback(trainer_class(**options), kept), kept)
+        watched = functools.partial(
+            lambda kept, **options: with_callback(trainer_class(**options), kept), kept
+        )
         monkeypatch.setattr(train, "StepTrainer", watched)
         train_fold(with_b(fresh(c)), c, encoder, rows.head(20), rows.tail(4), paths)
         trained, held_out = masks[:-2], masks[-2:]
-        padding.append([sum(int((mask == 0).sum()) for mask in part) for part in (trained, held_out)])
+        padding.append(
+            [sum(int((mask == 0).sum()) for mask in part) for part in (trained, held_out)]
+        )
         masks.clear()
         results.append((pd.read_csv(paths.train_log), kept.steps, weights(paths)))
     assert padding == [[756, 69], [252, 69], [0, 69]]
@@ -99,9 +117,15 @@ def test_micro_batches_of_like_length_train_the_same_adapter(config, encoder, ch
 def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
     config = dataclasses.replace(config, epochs=2)
     paths = FoldPaths(tmp_path / "fold0")
-    meta = train_fold(fresh(config), config, encoder, challenge.train.head(16), challenge.train.tail(8), paths)
+    meta = train_fold(
+        fresh(config), config, encoder, challenge.train.head(16), challenge.train.tail(8), paths
+    )
     log = pd.read_csv(paths.train_log)
-    assert list(log) == LOG_COLUMNS and log["step"].tolist() == list(range(1, 9)) and log["max_steps"].unique() == [8]
+    assert (
+        list(log) == LOG_COLUMNS
+        and log["step"].tolist() == list(range(1, 9))
+        and log["max_steps"].unique() == [8]
+    )
     assert log[["loss", "grad_norm", "seconds_per_step", "memory_gib"]].notna().all().all()
     assert log["learning_rate"].iloc[-1] < log["learning_rate"].max() == config.learning_rate
     assert [scores["epoch"] for scores in meta["epochs"]] == [1, 2]
@@ -114,7 +138,14 @@ def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge,
     # Three rows repeated at a high rate: the second and third epoch only make the others worse
     config = dataclasses.replace(config, epochs=3, learning_rate=3e-2)
     held_out = challenge.train.tail(8)
-    meta = train_fold(fresh(config), config, encoder, challenge.train.head(4), held_out, FoldPaths(tmp_path / "fold0"))
+    meta = train_fold(
+        fresh(config),
+        config,
+        encoder,
+        challenge.train.head(4),
+        held_out,
+        FoldPaths(tmp_path / "fold0"),
+    )
     losses = [scores["log_loss"] for scores in meta["epochs"]]
     model, _, _ = load_adapter(tmp_path / "fold0" / "adapter", config)
     found = log_loss(score_options(model, encoder, held_out, batch_size=8), held_out["answer"])
@@ -125,17 +156,25 @@ def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp
     """`use_cpu_offload` takes it, and autograd sees nothing of its steps; what it keeps in host memory is left out here."""
     config = dataclasses.replace(config, epochs=2, learning_rate=1e-2)
     rows, held_out = challenge.train.head(16), challenge.train.tail(8)
-    usual = train_fold(fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "torch"))
+    usual = train_fold(
+        fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "torch")
+    )
 
     def create_optimizer(self, model=None):
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = bnb.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0, optim_bits=32)
+        self.optimizer = bnb.optim.AdamW(
+            learning, lr=config.learning_rate, weight_decay=0.0, optim_bits=32
+        )
         return self.optimizer
 
     monkeypatch.setattr(train.StepTrainer, "create_optimizer", create_optimizer)
-    other = train_fold(fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "bitsandbytes"))
+    other = train_fold(
+        fresh(config), config, encoder, rows, held_out, FoldPaths(tmp_path / "bitsandbytes")
+    )
     losses = [[scores["log_loss"] for scores in meta["epochs"]] for meta in (usual, other)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and abs(losses[0][1] - losses[0][0]) > 0.01
+    assert (
+        losses[1] == pytest.approx(losses[0], rel=1e-3) and abs(losses[0][1] - losses[0][0]) > 0.01
+    )
 
 
 class StopsAfterOneEpoch(TrainerCallback):
@@ -150,18 +189,26 @@ class CountsSteps(TrainerCallback):
         self.steps += 1
 
 
-def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(config, encoder, challenge, tmp_path, monkeypatch):
+def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     config = dataclasses.replace(config, epochs=2, lora_dropout=0.1)
     train_rows, held_out = challenge.train.head(16), challenge.train.tail(8)
     whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
     train_fold(fresh(config), config, encoder, train_rows, held_out, whole)
     original = train.StepTrainer
-    monkeypatch.setattr(train, "StepTrainer", lambda **options: with_callback(original(**options), StopsAfterOneEpoch()))
+    monkeypatch.setattr(
+        train,
+        "StepTrainer",
+        lambda **options: with_callback(original(**options), StopsAfterOneEpoch()),
+    )
     with pytest.raises(KeyboardInterrupt):
         train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert not cut.meta.exists() and len(pd.read_csv(cut.train_log)) == 4
     counter = CountsSteps()
-    monkeypatch.setattr(train, "StepTrainer", lambda **options: with_callback(original(**options), counter))
+    monkeypatch.setattr(
+        train, "StepTrainer", lambda **options: with_callback(original(**options), counter)
+    )
     train_fold(fresh(config), config, encoder, train_rows, held_out, cut)
     assert counter.steps == 4, "the first epoch was trained again"
     a, b = pd.read_csv(whole.train_log), pd.read_csv(cut.train_log)
@@ -182,7 +229,9 @@ def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge
     assert key != training_key(dataclasses.replace(config, seed=1), challenge.train)
     assert key != training_key(config, challenge.train.head(3))
     assert key != training_key(config, challenge.train.assign(answer="a"))
-    assert key == training_key(dataclasses.replace(config, score_batch=3, baselines=False), challenge.train)
+    assert key == training_key(
+        dataclasses.replace(config, score_batch=3, baselines=False), challenge.train
+    )
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
@@ -191,16 +240,23 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
         if whole:
             (tmp_path / name / "trainer_state.json").touch()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
-    assert not (tmp_path / "checkpoint-20").exists() and last_whole_checkpoint(tmp_path / "none") is None
+    assert (
+        not (tmp_path / "checkpoint-20").exists()
+        and last_whole_checkpoint(tmp_path / "none") is None
+    )
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(0, None), (2, 4), (3, 3), (16, 2)])
-def test_the_next_steps_micro_batches_are_made_while_one_computes(config, tmp_path, workers, expected):
+def test_the_next_steps_micro_batches_are_made_while_one_computes(
+    config, tmp_path, workers, expected
+):
     config = dataclasses.replace(config, micro_batch=4, accumulation=8, num_workers=workers)
     assert training_arguments(config, tmp_path).dataloader_prefetch_factor == expected
 
 
-def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challenge, tmp_path, monkeypatch):
+def test_a_second_visible_gpu_does_not_double_the_batch(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     seen = {}
     original = train.StepTrainer
 
@@ -217,15 +273,31 @@ def test_a_second_visible_gpu_does_not_double_the_batch(config, encoder, challen
         return made
 
     monkeypatch.setattr(train, "training_arguments", two_gpus)
-    train_fold(fresh(config), config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "fold0"))
+    train_fold(
+        fresh(config),
+        config,
+        encoder,
+        challenge.train.head(4),
+        challenge.train.tail(4),
+        FoldPaths(tmp_path / "fold0"),
+    )
     assert seen == {"gpus": 1, "batch": config.micro_batch}
 
 
-def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(config, encoder, challenge, tmp_path, monkeypatch):
+def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     freed = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
     config = dataclasses.replace(config, epochs=2)
-    train_fold(fresh(config), config, encoder, challenge.train.head(4), challenge.train.tail(4), FoldPaths(tmp_path / "f"))
+    train_fold(
+        fresh(config),
+        config,
+        encoder,
+        challenge.train.head(4),
+        challenge.train.tail(4),
+        FoldPaths(tmp_path / "f"),
+    )
     assert len(freed) >= 4  # two epochs, each with an evaluation; the Trainer may free some more
 
 
@@ -234,13 +306,27 @@ def test_gradients_that_are_no_numbers_are_counted_and_end_the_training():
     for norm in (float("inf"), float("nan"), 1.0, float("nan"), float("nan")):
         guard.on_log(None, state, None, logs={"loss": 0.5, "grad_norm": norm})
     assert guard.skipped == 4
-    with pytest.raises(TrainingError, match=r"step 7: expected finite gradients, found none in the last 3 steps \(loss nan\)"):
+    with pytest.raises(
+        TrainingError,
+        match=r"step 7: expected finite gradients, found none in the last 3 steps \(loss nan\)",
+    ):
         guard.on_log(None, state, None, logs={"loss": float("nan"), "grad_norm": float("nan")})
 
 
-def test_a_training_without_finite_gradients_stops(config, encoder, challenge, tmp_path, monkeypatch):
+def test_a_training_without_finite_gradients_stops(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
     config = dataclasses.replace(config, micro_batch=1, accumulation=1)
-    monkeypatch.setattr(train, "answer_loss", lambda outputs, labels, **_: outputs.logits.sum() * float("nan"))
+    monkeypatch.setattr(
+        train, "answer_loss", lambda outputs, labels, **_: outputs.logits.sum() * float("nan")
+    )
     with pytest.raises(TrainingError, match="found none in the last 20 steps"):
-        train_fold(fresh(config), config, encoder, challenge.train.head(24), challenge.train.tail(4), FoldPaths(tmp_path / "f"))
+        train_fold(
+            fresh(config),
+            config,
+            encoder,
+            challenge.train.head(24),
+            challenge.train.tail(4),
+            FoldPaths(tmp_path / "f"),
+        )
     assert not (tmp_path / "f" / "meta.json").exists()

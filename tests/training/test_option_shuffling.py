@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 import torch
 
+from vqa_utils.prompts import reorder_options
 from vqa_utils.training._batches import StepTrainer
-from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps, moved
+from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps, order_of
 from vqa_utils.training.fold import training_arguments
 
 ROWS, STEP = 42, 16  # an epoch is two whole steps and one of ten rows
@@ -26,19 +27,39 @@ class Seen(torch.nn.Module):
 
 def rows():
     """Every right answer is "a", as in a challenge with a favourite letter."""
-    return [{"id": str(i), "a": RIGHT, "b": "blue", "c": "green", "d": "grey", "answer": "a", "length": i} for i in range(ROWS)]
+    return [
+        {
+            "id": str(i),
+            "a": RIGHT,
+            "b": "blue",
+            "c": "green",
+            "d": "grey",
+            "answer": "a",
+            "length": i,
+        }
+        for i in range(ROWS)
+    ]
 
 
 def trained(config, folder, *, micro_batch=4, workers=0, checkpoint=None):
     """The rows of two epochs, as the model saw them; a checkpoint is left after the fourth step, within the second epoch."""
     config = dataclasses.replace(
-        config, micro_batch=micro_batch, accumulation=STEP // micro_batch, epochs=2, num_workers=workers
+        config,
+        micro_batch=micro_batch,
+        accumulation=STEP // micro_batch,
+        epochs=2,
+        num_workers=workers,
     )
     arguments = training_arguments(config, folder)
     arguments.eval_strategy, arguments.save_strategy, arguments.save_steps = "no", "steps", 4
     arguments.load_best_model_at_end = False
     model = Seen()
-    trainer = StepTrainer(model, arguments, train_dataset=ShuffledOptions(rows()), data_collator=lambda of: {"rows": of})
+    trainer = StepTrainer(
+        model,
+        arguments,
+        train_dataset=ShuffledOptions(rows()),
+        data_collator=lambda of: {"rows": of},
+    )
     trainer.train(resume_from_checkpoint=checkpoint and str(folder / checkpoint))
     return model.rows
 
@@ -78,9 +99,18 @@ def test_workers_change_nothing(config, tmp_path):
     assert trained(config, tmp_path / "two", workers=2) == trained(config, tmp_path / "none")
 
 
-def test_moved_keeps_what_is_no_option():
-    row = {"id": "7", "a": "one", "b": "two", "c": "three", "d": "four", "answer": "c", "question": "?"}
-    assert moved(row, (0, 3, 1, 2)) == row | {"a": "three", "d": "one", "b": "two", "c": "four", "answer": "a"}
+def test_the_right_option_goes_to_its_place_and_what_is_no_option_stays():
+    row = {
+        "id": "7",
+        "a": "one",
+        "b": "two",
+        "c": "three",
+        "d": "four",
+        "answer": "c",
+        "question": "?",
+    }
+    found = reorder_options(row, order_of((0, 3, 1, 2), "c"))
+    assert found == row | {"a": "three", "d": "one", "b": "two", "c": "four", "answer": "a"}
 
 
 class _Rows:

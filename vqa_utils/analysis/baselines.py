@@ -15,7 +15,14 @@ from vqa_utils.config import Config
 from vqa_utils.data.folds import ALWAYS_TRAIN
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.ensembling.members import pooled, rows_of
-from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
+from vqa_utils.metrics import (
+    BEYOND_CHANCE,
+    accuracy_interval,
+    correct,
+    expected_calibration_error,
+    log_loss,
+    mcnemar,
+)
 from vqa_utils.prompts import LETTERS
 
 SETS = {"oof": "fine-tuned", "zero_shot": "base, zero-shot", "blank": "fine-tuned, blank images"}
@@ -48,12 +55,18 @@ def baseline_table(
     rows = rows_of(tuned, train)
     right = correct(tuned, rows["answer"])
     open_rows = (question_kinds(rows) != "yes/no").to_numpy()
-    models = {name: pooled(paths, config, folds, key) for key, name in SETS.items()} | dict(without_images or {})
+    models = {name: pooled(paths, config, folds, key) for key, name in SETS.items()} | dict(
+        without_images or {}
+    )
     lines = []
     for name, chosen in models.items():
         if chosen is not None:
             is_rule = isinstance(chosen, pd.Series)
-            hits = chosen.to_numpy() == rows["answer"].to_numpy() if is_rule else correct(chosen, rows["answer"])
+            hits = (
+                chosen.to_numpy() == rows["answer"].to_numpy()
+                if is_rule
+                else correct(chosen, rows["answer"])
+            )
             low, high = accuracy_interval(hits)
             lines.append({
                 "model": name,
@@ -68,14 +81,18 @@ def baseline_table(
     return pd.DataFrame(lines)
 
 
-def read_baselines(table: pd.DataFrame) -> str:
+def describe_baselines(table: pd.DataFrame) -> str:
     """The baseline table in words."""
     tuned, *others = table.to_dict("records")
-    lines = [f"fine-tuned: {tuned['accuracy']:.3f} right (95 % interval {tuned['low']:.3f} to {tuned['high']:.3f})"]
+    lines = [
+        f"fine-tuned: {tuned['accuracy']:.3f} right (95 % interval {tuned['low']:.3f} to {tuned['high']:.3f})"
+    ]
     for other in others:
         gap = (tuned["accuracy"] - other["accuracy"]) * 100
         beyond = f"{'beyond' if other['mcnemar_p'] < BEYOND_CHANCE else 'not beyond'} chance (p = {other['mcnemar_p']:.2g})"
-        lines.append(f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, {beyond}")
+        lines.append(
+            f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, {beyond}"
+        )
     return "\n".join(lines)
 
 
@@ -107,7 +124,9 @@ def letter_shares(train: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
 
     One is added to each count (Laplace), so that a letter that is no answer there is not impossible.
     """
-    counts = pd.crosstab(folds["fold"].to_numpy(), train["answer"].to_numpy()).reindex(columns=list(LETTERS), fill_value=0)
+    counts = pd.crosstab(folds["fold"].to_numpy(), train["answer"].to_numpy()).reindex(
+        columns=list(LETTERS), fill_value=0
+    )
     others = counts.sum() - counts + 1
     return others.div(others.sum(axis=1), axis=0).loc[folds["fold"]].reset_index(drop=True)
 
@@ -132,7 +151,9 @@ def text_model(train: pd.DataFrame, folds: pd.DataFrame, seed: int) -> pd.DataFr
         # Tenfold the tolerance: which option is the likeliest settles long before the weights do
         model = make_pipeline(TfidfTransformer(), LogisticRegression(tol=1e-3))
         model.fit(pairs[_options(others)], right[others].ravel())
-        values[held_out] = model.predict_proba(pairs[_options(held_out)])[:, 1].reshape(-1, len(LETTERS))
+        values[held_out] = model.predict_proba(pairs[_options(held_out)])[:, 1].reshape(
+            -1, len(LETTERS)
+        )
     return pd.DataFrame(values / values.sum(axis=1, keepdims=True), columns=list(LETTERS))
 
 
@@ -141,9 +162,15 @@ def _pairs(train: pd.DataFrame) -> csr_matrix:
 
     Hashed: no vocabulary is learned, so it is the same for all folds, and cannot be empty.
     """
-    texts = zip(train["question"].repeat(len(LETTERS)), train[list(LETTERS)].to_numpy().ravel(), strict=True)
-    pairs = HashingVectorizer(analyzer=_features, n_features=FEATURES, alternate_sign=False, norm=None).transform(texts)
-    return pairs[:, np.unique(pairs.indices)]  # a hundredth of the columns, and of what the fit spends on empty ones
+    texts = zip(
+        train["question"].repeat(len(LETTERS)), train[list(LETTERS)].to_numpy().ravel(), strict=True
+    )
+    pairs = HashingVectorizer(
+        analyzer=_features, n_features=FEATURES, alternate_sign=False, norm=None
+    ).transform(texts)
+    return pairs[
+        :, np.unique(pairs.indices)
+    ]  # a hundredth of the columns, and of what the fit spends on empty ones
 
 
 def _options(rows: np.ndarray) -> np.ndarray:

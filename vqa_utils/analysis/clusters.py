@@ -26,7 +26,10 @@ def question_clusters(questions: pd.Series, seed: int) -> pd.Series:
     model = KMeans(count, random_state=seed, n_init=1, max_iter=50).fit(vectors)
     words, mean = vectorizer.get_feature_names_out(), np.asarray(vectors.mean(axis=0)).ravel()
     apart = model.cluster_centers_ - (mean if count > 1 else 0)
-    names = [" ".join(words[i] for i in np.argsort(-centre, kind="stable")[:NAME_WORDS] if centre[i] > 0) for centre in apart]
+    names = [
+        " ".join(words[i] for i in np.argsort(-centre, kind="stable")[:NAME_WORDS] if centre[i] > 0)
+        for centre in apart
+    ]
     return pd.Series(names, dtype=object).loc[model.labels_].set_axis(questions.index)
 
 

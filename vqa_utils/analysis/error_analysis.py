@@ -14,7 +14,14 @@ LEVEL = 0.05
 NEGATION = r"아닌|아니|없는|없이|않|제외|\bnot?\b|n't\b|\bnone\b|\bwithout\b|\bexcept\b"
 SURE = 0.9  # a wrong answer with so much confidence is one that no threshold would catch
 LENGTH_RANKS = ("longest", "second", "third", "shortest")
-BANDS = {0: "", 0.5: "up to 0.5", 0.7: "0.5 to 0.7", 0.9: "0.7 to 0.9", 0.99: "0.9 to 0.99", 2: "above 0.99"}
+BANDS = {
+    0: "",
+    0.5: "up to 0.5",
+    0.7: "0.5 to 0.7",
+    0.9: "0.7 to 0.9",
+    0.99: "0.9 to 0.99",
+    2: "above 0.99",
+}
 
 
 def question_groups(rows: pd.DataFrame, pixels: np.ndarray, clusters: pd.Series) -> pd.DataFrame:
@@ -34,16 +41,24 @@ def question_groups(rows: pd.DataFrame, pixels: np.ndarray, clusters: pd.Series)
         "image": size_quarters(pixels),
         "right letter": rows["answer"],
     }
-    masks = {(by, group): (of_row == group).to_numpy() for by, of_row in labels.items() for group in _in_order(of_row)}
+    masks = {
+        (by, group): (of_row == group).to_numpy()
+        for by, of_row in labels.items()
+        for group in _in_order(of_row)
+    }
     question = rows["question"].str.lower()
     patterns = {"negation": NEGATION, **QUESTION_PATTERNS}
-    masks |= {("question has", name): question.str.contains(pattern).to_numpy() for name, pattern in patterns.items()}
+    masks |= {
+        ("question has", name): question.str.contains(pattern).to_numpy()
+        for name, pattern in patterns.items()
+    }
     different: dict[bytes, tuple[str, str]] = {}
     for name, mask in masks.items():
         if mask.any():
             different.setdefault(mask.tobytes(), name)
     return pd.DataFrame(
-        {name: masks[name] for name in different.values()}, columns=pd.MultiIndex.from_tuples(different.values())
+        {name: masks[name] for name in different.values()},
+        columns=pd.MultiIndex.from_tuples(different.values()),
     )
 
 
@@ -52,7 +67,9 @@ def length_ranks(rows: pd.DataFrame) -> pd.Series:
     lengths = rows[list(LETTERS)].map(len).to_numpy()
     right = lengths[np.arange(len(rows)), rows["answer"].map(LETTERS.index)]
     ranks = np.take(LENGTH_RANKS, (lengths > right[:, None]).sum(axis=1))
-    return pd.Series(np.where((lengths == right[:, None]).all(axis=1), "all alike", ranks), rows.index)
+    return pd.Series(
+        np.where((lengths == right[:, None]).all(axis=1), "all alike", ranks), rows.index
+    )
 
 
 def size_quarters(pixels: np.ndarray) -> pd.Series:
@@ -62,7 +79,10 @@ def size_quarters(pixels: np.ndarray) -> pd.Series:
     quarter = np.searchsorted(edges, pixels)
     frame = pd.DataFrame({"quarter": quarter, "pixels": pixels})[pixels > 0]
     ranges = frame.groupby("quarter")["pixels"].agg(["min", "max"])
-    names = {k: f"{low:,} px" if low == high else f"{low:,} to {high:,} px" for k, low, high in ranges.itertuples()}
+    names = {
+        k: f"{low:,} px" if low == high else f"{low:,} to {high:,} px"
+        for k, low, high in ranges.itertuples()
+    }
     return pd.Series(np.where(pixels > 0, pd.Series(quarter).map(names), "unknown size"))
 
 
@@ -79,7 +99,11 @@ def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
         `MIN_ROWS` rows or of all rows) and `worse` (`p_worse` below `LEVEL`).
     """
     table = _accuracies(right, groups)
-    hits, rows, n = (table["accuracy"] * table["rows"]).round().astype(int), table["rows"], len(right)
+    hits, rows, n = (
+        (table["accuracy"] * table["rows"]).round().astype(int),
+        table["rows"],
+        len(right),
+    )
     table["rest"] = (right.sum() - hits) / (n - rows).where(rows < n)
     tested = ((rows >= MIN_ROWS) & (rows < n)).to_numpy()
     table["p_worse"] = np.nan
@@ -88,7 +112,7 @@ def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def read_groups(table: pd.DataFrame) -> str:
+def describe_groups(table: pd.DataFrame) -> str:
     """The table of groups in words."""
     tested = table.dropna(subset="p_worse")
     if tested.empty:
@@ -104,7 +128,7 @@ def read_groups(table: pd.DataFrame) -> str:
     return f"{line}\nWorse than the rest beyond chance: {names or 'none'}."
 
 
-def read_spread(table: pd.DataFrame) -> str:
+def describe_spread(table: pd.DataFrame) -> str:
     """Between what accuracies the groups with enough rows lie, in words."""
     enough = table[table["rows"] >= MIN_ROWS]
     if enough.empty:
@@ -119,11 +143,19 @@ def read_spread(table: pd.DataFrame) -> str:
 def confidence_table(probs: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
     """How many rows are right in each band of confidence: `confidence`, `rows`, `accuracy`, `low`, `high`; empty ones left out."""
     bands = pd.cut(probs[list(LETTERS)].max(axis=1), list(BANDS), labels=list(BANDS.values())[1:])
-    groups = {("confidence", band): (bands == band).to_numpy() for band in bands.cat.categories if (bands == band).any()}
-    return _accuracies(right, pd.DataFrame(groups)).drop(columns="by").rename(columns={"group": "confidence"})
+    groups = {
+        ("confidence", band): (bands == band).to_numpy()
+        for band in bands.cat.categories
+        if (bands == band).any()
+    }
+    return (
+        _accuracies(right, pd.DataFrame(groups))
+        .drop(columns="by")
+        .rename(columns={"group": "confidence"})
+    )
 
 
-def read_confidence(table: pd.DataFrame) -> str:
+def describe_confidence(table: pd.DataFrame) -> str:
     """The table of confidence in words."""
     first, last = table.iloc[0], table.iloc[-1]
     if len(table) == 1:
@@ -134,7 +166,7 @@ def read_confidence(table: pd.DataFrame) -> str:
     )
 
 
-def read_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
+def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     """How many rows are right, and which letter is most often taken for which, in words."""
     chosen, right = predictions(probs).to_numpy(), correct(probs, answers)
     low, high = accuracy_interval(right)
@@ -158,7 +190,11 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
         The row's columns, its `fold` where known, `kind` of question, `chosen` letter, `p_answer` and `p_chosen` (the
         confidence), with the row's place in `probs` as index.
     """
-    rows = rows_of(probs, train).drop(columns="paraphrases", errors="ignore").assign(chosen=predictions(probs).to_numpy())
+    rows = (
+        rows_of(probs, train)
+        .drop(columns="paraphrases", errors="ignore")
+        .assign(chosen=predictions(probs).to_numpy())
+    )
     rows["kind"] = question_kinds(rows)
     if "fold" in probs:
         rows["fold"] = probs["fold"].to_numpy()
@@ -168,7 +204,7 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
     return rows[rows["chosen"] != rows["answer"]].nsmallest(count, "p_answer")
 
 
-def read_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
+def describe_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
     """How many of the wrong rows `worst_mistakes` lists, in words."""
     wrong = int((~right).sum())
     if not wrong:
@@ -184,7 +220,14 @@ def _accuracies(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
     for (by, group), mask in groups.items():
         low, high = accuracy_interval(right[mask])
         lines.append(
-            {"by": by, "group": group, "rows": int(mask.sum()), "accuracy": right[mask].mean(), "low": low, "high": high}
+            {
+                "by": by,
+                "group": group,
+                "rows": int(mask.sum()),
+                "accuracy": right[mask].mean(),
+                "low": low,
+                "high": high,
+            }
         )
     return pd.DataFrame(lines)
 

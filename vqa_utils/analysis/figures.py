@@ -45,7 +45,9 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
 def fold_balance(folds: pd.DataFrame, train: pd.DataFrame) -> Figure:
     """Rows by fold and right letter."""
     fig, ax = plt.subplots(figsize=(6, 3))
-    sns.countplot(folds.merge(train[["id", "answer"]]), x="fold", hue="answer", hue_order=list(LETTERS), ax=ax)
+    sns.countplot(
+        folds.merge(train[["id", "answer"]]), x="fold", hue="answer", hue_order=list(LETTERS), ax=ax
+    )
     ax.set(title="Right letters in each fold", ylabel="rows")
     return _done(fig)
 
@@ -55,9 +57,25 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
     rows = -(-len(tokens) // columns)
     fig, ax = plt.subplots(figsize=(11, 0.34 * rows + 0.4))
     for i, (token, is_label) in enumerate(zip(tokens, labelled, strict=True)):
-        box = {"boxstyle": "round", "facecolor": "#f2b04b" if is_label else "#eef1f5", "edgecolor": "none"}
-        ax.text(i % columns, -(i // columns), token.replace("\n", "⏎"), fontsize=7, ha="center", va="center", bbox=box)
-    ax.set(xlim=(-0.6, columns - 0.4), ylim=(-rows + 0.4, 0.6), title="The only token with a label is the answer's letter")
+        box = {
+            "boxstyle": "round",
+            "facecolor": "#f2b04b" if is_label else "#eef1f5",
+            "edgecolor": "none",
+        }
+        ax.text(
+            i % columns,
+            -(i // columns),
+            token.replace("\n", "⏎"),
+            fontsize=7,
+            ha="center",
+            va="center",
+            bbox=box,
+        )
+    ax.set(
+        xlim=(-0.6, columns - 0.4),
+        ylim=(-rows + 0.4, 0.6),
+        title="The only token with a label is the answer's letter",
+    )
     ax.axis("off")
     return _done(fig)
 
@@ -79,7 +97,10 @@ def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
 def confidences(probs: dict[str, pd.DataFrame]) -> Figure:
     """The probability of the chosen option, for each set of rows."""
     fig, ax = plt.subplots(figsize=(6, 3))
-    rows = [frame[list(LETTERS)].max(axis=1).to_frame("confidence").assign(rows=name) for name, frame in probs.items()]
+    rows = [
+        frame[list(LETTERS)].max(axis=1).to_frame("confidence").assign(rows=name)
+        for name, frame in probs.items()
+    ]
     sns.histplot(pd.concat(rows, ignore_index=True), x="confidence", hue="rows", bins=20, binrange=(0.25, 1),
                  stat="proportion", common_norm=False, element="step", ax=ax)  # fmt: skip
     ax.set(title="Probability of the chosen option")
@@ -98,7 +119,9 @@ def confusion(probs: pd.DataFrame, answers: pd.Series) -> Figure:
     """Right letters against chosen ones."""
     fig, ax = plt.subplots(figsize=(4.5, 3.5))
     counts = confusion_matrix(answers, predictions(probs), labels=list(LETTERS))
-    sns.heatmap(pd.DataFrame(counts, list(LETTERS), list(LETTERS)), annot=True, fmt="d", cmap="crest", ax=ax)
+    sns.heatmap(
+        pd.DataFrame(counts, list(LETTERS), list(LETTERS)), annot=True, fmt="d", cmap="crest", ax=ax
+    )
     ax.set(title="Out-of-fold answers", xlabel="chosen", ylabel="right")
     return _done(fig)
 
@@ -115,18 +138,20 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
     return _done(fig)
 
 
-def position_bias(places: pd.DataFrame, views: pd.DataFrame, title: str) -> Figure:
-    """Points at each place beyond what is due there, and each view's accuracy against that of all together, with intervals.
+def position_bias(places: pd.DataFrame, orders: pd.DataFrame, title: str) -> Figure:
+    """Points at each place beyond what is due there, and each order's accuracy against the mean of all, with intervals.
 
     Args:
         places: `place`, `beyond`, `low`, `high` (shares).
-        views: `view`, `against_mean`, `low`, `high` (shares); a panel of its own where it has lines.
+        orders: `order`, `against_mean`, `low`, `high` (shares); a panel of its own if it has lines.
         title: what `beyond` is.
     """
-    panels = {title: (places, "place", "beyond", "points, with intervals that hold together in 95 %")}
-    if len(views):
-        panels["Accuracy of a view alone, against the mean of all"] = (
-            views, "view", "against_mean", "points, with the 95 % interval",
+    panels = {
+        title: (places, "place", "beyond", "points, with intervals that hold together in 95 %")
+    }
+    if len(orders):
+        panels["Accuracy of an order alone, against the mean of all"] = (
+            orders, "order", "against_mean", "points, with the 95 % interval",
         )  # fmt: skip
     fig, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.2), squeeze=False)
     for ax, (name, (table, labels, values, words)) in zip(axes[0], panels.items(), strict=True):
@@ -144,9 +169,19 @@ def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> F
     fig, axes = plt.subplots(1, len(tables), figsize=(4.5 * len(tables), 4), squeeze=False)
     for ax, title, table in zip(axes[0], sets, tables, strict=True):
         ax.plot([0, 1], [0, 1], color="grey", linestyle="--")
-        sns.scatterplot(table, x="confidence", y="accuracy", size="rows", sizes=(20, 250), size_norm=(1, largest), ax=ax)
+        sns.scatterplot(
+            table,
+            x="confidence",
+            y="accuracy",
+            size="rows",
+            sizes=(20, 250),
+            size_norm=(1, largest),
+            ax=ax,
+        )
         ax.set(title=title, xlim=(0.2, 1.02), ylim=(0, 1.05))
-        ax.legend(title="rows", loc="lower right")  # where confidence is high and accuracy low, few dots are
+        ax.legend(
+            title="rows", loc="lower right"
+        )  # where confidence is high and accuracy low, few dots are
     return _done(fig)
 
 

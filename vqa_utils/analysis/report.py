@@ -57,12 +57,20 @@ def write_report(
     words = words or {}
     for title, table in tables.items():
         write_csv(paths.report / f"{_slug(title)}.csv", table)
-    long = {title: illustrated(table, folder) for title, table in tables.items() if folder and "path" in table}
+    long = {
+        title: illustrated(table, folder)
+        for title, table in tables.items()
+        if folder and "path" in table
+    }
     parts = [f"<h1>{html.escape(paths.run_id)}</h1><p>{html.escape(_settings(config))}</p>"]
-    parts += [_head(title, words) + _table(table) for title, table in tables.items() if title not in long]
+    parts += [
+        _head(title, words) + _table(table) for title, table in tables.items() if title not in long
+    ]
     for title, figure in figures.items():
         name = f"{_slug(title)}.png"
-        write_atomically(paths.report / name, lambda path, figure=figure: figure.savefig(path, format="png"))
+        write_atomically(
+            paths.report / name, lambda path, figure=figure: figure.savefig(path, format="png")
+        )
         parts.append(f'{_head(title, words)}<img src="{name}" alt="{html.escape(title)}">')
     parts += [_head(title, words) + _table(table) for title, table in long.items()]
     page = paths.report / "index.html"
@@ -74,14 +82,19 @@ def write_report(
 
 def _settings(config: Config) -> str:
     changed = [f"{name}={setting_text(value)}" for name, value in differences(config).items()]
-    return (
-        f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\nModel {config.model}, data {config.data}."
-    )
+    return f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\nModel {config.model}, data {config.data}."
 
 
 def _table(table: pd.DataFrame) -> str:
-    of_text = {column for column in table if len(table) and table[column].map(lambda cell: isinstance(cell, str)).all()}
-    head = "".join(f"<th{' class=text' * (column in of_text)}>{html.escape(str(column))}</th>" for column in table)
+    of_text = {
+        column
+        for column in table
+        if len(table) and table[column].map(lambda cell: isinstance(cell, str)).all()
+    }
+    head = "".join(
+        f"<th{' class=text' * (column in of_text)}>{html.escape(str(column))}</th>"
+        for column in table
+    )
     lines = ("".join(map(_cell, row)) for row in table.itertuples(index=False))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -94,7 +107,9 @@ def _cell(value: object) -> str:
 
 
 def _head(title: str, words: Mapping[str, str]) -> str:
-    return f"<h2>{html.escape(title)}</h2>" + (f"<p>{html.escape(words[title])}</p>" if title in words else "")
+    return f"<h2>{html.escape(title)}</h2>" + (
+        f"<p>{html.escape(words[title])}</p>" if title in words else ""
+    )
 
 
 def _slug(title: str) -> str:

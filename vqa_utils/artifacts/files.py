@@ -49,14 +49,20 @@ def sha256(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    names = [f"{file.relative_to(path)} {sha256(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+    names = [
+        f"{file.relative_to(path)} {sha256(file)}"
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    ]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def hashes(paths: Iterable[Path], base: Path) -> dict[str, str]:
     """SHA-256 by path (relative to `base` where it lies below); a missing file has the value "missing"."""
     return {
-        str(path.relative_to(base) if path.is_relative_to(base) else path): sha256(path) if path.exists() else "missing"
+        str(path.relative_to(base) if path.is_relative_to(base) else path): sha256(path)
+        if path.exists()
+        else "missing"
         for path in paths
     }
 

@@ -30,7 +30,11 @@ class Rung:
     """Rungs that would have saved nothing there."""
 
     def __str__(self) -> str:
-        over = f"; passed over, as they save nothing there: {', '.join(self.passed_over)}" if self.passed_over else ""
+        over = (
+            f"; passed over, as they save nothing there: {', '.join(self.passed_over)}"
+            if self.passed_over
+            else ""
+        )
         return f"GPU {self.gpu}, {self.phase}: {self.name} (saves {self.saves_gib:.2f} GiB by the plan{over})"
 
 
@@ -47,7 +51,10 @@ def resumable(config: Config, rungs: Sequence[Rung]) -> Config:
     A checkpoint of the same name can be gone on with.
     """
     for rung in reversed(rungs):
-        config = replace(config, **{key: value for key, value in rung.before.items() if key not in SHAPES_THE_ADAPTER})
+        config = replace(
+            config,
+            **{key: value for key, value in rung.before.items() if key not in SHAPES_THE_ADAPTER},
+        )
     return config
 
 
@@ -65,7 +72,11 @@ def write_rungs(file: Path, config: Config, rungs: Sequence[Rung]) -> None:
     """The inverse of `read_rungs`."""
     write_json(
         file,
-        {"from": config.training_hash, "to": climbed(config, rungs).training_hash, "rungs": [asdict(rung) for rung in rungs]},
+        {
+            "from": config.training_hash,
+            "to": climbed(config, rungs).training_hash,
+            "rungs": [asdict(rung) for rung in rungs],
+        },
     )
 
 
@@ -73,7 +84,9 @@ def _read(file: Path, end: str, config: Config) -> list[Rung]:
     saved = read_json(file) if file.exists() else {}
     if saved.get(end) != config.training_hash:
         return []
-    return [Rung(**{key: _with_tuples(value) for key, value in rung.items()}) for rung in saved["rungs"]]
+    return [
+        Rung(**{key: _with_tuples(value) for key, value in rung.items()}) for rung in saved["rungs"]
+    ]
 
 
 def _with_tuples(value: Any) -> Any:

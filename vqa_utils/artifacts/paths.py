@@ -69,13 +69,13 @@ class FoldPaths:
         """Probabilities of `rows`: oof, test, zero_shot or blank."""
         return self.folder / f"probs_{rows}.csv"
 
-    def views(self, rows: str) -> Path:
-        """What each view of `rows` (an order of the options, a rotation of the picture) said; only where there are several."""
-        return self.folder / f"probs_{rows}_views.csv"
+    def orders(self, rows: str) -> Path:
+        """Probabilities of `rows` by option order; only with several orders."""
+        return self.folder / f"probs_{rows}_orders.csv"
 
     def scored(self, rows: str) -> list[Path]:
         """The files that hold probabilities of `rows`."""
-        return [path for path in (self.probs(rows), self.views(rows)) if path.exists()]
+        return [path for path in (self.probs(rows), self.orders(rows)) if path.exists()]
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,6 @@ class RunPaths:
 
     def predicting(self, predict: str) -> "RunPaths":
         """Where the answers to another test set go, named after its folder; this run where `predict` is empty."""
-        return RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}") if predict else self
+        return (
+            RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}") if predict else self
+        )

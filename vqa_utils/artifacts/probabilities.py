@@ -10,9 +10,6 @@ from vqa_utils.artifacts.files import ArtifactError, write_csv
 PROBABILITY_COLUMNS = ["id", "a", "b", "c", "d"]
 
 
-VIEW_COLUMNS = ["order", "rotation"]  # by how many places the options were turned, and by how many degrees the picture
-
-
 def write_probabilities(path: Path, frame: pd.DataFrame) -> None:
     """Write option probabilities (`id`, `a` to `d`); a row that is not a distribution is an error."""
     _check_probabilities(path, frame)
@@ -28,33 +25,41 @@ def read_probabilities(path: Path, ids: Iterable[str] | None = None) -> pd.DataF
     return _with_rows(path, _read_probabilities(path), ids)
 
 
-def write_views(path: Path, views: pd.DataFrame) -> None:
-    """Write what each view of the rows said (`id`, `order`, `rotation`, `a` to `d`); one view alone leaves no file, nor an old one."""
-    if len(views[VIEW_COLUMNS].drop_duplicates()) > 1:
-        write_csv(path, views[["id", *VIEW_COLUMNS, *PROBABILITY_COLUMNS[1:]]])
+def write_orders(path: Path, orders: pd.DataFrame) -> None:
+    """Write the rows' probabilities by option order (`id`, `order`, `a` to `d`).
+
+    One order alone leaves no file, nor an old one. `order` says by how many places the options were
+    turned; `a` to `d` are the row's own options in any order.
+    """
+    if orders["order"].nunique() > 1:
+        write_csv(path, orders[["id", "order", *PROBABILITY_COLUMNS[1:]]])
     else:
         path.unlink(missing_ok=True)
 
 
-def read_views(path: Path, ids: Iterable[str]) -> pd.DataFrame:
-    """What `write_views` wrote, one view after the other, each with exactly the rows `ids`, in that order.
+def read_orders(path: Path, ids: Iterable[str]) -> pd.DataFrame:
+    """What `write_orders` wrote, order after order, each with exactly the rows `ids`.
 
     Raises:
-        ArtifactError: the file is missing or has other columns, or a view is not what `read_probabilities` expects.
+        ArtifactError: the file is missing or has other columns, or an order is not what `read_probabilities` expects.
     """
-    ids, views = list(ids), _read_probabilities(path)
-    if not set(VIEW_COLUMNS) <= set(views):
+    ids, orders = list(ids), _read_probabilities(path)
+    if "order" not in orders:
         raise ArtifactError(
-            f"{path}: expected the columns {VIEW_COLUMNS} too, found {list(views)}; run notebook 04_infer again"
+            f"{path}: expected the column 'order' too, found {list(orders)}; run notebook 04_infer again"
         )
-    parts = [_with_rows(path, part, ids) for _, part in views.groupby(VIEW_COLUMNS)]
+    parts = [_with_rows(path, part, ids) for _, part in orders.groupby("order")]
     return pd.concat(parts, ignore_index=True)
 
 
 def _read_probabilities(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise ArtifactError(f"{path}: expected option probabilities, found no file; run notebook 04_infer first")
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"})
+        raise ArtifactError(
+            f"{path}: expected option probabilities, found no file; run notebook 04_infer first"
+        )
+    return pd.read_csv(
+        path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"}
+    )
 
 
 def _with_rows(path: Path, frame: pd.DataFrame, ids: Iterable[str] | None) -> pd.DataFrame:
@@ -77,9 +82,15 @@ def _check_probabilities(path: Path, frame: pd.DataFrame) -> None:
     if absent:
         raise ArtifactError(f"{path}: expected columns {PROBABILITY_COLUMNS}, found {list(frame)}")
     values = frame[PROBABILITY_COLUMNS[1:]].astype(float)
-    wrong = frame["id"][values.isna().any(axis=1) | ((values.sum(axis=1) - 1).abs() > 1e-4) | (values < 0).any(axis=1)]
+    wrong = frame["id"][
+        values.isna().any(axis=1)
+        | ((values.sum(axis=1) - 1).abs() > 1e-4)
+        | (values < 0).any(axis=1)
+    ]
     if len(wrong):
-        raise ArtifactError(f"{path}: expected rows that sum to 1, found {len(wrong)} others, such as {list(wrong[:3])}")
+        raise ArtifactError(
+            f"{path}: expected rows that sum to 1, found {len(wrong)} others, such as {list(wrong[:3])}"
+        )
     twice = frame["id"][frame["id"].duplicated()]
     if len(twice):
         raise ArtifactError(f"{path}: expected each id once, found again {list(twice[:3])}")

@@ -35,5 +35,7 @@ def provenance() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     if shutil.which("git") is None:
         return ""
-    found = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip()

@@ -3,9 +3,9 @@
 from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.fold_settings import climbed, read_rungs
 from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.config import BEFORE_IT_CAME, Config, from_dict, to_dict
+from vqa_utils.config import Config, from_dict, to_dict
 from vqa_utils.presets import preset
-from vqa_utils.setting_types import ConfigError, setting_text
+from vqa_utils.setting_types import ConfigError
 
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 
@@ -22,10 +22,14 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
     paths = RunPaths(run_id)
     if not paths.config.exists():
         if run_id != INTERACTIVE:
-            raise ConfigError(f"{paths.config}: expected a run's settings, found no file; start it with run_all.py")
+            raise ConfigError(
+                f"{paths.config}: expected a run's settings, found no file; start it with run_all.py"
+            )
         write_json(paths.config, to_dict(preset("demo")))
     config = read_config(paths)
-    return paths, config if fold is None else climbed(config, read_rungs(paths.fold(fold).rungs, config))
+    return paths, config if fold is None else climbed(
+        config, read_rungs(paths.fold(fold).rungs, config)
+    )
 
 
 def read_config(paths: RunPaths) -> Config:
@@ -38,11 +42,3 @@ def read_config(paths: RunPaths) -> Config:
         return from_dict(read_json(paths.config))
     except ConfigError as error:
         raise ConfigError(f"{shown(paths.config)}: {error}") from error
-
-
-def read_later_settings(paths: RunPaths) -> str:
-    """Which settings came later than the run and what they are taken to be, in words; empty where there are none."""
-    known = read_json(paths.config) if paths.config.exists() else BEFORE_IT_CAME
-    later = [f"{name}={setting_text(value)}" for name, value in BEFORE_IT_CAME.items() if name not in known]
-    said = f"{paths.run_id} was made before some settings came; what it did is called {' '.join(later)} now"
-    return said if later else ""

@@ -13,7 +13,9 @@ TOO_WIDE = "expected {} cells, found more; put texts with commas in quotes"
 SHOWN = 12  # problems listed a kind; the rest is counted
 
 
-def read_rows(folder: Path, name: str, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
+def read_rows(
+    folder: Path, name: str, columns: tuple[str, ...], problems: list[str]
+) -> pd.DataFrame | None:
     """The columns of a CSV file, all cells as text: "None" and "01" are options, not a missing value and a number.
 
     Args:
@@ -36,7 +38,9 @@ def read_rows(folder: Path, name: str, columns: tuple[str, ...], problems: list[
         except UnicodeDecodeError:
             continue
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            problems.append(f"{name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}")
+            problems.append(
+                f"{name}: expected comma-separated rows (texts with commas in quotes), found: {str(error).strip()}"
+            )
             return None
     else:
         problems.append(f"{name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
@@ -63,18 +67,29 @@ def _too_wide(folder: Path, name: str, frame: pd.DataFrame, encoding: str) -> li
     except pd.errors.ParserError:  # the head takes more than one line
         return [f"{name}: {TOO_WIDE.format(frame.shape[1])}"]
     return row_problems(
-        folder, name, frame, (every.iloc[:, frame.shape[1] :] != "").any(axis=1), TOO_WIDE.format(frame.shape[1])
+        folder,
+        name,
+        frame,
+        (every.iloc[:, frame.shape[1] :] != "").any(axis=1),
+        TOO_WIDE.format(frame.shape[1]),
     )
 
 
-def row_problems(folder: Path, name: str, frame: pd.DataFrame, wrong: pd.Series, template: str) -> list[str]:
+def row_problems(
+    folder: Path, name: str, frame: pd.DataFrame, wrong: pd.Series, template: str
+) -> list[str]:
     """One line a wrong row, with its line number in the file; past `SHOWN` the rest is counted."""
     rows = frame[wrong]
     if rows.empty:
         return []
     starts = _first_lines(folder / name)
-    lines = [f"{name} line {starts[i]}: {template.format(**row)}" for i, row in rows.head(SHOWN).to_dict("index").items()]
-    return lines + ([f"{name}: {len(rows) - SHOWN} more rows like the last"] if len(rows) > SHOWN else [])
+    lines = [
+        f"{name} line {starts[i]}: {template.format(**row)}"
+        for i, row in rows.head(SHOWN).to_dict("index").items()
+    ]
+    return lines + (
+        [f"{name}: {len(rows) - SHOWN} more rows like the last"] if len(rows) > SHOWN else []
+    )
 
 
 def _first_lines(path: Path) -> list[int]:
@@ -99,4 +114,6 @@ def _can_decode(text: bytes, encoding: str) -> bool:
 
 def listed(folder: Path, problems: list[str]) -> str:
     """One message of all problems of a folder's files."""
-    return "\n".join([f"{folder}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)])
+    return "\n".join(
+        [f"{folder}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)]
+    )

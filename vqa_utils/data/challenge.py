@@ -9,7 +9,12 @@ from vqa_utils.artifacts.paths import demo_data_dir
 from vqa_utils.config import DEMO_DATA, Config
 from vqa_utils.data._csv_files import listed, read_rows, row_problems
 from vqa_utils.data.images import read_images
-from vqa_utils.data.paraphrases import PARAPHRASE_COLUMNS, PARAPHRASES, paraphrase_problems, with_paraphrases
+from vqa_utils.data.paraphrases import (
+    PARAPHRASE_COLUMNS,
+    PARAPHRASES,
+    paraphrase_problems,
+    with_paraphrases,
+)
 from vqa_utils.errors import VqaError
 from vqa_utils.prompts import LETTERS
 
@@ -37,7 +42,9 @@ class Challenge:
     images: pd.DataFrame | None = None
     """a line an image file, by its path (see `images.read_images`); None where they were not checked"""
 
-    extra: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str))
+    extra: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str)
+    )
     """the rows of `extra_train`, the columns of train; their paths are absolute"""
     extra_file: Path | None = None
     paraphrase_file: Path | None = None
@@ -73,9 +80,17 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
     """
     folder, extra_name = data_dir(config), config.extra_train
     problems: list[str] = []
-    columns = {"train.csv": TRAIN_COLUMNS, "test.csv": QUESTION_COLUMNS, "sample_submission.csv": ("id", "answer")}
+    columns = {
+        "train.csv": TRAIN_COLUMNS,
+        "test.csv": QUESTION_COLUMNS,
+        "sample_submission.csv": ("id", "answer"),
+    }
     columns |= {extra_name: TRAIN_COLUMNS} if extra_name else {}
-    columns |= {PARAPHRASES: PARAPHRASE_COLUMNS} if config.paraphrase and (folder / PARAPHRASES).exists() else {}
+    columns |= (
+        {PARAPHRASES: PARAPHRASE_COLUMNS}
+        if config.paraphrase and (folder / PARAPHRASES).exists()
+        else {}
+    )
     frames = {name: read_rows(folder, name, wanted, problems) for name, wanted in columns.items()}
     if problems:
         raise DataError(listed(folder, problems))
@@ -85,23 +100,43 @@ def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
         if columns[name] == TRAIN_COLUMNS:
             frame["answer"] = frame["answer"].str.strip().str.lower()
             wrong_answer = ~frame["answer"].isin(LETTERS)
-            problems += row_problems(folder, name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}")
+            problems += row_problems(
+                folder, name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}"
+            )
         if name != "sample_submission.csv":
             problems += _question_problems(folder, name, frame)
     for frame in extra:
-        problems += row_problems(folder, extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID)
-        frame["path"] = [str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]]
-    problems += row_problems(folder, "sample_submission.csv", sample, sample["id"].duplicated(), "id {id!r} stands there twice")
+        problems += row_problems(
+            folder, extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID
+        )
+        frame["path"] = [
+            str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]
+        ]
+    problems += row_problems(
+        folder,
+        "sample_submission.csv",
+        sample,
+        sample["id"].duplicated(),
+        "id {id!r} stands there twice",
+    )
     unknown = ~sample["id"].isin(test["id"])
     problems += row_problems(folder, "sample_submission.csv", sample, unknown, UNKNOWN_ID)
     if paraphrases is not None:
-        problems += paraphrase_problems(folder, paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]])
+        problems += paraphrase_problems(
+            folder, paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]]
+        )
     if config.limit:
         train, test = train.head(config.limit), test.head(config.limit)
         sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
         extra = [frame.head(config.limit) for frame in extra]
-    shown = {"train.csv": train, "test.csv": test} | dict(zip([extra_name] * len(extra), extra, strict=True))
-    images = read_images(folder, pd.concat([frame["path"] for frame in shown.values()])) if check_images else None
+    shown = {"train.csv": train, "test.csv": test} | dict(
+        zip([extra_name] * len(extra), extra, strict=True)
+    )
+    images = (
+        read_images(folder, pd.concat([frame["path"] for frame in shown.values()]))
+        if check_images
+        else None
+    )
     if check_images:
         problems += _image_problems(folder, images, shown)
     if problems:
@@ -123,7 +158,9 @@ def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     problems: list[str] = []
     test = read_rows(folder, "test.csv", QUESTION_COLUMNS, problems)
     name = "sample_submission.csv"
-    sample = read_rows(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
+    sample = (
+        read_rows(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
+    )
     if not problems:
         problems += _question_problems(folder, "test.csv", test)
         problems += _image_problems(folder, read_images(folder, test["path"]), {"test.csv": test})
@@ -142,18 +179,26 @@ def _place(path: str, *folders: Path) -> Path:
 
 
 def _question_problems(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
-    problems = row_problems(folder, name, frame, frame["id"].str.strip() == "", "id: expected a value, found none")
+    problems = row_problems(
+        folder, name, frame, frame["id"].str.strip() == "", "id: expected a value, found none"
+    )
     again = frame["id"].duplicated() & (frame["id"] != "")
     problems += row_problems(folder, name, frame, again, "id {id!r}: expected once, found again")
     for column in ("path", "question", *LETTERS):
         empty = frame[column].str.strip() == ""
-        problems += row_problems(folder, name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})")
+        problems += row_problems(
+            folder, name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})"
+        )
     return problems
 
 
-def _image_problems(folder: Path, images: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> list[str]:
+def _image_problems(
+    folder: Path, images: pd.DataFrame, frames: dict[str, pd.DataFrame]
+) -> list[str]:
     problems = []
     for name, frame in frames.items():
         rows = frame.assign(problem=frame["path"].map(images["problem"]))
-        problems += row_problems(folder, name, rows, rows["problem"] != "", "{path}: expected an image, {problem}")
+        problems += row_problems(
+            folder, name, rows, rows["problem"] != "", "{path}: expected an image, {problem}"
+        )
     return problems

@@ -18,7 +18,10 @@ def duplicate_table(challenge: Challenge) -> pd.DataFrame:
     train, test = challenge.train, challenge.test
     hashes = [rows["path"].map(challenge.images["hash"]) for rows in (train, test)]
     lines = {}
-    for name, (a, b) in {"pictures": hashes, "questions": (train["question"], test["question"])}.items():
+    for name, (a, b) in {
+        "pictures": hashes,
+        "questions": (train["question"], test["question"]),
+    }.items():
         lines[name] = {
             "different": pd.concat([a, b]).nunique(),
             "train rows": int(a.duplicated(keep=False).sum()),

@@ -33,7 +33,9 @@ def write_challenge(folder: Path) -> Path:
         return folder
     for split in ROWS:
         frame = _with_images(folder, *_rows(split))
-        write_csv(folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer"))
+        write_csv(
+            folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer")
+        )
         if split == "test":
             write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
     write_json(marker, {"source": "easy-vqa 1.0 (PyPI, MIT)", "seed": SEED, "rows": ROWS})
@@ -59,7 +61,11 @@ def _rows(split: str, count: int | None = None) -> tuple[pd.DataFrame, list[str]
     import easy_vqa
 
     train = easy_vqa.get_train_questions, easy_vqa.get_train_image_paths
-    source = {"train": train, "extra": train, "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths)}
+    source = {
+        "train": train,
+        "extra": train,
+        "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths),
+    }
     questions, image_paths = (read() for read in source[split])
     rng = random.Random(f"{SEED} {split}")
     picked = _pick(list(zip(*questions, strict=True)), count or ROWS[split], rng)
@@ -75,7 +81,9 @@ def _with_images(folder: Path, frame: pd.DataFrame, images: Sequence[str]) -> pd
     return frame
 
 
-def _pick(questions: list[tuple[str, str, int]], count: int, rng: random.Random) -> list[tuple[str, str, int]]:
+def _pick(
+    questions: list[tuple[str, str, int]], count: int, rng: random.Random
+) -> list[tuple[str, str, int]]:
     """`count` questions about half as many images: a third of each kind, half of the yes/no ones answered yes."""
     images = set(rng.sample(sorted({image for _, _, image in questions}), count // 2))
     cells: dict[tuple[str, ...], list] = {}
@@ -83,9 +91,14 @@ def _pick(questions: list[tuple[str, str, int]], count: int, rng: random.Random)
         text, answer, image = question
         if image in images:
             kind = _kind(answer)
-            cells.setdefault((kind, _form(text), answer) if kind == "yes/no" else (kind,), []).append(question)
+            cells.setdefault(
+                (kind, _form(text), answer) if kind == "yes/no" else (kind,), []
+            ).append(question)
     yes_no = [cell for cell in cells if cell[0] == "yes/no"]
-    share = {cell: count // 3 // len(yes_no) for cell in yes_no} | {("shape",): count // 3, ("colour",): count // 3}
+    share = {cell: count // 3 // len(yes_no) for cell in yes_no} | {
+        ("shape",): count // 3,
+        ("colour",): count // 3,
+    }
     share[("shape",)] += count - sum(share.values())  # what the division left
     picked = [question for cell, number in share.items() for question in cells[cell][:number]]
     return rng.sample(picked, len(picked))
@@ -101,14 +114,22 @@ def _kind(answer: str) -> str:
     return next(kind for kind, (answers, _) in KINDS.items() if answer in answers)
 
 
-def _row(row_id: str, question: str, answer: str, image_id: int, rng: random.Random) -> dict[str, str]:
+def _row(
+    row_id: str, question: str, answer: str, image_id: int, rng: random.Random
+) -> dict[str, str]:
     answers, fill = KINDS[_kind(answer)]
     wrong = _sample([option for option in answers if option != answer], 3, rng)
     options = [answer, *wrong, *_sample(fill, 3 - len(wrong), rng)]
     rng.shuffle(options)
     letters = dict(zip("abcd", options, strict=True))
     path = f"{row_id.split('_')[0]}/{row_id}.png"
-    return {"id": row_id, "path": path, "question": question, **letters, "answer": "abcd"[options.index(answer)]}
+    return {
+        "id": row_id,
+        "path": path,
+        "question": question,
+        **letters,
+        "answer": "abcd"[options.index(answer)],
+    }
 
 
 def _sample(options: Sequence[str], count: int, rng: random.Random) -> list[str]:

@@ -22,21 +22,33 @@ def extra_folds(challenge: Challenge, folds: pd.DataFrame, config: Config) -> pd
     Returns:
         `id` and `left_out_of`, the folds' numbers with spaces between, in the order of the extra rows.
     """
-    train, extra = (challenge.images.loc[rows["path"]].reset_index(drop=True) for rows in (challenge.train, challenge.extra))
+    train, extra = (
+        challenge.images.loc[rows["path"]].reset_index(drop=True)
+        for rows in (challenge.train, challenge.extra)
+    )
     keys = [(train["hash"], extra["hash"])]
     if config.group_questions:
         keys.append((asked(challenge.train), asked(challenge.extra)))
     seen = []
     for of_train, of_extra in keys:
         known = folds_of(of_train, folds["fold"].loc[of_train.index])
-        by_key = pd.Series([known.get(key, set()) for key in of_extra], of_extra.index, dtype=object)
+        by_key = pd.Series(
+            [known.get(key, set()) for key in of_extra], of_extra.index, dtype=object
+        )
         seen.append([set().union(*of_row) for _, of_row in by_key.groupby(level=0)])
     if config.near_duplicates:
         known = folds_of(train["perceptual_hash"], folds["fold"])
         near = folds_near(extra["perceptual_hash"], known, config.near_duplicates)
         seen.append([near[digits] for digits in extra["perceptual_hash"]])
-    left_out = [sorted(set().union(*row) & set(config.fold_numbers)) for row in zip(*seen, strict=True)]
-    return pd.DataFrame({"id": challenge.extra["id"], "left_out_of": [" ".join(map(str, numbers)) for numbers in left_out]})
+    left_out = [
+        sorted(set().union(*row) & set(config.fold_numbers)) for row in zip(*seen, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "id": challenge.extra["id"],
+            "left_out_of": [" ".join(map(str, numbers)) for numbers in left_out],
+        }
+    )
 
 
 def extra_rows(path: Path, extra: pd.DataFrame, fold: int) -> pd.DataFrame:
@@ -51,14 +63,18 @@ def extra_rows(path: Path, extra: pd.DataFrame, fold: int) -> pd.DataFrame:
     if extra.empty:
         return extra
     if not path.exists():
-        raise FoldError(f"{path}: expected which extra rows a fold leaves out, found no file; run notebook 02_folds first")
+        raise FoldError(
+            f"{path}: expected which extra rows a fold leaves out, found no file; run notebook 02_folds first"
+        )
     left_out = pd.read_csv(path, dtype=str, keep_default_na=False)
     if list(left_out["id"]) != list(extra["id"]):
-        raise FoldError(f"{path}: expected the {len(extra)} rows of extra_train in order, found others; run 02_folds again")
+        raise FoldError(
+            f"{path}: expected the {len(extra)} rows of extra_train in order, found others; run 02_folds again"
+        )
     return extra[[str(fold) not in folds.split() for folds in left_out["left_out_of"]]]
 
 
-def read_extra(challenge: Challenge, left_out: pd.DataFrame) -> str:
+def describe_extra_rows(challenge: Challenge, left_out: pd.DataFrame) -> str:
     """What `extra_folds` found, in words, with how many extra rows show a test picture."""
     if left_out.empty:
         return "There are no extra rows to train on."

@@ -13,5 +13,11 @@ def data_hash(config: Config) -> str:
     challenge = load_challenge(config)
     paths = pd.concat([challenge.train["path"], challenge.test["path"]])
     extra = challenge.extra["path"]
-    pictures = image_hashes(challenge.folder, [path for path in [*paths, *extra] if (challenge.folder / path).is_file()])
-    return str(pd.util.hash_pandas_object(pd.Series([*map(sha256, challenge.files), *paths, *pictures])).sum())
+    pictures = image_hashes(
+        challenge.folder, [path for path in [*paths, *extra] if (challenge.folder / path).is_file()]
+    )
+    return str(
+        pd.util.hash_pandas_object(
+            pd.Series([*map(sha256, challenge.files), *paths, *pictures])
+        ).sum()
+    )

@@ -40,11 +40,17 @@ def make_folds(train: pd.DataFrame, groups: list[str], config: Config) -> pd.Dat
     return pd.DataFrame({"id": train["id"], "group": groups, "fold": fold})
 
 
-def _fold_numbers(train: pd.DataFrame, groups: list[str], config: Config, *, by_group: bool) -> np.ndarray:
+def _fold_numbers(
+    train: pd.DataFrame, groups: list[str], config: Config, *, by_group: bool
+) -> np.ndarray:
     n_splits = config.n_folds if config.use_kfold else round(1 / config.holdout_fraction)
     available = min(len(set(groups)), train["answer"].value_counts().max())
     if available < n_splits:
-        setting = f"n_folds={available}" if config.use_kfold else f"holdout_fraction={1 / max(2, available):.2g}"
+        setting = (
+            f"n_folds={available}"
+            if config.use_kfold
+            else f"holdout_fraction={1 / max(2, available):.2g}"
+        )
         coarse = config.near_duplicates or config.group_questions
         kind = "groups" if coarse else "images"
         advice = f"{f'set {setting} or ' if available > 1 else ''}{'a smaller near_duplicates, ' if coarse else ''}"
@@ -53,11 +59,17 @@ def _fold_numbers(train: pd.DataFrame, groups: list[str], config: Config, *, by_
             f"expected at least {n_splits} different {kind} and {n_splits} rows of some answer for {n_splits} folds, found "
             f"{len(set(groups))} {kind} in {len(train)} rows; {advice}"
         )
-    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(n_splits, shuffle=True, random_state=config.seed)
+    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(
+        n_splits, shuffle=True, random_state=config.seed
+    )
     fold = np.full(len(train), ALWAYS_TRAIN)
-    with warnings.catch_warnings():  # an answer rarer than there are folds: `read_balance` says in which it is missing
+    with (
+        warnings.catch_warnings()
+    ):  # an answer rarer than there are folds: `describe_balance` says in which it is missing
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for k, (_, held_out) in enumerate(splitter.split(train, train["answer"], groups if by_group else None)):
+        for k, (_, held_out) in enumerate(
+            splitter.split(train, train["answer"], groups if by_group else None)
+        ):
             if config.use_kfold or k == 0:
                 fold[held_out] = k
     return fold
@@ -70,10 +82,14 @@ def read_folds(path: Path, train: pd.DataFrame) -> pd.DataFrame:
         FoldError: the file is missing, names other rows, or spreads one group over two folds.
     """
     if not path.exists():
-        raise FoldError(f"{path}: expected the run's folds, found no file; run notebook 02_folds first")
+        raise FoldError(
+            f"{path}: expected the run's folds, found no file; run notebook 02_folds first"
+        )
     folds = pd.read_csv(path, dtype={"id": str, "group": str}, keep_default_na=False)
     if list(folds["id"]) != list(train["id"]):
-        raise FoldError(f"{path}: expected the {len(train)} rows of train.csv in order, found others; run 02_folds again")
+        raise FoldError(
+            f"{path}: expected the {len(train)} rows of train.csv in order, found others; run 02_folds again"
+        )
     check_leaks(folds, str(path))
     return folds
 
@@ -90,11 +106,15 @@ def held_out_rows(path: Path, train: pd.DataFrame, config: Config, number: int) 
     """
     if number not in config.adapter_numbers:
         known = ", ".join(map(str, config.adapter_numbers))
-        raise FoldError(f"fold: expected one of {known}, found {number}; with refit=true, there is one more")
+        raise FoldError(
+            f"fold: expected one of {known}, found {number}; with refit=true, there is one more"
+        )
     held_out = (read_folds(path, train)["fold"] == number).to_numpy()
     if held_out.any() != (number in config.fold_numbers):
         expected = f"{'rows' if number in config.fold_numbers else 'no row'} in fold {number}"
-        raise FoldError(f"{path}: expected {expected}, found {held_out.sum()} rows; run notebook 02_folds again")
+        raise FoldError(
+            f"{path}: expected {expected}, found {held_out.sum()} rows; run notebook 02_folds again"
+        )
     return held_out
 
 
@@ -141,7 +161,7 @@ def copied_answers(train: pd.DataFrame, folds: pd.DataFrame, questions: pd.Serie
     return copied["answer"] == copied["answer_copied"]
 
 
-def read_copied(train: pd.DataFrame, copied: pd.Series) -> str:
+def describe_copied_answers(train: pd.DataFrame, copied: pd.Series) -> str:
     """`copied_answers` in words, beside the most frequent letter on the same rows."""
     if copied.empty:
         return "None of them asks what another fold asks about the same picture: no answer could just be copied."
@@ -153,15 +173,24 @@ def read_copied(train: pd.DataFrame, copied: pd.Series) -> str:
     )
 
 
-def read_balance(folds: pd.DataFrame, train: pd.DataFrame) -> str:
+def describe_balance(folds: pd.DataFrame, train: pd.DataFrame) -> str:
     """How far the folds' mixes of right letters differ, in words, and which letters a fold lacks."""
-    mix = folds.merge(train[["id", "answer"]]).groupby("fold")["answer"].value_counts(normalize=True).unstack(fill_value=0)
+    mix = (
+        folds.merge(train[["id", "answer"]])
+        .groupby("fold")["answer"]
+        .value_counts(normalize=True)
+        .unstack(fill_value=0)
+    )
     never = [letter for letter in LETTERS if letter not in mix]
-    lines = [f"The share of a letter differs by at most {(mix.max() - mix.min()).max():.1%} between folds."]
+    lines = [
+        f"The share of a letter differs by at most {(mix.max() - mix.min()).max():.1%} between folds."
+    ]
     for k, shares in mix.iterrows():
         lacks = list(mix.columns[shares == 0])
         if lacks and k != ALWAYS_TRAIN:
-            lines.append(f"Fold {k} holds out no row whose answer is {' or '.join(lacks)}: its score says nothing about those.")
+            lines.append(
+                f"Fold {k} holds out no row whose answer is {' or '.join(lacks)}: its score says nothing about those."
+            )
     if never:
         lines.append(
             f"No train row has the answer {' or '.join(never)}: no fold learns it, and no score says anything about it."

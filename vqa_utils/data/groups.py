@@ -12,7 +12,9 @@ from vqa_utils.config import Config
 from vqa_utils.data.challenge import Challenge
 
 HASH_BITS = 64
-HINT_BITS = 4  # copies of a photograph in another size or quality were within it, see tests/bench/README.md
+HINT_BITS = (
+    4  # copies of a photograph in another size or quality were within it, see tests/bench/README.md
+)
 LARGE_GROUP = 0.05  # of the rows
 SHOWN = 6  # ids named
 
@@ -27,14 +29,22 @@ class NearHashes:
     def __init__(self, hashes: Iterable[str], bits: int):
         self.values, self.bits = np.array([int(digits, 16) for digits in hashes], np.uint64), bits
         edges = np.linspace(0, HASH_BITS, bits + 2).astype(int)
-        self._bands = [(np.uint64(low), np.uint64((1 << (high - low)) - 1)) for low, high in pairwise(edges)]
+        self._bands = [
+            (np.uint64(low), np.uint64((1 << (high - low)) - 1)) for low, high in pairwise(edges)
+        ]
         rows = pd.Series(range(len(self.values)))
-        self._buckets = [rows.groupby((self.values >> low) & mask).indices for low, mask in self._bands]
+        self._buckets = [
+            rows.groupby((self.values >> low) & mask).indices for low, mask in self._bands
+        ]
 
     def near(self, value: np.uint64) -> np.ndarray:
         """The positions of the hashes within the bits of `value`, ascending."""
         bands = zip(self._bands, self._buckets, strict=True)
-        shared = [bucket[part] for (low, mask), bucket in bands if (part := (value >> low) & mask) in bucket]
+        shared = [
+            bucket[part]
+            for (low, mask), bucket in bands
+            if (part := (value >> low) & mask) in bucket
+        ]
         if not shared:
             return np.empty(0, int)
         candidates = np.concatenate(shared)
@@ -73,7 +83,11 @@ def row_groups(challenge: Challenge, config: Config) -> list[str]:
         The content hash of the first picture of each row's group.
     """
     images = challenge.images.loc[challenge.train["path"]].reset_index(drop=True)
-    groups = near_groups(images["perceptual_hash"], config.near_duplicates) if config.near_duplicates else images["hash"]
+    groups = (
+        near_groups(images["perceptual_hash"], config.near_duplicates)
+        if config.near_duplicates
+        else images["hash"]
+    )
     if config.group_questions:
         groups = _joined(groups, asked(challenge.train))
     return images["hash"].groupby(groups).transform("first").tolist()
@@ -81,7 +95,12 @@ def row_groups(challenge: Challenge, config: Config) -> list[str]:
 
 def same_words(questions: pd.Series) -> pd.Series:
     """Questions without what makes no difference: capitals, punctuation, spaces, the way that Unicode composes letters."""
-    return questions.str.normalize("NFKC").str.casefold().str.replace(r"[\W_]+", " ", regex=True).str.strip()
+    return (
+        questions.str.normalize("NFKC")
+        .str.casefold()
+        .str.replace(r"[\W_]+", " ", regex=True)
+        .str.strip()
+    )
 
 
 def asked(rows: pd.DataFrame) -> pd.Series:
@@ -115,14 +134,19 @@ def folds_of(keys: pd.Series, fold: pd.Series) -> dict[str, set[int]]:
 def folds_near(hashes: Iterable[str], known: dict[str, set[int]], bits: int) -> dict[str, set[int]]:
     """For each different one of some perceptual hashes, the folds that have a hash within `bits` of it."""
     folds, index = list(known.values()), NearHashes(known, bits)
-    return {digits: set().union(*(folds[i] for i in index.near(np.uint64(int(digits, 16))))) for digits in set(hashes)}
+    return {
+        digits: set().union(*(folds[i] for i in index.near(np.uint64(int(digits, 16)))))
+        for digits in set(hashes)
+    }
 
 
-def read_groups(groups: list[str]) -> str:
+def describe_groups(groups: list[str]) -> str:
     """The sizes of groups in words, with a warning where one is large."""
     largest = pd.Series(groups).value_counts().iloc[0]
     share = largest / len(groups)
-    lines = [f"{len(set(groups))} groups stay together; the largest has {largest} rows ({share:.1%})."]
+    lines = [
+        f"{len(set(groups))} groups stay together; the largest has {largest} rows ({share:.1%})."
+    ]
     if largest > 1 and share > LARGE_GROUP:
         lines.append(
             f"Warning: one group holds more than {LARGE_GROUP:.0%} of the rows, so that folds may differ in size and kind. "
@@ -131,7 +155,7 @@ def read_groups(groups: list[str]) -> str:
     return "\n".join(lines)
 
 
-def read_near_leaks(leaking: pd.Series, bits: int, config: Config) -> str:
+def describe_near_leaks(leaking: pd.Series, bits: int, config: Config) -> str:
     """What `near_leaks` found, in words: a hint where such pictures are not grouped."""
     found = f"{len(leaking)} rows show a picture within {bits} of {HASH_BITS} bits of one in another fold"
     if leaking.empty:
@@ -139,9 +163,7 @@ def read_near_leaks(leaking: pd.Series, bits: int, config: Config) -> str:
     found += f", such as {', '.join(leaking.head(SHOWN))}"
     if config.near_duplicates:
         return f"{found}: near each other, but not near one first picture. Linking them too would chain unlike pictures."
-    return (
-        f"{found}. Where those are copies, near_duplicates={bits} keeps them together; where they are only alike, it need not."
-    )
+    return f"{found}. Where those are copies, near_duplicates={bits} keeps them together; where they are only alike, it need not."
 
 
 def _joined(groups: pd.Series | np.ndarray, keys: pd.Series) -> np.ndarray:

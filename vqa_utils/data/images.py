@@ -60,7 +60,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
         turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
     if turned.has_transparency_data:
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
+        turned = Image.alpha_composite(
+            Image.new("RGBA", turned.size, "white"), turned.convert("RGBA")
+        )
     return turned.convert("RGB")
 
 
@@ -77,7 +79,9 @@ def _each_file(work: Callable[[str], Any], paths: Iterable[str], title: str) -> 
     with ThreadPool(os.cpu_count()) as pool:
         results = pool.imap(work, different, FILES_A_TASK)
         # disable=None: a bar in a terminal alone. A notebook would keep it as an output that depends on the machine's speed
-        bar = tqdm(results, title, len(different), leave=False, delay=BAR_AFTER_SECONDS, disable=None)
+        bar = tqdm(
+            results, title, len(different), leave=False, delay=BAR_AFTER_SECONDS, disable=None
+        )
         return dict(zip(different, bar, strict=True))
 
 
@@ -92,10 +96,16 @@ def _read(path: Path) -> tuple[str, str, int, int, str]:
             width, height = image.size
             image.draft("RGB", (64, 64))
             alike = perceptual_hash(upright_rgb(image))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a file that is no image, or a torn one
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # what Pillow raises for a file that is no image, or a torn one
         return digest, alike, width, height, f"found {error}"
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        problem = f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
+        problem = (
+            f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
+        )
         return digest, alike, width, height, problem
     return digest, alike, width, height, ""
 

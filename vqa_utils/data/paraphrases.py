@@ -33,16 +33,24 @@ WORD = re.compile(r"[^\W\d_]+")
 
 def paraphrase_problems(folder: Path, paraphrases: pd.DataFrame, ids: Iterable[str]) -> list[str]:
     """What is wrong with the rows of paraphrases.csv; `ids` are those of the rows to train on."""
-    problems = row_problems(folder, PARAPHRASES, paraphrases, ~paraphrases["id"].isin(ids), UNKNOWN_ROW)
+    problems = row_problems(
+        folder, PARAPHRASES, paraphrases, ~paraphrases["id"].isin(ids), UNKNOWN_ROW
+    )
     empty = paraphrases["question"].str.strip() == ""
     return problems + row_problems(
-        folder, PARAPHRASES, paraphrases, empty, "question: expected a value, found none (id {id!r})"
+        folder,
+        PARAPHRASES,
+        paraphrases,
+        empty,
+        "question: expected a value, found none (id {id!r})",
     )
 
 
 def with_paraphrases(rows: pd.DataFrame, paraphrases: pd.DataFrame | None) -> pd.DataFrame:
     """The rows with a column `paraphrases`: other wordings of the question, a tuple that is empty where there are none."""
-    known = {} if paraphrases is None else paraphrases.groupby("id")["question"].agg(tuple).to_dict()
+    known = (
+        {} if paraphrases is None else paraphrases.groupby("id")["question"].agg(tuple).to_dict()
+    )
     return rows.assign(paraphrases=[known.get(row_id, ()) for row_id in rows["id"]])
 
 
@@ -58,11 +66,16 @@ def wordings_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     With paraphrases, the question differs and the instruction is the usual one; without, the other way round.
     """
     if row["paraphrases"]:
-        return [{**row, "question": question} for question in dict.fromkeys([row["question"], *row["paraphrases"]])]
-    return [{**row, "instruction": text} for text in (KOREAN if is_korean(row["question"]) else ENGLISH)]
+        return [
+            {**row, "question": question}
+            for question in dict.fromkeys([row["question"], *row["paraphrases"]])
+        ]
+    return [
+        {**row, "instruction": text} for text in (KOREAN if is_korean(row["question"]) else ENGLISH)
+    ]
 
 
-def read_wordings(train: pd.DataFrame) -> str:
+def describe_wordings(train: pd.DataFrame) -> str:
     """What a training draws its rows' wordings from, in words."""
     if "paraphrases" not in train:
         return "Each epoch asks every row in the same words."

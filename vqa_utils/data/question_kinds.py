@@ -16,7 +16,10 @@ QUESTION_PATTERNS = {
 def question_kinds(rows: pd.DataFrame) -> pd.Series:
     """A coarse kind of each row's question, in English or Korean: yes/no, counting, colour, shape, text (in the image), other."""
     options = rows[list(LETTERS)].apply(lambda column: column.str.strip().str.lower())
-    yes, no = (options.isin(words).any(axis=1) for words in (["yes", "예", "네"], ["no", "아니요", "아니오"]))
+    yes, no = (
+        options.isin(words).any(axis=1)
+        for words in (["yes", "예", "네"], ["no", "아니요", "아니오"])
+    )
     question = rows["question"].str.lower()
     signs = [yes & no, *(question.str.contains(pattern) for pattern in QUESTION_PATTERNS.values())]
     return pd.Series(np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other"), rows.index)

@@ -32,12 +32,10 @@ class Mixture:
     oof: pd.DataFrame
     """`id`, `a` to `d`: each row mixed by weights that were fitted without it, or by equal ones"""
 
-    def reading(self) -> str:
+    def describe(self) -> str:
         """Which weights are used, and why, in words."""
         fit, mean = self.fitted.iloc[-1][["log_loss", "log_loss_mean"]]
-        compared = (
-            f"log loss {fit:.4f} against {mean:.4f} of the plain mean, on rows that the fit did not see (p = {self.p:.2g})"
-        )
+        compared = f"log loss {fit:.4f} against {mean:.4f} of the plain mean, on rows that the fit did not see (p = {self.p:.2g})"
         verdict = (
             "lower beyond chance, so the fitted weights are used"
             if self.uses_fit
@@ -46,7 +44,9 @@ class Mixture:
         return f"Fitted weights: {compared}: {verdict}."
 
 
-def fit_mixture(members: Mapping[str, pd.DataFrame], answers: pd.Series, groups: Sequence[str], seed: int) -> Mixture:
+def fit_mixture(
+    members: Mapping[str, pd.DataFrame], answers: pd.Series, groups: Sequence[str], seed: int
+) -> Mixture:
     """Fit weights that sum to 1, and keep them where they beat the plain mean.
 
     They have to have the lower mean log loss on rows outside their fit, with p below 0.05 (`sign_flip_p`).
@@ -68,10 +68,14 @@ def fit_mixture(members: Mapping[str, pd.DataFrame], answers: pd.Series, groups:
         weights = fit_weights(right[seen])
         nested.iloc[unseen] = mixed([frame.iloc[unseen] for frame in frames], weights)
         loss[unseen] = -np.log(right[unseen] @ weights)
-        lines.append([f"part {number}", len(unseen), *weights, loss[unseen].mean(), loss_mean[unseen].mean()])
+        lines.append(
+            [f"part {number}", len(unseen), *weights, loss[unseen].mean(), loss_mean[unseen].mean()]
+        )
     everything = fit_weights(right)
     lines.append(["none", len(right), *everything, loss.mean(), loss_mean.mean()])
-    fitted = pd.DataFrame(lines, columns=["fitted without", "rows", *names, "log_loss", "log_loss_mean"])
+    fitted = pd.DataFrame(
+        lines, columns=["fitted without", "rows", *names, "log_loss", "log_loss_mean"]
+    )
     p = sign_flip_p(loss - loss_mean, groups, seed)
     better = bool(p < SIGNIFICANT and loss.mean() < loss_mean.mean())
     weights = dict(zip(names, map(float, everything if better else equal), strict=True))
@@ -115,7 +119,9 @@ def sign_flip_p(differences: np.ndarray, groups: Sequence[str], seed: int) -> fl
 def mixed(frames: Sequence[pd.DataFrame], weights: Sequence[float]) -> pd.DataFrame:
     """The weighted mean of `a` to `d`, row by row."""
     letters = list(LETTERS)
-    return frames[0].assign(**sum(frame[letters] * w for frame, w in zip(frames, weights, strict=True)))
+    return frames[0].assign(
+        **sum(frame[letters] * w for frame, w in zip(frames, weights, strict=True))
+    )
 
 
 def probability_of(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:

@@ -28,13 +28,18 @@ def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
         raise ValueError("expected at least one member to combine, found none")
     ids = list(frames[0]["id"])
     if any(list(frame["id"]) != ids for frame in frames):
-        raise ValueError("expected the same ids in the same order in all members, found different ones")
+        raise ValueError(
+            "expected the same ids in the same order in all members, found different ones"
+        )
     values = np.stack([frame[list(LETTERS)].to_numpy() for frame in frames])  # [members, N, 4]
     probs = values.mean(axis=0)
     if how == "geometric":
         probs = softmax(np.log(values.clip(P_FLOOR)).mean(axis=0), axis=1)
     elif how == "vote":
-        votes = sum(pd.get_dummies(predictions(frame)).reindex(columns=list(LETTERS), fill_value=0) for frame in frames)
+        votes = sum(
+            pd.get_dummies(predictions(frame)).reindex(columns=list(LETTERS), fill_value=0)
+            for frame in frames
+        )
         probs = (votes.to_numpy() + TIE_BREAK * probs) / (len(frames) + TIE_BREAK)
     return pd.DataFrame({"id": ids, **dict(zip(LETTERS, probs.T, strict=True))})
 
@@ -46,7 +51,9 @@ def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         members: `a` to `d` by the member's name, the same rows in the same order.
     """
     letters = {name: predictions(probs).to_numpy() for name, probs in members.items()}
-    return pd.DataFrame({a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()})
+    return pd.DataFrame(
+        {a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()}
+    )
 
 
 def unanimity(members: Sequence[Member]) -> float:
@@ -64,11 +71,13 @@ def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:
     answers = dict(zip(probs["id"], predictions(probs), strict=True))
     missing = [i for i in sample["id"] if i not in answers]
     if missing:
-        raise ValueError(f"expected probabilities for every id of sample_submission.csv, found none for {missing[:3]}")
+        raise ValueError(
+            f"expected probabilities for every id of sample_submission.csv, found none for {missing[:3]}"
+        )
     return pd.DataFrame({"id": sample["id"], "answer": [answers[i] for i in sample["id"]]})
 
 
-def read_agreement(table: pd.DataFrame) -> str:
+def describe_agreement(table: pd.DataFrame) -> str:
     """The agreement of members (see `ensemble.agreement`) in words."""
     if len(table) < 2:
         return "There is one member; agreement takes two."
@@ -77,7 +86,7 @@ def read_agreement(table: pd.DataFrame) -> str:
     return f"Least agreement: {a} and {b} choose the same letter in {least:.1%} of the test rows, different ones in {1 - least:.1%}."
 
 
-def read_unanimity(members: Sequence[Member]) -> str:
+def describe_unanimity(members: Sequence[Member]) -> str:
     """How often all members agree, in words."""
     if len(members) < 2:
         return "There is one member; agreement takes two."

@@ -17,10 +17,18 @@ from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling._weights import fit_mixture, mixed
 from vqa_utils.ensembling.combining import combined, submission
 from vqa_utils.ensembling.fold_table import fold_table
-from vqa_utils.ensembling.members import pooled, read_members, read_refit, rows_of, scored_folds
+from vqa_utils.ensembling.members import describe_refit, pooled, read_members, rows_of, scored_folds
 from vqa_utils.ensembling.other_runs import read_runs
 from vqa_utils.ensembling.temperature import calibrate, scaled, temperature_of
-from vqa_utils.metrics import accuracy, correct, expected_calibration_error, log_loss, mcnemar, predictions, tied
+from vqa_utils.metrics import (
+    accuracy,
+    correct,
+    expected_calibration_error,
+    log_loss,
+    mcnemar,
+    predictions,
+    tied,
+)
 
 
 @dataclass(frozen=True)
@@ -48,21 +56,26 @@ class Ensemble:
     submission_path: Path
     record: dict[str, Any]
 
-    def read_scores(self) -> str:
+    def describe_scores(self) -> str:
         """The scores of the whole, in words."""
         whole = self.scores.iloc[-1]
-        of = "the folds, as scored" if whole.iloc[0] == "all" else "the blend of the runs' final probabilities"
-        return (
-            f"Out of fold, {of}: accuracy {whole['accuracy']:.3f}, log loss {whole['log_loss']:.3f} over {whole['rows']} rows."
+        of = (
+            "the folds, as scored"
+            if whole.iloc[0] == "all"
+            else "the blend of the runs' final probabilities"
         )
+        return f"Out of fold, {of}: accuracy {whole['accuracy']:.3f}, log loss {whole['log_loss']:.3f} over {whole['rows']} rows."
 
-    def read_calibration(self) -> str:
+    def describe_calibration(self) -> str:
         """How far confidence is off, without and with what was fitted, in words."""
-        errors = {name: expected_calibration_error(probs, self.answers) for name, probs in self.compared.items()}
+        errors = {
+            name: expected_calibration_error(probs, self.answers)
+            for name, probs in self.compared.items()
+        }
         said = ", ".join(f"{error:.1%} ({name})" for name, error in errors.items())
         return f"Expected calibration error, on rows that the fit did not see: {said}."
 
-    def read_ties(self) -> str:
+    def describe_ties(self) -> str:
         """How many answers a tie between letters left open, in words."""
         return f"Rows with a tie, which the first letter gets: {int(tied(self.test).sum())} of {len(self.test)}."
 
@@ -91,16 +104,18 @@ def of_folds(run_id: str) -> Ensemble:
     )
     calibration = calibrate(config.calibrate, oof, answers, groups, config.seed)
     scored = read_members(paths, config, challenge.test["id"])
-    temperatures = {member.number: temperature_of(calibration.in_use, member.number) for member in scored}
+    temperatures = {
+        member.number: temperature_of(calibration.in_use, member.number) for member in scored
+    }
     members = {member.name: scaled(member.test, temperatures[member.number]) for member in scored}
     used = [f"{member.name} {temperatures[member.number]:.2f}" for member in scored]
     test = combined(list(members.values()), config.ensemble)
     return Ensemble(
-        who=f"folds scored: {there}, missing: {missing or 'none'}; combined by: {config.ensemble}\n{read_refit(paths, config)}",
+        who=f"folds scored: {there}, missing: {missing or 'none'}; combined by: {config.ensemble}\n{describe_refit(paths, config)}",
         scores=fold_table(paths, config, folds, challenge.train),
         members=members,
         fitted=calibration.table(),
-        decision=f"{calibration.reading()}\nTemperatures of the test probabilities: {', '.join(used)}.",
+        decision=f"{calibration.describe()}\nTemperatures of the test probabilities: {', '.join(used)}.",
         compared={"as scored": calibration.before, "calibrated": calibration.after},
         answers=answers,
         oof=calibration.oof,
@@ -125,7 +140,11 @@ def of_runs(run_id: str, members: str) -> Ensemble:
     mixture = fit_mixture(runs.oof, answers, runs.groups["group"], runs.config.seed)
     test = mixed(list(runs.test.values()), list(mixture.weights.values()))
     scores = score_table({**runs.oof, "blend": mixture.oof}, answers)
-    best = scores.iloc[:-1].sort_values(["accuracy", "log_loss"], ascending=[False, True])["member"].iloc[0]
+    best = (
+        scores.iloc[:-1]
+        .sort_values(["accuracy", "log_loss"], ascending=[False, True])["member"]
+        .iloc[0]
+    )
     p_best = mcnemar(correct(mixture.oof, answers), correct(runs.oof[best], answers))
     refitted = [name for name in runs.oof if open_run(name)[1].refit]
     return Ensemble(
@@ -133,7 +152,7 @@ def of_runs(run_id: str, members: str) -> Ensemble:
         scores=scores,
         members=runs.test,
         fitted=mixture.fitted,
-        decision=f"{mixture.reading()}\n{read_pairs(runs.oof)}\n{read_gain(scores, best, p_best)}",
+        decision=f"{mixture.describe()}\n{describe_disagreement(runs.oof)}\n{describe_gain(scores, best, p_best)}",
         compared={f"best member, {best}": runs.oof[best], "blend": mixture.oof},
         answers=answers,
         oof=mixture.oof,
@@ -141,29 +160,35 @@ def of_runs(run_id: str, members: str) -> Ensemble:
         submission=submission(challenge.sample_submission, test),
         submission_path=RunPaths(run_id).submission(use_kfold=True),
         record={"runs": list(runs.oof), "weights": mixture.weights, "weights_are_fitted": mixture.uses_fit, "p": mixture.p,
-                "best_member": best, "mcnemar_p": p_best, "decision": mixture.reading()},
+                "best_member": best, "mcnemar_p": p_best, "decision": mixture.describe()},
     )  # fmt: skip
 
 
 def score_table(members: Mapping[str, pd.DataFrame], answers: pd.Series) -> pd.DataFrame:
     """A line a member, on the same rows: `member`, `rows`, `accuracy`, `log_loss`."""
     return pd.DataFrame(
-        [(name, len(probs), accuracy(probs, answers), log_loss(probs, answers)) for name, probs in members.items()],
+        [
+            (name, len(probs), accuracy(probs, answers), log_loss(probs, answers))
+            for name, probs in members.items()
+        ],
         columns=["member", "rows", "accuracy", "log_loss"],
     )
 
 
-def read_pairs(members: Mapping[str, pd.DataFrame]) -> str:
+def describe_disagreement(members: Mapping[str, pd.DataFrame]) -> str:
     """On how many out-of-fold rows each two members choose different letters, in words."""
     letters = {name: predictions(probs).to_numpy() for name, probs in members.items()}
-    shares = [f"{a} and {b} {(letters[a] != letters[b]).mean():.1%}" for a, b in combinations(letters, 2)]
+    shares = [
+        f"{a} and {b} {(letters[a] != letters[b]).mean():.1%}" for a, b in combinations(letters, 2)
+    ]
     return f"Rows with different letters: {', '.join(shares)}; public entries report gains from members that differ on 8 % or more."
 
 
-def read_gain(scores: pd.DataFrame, best: str, p: float) -> str:
+def describe_gain(scores: pd.DataFrame, best: str, p: float) -> str:
     """The blend against the best member, in words."""
     of = scores.set_index("member")
     numbers = ", ".join(
-        f"{name} {of.loc['blend', name]:.4f} against {of.loc[best, name]:.4f}" for name in ("accuracy", "log_loss")
+        f"{name} {of.loc['blend', name]:.4f} against {of.loc[best, name]:.4f}"
+        for name in ("accuracy", "log_loss")
     )
     return f"The blend against its best member, {best}: {numbers} (McNemar p = {p:.2g})."

@@ -14,7 +14,9 @@ from vqa_utils.ensembling.members import pooled, rows_of, scored_adapters
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 
 
-def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+def fold_table(
+    paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame
+) -> pd.DataFrame:
     """A line a scored adapter and one for all; a refit holds out no row, so that it has costs alone.
 
     Returns:
@@ -28,10 +30,26 @@ def fold_table(paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.D
         name = k if k in config.fold_numbers else config.adapter_name(k)
         rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k).rungs, config))
         costs = _costs([metas[k]] if k in metas else [])
-        lines.append({"fold": name, **_scores(oof[oof["fold"] == k], train), **costs, "after out of memory": rungs})
-    lines.append({"fold": "all", **_scores(oof, train), **_costs(list(metas.values())), "after out of memory": ""})
+        lines.append(
+            {
+                "fold": name,
+                **_scores(oof[oof["fold"] == k], train),
+                **costs,
+                "after out of memory": rungs,
+            }
+        )
+    lines.append(
+        {
+            "fold": "all",
+            **_scores(oof, train),
+            **_costs(list(metas.values())),
+            "after out of memory": "",
+        }
+    )
     table = pd.DataFrame(lines)
-    return table if table["after out of memory"].any() else table.drop(columns="after out of memory")
+    return (
+        table if table["after out of memory"].any() else table.drop(columns="after out of memory")
+    )
 
 
 def _scores(probs: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
@@ -39,7 +57,12 @@ def _scores(probs: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
         return {"rows": 0} | dict.fromkeys(("accuracy", "low", "high", "log_loss"), np.nan)
     probs, answers = probs.reset_index(drop=True), rows_of(probs, train)["answer"]
     low, high = accuracy_interval(correct(probs, answers))
-    scores = {"accuracy": accuracy(probs, answers), "low": low, "high": high, "log_loss": log_loss(probs, answers)}
+    scores = {
+        "accuracy": accuracy(probs, answers),
+        "low": low,
+        "high": high,
+        "log_loss": log_loss(probs, answers),
+    }
     return {"rows": len(probs), **scores}
 
 

@@ -28,7 +28,11 @@ def scored_adapters(paths: RunPaths, config: Config) -> list[int]:
 
     One that was trained with other settings than the run has now counts as missing: it is no member.
     """
-    return [k for k in config.adapter_numbers if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)]
+    return [
+        k
+        for k in config.adapter_numbers
+        if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)
+    ]
 
 
 def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]:
@@ -53,7 +57,7 @@ def read_members(paths: RunPaths, config: Config, test_ids: Sequence[str]) -> li
     ]
 
 
-def read_refit(paths: RunPaths, config: Config) -> str:
+def describe_refit(paths: RunPaths, config: Config) -> str:
     """Whether a model of all rows is a member, and what the scores say of it, in words."""
     if not config.refit:
         return "No model is refitted on all rows."
@@ -72,7 +76,12 @@ def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> p
     there = scored_folds(paths, config)[0]
     if not all(paths.fold(k).probs(rows).exists() for k in there):
         return None
-    parts = [read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(fold=k) for k in there]
+    parts = [
+        read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(
+            fold=k
+        )
+        for k in there
+    ]
     return pd.concat(parts, ignore_index=True)
 
 

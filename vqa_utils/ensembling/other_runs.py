@@ -38,7 +38,11 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
             CSV files or rows than the first. What each was trained on besides, its extra rows or paraphrases, may differ.
     """
     names = [RunPaths(name).folder.resolve().name for name in run_ids]  # what `latest` stands for
-    problems = [f"{name}: expected each run once, found it again" for name in sorted(set(names)) if names.count(name) > 1]
+    problems = [
+        f"{name}: expected each run once, found it again"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
     if len(set(names)) < 2:
         problems.append(f"expected at least two runs, found {len(set(names))}")
     files: dict[str, dict[str, pd.DataFrame]] = {"oof": {}, "test": {}}
@@ -46,7 +50,9 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     tables, hash_of = {}, functools.cache(data_hash)
     for paths in map(RunPaths, dict.fromkeys(names)):
         if not paths.config.exists():
-            problems.append(f"{shown(paths.folder)}: expected a run that has its answers, found none")
+            problems.append(
+                f"{shown(paths.folder)}: expected a run that has its answers, found none"
+            )
             continue
         try:
             config = open_run(paths.run_id)[1]
@@ -68,9 +74,13 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     first, *others = tables or [""]
     for name in others:
         other = [file for file, known in tables[name].items() if known != tables[first][file]]
-        problems += [f"{name}: expected {', '.join(other)} as of {first}, found other contents"] * bool(other)
+        problems += [
+            f"{name}: expected {', '.join(other)} as of {first}, found other contents"
+        ] * bool(other)
     if problems:
-        raise RunError("\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)]))
+        raise RunError(
+            "\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)])
+        )
     return _aligned(configs[first], RunPaths(first), files)
 
 
@@ -91,11 +101,18 @@ def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
 def _aligned(config: Config, paths: RunPaths, files: dict[str, dict[str, pd.DataFrame]]) -> Runs:
     """All runs in the order of the rows of one of them, whose settings and paths are given."""
     aligned = {
-        rows: {name: frame.set_index("id").loc[frames[paths.run_id]["id"]].reset_index() for name, frame in frames.items()}
+        rows: {
+            name: frame.set_index("id").loc[frames[paths.run_id]["id"]].reset_index()
+            for name, frame in frames.items()
+        }
         for rows, frames in files.items()
     }
     groups = pd.read_csv(paths.folds, dtype={"id": str, "group": str}, keep_default_na=False)
-    return Runs(config, groups.set_index("id").loc[files["oof"][paths.run_id]["id"], ["group"]].reset_index(), **aligned)
+    return Runs(
+        config,
+        groups.set_index("id").loc[files["oof"][paths.run_id]["id"], ["group"]].reset_index(),
+        **aligned,
+    )
 
 
 ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answers
@@ -110,9 +127,16 @@ def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]
     Raises:
         RunError: it has changed.
     """
-    data = Config(data=config.data, limit=config.limit, extra_train=config.extra_train, paraphrase=config.paraphrase)
+    data = Config(
+        data=config.data,
+        limit=config.limit,
+        extra_train=config.extra_train,
+        paraphrase=config.paraphrase,
+    )
     if hash_of(data) != read_json(paths.stages / f"{ENSEMBLE}.json")["data"]:
-        raise RunError(f"expected the data that it has seen in {config.data}, found other; bring back the files of then")
+        raise RunError(
+            f"expected the data that it has seen in {config.data}, found other; bring back the files of then"
+        )
 
 
 def check_finished(paths: RunPaths, config: Config) -> None:
@@ -123,11 +147,18 @@ def check_finished(paths: RunPaths, config: Config) -> None:
     """
     marker = paths.stages / f"{ENSEMBLE}.json"
     if not marker.exists():
-        raise RunError(f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing")
+        raise RunError(
+            f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing"
+        )
     record = read_json(marker)
     files = record["inputs"] | record["outputs"]
-    if record["config"] != config.hash_for(ENSEMBLE) or hashes([paths.folder / name for name in files], paths.folder) != files:
+    if (
+        record["config"] != config.hash_for(ENSEMBLE)
+        or hashes([paths.folder / name for name in files], paths.folder) != files
+    ):
         raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
     missing = sorted(set(config.adapter_numbers) - set(scored_adapters(paths, config)))
     if missing:
-        raise RunError(f"not finished: without scores: {', '.join(map(config.adapter_name, missing))}")
+        raise RunError(
+            f"not finished: without scores: {', '.join(map(config.adapter_name, missing))}"
+        )

@@ -56,19 +56,33 @@ class Calibration:
         """A line a fold and one for all: `fold`, `rows`, `temperature`, then log loss and calibration error before and after."""
         lines = []
         everywhere = pd.Series(True, index=self.before.index)
-        for fold, rows in [*((k, self.before["fold"] == k) for k in self.temperatures), ("all", everywhere)]:
-            line = {"fold": fold, "rows": int(rows.sum()), "temperature": self.temperatures.get(fold, np.nan)}
-            for name, score in (("log_loss", log_loss), ("calibration_error", expected_calibration_error)):
+        for fold, rows in [
+            *((k, self.before["fold"] == k) for k in self.temperatures),
+            ("all", everywhere),
+        ]:
+            line = {
+                "fold": fold,
+                "rows": int(rows.sum()),
+                "temperature": self.temperatures.get(fold, np.nan),
+            }
+            for name, score in (
+                ("log_loss", log_loss),
+                ("calibration_error", expected_calibration_error),
+            ):
                 line[name] = score(self.before[rows], self.answers[rows])
                 line[f"{name}_after"] = score(self.after[rows], self.answers[rows])
             lines.append(line)
         return pd.DataFrame(lines)
 
-    def reading(self) -> str:
+    def describe(self) -> str:
         """Whether it is on, and why, in words."""
         before, after = (log_loss(probs, self.answers) for probs in (self.before, self.after))
         state = "on" if self.on else "off"
-        why = f"it {'lowers' if after < before else 'does not lower'} the log loss" if self.setting == "auto" else "as set"
+        why = (
+            f"it {'lowers' if after < before else 'does not lower'} the log loss"
+            if self.setting == "auto"
+            else "as set"
+        )
         return (
             f"Calibration is {state} (calibrate={str(self.setting).lower()}): {why}; on rows that the fit did not see, "
             f"{before:.4f} becomes {after:.4f}.\n"
@@ -84,7 +98,9 @@ def temperature_of(temperatures: Mapping[int, float], number: int) -> float:
         number: of the model. One without held-out rows to fit a temperature on, such as the refit, gets the geometric mean of the
             others': a temperature scales, and a mean of scales multiplies.
     """
-    return temperatures.get(number) or (statistics.geometric_mean(temperatures.values()) if temperatures else 1.0)
+    return temperatures.get(number) or (
+        statistics.geometric_mean(temperatures.values()) if temperatures else 1.0
+    )
 
 
 def temperatures_of(paths: RunPaths) -> dict[int, float]:
@@ -107,10 +123,12 @@ def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
 def before_and_after(paths: RunPaths, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Out-of-fold probabilities `as scored` and, where calibration is on, `calibrated`: the same rows in the same order."""
     calibrated = calibrated_oof(paths, oof["id"])
-    return {"as scored": oof} if calibrated is None else {"as scored": oof, "calibrated": calibrated}
+    return (
+        {"as scored": oof} if calibrated is None else {"as scored": oof, "calibrated": calibrated}
+    )
 
 
-def read_before_and_after(sets: dict[str, pd.DataFrame], answers: pd.Series) -> str:
+def describe_calibration_effect(sets: dict[str, pd.DataFrame], answers: pd.Series) -> str:
     """Log loss and calibration error of each of `sets` (see `before_and_after`), in words."""
     lines = [
         f"Probabilities {name}: log loss {log_loss(probs, answers):.3f}, confidence off by "
@@ -128,7 +146,11 @@ def read_before_and_after(sets: dict[str, pd.DataFrame], answers: pd.Series) -> 
 
 
 def calibrate(
-    setting: bool | Literal["auto"], oof: pd.DataFrame, answers: pd.Series, groups: pd.Series, seed: int
+    setting: bool | Literal["auto"],
+    oof: pd.DataFrame,
+    answers: pd.Series,
+    groups: pd.Series,
+    seed: int,
 ) -> Calibration:
     """Fit each fold's temperature, and judge it by cross-fitting within the fold's held-out rows.
 
@@ -148,7 +170,9 @@ def calibrate(
     return Calibration(setting, temperatures, oof, pd.concat(scaled_parts).loc[oof.index], answers)
 
 
-def cross_fitted(probs: pd.DataFrame, answers: pd.Series, groups: pd.Series, seed: int) -> pd.DataFrame:
+def cross_fitted(
+    probs: pd.DataFrame, answers: pd.Series, groups: pd.Series, seed: int
+) -> pd.DataFrame:
     """The probabilities, each row scaled by the temperature of the other parts' rows; rows of one group share a part."""
     splitter = GroupKFold(min(PARTS, groups.nunique()), shuffle=True, random_state=seed)
     parts = [
@@ -160,7 +184,11 @@ def cross_fitted(probs: pd.DataFrame, answers: pd.Series, groups: pd.Series, see
 
 def fit_temperature(probs: pd.DataFrame, answers: pd.Series) -> float:
     """The temperature with the least log loss. The loss is convex in 1 / T, so what the search finds is the minimum."""
-    logits, rows, right = _logits(probs), np.arange(len(probs)), answers.map(LETTERS.index).to_numpy()
+    logits, rows, right = (
+        _logits(probs),
+        np.arange(len(probs)),
+        answers.map(LETTERS.index).to_numpy(),
+    )
     found = minimize_scalar(
         lambda log_t: -log_softmax(logits / math.exp(log_t), axis=1)[rows, right].mean(),
         bounds=np.log(BOUNDS),

@@ -11,7 +11,7 @@ from rich.console import Console
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
-from vqa_utils.artifacts.run import open_run, read_later_settings
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
@@ -20,7 +20,14 @@ from vqa_utils.ensembling.members import pooled, rows_of
 from vqa_utils.ensembling.other_runs import check_data, check_finished
 from vqa_utils.ensembling.temperature import calibrated_oof
 from vqa_utils.errors import RunError, VqaError
-from vqa_utils.metrics import BEYOND_CHANCE, accuracy_interval, correct, expected_calibration_error, log_loss, mcnemar
+from vqa_utils.metrics import (
+    BEYOND_CHANCE,
+    accuracy_interval,
+    correct,
+    expected_calibration_error,
+    log_loss,
+    mcnemar,
+)
 from vqa_utils.presets import differences
 from vqa_utils.running.terminal import print_table
 from vqa_utils.running.timings import EXECUTED_IN, time_table
@@ -70,8 +77,6 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
             _print_group(console, group)
         write_csv(comparison_file(), table)
         console.print(f"table: {shown(comparison_file())}")
-    for said in filter(None, (read_later_settings(run.paths) for run in scored)):
-        console.print(said, style="yellow", markup=False)
     for run_id, reason in left_out.items():
         console.print(f"left out: {run_id}: {reason}", style="dim", markup=False)
     if not scored and not left_out:
@@ -88,7 +93,9 @@ def read_scored(run_id: str, hash_of: Callable[[Config], str] = data_hash) -> Sc
     check_finished(paths, config)
     check_data(paths, config, hash_of)
     train = load_challenge(config).train
-    probs = pooled(paths, config, read_folds(paths.folds, train), "oof").sort_values("id", ignore_index=True)
+    probs = pooled(paths, config, read_folds(paths.folds, train), "oof").sort_values(
+        "id", ignore_index=True
+    )
     return Scored(paths, config, probs, rows_of(probs, train)["answer"])
 
 
@@ -102,14 +109,19 @@ def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
     table = pd.DataFrame([_line(run) for run in runs])
     table["run_index"] = range(len(runs))
     table = table.sort_values(["accuracy", "log_loss"], ascending=[False, True])
-    table = pd.concat([group for _, group in table.groupby("rows_hash", sort=False)], ignore_index=True)
+    table = pd.concat(
+        [group for _, group in table.groupby("rows_hash", sort=False)], ignore_index=True
+    )
     best = table.groupby("rows_hash")["run_index"].transform("first")
     pairs = zip(table["run_index"], best, strict=True)
-    p = [np.nan if run == first else mcnemar(runs[first].right, runs[run].right) for run, first in pairs]
+    p = [
+        np.nan if run == first else mcnemar(runs[first].right, runs[run].right)
+        for run, first in pairs
+    ]
     return table.assign(mcnemar_p=p).drop(columns="run_index")
 
 
-def read_comparison(group: pd.DataFrame) -> str:
+def describe_comparison(group: pd.DataFrame) -> str:
     """In words, how many runs on the same rows are behind the best by more than chance."""
     best, others = group.iloc[0], group.iloc[1:]
     if others.empty:
@@ -121,31 +133,45 @@ def read_comparison(group: pd.DataFrame) -> str:
 def _existing(run_ids: Sequence[str]) -> list[str]:
     missing = [run_id for run_id in run_ids if not RunPaths(run_id).config.exists()]
     if missing:
-        raise RunError(f"--compare: expected runs below {runs_dir()}, found none called {', '.join(missing)}")
+        raise RunError(
+            f"--compare: expected runs below {runs_dir()}, found none called {', '.join(missing)}"
+        )
     if run_ids:
         return list(dict.fromkeys(RunPaths(run_id).folder.resolve().name for run_id in run_ids))
-    return sorted(file.parent.name for file in runs_dir().glob("*/config.json") if not file.parent.is_symlink())
+    return sorted(
+        file.parent.name
+        for file in runs_dir().glob("*/config.json")
+        if not file.parent.is_symlink()
+    )
 
 
 def _line(run: Scored) -> dict[str, object]:
     paths, config, right = run.paths, run.config, run.right
     metas = [read_json(paths.fold(k).meta) for k in config.adapter_numbers]
-    endings = tuple(f"-fold{k}" for k in config.adapter_numbers)  # not those of a refit that was switched off again
+    endings = tuple(
+        f"-fold{k}" for k in config.adapter_numbers
+    )  # not those of a refit that was switched off again
     whole = sorted(marker.stem for marker in paths.stages.glob("*.json"))
-    notebooks = time_table(paths.notebooks, [name for name in whole if "-fold" not in name or name.endswith(endings)])
+    notebooks = time_table(
+        paths.notebooks, [name for name in whole if "-fold" not in name or name.endswith(endings)]
+    )
     low, high = accuracy_interval(right)
     calibrated = calibrated_oof(paths, run.probs["id"])
     return {
         "run": paths.run_id,
         "preset": config.preset,
-        "settings": " ".join(f"{name}={setting_text(value)}" for name, value in differences(config).items()),
+        "settings": " ".join(
+            f"{name}={setting_text(value)}" for name, value in differences(config).items()
+        ),
         "accuracy": right.mean(),
         "low": low,
         "high": high,
         "log_loss": log_loss(run.probs, run.answers),
         "calibration_error": expected_calibration_error(run.probs, run.answers),
         "log_loss_calibrated": np.nan if calibrated is None else log_loss(calibrated, run.answers),
-        "calibration_error_calibrated": np.nan if calibrated is None else expected_calibration_error(calibrated, run.answers),
+        "calibration_error_calibrated": np.nan
+        if calibrated is None
+        else expected_calibration_error(calibrated, run.answers),
         "train_minutes": sum(meta["seconds"] for meta in metas) / 60,
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
         "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
@@ -159,7 +185,10 @@ def _line(run: Scored) -> dict[str, object]:
 
 def _with_calibrated(group: pd.DataFrame, score: str) -> list[str]:
     pairs = zip(group[score], group[f"{score}_calibrated"], strict=True)
-    return [f"{before:.3f}" if np.isnan(after) else f"{before:.3f} ({after:.3f})" for before, after in pairs]
+    return [
+        f"{before:.3f}" if np.isnan(after) else f"{before:.3f} ({after:.3f})"
+        for before, after in pairs
+    ]
 
 
 def _print_group(console: Console, group: pd.DataFrame) -> None:
@@ -178,9 +207,12 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "p": group["mcnemar_p"],
     })  # fmt: skip
     rows, data = group["rows"].iloc[0], ", ".join(sorted(set(group["data"])))
-    print_table(console, f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run", short)
-    console.print(read_comparison(group), markup=False)
+    print_table(
+        console, f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run", short
+    )
+    console.print(describe_comparison(group), markup=False)
     for line in group[group["minutes_from"] != ""].itertuples():
         console.print(
-            f"{line.run} took over notebooks of {line.minutes_from}; the minutes are what they took there.", markup=False
+            f"{line.run} took over notebooks of {line.minutes_from}; the minutes are what they took there.",
+            markup=False,
         )

@@ -20,7 +20,10 @@ FINISHED = "finished"
 
 def sweep_table(points: Sequence[Point], stages: Sequence[Stage], console: Console) -> pd.DataFrame:
     """A line a point: its `run` and `state`."""
-    return pd.DataFrame([(point.run_id, state(point, stages, console)) for point in points], columns=["run", "state"])
+    return pd.DataFrame(
+        [(point.run_id, state(point, stages, console)) for point in points],
+        columns=["run", "state"],
+    )
 
 
 def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
@@ -33,29 +36,45 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
     return FINISHED if done == len(steps) else f"{done} of {len(steps)} notebooks are whole"
 
 
-def take_over(point: Point, others: Sequence[Point], stages: Sequence[Stage], console: Console) -> None:
+def take_over(
+    point: Point, others: Sequence[Point], stages: Sequence[Stage], console: Console
+) -> None:
     """Copy into a point's run what another point has made of the same data, with the same settings as far as they count for it.
 
     The markers prove that; nothing is taken where no training is saved by it.
     """
     alike = [
-        other for other in others if other.config.training_hash == point.config.training_hash and other.paths.config.exists()
+        other
+        for other in others
+        if other.config.training_hash == point.config.training_hash and other.paths.config.exists()
     ]
     if not alike:
         return
     runner = Runner(point.paths, with_data(point.config), console, reuse=True)
-    due = [step for step in select_steps(stages, point.config.adapter_numbers) if runner.state(step) != "done"]
+    due = [
+        step
+        for step in select_steps(stages, point.config.adapter_numbers)
+        if runner.state(step) != "done"
+    ]
     sources = [runner.looking_at(other.paths) for other in alike]
     whole = [[step for step in due if source.state(step) == "done"] for source in sources]
     source, steps = max(zip(sources, whole, strict=True), key=lambda pair: len(pair[1]))
     if any(step.stage.trains for step in steps):
         for step in steps:
             runner.take_over(step, source)
-        console.print(f"taken over from {source.paths.run_id}: {', '.join(step.name for step in steps)}", markup=False)
+        console.print(
+            f"taken over from {source.paths.run_id}: {', '.join(step.name for step in steps)}",
+            markup=False,
+        )
 
 
 def run_sweep(
-    points: Sequence[Point], stages: Sequence[Stage], run: Callable[[Point], None], console: Console, *, reuse: bool
+    points: Sequence[Point],
+    stages: Sequence[Stage],
+    run: Callable[[Point], None],
+    console: Console,
+    *,
+    reuse: bool,
 ) -> None:
     """Run the points one after the other, and compare them. An error ends its own point alone.
 
@@ -69,7 +88,9 @@ def run_sweep(
     _check_machine(points)
     failed = []
     for number, point in enumerate(points, 1):
-        console.print(f"\npoint {number} of {len(points)}: {point.run_id}", style="bold", markup=False)
+        console.print(
+            f"\npoint {number} of {len(points)}: {point.run_id}", style="bold", markup=False
+        )
         try:
             if reuse and state(point, stages, console) == FINISHED:
                 console.print("finished before, reused")
@@ -85,7 +106,9 @@ def run_sweep(
     started = [point.run_id for point in points if point.paths.config.exists()]
     if started:
         compare_runs(console, started)
-    refuse(f"{len(failed)} of {len(points)} points failed; the same command tries them again", failed)
+    refuse(
+        f"{len(failed)} of {len(points)} points failed; the same command tries them again", failed
+    )
 
 
 def _check_machine(points: Sequence[Point]) -> None:
@@ -95,4 +118,7 @@ def _check_machine(points: Sequence[Point]) -> None:
             check_run(with_data(point.config), find_gpus())
         except VqaError as error:
             problems.setdefault(str(error), []).append(point.run_id)
-    refuse("points that cannot run here", [f"{', '.join(names)}: {message}" for message, names in problems.items()])
+    refuse(
+        "points that cannot run here",
+        [f"{', '.join(names)}: {message}" for message, names in problems.items()],
+    )

@@ -13,9 +13,9 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError
 from vqa_utils.planning.gpus import Gpu
-from vqa_utils.planning.plan import settled_here
+from vqa_utils.planning.plan import resolve_for_machine
 from vqa_utils.presets import preset
-from vqa_utils.running.resolution import with_whole_paths
+from vqa_utils.running.resolution import with_absolute_paths
 from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")
@@ -60,17 +60,29 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
     points, problems = [], []
     for own in _own_settings(content):
         try:
-            changes = parse_settings(f"{name}={setting_text(value)}" for name, value in (common | own).items())
+            changes = parse_settings(
+                f"{name}={setting_text(value)}" for name, value in (common | own).items()
+            )
             run_id = _run_id(file.stem, {name: changes[name] for name in own})
-            whole = with_whole_paths(changes)
-            points.append(Point(run_id, settled_here(preset(whole.pop("preset", "demo"), **whole), gpus)))
+            whole = with_absolute_paths(changes)
+            points.append(
+                Point(
+                    run_id, resolve_for_machine(preset(whole.pop("preset", "demo"), **whole), gpus)
+                )
+            )
         except VqaError as error:
             problems.append(f"{_run_id(file.stem, own)}: {error}")
     names = [point.run_id for point in points]
     problems += [
-        f"{name}: expected one point of that name, found another" for name in sorted(set(names)) if names.count(name) > 1
+        f"{name}: expected one point of that name, found another"
+        for name in sorted(set(names))
+        if names.count(name) > 1
     ]
-    problems += [f"{name}: expected {LONGEST_NAME} letters at most" for name in names if len(name) > LONGEST_NAME]
+    problems += [
+        f"{name}: expected {LONGEST_NAME} letters at most"
+        for name in names
+        if len(name) > LONGEST_NAME
+    ]
     refuse(f"{file}: points that cannot run", problems)
     return points
 
@@ -84,13 +96,21 @@ def refuse(title: str, problems: Iterable[str]) -> None:
 
 def _own_settings(content: Settings) -> list[Settings]:
     grid = content.get("grid", {})
-    product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+    product = (
+        [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        if grid
+        else []
+    )
     return product + content.get("also", [])
 
 
 def _run_id(stem: str, own: Settings) -> str:
     """A folder's name: what stands in no such name becomes an underscore."""
-    return re.sub(r"[^\w.=-]", "_", "-".join([stem, *(f"{name}={setting_text(value)}" for name, value in own.items())]))
+    return re.sub(
+        r"[^\w.=-]",
+        "_",
+        "-".join([stem, *(f"{name}={setting_text(value)}" for name, value in own.items())]),
+    )
 
 
 def _read(file: Path) -> Settings:
@@ -103,28 +123,53 @@ def _read(file: Path) -> Settings:
         raise SweepError(f"{file}: expected YAML in UTF-8, found: {error}") from error
     if not isinstance(content, dict) or not (content.get("grid") or content.get("also")):
         raise SweepError(f"{file}: expected `grid`, `also` or both, found {content!r}")
-    for problems_of in (_problems_of_keys, _problems_of_lists, _problems_of_settings):  # each relies on those before
+    for problems_of in (
+        _problems_of_keys,
+        _problems_of_lists,
+        _problems_of_settings,
+    ):  # each relies on those before
         refuse(f"{file}: expected a sweep as in README.md", problems_of(content))
     return content
 
 
 def _problems_of_keys(content: Settings) -> list[str]:
     unknown = [f"{key}: expected one of {', '.join(KINDS)}" for key in content if key not in KINDS]
-    wrong = {key: value for key, value in content.items() if key in KINDS and not isinstance(value, KINDS[key][0])}
-    return unknown + [f"{key}: expected {KINDS[key][1]}, found {value!r}" for key, value in wrong.items()]
+    wrong = {
+        key: value
+        for key, value in content.items()
+        if key in KINDS and not isinstance(value, KINDS[key][0])
+    }
+    return unknown + [
+        f"{key}: expected {KINDS[key][1]}, found {value!r}" for key, value in wrong.items()
+    ]
 
 
 def _problems_of_lists(content: Settings) -> list[str]:
-    grid = {name: values for name, values in content.get("grid", {}).items() if not isinstance(values, list) or not values}
+    grid = {
+        name: values
+        for name, values in content.get("grid", {}).items()
+        if not isinstance(values, list) or not values
+    }
     also = [point for point in content.get("also", []) if not isinstance(point, dict)]
-    problems = [f"grid: {name}: expected a list of values, found {values!r}" for name, values in grid.items()]
+    problems = [
+        f"grid: {name}: expected a list of values, found {values!r}"
+        for name, values in grid.items()
+    ]
     return problems + [f"also: expected settings, found {point!r}" for point in also]
 
 
 def _problems_of_settings(content: Settings) -> list[str]:
     points = [content.get("set", {}), *_own_settings(content)]
     settings = [(name, value) for point in points for name, value in point.items()]
-    unknown = [f"{name}: expected a setting's name, such as lora_r" for name, _ in settings if name not in field_types()]
+    unknown = [
+        f"{name}: expected a setting's name, such as lora_r"
+        for name, _ in settings
+        if name not in field_types()
+    ]
     kinds = (str, int, float, list)
-    other = [f"{name}: expected a value, found {value!r}" for name, value in settings if not isinstance(value, kinds)]
+    other = [
+        f"{name}: expected a value, found {value!r}"
+        for name, value in settings
+        if not isinstance(value, kinds)
+    ]
     return list(dict.fromkeys(unknown + other))  # each once, however many points have it

@@ -21,7 +21,10 @@ def expert_loads(experts: int, per_token: int, tokens: int) -> tuple[tuple[int, 
     a token's own, both normal: an expert whose common part is z is above the cut with probability
     Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)), and the cut is where the probabilities add up to `per_token`.
     """
-    layers = (sorted((round(share * tokens) for share in shares), reverse=True) for shares in _shares(experts, per_token))
+    layers = (
+        sorted((round(share * tokens) for share in shares), reverse=True)
+        for shares in _shares(experts, per_token)
+    )
     return tuple(map(tuple, layers))
 
 
@@ -41,9 +44,14 @@ def _shares(experts: int, per_token: int) -> list[list[float]]:
 
 
 @functools.cache
-def expert_rows(experts: int, per_token: int, tokens: int, padding_worth: int) -> tuple[float, float, float]:
+def expert_rows(
+    experts: int, per_token: int, tokens: int, padding_worth: int
+) -> tuple[float, float, float]:
     """Of a layer, in the mean of the drawn ones: the rows that its experts compute, those that have any, and chunks."""
-    cuts = [split(loads, EXPERTS_AT_ONCE, padding_worth) for loads in expert_loads(experts, per_token, tokens)]
+    cuts = [
+        split(loads, EXPERTS_AT_ONCE, padding_worth)
+        for loads in expert_loads(experts, per_token, tokens)
+    ]
     rows, busy, chunks = (
         sum(count * each for cut in cuts for count, each in cut),
         sum(count for cut in cuts for count, _ in cut),

@@ -12,7 +12,7 @@ from vqa_utils.forecasting._work import work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import OPTION_TOKENS, TEXT_TOKENS, batch_of, weights_by_module
-from vqa_utils.planning.plan import Plan, fold_gpus, make_plan, settled
+from vqa_utils.planning.plan import Plan, fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape
 
 READING = 0.2e9  # bytes a second from the disk with the weights; assumed
@@ -46,30 +46,40 @@ class Forecast:
     """Adapters at a time."""
 
 
-def forecast(config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts) -> Forecast | None:
+def forecast(
+    config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts
+) -> Forecast | None:
     """The time of a run that fits; None where the rates of one of its GPUs are not known.
 
     All extra rows are taken to join each fold's training.
     """
     places = fold_gpus(config, len(config.adapter_numbers), gpus)
-    used = [gpus[place] for place in places] if len(places) > 1 else list(gpus[: len(gpu_limits(config, gpus))])
+    used = (
+        [gpus[place] for place in places]
+        if len(places) > 1
+        else list(gpus[: len(gpu_limits(config, gpus))])
+    )
     if any(rates_of(gpu.name) is None for gpu in used):
         return None
     used = used[:1] if len(places) > 1 else used  # a fold has one; the others are taken for as fast
     rates = [rates_of(gpu.name) for gpu in used]
-    config = settled(config, shape, gpu_limits(config, used))
-    a_row = functools.partial(_a_row, make_plan(config, shape, gpu_limits(config, used)), rates, shape, config)
+    config = resolve_batches(config, shape, gpu_limits(config, used))
+    a_row = functools.partial(
+        _a_row, make_plan(config, shape, gpu_limits(config, used)), rates, shape, config
+    )
     training, evaluating = a_row(config.micro_batch, training=True), a_row(config.score_batch)
     # Linear attention passes a state from token to token, so that each option order takes a pass
     shares = not any("linear_attn" in name for name in shape.parameters)
-    orders, passes = (config.tta, config.rotations) if shares else (1, config.tta * config.rotations)
+    orders, passes = (config.tta, 1) if shares else (1, config.tta)
     scoring = a_row(config.score_batch, orders, passes=passes)
     held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
     epoch = (rows.train - held_out + rows.extra) * training.wall + held_out * evaluating.wall
     first, later = (STARTING + size / READING for size in _sizes(config, shape))
-    again = 1 + 1 / config.rotations if config.baselines else 0  # the base, and blank pictures, which are not turned
+    again = 2 if config.baselines else 0  # the base, and blank pictures
     train = [later + config.epochs * epoch for _ in config.fold_numbers]
-    score = [later + scoring.wall * (held_out * (1 + again) + rows.test) for _ in config.fold_numbers]
+    score = [
+        later + scoring.wall * (held_out * (1 + again) + rows.test) for _ in config.fold_numbers
+    ]
     if config.refit:  # it trains on all rows, and scores the test set alone
         train.append(later + config.epochs * (rows.train + rows.extra) * training.wall)
         score.append(later + scoring.wall * rows.test)
@@ -100,7 +110,9 @@ def _a_row(
     training: bool = False,
 ) -> Seconds:
     """Seconds of one of the `rows` of a pass, which has some option orders; of so many passes."""
-    batch = batch_of(shape, config, rows, TEXT_TOKENS + (orders - 1) * OPTION_TOKENS, training=training)
+    batch = batch_of(
+        shape, config, rows, TEXT_TOKENS + (orders - 1) * OPTION_TOKENS, training=training
+    )
     pairs = zip(plan.gpus, rates, strict=True)
     kind = {"training": training, "causal": orders == 1}
     works = [work_of(gpu, shape, config, batch, each.padding_worth, **kind) for gpu, each in pairs]

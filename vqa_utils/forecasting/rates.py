@@ -75,7 +75,10 @@ def seconds_of(works: Sequence[Work], rates: Sequence[Rates]) -> Seconds:
     pairs = list(zip(works, rates, strict=True))
     return Seconds(
         products=sum(work.operations / each.products for work, each in pairs) / SUSTAINED,
-        memory=sum(work.moved / each.memory / SUSTAINED + work.launches * each.kernel for work, each in pairs),
+        memory=sum(
+            work.moved / each.memory / SUSTAINED + work.launches * each.kernel
+            for work, each in pairs
+        ),
         bus=sum(work.streamed / each.bus for work, each in pairs),
         host=sum(work.launches * each.launch for work, each in pairs),
     )

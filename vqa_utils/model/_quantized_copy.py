@@ -20,9 +20,14 @@ from vqa_utils.config import Config
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the copies; to be raised when what is saved changes
 LIBRARIES = ("bitsandbytes", "transformers")
-EDGE = 2**20  # bytes at both ends of a file that the manifest's hash covers; the middle is left to the file's size
+EDGE = (
+    2**20
+)  # bytes at both ends of a file that the manifest's hash covers; the middle is left to the file's size
 KAGGLE_WORKING = Path("/kaggle/working")
-TEMPORARY = (Path("/kaggle/tmp"), Path(tempfile.gettempdir()))  # what Kaggle clears, and has more room on
+TEMPORARY = (
+    Path("/kaggle/tmp"),
+    Path(tempfile.gettempdir()),
+)  # what Kaggle clears, and has more room on
 FOLDER = "vqa_nf4"
 ROOM = 1.1  # of the copy's size, that has to be free
 WORTH_KEEPING = 10**9  # bytes; a smaller model is read in seconds
@@ -39,7 +44,11 @@ def copy_folder(config: Config, name: str, size: int) -> Path | None:
     if size < WORTH_KEEPING:
         return None
     at_home = [] if KAGGLE_WORKING.exists() else [Path.home() / ".cache"]
-    disks = [disk for disk in (*at_home, *TEMPORARY) if disk.is_dir() and _disk(disk) != _disk(KAGGLE_WORKING)]
+    disks = [
+        disk
+        for disk in (*at_home, *TEMPORARY)
+        if disk.is_dir() and _disk(disk) != _disk(KAGGLE_WORKING)
+    ]
     made = [disk for disk in disks if is_whole(disk / FOLDER / name)]
     roomy = [disk for disk in disks if shutil.disk_usage(disk).free > ROOM * size]
     return next((disk / FOLDER / name for disk in (*made, *roomy)), None)
@@ -53,7 +62,10 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
         dtype: of what is not quantised.
     """
     shards = [] if source.parent.name == "snapshots" else sorted(source.glob("*.safetensors"))
-    files = [source.name, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in shards)]
+    files = [
+        source.name,
+        *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in shards),
+    ]
     settings = [config.quantization, config.use_double_quant, dtype, FORMAT]
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = (source / "config.json").read_text(encoding="utf-8")
@@ -65,7 +77,10 @@ def is_whole(folder: Path) -> bool:
     manifest = folder / MANIFEST
     if not manifest.exists():
         return False
-    return all((folder / name).is_file() and _print(folder / name) == known for name, known in read_json(manifest).items())
+    return all(
+        (folder / name).is_file() and _print(folder / name) == known
+        for name, known in read_json(manifest).items()
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ GROWTH_STEPS = 50  # finite steps before the scale doubles
 STREAM_STARTS = ("language_model.embed_tokens", "visual.patch_embed")
 
 
-def keep_stream_in_fp32(model: nn.Module) -> None:
+def keep_residual_stream_in_fp32(model: nn.Module) -> None:
     """Make the residual streams of a model in fp16, its norms and its router fp32; the model then needs autocast.
 
     What a norm makes for fp16 products alone leaves it in fp16, and so does the rotary embedding: less to read and write,
@@ -30,15 +30,21 @@ def keep_stream_in_fp32(model: nn.Module) -> None:
             module.float()
         if is_norm and hasattr(module, "variance_epsilon") and "Gated" not in type(module).__name__:
             module.weight_in_fp16 = module.weight.detach().half()
-            feeds_router = name.endswith("post_attention_layernorm") and _has_router(model, name.rpartition(".")[0])
+            feeds_router = name.endswith("post_attention_layernorm") and _has_router(
+                model, name.rpartition(".")[0]
+            )
             is_last = name.endswith("language_model.norm")
-            module.forward = types.MethodType(_norm if feeds_router or is_last else _norm_in_fp16, module)
+            module.forward = types.MethodType(
+                _norm if feeds_router or is_last else _norm_in_fp16, module
+            )
         if name.endswith(STREAM_STARTS):
             module.register_forward_hook(_to_fp32)
         if name.endswith("language_model.rotary_emb"):
             module.register_forward_hook(_pair_to_fp16)
         if is_router:
-            module.forward = torch.autocast(module.weight.device.type, enabled=False)(module.forward)
+            module.forward = torch.autocast(module.weight.device.type, enabled=False)(
+                module.forward
+            )
 
 
 def grad_scaler() -> torch.amp.GradScaler:
@@ -61,7 +67,9 @@ def _norm_in_fp16(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return _norm(self, x).to(torch.float16)
 
 
-def _pair_to_fp16(module: nn.Module, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> tuple:
+def _pair_to_fp16(
+    module: nn.Module, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
+) -> tuple:
     return tuple(part.to(torch.float16) for part in output)
 
 

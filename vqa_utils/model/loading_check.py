@@ -16,7 +16,9 @@ from vqa_utils.planning.memory import weight_bytes
 from vqa_utils.planning.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix, shape_of
 
 MOST_NAMED = 5
-TOLERANCE = 0.01  # of a group's bytes: the codes of NF4 and the allocator's rounding are not planned
+TOLERANCE = (
+    0.01  # of a group's bytes: the codes of NF4 and the allocator's rounding are not planned
+)
 SMALL = 2**20  # bytes below which a group is not compared
 
 
@@ -29,8 +31,13 @@ def loaded_weights(model: PreTrainedModel, config: Config) -> pd.DataFrame:
 
     Tensors that NF4 keeps beside its weights count as the weights' own.
     """
-    lines: dict[tuple[str, str], dict] = defaultdict(lambda: {"count": 0, "types": set(), "planned": 0, "loaded": 0})
-    element_bytes, planned = model.get_input_embeddings().weight.element_size(), _planned_shapes(config)
+    lines: dict[tuple[str, str], dict] = defaultdict(
+        lambda: {"count": 0, "types": set(), "planned": 0, "loaded": 0}
+    )
+    element_bytes, planned = (
+        model.get_input_embeddings().weight.element_size(),
+        _planned_shapes(config),
+    )
     for name, shape, tensors in _weights(model):
         line = lines[group_of(name), str(tensors[0].device)]
         line["count"] += shape.numel()
@@ -58,24 +65,38 @@ def check_loaded(model: PreTrainedModel, config: Config, streamed: Collection[st
             group of another size.
     """
     loaded = {name for name, _, _ in _weights(model)}
-    problems = [f"{name}: expected by the plan, found none" for name in _planned_shapes(config) if name not in loaded]
+    problems = [
+        f"{name}: expected by the plan, found none"
+        for name in _planned_shapes(config)
+        if name not in loaded
+    ]
     device_map = getattr(model, "hf_device_map", {})
     for name, shape, tensors in _weights(model):
-        if config.quantization == "nf4" and is_matrix(name, shape) and tensors[0].dtype != torch.uint8:
+        if (
+            config.quantization == "nf4"
+            and is_matrix(name, shape)
+            and tensors[0].dtype != torch.uint8
+        ):
             size = tensors[0].numel() * tensors[0].element_size() / 1e9
             problems.append(f"{name}: expected 4 bits, found {_type(tensors[0])} ({size:.2f} GB)")
         wanted = next((place for module, place in device_map.items() if _is_in(name, module)), None)
-        if wanted is not None and name.startswith(tuple(f"{layer}.mlp.experts." for layer in streamed)):
+        if wanted is not None and name.startswith(
+            tuple(f"{layer}.mlp.experts." for layer in streamed)
+        ):
             wanted = "cpu"
         if wanted is not None and tensors[0].device != _device(wanted):
-            problems.append(f"{name}: expected it on {_device(wanted)}, found it on {tensors[0].device}")
+            problems.append(
+                f"{name}: expected it on {_device(wanted)}, found it on {tensors[0].device}"
+            )
     table = loaded_weights(model, config).groupby("weights")[["planned GiB", "loaded GiB"]].sum()
     for group, (planned, loaded) in table.iterrows():
         if abs(loaded - planned) > max(TOLERANCE * planned, SMALL / 2**30):
             problems.append(f"{group}: expected {planned:.3f} GiB, found {loaded:.3f} GiB")
     if problems:
         more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
-        raise LoadError("\n  - ".join(["the model was not loaded as planned:", *problems[:MOST_NAMED], *more]))
+        raise LoadError(
+            "\n  - ".join(["the model was not loaded as planned:", *problems[:MOST_NAMED], *more])
+        )
 
 
 def _planned_shapes(config: Config) -> dict[str, Shape]:
@@ -93,11 +114,27 @@ def _weights(model: PreTrainedModel) -> list[tuple[str, torch.Size, list[torch.T
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
         if isinstance(module, NF4Experts):
-            kept = module.host if module.host is not None else {**module._parameters, **module._buffers}
+            kept = (
+                module.host
+                if module.host is not None
+                else {**module._parameters, **module._buffers}
+            )
             beside = [tensor for other, tensor in kept.items() if other.endswith(f"_{last}")]
-            found.append((name, torch.Size((module.num_experts, *module.shapes[last])), [kept[last], *beside]))
+            found.append(
+                (
+                    name,
+                    torch.Size((module.num_experts, *module.shapes[last])),
+                    [kept[last], *beside],
+                )
+            )
         elif isinstance(parameter, Params4bit) and parameter.quant_state is not None:
-            found.append((name, torch.Size(parameter.quant_state.shape), [parameter, *_scales(parameter.quant_state)]))
+            found.append(
+                (
+                    name,
+                    torch.Size(parameter.quant_state.shape),
+                    [parameter, *_scales(parameter.quant_state)],
+                )
+            )
         else:
             found.append((name, parameter.shape, [parameter]))
     return found
@@ -105,7 +142,11 @@ def _weights(model: PreTrainedModel) -> list[tuple[str, torch.Size, list[torch.T
 
 def _scales(state: QuantState) -> list[torch.Tensor]:
     """The scales of a bitsandbytes tensor: one level of them, or two and an offset."""
-    return [state.absmax, state.state2.absmax, state.offset.view(1)] if state.nested else [state.absmax]
+    return (
+        [state.absmax, state.state2.absmax, state.offset.view(1)]
+        if state.nested
+        else [state.absmax]
+    )
 
 
 def _type(tensor: torch.Tensor) -> str:

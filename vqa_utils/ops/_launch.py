@@ -22,7 +22,13 @@ EIGHT = 8  # values that most of them take at a time, a thread
 FORMATS = {int: "i4x", float: "f4x"}  # of an argument in its eight bytes; all others are pointers
 
 
-def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | int | float | None, rows: int = 1) -> None:
+def launch(
+    name: str,
+    device: torch.device,
+    threads: int,
+    *args: torch.Tensor | int | float | None,
+    rows: int = 1,
+) -> None:
     """Queue a kernel on the current stream of a device for which `is_ready`.
 
     Args:
@@ -31,13 +37,24 @@ def launch(name: str, device: torch.device, threads: int, *args: torch.Tensor | 
     """
     values = _Values.of(threading.get_ident(), *map(type, args))
     values.pack(*[arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
-    queue, function, blocks, index = _driver().cuLaunchKernel, _functions(device)[name], -(-threads // THREADS), device.index
+    queue, function, blocks, index = (
+        _driver().cuLaunchKernel,
+        _functions(device)[name],
+        -(-threads // THREADS),
+        device.index,
+    )
     # torch's own functions for the device and its stream take as long as the launch
-    with contextlib.nullcontext() if torch._C._cuda_getDevice() == index else torch.cuda.device(device):
+    with (
+        contextlib.nullcontext()
+        if torch._C._cuda_getDevice() == index
+        else torch.cuda.device(device)
+    ):
         stream = torch._C._cuda_getCurrentRawStream(index)
         (error,) = queue(function, blocks, rows, 1, THREADS, 1, 1, 0, stream, values.pointers, 0)
     if error:
-        raise RuntimeError(f"{SOURCES.name}: expected to launch {name} on {device}, found {error!r}")
+        raise RuntimeError(
+            f"{SOURCES.name}: expected to launch {name} on {device}, found {error!r}"
+        )
 
 
 @functools.cache
@@ -66,10 +83,14 @@ def compiled(architecture: str) -> bytes:
     from cuda.bindings import nvrtc
 
     _, program = nvrtc.nvrtcCreateProgram(_source().encode(), SOURCES.name.encode(), 0, [], [])
-    (error,) = nvrtc.nvrtcCompileProgram(program, 1, [f"--gpu-architecture={architecture}".encode()])
+    (error,) = nvrtc.nvrtcCompileProgram(
+        program, 1, [f"--gpu-architecture={architecture}".encode()]
+    )
     if error:
         log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode()
-        raise RuntimeError(f"{SOURCES.name}: expected code for {architecture}, found {error!r}: {log}")
+        raise RuntimeError(
+            f"{SOURCES.name}: expected code for {architecture}, found {error!r}: {log}"
+        )
     return _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
 
 
@@ -117,10 +138,14 @@ class _Values:
     def __init__(self, *kinds: type):
         self.buffer = ctypes.create_string_buffer(8 * max(1, len(kinds)))
         start = ctypes.addressof(self.buffer)
-        self.addresses = (ctypes.c_void_p * max(1, len(kinds)))(*(start + 8 * number for number in range(len(kinds))))
+        self.addresses = (ctypes.c_void_p * max(1, len(kinds)))(
+            *(start + 8 * number for number in range(len(kinds)))
+        )
         self.pointers = ctypes.addressof(self.addresses)
         self.pack = functools.partial(
-            struct.Struct("=" + "".join(FORMATS.get(kind, "Q") for kind in kinds)).pack_into, self.buffer, 0
+            struct.Struct("=" + "".join(FORMATS.get(kind, "Q") for kind in kinds)).pack_into,
+            self.buffer,
+            0,
         )
 
     @staticmethod

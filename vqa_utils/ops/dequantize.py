@@ -29,15 +29,33 @@ class Packed(NamedTuple):
     """[E, 1] fp32"""
 
 
-def dequantize(parts: Sequence[Packed], order: torch.Tensor | None, dtype: torch.dtype) -> list[torch.Tensor]:
+def dequantize(
+    parts: Sequence[Packed], order: torch.Tensor | None, dtype: torch.dtype
+) -> list[torch.Tensor]:
     """The matrices `order` [m] of up to two shapes (or all), dense: [m, n] of each, in `dtype`; bit by bit bitsandbytes' own."""
     device = parts[0].weights.device
-    if dtype == torch.float16 and is_ready(device) and all(part.weights.shape[1] * 2 % BLOCK == 0 for part in parts):
-        widths, count = [part.weights.shape[1] * 2 for part in parts], len(parts[0].weights if order is None else order)
+    if (
+        dtype == torch.float16
+        and is_ready(device)
+        and all(part.weights.shape[1] * 2 % BLOCK == 0 for part in parts)
+    ):
+        widths, count = (
+            [part.weights.shape[1] * 2 for part in parts],
+            len(parts[0].weights if order is None else order),
+        )
         out = torch.empty(count, sum(widths), dtype=dtype, device=device)
         args = [arg for part, width in zip(parts, widths, strict=True) for arg in (*part, width)]
         args += [None, None, None, None, 0] * (2 - len(parts))
-        launch("dequantize", device, out.shape[1] // EIGHT, *args, _dynamic_map(device), order, out, rows=count)
+        launch(
+            "dequantize",
+            device,
+            out.shape[1] // EIGHT,
+            *args,
+            _dynamic_map(device),
+            order,
+            out,
+            rows=count,
+        )
         return list(out.split(widths, dim=1))
     return [_dequantized(part if order is None else _chosen(part, order), dtype) for part in parts]
 
@@ -55,8 +73,12 @@ def _dequantized(part: Packed, dtype: torch.dtype) -> torch.Tensor:
     absmax = part.absmax
     if part.scale is not None:
         code = _dynamic_map(absmax.device)
-        absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(absmax, part.scale.flatten(), code, GROUP, torch.float32)
-        absmax = (absmax.flatten(1) + part.offset)[:, :blocks].contiguous()  # without unfilled groups
+        absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
+            absmax, part.scale.flatten(), code, GROUP, torch.float32
+        )
+        absmax = (absmax.flatten(1) + part.offset)[
+            :, :blocks
+        ].contiguous()  # without unfilled groups
     dense = torch.ops.bitsandbytes.dequantize_4bit.default(
         part.weights.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), dtype
     )

@@ -22,5 +22,9 @@ def dropout(x: torch.Tensor, p: float, seed: int, onto: torch.Tensor | None = No
         args = (x, y, int(onto is not None), seed, int(p * 2**31), 1 / (1 - p), x.numel() // EIGHT)
         launch("dropout", x.device, x.numel() // EIGHT, *args)
         return y
-    mask = torch.empty_like(x).bernoulli_(1 - p, generator=torch.Generator(x.device).manual_seed(seed)).div_(1 - p)
+    mask = (
+        torch.empty_like(x)
+        .bernoulli_(1 - p, generator=torch.Generator(x.device).manual_seed(seed))
+        .div_(1 - p)
+    )
     return x * mask if onto is None else onto.addcmul_(x, mask)

@@ -6,7 +6,9 @@ from torch import nn
 from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
-def gate(gate_up: torch.Tensor, weights: torch.Tensor, pair: torch.Tensor, act_fn: nn.Module) -> torch.Tensor:
+def gate(
+    gate_up: torch.Tensor, weights: torch.Tensor, pair: torch.Tensor, act_fn: nn.Module
+) -> torch.Tensor:
     """Gated rows, act_fn(gate) * up * weight: [rows, width].
 
     Args:
@@ -37,7 +39,9 @@ def gate_backward(
     """
     rows, width = back.shape
     if _gates(gate_up, weights, act_fn):
-        launch("gate_backward", back.device, rows * 32, gate_up, back, weights, pair, dots, rows, width)
+        launch(
+            "gate_backward", back.device, rows * 32, gate_up, back, weights, pair, dots, rows, width
+        )
         return gate_up
     gate, up = gate_up.chunk(2, dim=-1)
     with torch.enable_grad():
@@ -50,5 +54,9 @@ def gate_backward(
 
 def _gates(gate_up: torch.Tensor, weights: torch.Tensor, act_fn: nn.Module) -> bool:
     is_silu = type(act_fn).__name__ in ("SiLU", "SiLUActivation")
-    fits = gate_up.dtype == torch.float16 and weights.dtype == torch.float32 and gate_up.shape[1] % (2 * EIGHT) == 0
+    fits = (
+        gate_up.dtype == torch.float16
+        and weights.dtype == torch.float32
+        and gate_up.shape[1] % (2 * EIGHT) == 0
+    )
     return is_silu and fits and is_ready(gate_up.device)

@@ -41,7 +41,16 @@ def split_heads(
     if not _fits(heads, cos):
         return _split_heads(heads, norms, cos, sin)
     q, k, v = (heads.new_empty(*heads.shape[:2], norms.q_heads, heads.shape[-1]) for _ in range(3))
-    launch("heads", qkv.device, qkv.numel() // EIGHT, *_inputs(heads, norms, cos, sin), q, k, v, *_sizes(heads, norms))
+    launch(
+        "heads",
+        qkv.device,
+        qkv.numel() // EIGHT,
+        *_inputs(heads, norms, cos, sin),
+        q,
+        k,
+        v,
+        *_sizes(heads, norms),
+    )
     return q, k, v
 
 
@@ -111,7 +120,9 @@ def _fits(heads: torch.Tensor, cos: torch.Tensor) -> bool:
     )
 
 
-def _inputs(heads: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _inputs(
+    heads: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     return heads, norms.q.float(), norms.k.float(), cos.contiguous(), sin.contiguous()
 
 

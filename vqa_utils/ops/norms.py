@@ -14,7 +14,12 @@ WIDEST = 8192  # values of a row that a block of the kernels can hold
 
 
 def add_norm(
-    x: torch.Tensor, delta: torch.Tensor | None, norm: nn.Module, dtype: torch.dtype, *, wide: bool = False
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: nn.Module,
+    dtype: torch.dtype,
+    *,
+    wide: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Of x [..., width] and what is added to it, no autograd: the sum, its norm in `dtype`, and where `wide` that in x's type.
 
@@ -37,7 +42,11 @@ def add_norm(
 
 
 def norm_backward(
-    x: torch.Tensor, norm: nn.Module, grad: torch.Tensor, residual: torch.Tensor, narrow: torch.dtype | None = None
+    x: torch.Tensor,
+    norm: nn.Module,
+    grad: torch.Tensor,
+    residual: torch.Tensor,
+    narrow: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradient of x [..., width], the input of an RMS norm and of the stream past it: in x's type, and in `narrow`.
 

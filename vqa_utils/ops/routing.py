@@ -61,7 +61,9 @@ class Routing:
         """`meanwhile` is given the order before the loads are there: what it queues, a GPU does while the host waits and cuts."""
         load = count_loads(index, num_experts)
         self.order = order_loads(load)
-        on_host = torch.empty(num_experts, dtype=load.dtype, pin_memory=load.is_cuda).copy_(load, non_blocking=True)
+        on_host = torch.empty(num_experts, dtype=load.dtype, pin_memory=load.is_cuda).copy_(
+            load, non_blocking=True
+        )
         copied = torch.cuda.current_stream(load.device).record_event() if load.is_cuda else None
         self.meanwhile = meanwhile(self.order)
         if copied:
@@ -88,7 +90,9 @@ def _groups(sizes: list[tuple[int, int]], at_once: int) -> list[Group]:
         chunks.append(Chunk(slice(experts, experts + count), slice(slots, slots + count * rows)))
         experts, slots = experts + count, slots + count * rows
         if number + 1 == len(sizes) or experts + sizes[number + 1][0] > at_once:
-            groups.append(Group(slice(start, start + experts), slice(slot, slot + slots), tuple(chunks)))
+            groups.append(
+                Group(slice(start, start + experts), slice(slot, slot + slots), tuple(chunks))
+            )
             start, slot, chunks, experts, slots = start + experts, slot + slots, [], 0, 0
     return groups
 
@@ -99,7 +103,12 @@ def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
     The softmax over all, divided by its sum over the chosen, is the softmax over the chosen alone.
     """
     tokens, experts = logits.shape
-    if logits.dtype == torch.float32 and k <= experts <= MOST_ROUTED and k <= 32 and is_ready(logits.device):
+    if (
+        logits.dtype == torch.float32
+        and k <= experts <= MOST_ROUTED
+        and k <= 32
+        and is_ready(logits.device)
+    ):
         weights, index = logits.new_empty(tokens, k), logits.new_empty(tokens, k, dtype=torch.long)
         launch("route", logits.device, 32 * tokens, logits, weights, index, tokens, experts, k)
         return weights, index
@@ -107,12 +116,25 @@ def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
     return values.softmax(-1), index
 
 
-def choose_experts_backward(grad: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, experts: int) -> torch.Tensor:
+def choose_experts_backward(
+    grad: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, experts: int
+) -> torch.Tensor:
     """The gradient of the logits [T, E] from that of the weights [T, k]: w * (g - <w, g>) at the chosen, 0 elsewhere."""
     tokens, k = weights.shape
     if weights.dtype == grad.dtype == torch.float32 and k <= 32 and is_ready(weights.device):
         out = weights.new_empty(tokens, experts)
-        launch("route_backward", weights.device, 32 * tokens, grad, weights, index, out, tokens, experts, k)
+        launch(
+            "route_backward",
+            weights.device,
+            32 * tokens,
+            grad,
+            weights,
+            index,
+            out,
+            tokens,
+            experts,
+            k,
+        )
         return out
     of_chosen = (weights * (grad - (weights * grad).sum(-1, keepdim=True))).to(weights.dtype)
     return weights.new_zeros(tokens, experts).scatter_(1, index, of_chosen)
@@ -123,7 +145,15 @@ def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:
     if experts > MOST_EXPERTS or not is_ready(index.device):
         return torch.bincount(index.flatten(), minlength=experts)
     load = index.new_zeros(experts, dtype=torch.int32)
-    launch("count_loads", index.device, -(-index.numel() // PAIRS_A_THREAD), index.contiguous(), load, index.numel(), experts)
+    launch(
+        "count_loads",
+        index.device,
+        -(-index.numel() // PAIRS_A_THREAD),
+        index.contiguous(),
+        load,
+        index.numel(),
+        experts,
+    )
     return load
 
 
@@ -136,7 +166,9 @@ def order_loads(load: torch.Tensor) -> torch.Tensor:
     return order
 
 
-def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, slots: int) -> tuple[torch.Tensor, ...]:
+def place_pairs(
+    index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, slots: int
+) -> tuple[torch.Tensor, ...]:
     """Gives each pair one of its expert's slots, in whatever order.
 
     Args:
@@ -150,7 +182,16 @@ def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, sl
     slot_of_pair, of_slot = torch.empty_like(index), index.new_zeros(2, slots)
     pair, token = of_slot
     if load.dtype == torch.int32:
-        args = (index.contiguous(), first, load, slot_of_pair, pair, token, index.numel(), index.shape[1])
+        args = (
+            index.contiguous(),
+            first,
+            load,
+            slot_of_pair,
+            pair,
+            token,
+            index.numel(),
+            index.shape[1],
+        )
         launch("place_pairs", index.device, index.numel(), *args)
         return slot_of_pair, pair, token
     expert_of_pair, order = index.flatten().sort(stable=True)

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
-def sum_rows(rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+def sum_rows(
+    rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None = None
+) -> torch.Tensor:
     """[n, H] -> [T, H]: the sum of the k rows that index [T, k] names, in fp32; from fp16 on a GPU the result is fp32 too.
 
     Args:
@@ -16,7 +18,20 @@ def sum_rows(rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None 
     is_wide = onto is None or (onto.dtype == torch.float32 and onto.is_contiguous())
     if rows.dtype == torch.float16 and width % EIGHT == 0 and is_wide and is_ready(rows.device):
         out = rows.new_empty(tokens, width, dtype=torch.float32)
-        launch("sum_rows", rows.device, out.numel() // EIGHT, rows, index, onto, out, tokens, index.shape[1], width)
+        launch(
+            "sum_rows",
+            rows.device,
+            out.numel() // EIGHT,
+            rows,
+            index,
+            onto,
+            out,
+            tokens,
+            index.shape[1],
+            width,
+        )
         return out
-    total = F.embedding_bag(index, rows, mode="sum")  # one kernel without atomics, which sums in fp32
+    total = F.embedding_bag(
+        index, rows, mode="sum"
+    )  # one kernel without atomics, which sums in fp32
     return total if onto is None else onto + total

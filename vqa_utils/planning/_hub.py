@@ -71,12 +71,16 @@ def _errors(model: str) -> Iterator[None]:
         errors.RemoteEntryNotFoundError: f"no {CONFIG} there; take a model in the format of transformers",
         errors.HFValidationError: "no valid name ({}); check the spelling",
         errors.HfHubHTTPError: "an error ({}); correct HF_TOKEN if it is 401, otherwise try again later",
-        errors.OfflineModeIsEnabled: offline.format("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
+        errors.OfflineModeIsEnabled: offline.format(
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        ),
         errors.LocalEntryNotFoundError: offline,
         errors.HTTPError: offline,  # httpx's, or that of httpx2 from hub 2 on: no connection, a time-out, a proxy's error
     }
     try:
         yield
     except tuple(found) as error:
-        text = next(text for kind, text in found.items() if isinstance(error, kind)).format(str(error).partition("\n")[0])
+        text = next(text for kind, text in found.items() if isinstance(error, kind)).format(
+            str(error).partition("\n")[0]
+        )
         raise SourceError(f"{model}: expected a model on the hub, found {text}") from error

@@ -12,7 +12,10 @@ from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
 from vqa_utils.planning._hub import CONFIG, SourceError, cached, downloaded, hub_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-BESIDE_THE_WEIGHTS = (("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json"))
+BESIDE_THE_WEIGHTS = (
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.json"),
+)
 NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
 NO_FILE = "no such file; get a whole model in the format of transformers"
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses a longer one
@@ -62,27 +65,41 @@ def _folder(model: str) -> Path | None:
             f"(Qwen2.5-VL has 3B, 7B, 32B and 72B); {QWEN3_30B} is the one that is meant"
         )
     if model.startswith((".", "~")) or not re.fullmatch(r"[^/\s]+/[^/\s]+", model):
-        found = "a file; pass the folder that it is in" if folder.is_file() else "no such folder; check the name"
-        raise SourceError(f"--model {model!r}: expected a model's folder, or OWNER/NAME on the hub, found {found}")
+        found = (
+            "a file; pass the folder that it is in"
+            if folder.is_file()
+            else "no such folder; check the name"
+        )
+        raise SourceError(
+            f"--model {model!r}: expected a model's folder, or OWNER/NAME on the hub, found {found}"
+        )
     return None
 
 
 def _folder_problems(folder: Path) -> list[str]:
     deeper = [file.parent for depth in (1, 2, 3) for file in folder.glob("*/" * depth + CONFIG)]
-    if deeper and not (folder / CONFIG).exists():  # a Kaggle input has folders for framework, variation and version
+    if (
+        deeper and not (folder / CONFIG).exists()
+    ):  # a Kaggle input has folders for framework, variation and version
         return [f"expected {CONFIG}, found it in {deeper[0]}; pass that folder with --model"]
     problems: list[str] = []
     _read(folder / CONFIG, "model_type", str, problems)
     names = {file.name for file in folder.iterdir() if file.is_file()}
     problems += _absent(names, str(folder))
     shards = [WEIGHTS] if WEIGHTS in names else []  # transformers reads no index beside it
-    if not shards and INDEX in names and (index := _read(folder / INDEX, "weight_map", dict, problems)):
+    if (
+        not shards
+        and INDEX in names
+        and (index := _read(folder / INDEX, "weight_map", dict, problems))
+    ):
         shards = sorted(set(index["weight_map"].values()))
     there = [shard for shard in shards if (folder / shard).is_file()]
     if missing := sorted(set(shards) - set(there)):
         listed = f"expected the {len(shards)} shards it lists, found {len(missing)} of them missing"
         problems.append(f"{INDEX}: {listed}: {', '.join(missing)}; download them again")
-    return problems + [f"{shard}: {torn}; download it again" for shard in there if (torn := _torn(folder / shard))]
+    return problems + [
+        f"{shard}: {torn}; download it again" for shard in there if (torn := _torn(folder / shard))
+    ]
 
 
 def _absent(names: set[str], where: str) -> list[str]:
@@ -90,7 +107,9 @@ def _absent(names: set[str], where: str) -> list[str]:
     problems = []
     if names.isdisjoint((WEIGHTS, INDEX)):
         pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
-        shards = sorted(name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name))
+        shards = sorted(
+            name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)
+        )
         found = f"only {', '.join(shards)}; get the index too" if shards else NO_FILE
         if pickles and not shards:
             found = (
@@ -110,11 +129,15 @@ def _read(file: Path, key: str, kind: type, problems: list[str]) -> dict[str, An
     except FileNotFoundError:
         problems.append(f"expected {file.name}, found {NO_FILE}")
     except ValueError as error:  # no JSON, or no UTF-8
-        problems.append(f"{file.name}: expected JSON, found something else ({error}); download it again")
+        problems.append(
+            f"{file.name}: expected JSON, found something else ({error}); download it again"
+        )
     else:
         if isinstance(value, dict) and isinstance(value.get(key), kind) and value[key]:
             return value
-        problems.append(f"{file.name}: expected a JSON object with {key}, found none; download it again")
+        problems.append(
+            f"{file.name}: expected a JSON object with {key}, found none; download it again"
+        )
     return None
 
 
@@ -147,4 +170,8 @@ def _raise_any(model: str, problems: list[str]) -> None:
     if len(problems) == 1:
         raise SourceError(f"{model}: {problems[0]}")
     if problems:
-        raise SourceError("\n".join([f"{model}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)]))
+        raise SourceError(
+            "\n".join(
+                [f"{model}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)]
+            )
+        )

@@ -40,7 +40,11 @@ def visible_numbers(count: int) -> list[str]:
     """CUDA's numbers of the GPUs that CUDA_VISIBLE_DEVICES leaves of `count`; names by UUID are left to CUDA."""
     every = [str(number) for number in range(count)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return every if visible is None else [part.strip() for part in visible.split(",") if part.strip() in every]
+    return (
+        every
+        if visible is None
+        else [part.strip() for part in visible.split(",") if part.strip() in every]
+    )
 
 
 def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:

@@ -13,7 +13,7 @@ from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
 from vqa_utils.errors import VqaError
 from vqa_utils.setting_types import size_in_bytes
 
-SMALL_SIDE, SMALL_RANK, LONG_ACCUMULATION = 320, 4, 32
+SMALL_SIDE, SMALL_RANK = 320, 4
 SMALL_LIMIT, STEP = 12 * 10**9, 2 * 10**9  # bytes; a GPU's limit is lowered by a step, 14GB -> 12GB
 GIB = 2**30
 ONE_PHASE = {
@@ -27,7 +27,15 @@ class LadderError(VqaError):
     """No rung is left."""
 
 
-def next_rung(config: Config, gpu: int, phase: str, peak: Callable[[Config], int], *, trains: bool, experts: bool) -> Rung:
+def next_rung(
+    config: Config,
+    gpu: int,
+    phase: str,
+    peak: Callable[[Config], int],
+    *,
+    trains: bool,
+    experts: bool,
+) -> Rung:
     """The first change that saves memory where it ran out.
 
     Args:
@@ -56,23 +64,30 @@ def next_rung(config: Config, gpu: int, phase: str, peak: Callable[[Config], int
     )
 
 
-def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[tuple[str, Changes]]:
+def _changes(
+    config: Config, gpu: int, peak: int, *, experts: bool
+) -> Iterator[tuple[str, Changes]]:
     """Every rung from here, in its order."""
     if config.use_gradient_checkpointing in ("auto", False):
         yield "every layer computed again in the backward", {"use_gradient_checkpointing": True}
     if config.micro_batch > 1:
-        rows = next(rows for rows in range(config.micro_batch // 2, 0, -1) if config.effective_batch % rows == 0)
+        rows = next(
+            rows
+            for rows in range(config.micro_batch // 2, 0, -1)
+            if config.effective_batch % rows == 0
+        )
         name = f"micro-batch {config.micro_batch} -> {rows}"
         yield name, {"micro_batch": rows, "accumulation": config.effective_batch // rows}
     if config.score_batch > 1:
-        yield f"scored batch {config.score_batch} -> {config.score_batch // 2}", {"score_batch": config.score_batch // 2}
+        yield (
+            f"scored batch {config.score_batch} -> {config.score_batch // 2}",
+            {"score_batch": config.score_batch // 2},
+        )
     if config.image_side > SMALL_SIDE:
         yield f"image side {config.image_side} -> {SMALL_SIDE}", {"image_side": SMALL_SIDE}
     if config.lora_r > SMALL_RANK:
         alpha = max(1, config.lora_alpha * SMALL_RANK // config.lora_r)
         yield f"LoRA r {config.lora_r} -> {SMALL_RANK}", {"lora_r": SMALL_RANK, "lora_alpha": alpha}
-    if config.accumulation < LONG_ACCUMULATION:
-        yield f"accumulation {config.accumulation} -> {LONG_ACCUMULATION}", {"accumulation": LONG_ACCUMULATION}
     if len(config.max_memory) > 1 and size_in_bytes(config.max_memory[gpu]) > SMALL_LIMIT:
         limit = size_in_bytes(config.max_memory[gpu])
         lower = max(SMALL_LIMIT, limit - STEP)
@@ -80,12 +95,18 @@ def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[
     if not config.use_cpu_offload:
         yield "optimizer state in host memory", {"use_cpu_offload": True}
     if experts and not config.offload_experts:
-        lower = _limit(config, gpu, peak - STEP) if config.max_memory else {}  # so that the plan has something to stream
+        lower = (
+            _limit(config, gpu, peak - STEP) if config.max_memory else {}
+        )  # so that the plan has something to stream
         yield "experts streamed from host memory", {"offload_experts": True, **lower}
 
 
 def _limit(config: Config, gpu: int, size: int) -> Changes:
-    return {"max_memory": tuple(_gb(size) if number == gpu else other for number, other in enumerate(config.max_memory))}
+    return {
+        "max_memory": tuple(
+            _gb(size) if number == gpu else other for number, other in enumerate(config.max_memory)
+        )
+    }
 
 
 def _gb(size: int) -> str:

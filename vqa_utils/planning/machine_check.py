@@ -14,7 +14,9 @@ from vqa_utils.planning.plan import Plan, plan_for
 from vqa_utils.planning.shapes import ShapeError, shape_of
 from vqa_utils.presets import PRESETS, preset
 
-SLOW_TORCH = "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
+SLOW_TORCH = (
+    "2.9."  # its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
+)
 
 
 class MachineError(VqaError):
@@ -86,9 +88,15 @@ def _need(plan: Plan) -> str:
 
 def _refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
     there = ", ".join(f"{gpu.name} with {gpu.memory_gib:.1f} GiB" for gpu in gpus) or "no GPU"
-    limit = f" within max_memory={','.join(config.max_memory)}" if config.max_memory and gpus else ""
-    working = [name for name in PRESETS if name == "demo" or (gpus and plan_for(preset(name), gpus).fits)]
+    limit = (
+        f" within max_memory={','.join(config.max_memory)}" if config.max_memory and gpus else ""
+    )
+    working = [
+        name for name in PRESETS if name == "demo" or (gpus and plan_for(preset(name), gpus).fits)
+    ]
     hints = [f"presets that work here: {', '.join(working)} (--preset {working[0]})"]
     if gpus and not config.offload_experts and shape_of(config).experts:
-        hints.append("--set offload_experts=true streams the experts from host memory: slow, and it works")
+        hints.append(
+            "--set offload_experts=true streams the experts from host memory: slow, and it works"
+        )
     return f"preset {config.preset} ({config.model}): expected {need}{limit}, found {there}; {'; '.join(hints)}"

@@ -13,15 +13,28 @@ from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.planning.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
 
 PADDED = 1.25  # rows of a layer's experts for each that is needed: 1.20 was recorded at 16 rows a pass, a T4's cut pads less
-EXPERTS_AT_ONCE = 64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
-TEXT_TOKENS = 128  # question, four options and the chat's frame in a long row; more of them cost little
-LONG_TEXT_TOKENS = 192  # the longest row that still has to fit where layers are kept for the backward
+EXPERTS_AT_ONCE = (
+    64  # whose dense 16-bit weights are alive at a time: 576 MiB of the 30B's 1,152 a layer
+)
+TEXT_TOKENS = (
+    128  # question, four options and the chat's frame in a long row; more of them cost little
+)
+LONG_TEXT_TOKENS = (
+    192  # the longest row that still has to fit where layers are kept for the backward
+)
 LONGER_INSTRUCTION = 8  # tokens that `paraphrase`'s longest instruction has more than the usual one, in Qwen's vocabulary
 OPTION_TOKENS = 80  # of these, the options and what follows, which each further option order adds
-KEPT_POSITIONS = 4  # logits are made at the letter, the two tokens that end the turn, and the one before them
+KEPT_POSITIONS = (
+    4  # logits are made at the letter, the two tokens that end the turn, and the one before them
+)
 LORA_BYTES = 18  # a LoRA weight: fp32 4, gradient 4, AdamW's two moments 8, autocast's fp16 copy 2
 PAGED_LORA_BYTES = 10  # the same with the moments in host memory
-KEPT, WORKING, LOGITS, DENSE = "kept for the backward", "a layer at work", "logits", "dequantised weights"
+KEPT, WORKING, LOGITS, DENSE = (
+    "kept for the backward",
+    "a layer at work",
+    "logits",
+    "dequantised weights",
+)
 LORA, EXPERTS = "LoRA and its optimizer", "experts"
 Bytes = dict[str, int]
 
@@ -39,10 +52,19 @@ class Batch:
         return self.rows * (self.image_tokens + self.text_tokens)
 
 
-def batch_of(shape: ModelShape, config: Config, rows: int, text_tokens: int = TEXT_TOKENS, *, training: bool = False) -> Batch:
+def batch_of(
+    shape: ModelShape,
+    config: Config,
+    rows: int,
+    text_tokens: int = TEXT_TOKENS,
+    *,
+    training: bool = False,
+) -> Batch:
     """A batch of images that fill the pixels that they may have, of rows that training may word at more length."""
     longer = LONGER_INSTRUCTION if training and config.paraphrase else 0
-    return Batch(rows, math.ceil(config.image_side**2 / shape.pixels_per_token), text_tokens + longer)
+    return Batch(
+        rows, math.ceil(config.image_side**2 / shape.pixels_per_token), text_tokens + longer
+    )
 
 
 def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0) -> int:
@@ -81,14 +103,20 @@ def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
         groups[group_of(name)] = groups.get(group_of(name), 0) + weight_bytes(name, size, config)
         if lora := lora_weights(name, size, config):
             each = PAGED_LORA_BYTES if config.use_cpu_offload else LORA_BYTES
-            scales = 3 * math.prod(size) // BLOCK if config.quantization == "nf4" and config.use_double_quant else 0
+            scales = (
+                3 * math.prod(size) // BLOCK
+                if config.quantization == "nf4" and config.use_double_quant
+                else 0
+            )
             groups[LORA] = groups.get(LORA, 0) + lora * each + scales  # which `lora` keeps dense
     return modules
 
 
 def lora_weights(name: str, shape: Shape, config: Config) -> int:
     """How many LoRA weights stand beside a matrix: r * (in + out) where it is a target, else 0."""
-    is_target = name.startswith(LAYERS) and name.endswith(tuple(f".{target}.weight" for target in config.target_modules))
+    is_target = name.startswith(LAYERS) and name.endswith(
+        tuple(f".{target}.weight" for target in config.target_modules)
+    )
     return config.lora_r * sum(shape) if is_target else 0
 
 
@@ -103,10 +131,16 @@ def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
     return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
 
 
-def training_bytes(shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool) -> Bytes:
+def training_bytes(
+    shape: ModelShape, config: Config, batch: Batch, layers: int, kept: int, *, head: bool
+) -> Bytes:
     """What lives beside the weights while the backward is in the last of `layers` decoder layers, `kept` of them whole."""
-    if shape.experts:  # a whole layer's is among what is saved; both streams' gradients, in two types
-        at_work = 12 * shape.hidden + max(12 * shape.attention_width, _experts_at_work(shape, training=True))
+    if (
+        shape.experts
+    ):  # a whole layer's is among what is saved; both streams' gradients, in two types
+        at_work = 12 * shape.hidden + max(
+            12 * shape.attention_width, _experts_at_work(shape, training=True)
+        )
         a_token = at_work + (0 if kept else _attention_saved(shape, config))
     else:  # of a whole layer the attention's is among what is saved, and the MLP's, which is gone by the attention's backward
         saved = -_mlp_saved(shape) if kept else _attention_saved(shape, config)
@@ -125,14 +159,20 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
     Args:
         first: whether the images and the embeddings are on this GPU, which the forward holds to its end.
     """
-    mask = 3 * batch.tokens // batch.rows  # of several option orders, as booleans and as what is added to the scores
+    mask = (
+        3 * batch.tokens // batch.rows
+    )  # of several option orders, as booleans and as what is added to the scores
     if not shape.experts:
-        a_token = 12 * shape.hidden + max(35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width)
+        a_token = 12 * shape.hidden + max(
+            35 * shape.attention_width, 8 * shape.hidden + 8 * shape.mlp_width
+        )
         return int(mask + a_token) * batch.tokens + dense_bytes(shape)
     # The stream before the layer, between its halves and behind it, and the norm in 16 bits. On the first GPU also embeddings as
     # made and moved, and the stream before the tower's features were last added to it
     streams = (14 + 12 * first) * shape.hidden
-    a_token = streams + mask + max(10 * shape.attention_width, _experts_at_work(shape, training=False))
+    a_token = (
+        streams + mask + max(10 * shape.attention_width, _experts_at_work(shape, training=False))
+    )
     return int(a_token) * batch.tokens + dense_bytes(shape) + first * _image_bytes(shape, batch)
 
 
@@ -178,7 +218,9 @@ def vision_bytes(shape: ModelShape, batch: Batch) -> int:
 def _attention_saved(shape: ModelShape, config: Config) -> int:
     hidden, queries, keys = shape.hidden, shape.attention_width, shape.key_value_width
     product = 2 * (queries + 2 * keys)  # q, k and v's; and sdpa's q, repeated k and v, and output
-    dropped = 2 * queries if config.lora_dropout else 0  # the output with some of it dropped, for o's LoRA
+    dropped = (
+        2 * queries if config.lora_dropout else 0
+    )  # the output with some of it dropped, for o's LoRA
     # the norm's fp32 input, of the experts' norm here and of the attention's in a dense layer; q, k and v's input
     own = 2 * hidden if shape.experts else 0  # the experts' input
     return 4 * hidden + 2 * hidden + own + product + 8 * queries + dropped

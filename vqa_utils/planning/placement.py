@@ -11,10 +11,14 @@ from vqa_utils.planning import memory
 from vqa_utils.planning.memory import Bytes
 from vqa_utils.planning.shapes import LAYERS, ModelShape
 
-EMBEDDINGS, ROTARY, NORM = (f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm"))
+EMBEDDINGS, ROTARY, NORM = (
+    f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm")
+)
 VISION, HEAD = "model.visual", "lm_head"
 RESERVE = 0.05  # of a GPU's limit stays free where the plan chooses how much to put there: what the allocator cannot reuse
-STREAM_SLOTS = 2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
+OFFLOAD_SLOTS = (
+    2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class GpuPlan:
     """What lives beside the weights at the peak of a training step."""
     others: Bytes
     """Peaks of the other phases, weights included: loading, vision, scoring."""
-    streamed_layers: tuple[str, ...] = ()
+    offloaded_layers: tuple[str, ...] = ()
     """Decoder layers whose experts wait in host memory."""
-    kept_layers: tuple[str, ...] = ()
+    uncheckpointed_layers: tuple[str, ...] = ()
     """Decoder layers that the backward does not compute again."""
 
     @property
@@ -53,8 +57,12 @@ class Placement:
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
         self.config, self.shape = config, shape
-        self.training = memory.batch_of(shape, config, config.micro_batch, text_tokens, training=True)
-        self.scoring = memory.batch_of(shape, config, config.score_batch, text_tokens + (config.tta - 1) * memory.OPTION_TOKENS)
+        self.training = memory.batch_of(
+            shape, config, config.micro_batch, text_tokens, training=True
+        )
+        self.scoring = memory.batch_of(
+            shape, config, config.score_batch, text_tokens + (config.tta - 1) * memory.OPTION_TOKENS
+        )
         self.modules = memory.weights_by_module(shape, config)
         self.layers = [f"{LAYERS}.{number}" for number in range(shape.layers)]
         tied = [] if HEAD in self.modules else [HEAD]
@@ -69,21 +77,31 @@ class Placement:
                 weights[group] = weights.get(group, 0) + size
         return self.planned(modules, limit, weights, ())
 
-    def streaming(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
+    def offloading(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
         """The plan of a GPU with these modules; where less than the reserve would be left, as many experts streamed as that takes."""
         gpu = self.whole(modules, limit)
         layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
         if gpu.left >= reserve * limit or not layers:
             return gpu
         a_layer = gpu.weights[memory.EXPERTS] // len(layers)
-        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + STREAM_SLOTS)
-        on_gpu = {**gpu.weights, memory.EXPERTS: gpu.weights[memory.EXPERTS] - (count - STREAM_SLOTS) * a_layer}
+        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + OFFLOAD_SLOTS)
+        on_gpu = {
+            **gpu.weights,
+            memory.EXPERTS: gpu.weights[memory.EXPERTS] - (count - OFFLOAD_SLOTS) * a_layer,
+        }
         # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
-        return self.planned(modules, limit, on_gpu, tuple(layers[number * len(layers) // count] for number in range(count)))
+        return self.planned(
+            modules,
+            limit,
+            on_gpu,
+            tuple(layers[number * len(layers) // count] for number in range(count)),
+        )
 
     def again(self, gpu: GpuPlan) -> GpuPlan:
         """What the same modules take in this run."""
-        return self.planned(gpu.modules, gpu.limit, gpu.weights, gpu.streamed_layers, gpu.kept_layers)
+        return self.planned(
+            gpu.modules, gpu.limit, gpu.weights, gpu.offloaded_layers, gpu.uncheckpointed_layers
+        )
 
     def planned(
         self,
@@ -96,11 +114,17 @@ class Placement:
         layers = [module for module in modules if module.startswith(LAYERS)]
         if self.config.use_gradient_checkpointing is False:
             kept = tuple(layers)
-        training = memory.training_bytes(self.shape, self.config, self.training, len(layers), len(kept), head=NORM in modules)
+        training = memory.training_bytes(
+            self.shape, self.config, self.training, len(layers), len(kept), head=NORM in modules
+        )
         held, frozen = sum(weights.values()), sum(weights.values()) - weights.get(memory.LORA, 0)
         others = {
-            "loading": frozen - weights.get("vision", 0) + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
-            "scoring": held + memory.scoring_bytes(self.shape, self.scoring, first=VISION in modules) * bool(layers),
+            "loading": frozen
+            - weights.get("vision", 0)
+            + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
+            "scoring": held
+            + memory.scoring_bytes(self.shape, self.scoring, first=VISION in modules)
+            * bool(layers),
         }
         if VISION in modules:
             others["vision tower"] = held + max(
@@ -116,36 +140,43 @@ def spread_evenly(placed: Placed, placement: Placement, limits: Sequence[int]) -
     """The spread that leaves most on the GPU with the least, or where it lacks least; [] without a GPU.
 
     Args:
-        placed: `Placement.whole` or `Placement.streaming`.
+        placed: `Placement.whole` or `Placement.offloading`.
         limits: what each GPU may hold, in bytes.
     """
 
     def leaving(left: int) -> list[GpuPlan] | None:
         return _spread(placed, lambda gpu: gpu.left >= left, placement, limits)
 
-    low, high = -10 * sum(sum(groups.values()) for groups in placement.modules.values()), max(limits, default=0)
+    low, high = (
+        -10 * sum(sum(groups.values()) for groups in placement.modules.values()),
+        max(limits, default=0),
+    )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if leaving(middle) else (low, middle)
     return leaving(low) or []
 
 
-def spread_streaming(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
+def spread_offloaded(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
     """The spread in which the GPU that streams most streams the fewest layers; [] where nothing fits.
 
     One that leaves the reserve on each GPU is taken first, even if another streams fewer.
     """
 
-    def streaming(most: int, reserve: float) -> list[GpuPlan] | None:
+    def offloading(most: int, reserve: float) -> list[GpuPlan] | None:
         def is_good(gpu: GpuPlan) -> bool:
-            return gpu.left >= reserve * gpu.limit and len(gpu.streamed_layers) <= most
+            return gpu.left >= reserve * gpu.limit and len(gpu.offloaded_layers) <= most
 
-        return _spread(functools.partial(placement.streaming, reserve=reserve), is_good, placement, limits)
+        return _spread(
+            functools.partial(placement.offloading, reserve=reserve), is_good, placement, limits
+        )
 
     counts = range(len(placement.layers) + 1)
     for reserve in (RESERVE, 0):
-        fewest = bisect.bisect_left(counts, True, key=lambda most, reserve=reserve: streaming(most, reserve) is not None)
-        if found := streaming(fewest, reserve):
+        fewest = bisect.bisect_left(
+            counts, True, key=lambda most, reserve=reserve: offloading(most, reserve) is not None
+        )
+        if found := offloading(fewest, reserve):
             return found
     return []
 
@@ -156,7 +187,10 @@ def _spread(
     """Each GPU in turn gets as many layers as is good; None where some stay over."""
     gpus, waiting = [], list(placement.layers)
     for number, limit in enumerate(limits):
-        fixed = [*(placement.first if number == 0 else []), *(placement.last if number == len(limits) - 1 else [])]
+        fixed = [
+            *(placement.first if number == 0 else []),
+            *(placement.last if number == len(limits) - 1 else []),
+        ]
         counts = range(placement.shape.deepstack_layers if number == 0 else 0, len(waiting) + 1)
         fitting = [count for count in counts if is_good(placed([*fixed, *waiting[:count]], limit))]
         if not fitting:

@@ -7,7 +7,13 @@ from vqa_utils.config import Config
 from vqa_utils.planning import memory
 from vqa_utils.planning._hub import SourceError
 from vqa_utils.planning.gpus import T4, Gpu, gpu_limits
-from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, spread_evenly, spread_streaming
+from vqa_utils.planning.placement import (
+    RESERVE,
+    GpuPlan,
+    Placement,
+    spread_evenly,
+    spread_offloaded,
+)
 from vqa_utils.planning.shapes import LAYERS, ModelShape, ShapeError, shape_of
 
 SCORE_BATCH = 8  # rows scored at a time, until a plan says how many
@@ -34,17 +40,19 @@ class Plan:
         return {module: number for number, gpu in enumerate(self.gpus) for module in gpu.modules}
 
     @property
-    def streamed_layers(self) -> list[str]:
+    def offloaded_layers(self) -> list[str]:
         """On all GPUs."""
-        return [layer for gpu in self.gpus for layer in gpu.streamed_layers]
+        return [layer for gpu in self.gpus for layer in gpu.offloaded_layers]
 
     @property
-    def kept_layers(self) -> list[str]:
+    def uncheckpointed_layers(self) -> list[str]:
         """On all GPUs."""
-        return [layer for gpu in self.gpus for layer in gpu.kept_layers]
+        return [layer for gpu in self.gpus for layer in gpu.uncheckpointed_layers]
 
 
-def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS) -> Plan:
+def make_plan(
+    config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = memory.TEXT_TOKENS
+) -> Plan:
     """Spread the decoder layers so that what is left free on each GPU is equal, within a layer.
 
     The vision tower and the embeddings are on the first GPU (a tied head too), with the first layers, since DeepStack adds
@@ -55,15 +63,22 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int], text_tok
         limits: what each GPU may hold, in bytes.
         text_tokens: of a row, beside those of its image.
     """
-    config = settled(config, shape, limits)
+    config = resolve_batches(config, shape, limits)
     placement = Placement(config, shape, text_tokens)
     plan = Plan(tuple(spread_evenly(placement.whole, placement, limits)))
     if config.offload_experts and not plan.leaves_reserve:  # where nothing fits, what lacks least
-        plan = Plan(tuple(spread_streaming(placement, limits) or spread_evenly(placement.streaming, placement, limits)))
-    return with_kept_layers(plan, config, shape, text_tokens)
+        plan = Plan(
+            tuple(
+                spread_offloaded(placement, limits)
+                or spread_evenly(placement.offloading, placement, limits)
+            )
+        )
+    return without_needless_checkpointing(plan, config, shape, text_tokens)
 
 
-def with_kept_layers(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
+def without_needless_checkpointing(
+    plan: Plan, config: Config, shape: ModelShape, text_tokens: int
+) -> Plan:
     """Under "auto", memory that training would leave free keeps layers whole for the backward.
 
     As many as fit beside the reserve with rows as long as `LONG_TEXT_TOKENS`; where experts are streamed, none.
@@ -72,10 +87,20 @@ def with_kept_layers(plan: Plan, config: Config, shape: ModelShape, text_tokens:
         return plan
     gpus, longest = [], Placement(config, shape, max(text_tokens, memory.LONG_TEXT_TOKENS))
     for gpu in plan.gpus:
-        layers = tuple(module for module in gpu.modules if module.startswith(LAYERS) and not gpu.streamed_layers)
-        choices = (replace(gpu, kept_layers=layers[first:]) for first in range(len(layers)))  # the last are done with first
+        layers = tuple(
+            module
+            for module in gpu.modules
+            if module.startswith(LAYERS) and not gpu.offloaded_layers
+        )
+        choices = (
+            replace(gpu, uncheckpointed_layers=layers[first:]) for first in range(len(layers))
+        )  # the last are done with first
         limit = (1 - RESERVE) * gpu.limit
-        gpus.append(next((keeps for keeps in choices if longest.again(keeps).peaks["training"] <= limit), gpu))
+        gpus.append(
+            next(
+                (keeps for keeps in choices if longest.again(keeps).peaks["training"] <= limit), gpu
+            )
+        )
     return with_text(Plan(tuple(gpus)), config, shape, text_tokens)
 
 
@@ -89,7 +114,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
     More than one row leave `RESERVE` of each GPU free.
     """
-    config = config if config.is_settled else replace(config, score_batch=SCORE_BATCH)
+    config = config if config.is_resolved else replace(config, score_batch=SCORE_BATCH)
     for rows in range(config.effective_batch, 0, -1):
         if config.effective_batch % rows == 0:
             plan = make_plan(config.with_micro_batch(rows), shape, limits)
@@ -107,7 +132,7 @@ def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     return 1
 
 
-def settled(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
+def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
     """The settings with a number for each batch that is "auto"; one row where nothing fits."""
     if config.micro_batch == "auto":
         config = config.with_micro_batch(max(1, largest_micro_batch(config, shape, limits)))
@@ -128,13 +153,13 @@ def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:
     return [place for place, gpu in enumerate(gpus) if plan_for(config, [gpu]).fits]
 
 
-def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
+def resolve_for_machine(config: Config, gpus: Sequence[Gpu]) -> Config:
     """The settings with a number for each batch that is "auto": what the plan allows on these GPUs, or on T4 where there is none.
 
     One row (and eight scored) where nothing plans: accelerate places the model, or it is none that the plan knows (`check_run`
     says so).
     """
-    if config.is_settled:
+    if config.is_resolved:
         return config
     try:
         shape = shape_of(config) if config.device_map == "plan" else None
@@ -142,5 +167,7 @@ def settled_here(config: Config, gpus: Sequence[Gpu]) -> Config:
         shape = None
     if shape is None:
         config = config if config.micro_batch != "auto" else config.with_micro_batch(1)
-        return config if config.is_settled else replace(config, score_batch=SCORE_BATCH)
-    return settled(config, shape, gpu_limits(config, gpus or [T4] * max(1, len(config.max_memory))))
+        return config if config.is_resolved else replace(config, score_batch=SCORE_BATCH)
+    return resolve_batches(
+        config, shape, gpu_limits(config, gpus or [T4] * max(1, len(config.max_memory)))
+    )

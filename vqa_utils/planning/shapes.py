@@ -51,7 +51,11 @@ class ModelShape:
 def published_config(model: str) -> dict[str, Any] | None:
     """The shipped config.json (its fields that make the shape) of a model that a preset names; None for others."""
     file = SHAPES / f"{model.rpartition('/')[2]}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if model.startswith("Qwen/") and file.exists() else None
+    return (
+        json.loads(file.read_text(encoding="utf-8"))
+        if model.startswith("Qwen/") and file.exists()
+        else None
+    )
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
@@ -66,19 +70,27 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
             f"config.json: expected a model_type of {', '.join(FAMILIES)}, found {family!r}; --set device_map=auto leaves it to "
             "accelerate, without a plan"
         )
-    text = dict(config.get("text_config", config))  # Qwen2.5-VL's published file has the text part's fields at its top
-    text["num_experts"] = text.get("num_experts", text.get("num_local_experts", 0))  # transformers saves the second name
+    text = dict(
+        config.get("text_config", config)
+    )  # Qwen2.5-VL's published file has the text part's fields at its top
+    text["num_experts"] = text.get(
+        "num_experts", text.get("num_local_experts", 0)
+    )  # transformers saves the second name
     vision = config["vision_config"]
     try:
         head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
         return ModelShape(
             family=family,
-            parameters=dict(_parameters(family, text, vision, head, bool(config.get("tie_word_embeddings")))),
+            parameters=dict(
+                _parameters(family, text, vision, head, bool(config.get("tie_word_embeddings")))
+            ),
             hidden=text["hidden_size"],
             layers=text["num_hidden_layers"],
             attention_width=text["num_attention_heads"] * head,
             key_value_width=text["num_key_value_heads"] * head,
-            mlp_width=text["moe_intermediate_size"] if text["num_experts"] else text["intermediate_size"],
+            mlp_width=text["moe_intermediate_size"]
+            if text["num_experts"]
+            else text["intermediate_size"],
             experts=text["num_experts"],
             experts_per_token=text.get("num_experts_per_tok", 0),
             vocabulary=text["vocab_size"],
@@ -89,7 +101,9 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
             deepstack_layers=len(vision.get("deepstack_visual_indexes") or ()),
         )
     except KeyError as missing:
-        raise ShapeError(f"config.json of family {family}: expected a field {missing}, found none") from missing
+        raise ShapeError(
+            f"config.json of family {family}: expected a field {missing}, found none"
+        ) from missing
 
 
 def group_of(name: str) -> str:
@@ -98,7 +112,12 @@ def group_of(name: str) -> str:
         return "vision"
     if "norm" in name or ".mlp.gate." in name:
         return "norms and router"
-    for part, group in {"embed_tokens": "embeddings", "lm_head": "head", ".experts.": "experts", "attn.": "attention"}.items():
+    for part, group in {
+        "embed_tokens": "embeddings",
+        "lm_head": "head",
+        ".experts.": "experts",
+        "attn.": "attention",
+    }.items():
         if part in name:
             return group
     return "mlp"
@@ -106,7 +125,9 @@ def group_of(name: str) -> str:
 
 def is_matrix(name: str, shape: Shape) -> bool:
     """Whether a parameter is a matrix of the language model (or a stack of them) that is packed into 4 bits."""
-    return group_of(name) in ("experts", "attention", "mlp") and name.endswith(("_proj", "_proj.weight", *_OTHER_MATRICES))
+    return group_of(name) in ("experts", "attention", "mlp") and name.endswith(
+        ("_proj", "_proj.weight", *_OTHER_MATRICES)
+    )
 
 
 _OTHER_MATRICES = (
@@ -118,7 +139,9 @@ _OTHER_MATRICES = (
 )
 
 
-def _parameters(family: str, text: dict[str, Any], vision: dict[str, Any], head: int, tied: bool) -> Named:
+def _parameters(
+    family: str, text: dict[str, Any], vision: dict[str, Any], head: int, tied: bool
+) -> Named:
     yield from _vision(family, vision)
     hidden = text["hidden_size"]
     yield "model.language_model.embed_tokens.weight", (text["vocab_size"], hidden)
@@ -145,7 +168,11 @@ def _is_linear_attention(family: str, text: dict[str, Any], layer: int) -> bool:
 
 
 def _attention(name: str, family: str, text: dict[str, Any], head: int) -> Named:
-    hidden, queries, keys = text["hidden_size"], text["num_attention_heads"] * head, text["num_key_value_heads"] * head
+    hidden, queries, keys = (
+        text["hidden_size"],
+        text["num_attention_heads"] * head,
+        text["num_key_value_heads"] * head,
+    )
     gated = 2 if family.startswith("qwen3_5") else 1  # Qwen3.5's queries carry an output gate
     for projection, rows in {"q_proj": queries * gated, "k_proj": keys, "v_proj": keys}.items():
         yield f"{name}.{projection}.weight", (rows, hidden)
@@ -158,7 +185,11 @@ def _attention(name: str, family: str, text: dict[str, Any], head: int) -> Named
 
 
 def _gated_delta_net(name: str, text: dict[str, Any]) -> Named:
-    hidden, heads, head = text["hidden_size"], text["linear_num_value_heads"], text["linear_value_head_dim"]
+    hidden, heads, head = (
+        text["hidden_size"],
+        text["linear_num_value_heads"],
+        text["linear_value_head_dim"],
+    )
     values, keys = heads * head, text["linear_num_key_heads"] * text["linear_key_head_dim"]
     yield f"{name}.dt_bias", (heads,)
     yield f"{name}.A_log", (heads,)
@@ -171,7 +202,11 @@ def _gated_delta_net(name: str, text: dict[str, Any]) -> Named:
 
 def _mlp(name: str, text: dict[str, Any], layer: int) -> Named:
     hidden, experts = text["hidden_size"], text["num_experts"]
-    sparse = experts and layer not in text.get("mlp_only_layers", ()) and (layer + 1) % text.get("decoder_sparse_step", 1) == 0
+    sparse = (
+        experts
+        and layer not in text.get("mlp_only_layers", ())
+        and (layer + 1) % text.get("decoder_sparse_step", 1) == 0
+    )
     if not sparse:
         yield from _gated_mlp(name, hidden, text["intermediate_size"])
         return
@@ -185,7 +220,11 @@ def _mlp(name: str, text: dict[str, Any], layer: int) -> Named:
 
 
 def _gated_mlp(name: str, hidden: int, width: int, *, biased: bool = False) -> Named:
-    for projection, shape in {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}.items():
+    for projection, shape in {
+        "gate_proj": (width, hidden),
+        "up_proj": (width, hidden),
+        "down_proj": (hidden, width),
+    }.items():
         yield f"{name}.{projection}.weight", shape
         if biased:
             yield f"{name}.{projection}.bias", shape[:1]
@@ -195,19 +234,27 @@ def _vision(family: str, vision: dict[str, Any]) -> Named:
     old = family == "qwen2_5_vl"
     name, hidden, patch = "model.visual", vision["hidden_size"], vision["patch_size"]
     channels = vision.get("in_channels", vision.get("in_chans", 3))
-    yield f"{name}.patch_embed.proj.weight", (hidden, channels, vision["temporal_patch_size"], patch, patch)
+    yield (
+        f"{name}.patch_embed.proj.weight",
+        (hidden, channels, vision["temporal_patch_size"], patch, patch),
+    )
     if not old:
         yield f"{name}.patch_embed.proj.bias", (hidden,)
         yield f"{name}.pos_embed.weight", (vision["num_position_embeddings"], hidden)
     for layer in range(vision["depth"]):
-        yield from _vision_block(f"{name}.blocks.{layer}", hidden, vision["intermediate_size"], old=old)
+        yield from _vision_block(
+            f"{name}.blocks.{layer}", hidden, vision["intermediate_size"], old=old
+        )
     merged = hidden * vision["spatial_merge_size"] ** 2
     if old:
         yield f"{name}.merger.ln_q.weight", (hidden,)
         yield from _linear(f"{name}.merger.mlp.0", merged, merged)
         yield from _linear(f"{name}.merger.mlp.2", vision["out_hidden_size"], merged)
         return
-    deepstack = [f"deepstack_merger_list.{i}" for i in range(len(vision.get("deepstack_visual_indexes") or ()))]
+    deepstack = [
+        f"deepstack_merger_list.{i}"
+        for i in range(len(vision.get("deepstack_visual_indexes") or ()))
+    ]
     for merger in ["merger", *deepstack]:
         yield from _norm(f"{name}.{merger}.norm", hidden if merger == "merger" else merged)
         yield from _linear(f"{name}.{merger}.linear_fc1", merged, merged)

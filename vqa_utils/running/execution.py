@@ -20,7 +20,9 @@ from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.plan import fold_gpus
 
-OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+)
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
 KERNEL_STARTS = 3
 Environment = dict[str, str]
@@ -54,7 +56,9 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
     gpus = find_gpus()
     if gpus:
         numbers = visible_numbers(len(gpus))
-        return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in fold_gpus(config, folds, gpus)]
+        return [
+            {"CUDA_VISIBLE_DEVICES": numbers[place]} for place in fold_gpus(config, folds, gpus)
+        ]
     if folds < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
         return []
     cores = cpu_count()
@@ -65,14 +69,18 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
 def process_with(environment: Environment) -> Executor:
     """A process of its own for notebooks: papermill changes the folder of the whole process, and kernels inherit all of it."""
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max_workers=1, mp_context=spawn, initializer=_take, initargs=(environment,))
+    return ProcessPoolExecutor(
+        max_workers=1, mp_context=spawn, initializer=_take, initargs=(environment,)
+    )
 
 
 def _take(environment: Environment) -> None:
     os.environ.update(environment)
 
 
-def execute(name: str, archived: Path, parameters: dict[str, Any], process: Executor | None = None) -> None:
+def execute(
+    name: str, archived: Path, parameters: dict[str, Any], process: Executor | None = None
+) -> None:
     """Run a notebook with papermill in `notebooks/`; the copy is written cell by cell, a failing one too.
 
     Args:
@@ -94,7 +102,9 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     known = papermill.inspect_notebook(str(source))
     unknown = sorted(parameters.keys() - known.keys())
     if unknown:
-        raise RunError(f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}")
+        raise RunError(
+            f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}"
+        )
     archived.parent.mkdir(parents=True, exist_ok=True)
     run = functools.partial(
         papermill.execute_notebook,
@@ -105,8 +115,12 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     try:
         _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
-        message = f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
-        raise NotebookError(message, where_memory_ran_out(error.ename, error.evalue, error.traceback)) from error
+        message = (
+            f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
+        )
+        raise NotebookError(
+            message, where_memory_ran_out(error.ename, error.evalue, error.traceback)
+        ) from error
     except DeadKernelError as error:
         reason = "its kernel died, which mostly means that the machine's memory ran out"
         raise RunError(f"{archived.stem}: {reason}\nnotebook: {shown(archived)}") from error
@@ -136,7 +150,10 @@ def where_memory_ran_out(kind: str, message: str, traceback: list[str]) -> OutOf
     if not OUT_OF_MEMORY.search(f"{kind}: {message}"):
         return None
     text = "\n".join(traceback)
-    phases = {"scoring": ("evaluation_loop", "score_views"), "loading": ("from_pretrained",)}
-    phase = next((phase for phase, signs in phases.items() if any(sign in text for sign in signs)), "training")
+    phases = {"scoring": ("evaluation_loop", "score_orders"), "loading": ("from_pretrained",)}
+    phase = next(
+        (phase for phase, signs in phases.items() if any(sign in text for sign in signs)),
+        "training",
+    )
     number = re.search(r"GPU (\d+)", message)
     return OutOfMemory(int(number[1]) if number else 0, phase)

@@ -11,7 +11,7 @@ from vqa_utils.forecasting.rates import RATES
 from vqa_utils.planning.gpus import CONTEXT_GIB, Gpu, gpu_limits
 from vqa_utils.planning.memory import LORA
 from vqa_utils.planning.placement import GpuPlan
-from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, settled
+from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
 
 GIB = 2**30
@@ -20,37 +20,57 @@ GIB = 2**30
 def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     """Each GPU's memory by group of weights and by phase, the largest micro-batch, and whether it all fits."""
     shape, limits = shape_of(config), gpu_limits(config, gpus)
-    config = settled(config, shape, limits)
+    config = resolve_batches(config, shape, limits)
     plan = make_plan(config, shape, limits)
     table = Table(
-        title=f"{config.preset}: {config.model}, {config.image_side} px, micro-batch {config.micro_batch}", title_justify="left"
+        title=f"{config.preset}: {config.model}, {config.image_side} px, micro-batch {config.micro_batch}",
+        title_justify="left",
     )
     table.add_column("GiB")
     for number, _ in enumerate(plan.gpus):
         table.add_column(f"GPU {number}: {gpus[number].name}", justify="right")
     for name, sizes in _lines(plan.gpus):
-        table.add_row(name, *(f"{size / GIB:.2f}" for size in sizes), end_section=name in (LORA, "logits", "peak"))
+        table.add_row(
+            name,
+            *(f"{size / GIB:.2f}" for size in sizes),
+            end_section=name in (LORA, "logits", "peak"),
+        )
     console.print(table)
     for number, gpu in enumerate(plan.gpus):
         layers = sum(module.startswith(LAYERS) for module in gpu.modules)
         streamed = (
-            f", the experts of {len(gpu.streamed_layers)} streamed from host memory at each pass" if gpu.streamed_layers else ""
+            f", the experts of {len(gpu.offloaded_layers)} streamed from host memory at each pass"
+            if gpu.offloaded_layers
+            else ""
         )
-        kept = len(gpu.kept_layers)
-        again = f", {kept} of them kept for the backward, {layers - kept} computed again" if kept else ""
+        kept = len(gpu.uncheckpointed_layers)
+        again = (
+            f", {kept} of them kept for the backward, {layers - kept} computed again"
+            if kept
+            else ""
+        )
         console.print(f"GPU {number}: {layers} decoder layers{streamed}{again}")
     largest = largest_micro_batch(config, shape, limits)
-    console.print(f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step")
+    console.print(
+        f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step"
+    )
     verdict = "fits" if plan.fits else "does not fit"
     can_stream = shape.experts and not config.offload_experts
-    hint = " (--set offload_experts=true streams what is too much)" if can_stream and not plan.fits else ""
+    hint = (
+        " (--set offload_experts=true streams what is too much)"
+        if can_stream and not plan.fits
+        else ""
+    )
     console.print(
-        f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}", style="green" if plan.fits else "red"
+        f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}",
+        style="green" if plan.fits else "red",
     )
     return plan
 
 
-def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: RowCounts | None) -> None:
+def print_forecast(
+    console: Console, config: Config, gpus: Sequence[Gpu], rows: RowCounts | None
+) -> None:
     """The minutes that a run will take by the model of the cost.
 
     Args:
@@ -60,7 +80,9 @@ def print_forecast(console: Console, config: Config, gpus: Sequence[Gpu], rows: 
     found = forecast(config, shape_of(config), gpus, counts)
     if found is None:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
-        console.print(f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/forecasting/rates.py)")
+        console.print(
+            f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/forecasting/rates.py)"
+        )
         return
     extra = f", {counts.extra:,} extra" if counts.extra else ""
     assumed = "" if rows else " (assumed, as the data is not there)"
@@ -87,6 +109,11 @@ def _lines(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:
         "left": [gpu.left for gpu in gpus],
         "CUDA itself, beside the limit": [int(CONTEXT_GIB * GIB)] * len(gpus),
     }
-    for name, sizes in {**weights, **training, **{f"in all, {name}": sizes for name, sizes in phases.items()}, **sums}.items():
+    for name, sizes in {
+        **weights,
+        **training,
+        **{f"in all, {name}": sizes for name, sizes in phases.items()},
+        **sums,
+    }.items():
         if any(sizes):
             yield name, sizes

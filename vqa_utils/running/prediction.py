@@ -29,24 +29,42 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     """
     test, sample = load_test(folder)
     out = paths.predicting(str(folder))
-    trained = [k for k in config.adapter_numbers if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)]
+    trained = [
+        k
+        for k in config.adapter_numbers
+        if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)
+    ]
     if not trained:
-        raise RunError(f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first")
+        raise RunError(
+            f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first"
+        )
     asked = {"folder": str(folder.resolve())}
     if out.provenance.exists() and read_json(out.provenance) != asked:
         before = read_json(out.provenance)["folder"]
-        raise RunError(f"{shown(out.folder)} has the answers to {before}; rename {folder} or move the old answers away")
+        raise RunError(
+            f"{shown(out.folder)} has the answers to {before}; rename {folder} or move the old answers away"
+        )
     write_json(out.provenance, asked)
     if config.calibrate and not paths.members.exists():
-        console.print("probabilities stay as they are scored: 05_ensemble, which calibrates them, has not run", style="yellow")
+        console.print(
+            "probabilities stay as they are scored: 05_ensemble, which calibrates them, has not run",
+            style="yellow",
+        )
     for k in trained:
         parameters = {"run_id": paths.run_id, "fold": k, "predict": str(folder.resolve())}
-        with progress_lines(console) as progress, follow(progress, console, f"04_infer-fold{k}", None):
+        with (
+            progress_lines(console) as progress,
+            follow(progress, console, f"04_infer-fold{k}", None),
+        ):
             execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters)
     temperatures = temperatures_of(paths)
     members = [read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained]
     probs = combined(
-        [scaled(member, temperature_of(temperatures, k)) for k, member in zip(trained, members, strict=True)], config.ensemble
+        [
+            scaled(member, temperature_of(temperatures, k))
+            for k, member in zip(trained, members, strict=True)
+        ],
+        config.ensemble,
     )
     write_csv(out.submission(config.use_kfold), submission(sample, probs))
     return out.submission(config.use_kfold)

@@ -22,7 +22,7 @@ from vqa_utils.presets import preset, preset_changes
 KAGGLE_INPUT = Path("/kaggle/input")
 
 
-def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
+def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
     """Which run a command is about: its paths and its settings.
 
     Args:
@@ -38,7 +38,7 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
         for key in ("data", "model", "limit", "cache_dir", "extra_train", "refit")
         if (value := getattr(args, key)) is not None
     }
-    changes = with_whole_paths(changes | parse_settings(args.set))
+    changes = with_absolute_paths(changes | parse_settings(args.set))
     if args.run_id is not None:
         checked_run_id(args.run_id)
     continues = args.resume or args.status or args.predict
@@ -46,15 +46,21 @@ def settle_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]
     paths = RunPaths(run_id)
     if paths.config.exists():
         if not (continues or args.force or args.dry_run or args.plan is not None):
-            raise RunError(f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again")
+            raise RunError(
+                f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again"
+            )
         paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
         if args.preset is not None:
-            whole = preset(args.preset)  # the run has a number where the preset says "auto", and its accumulation to that
+            whole = preset(
+                args.preset
+            )  # the run has a number where the preset says "auto", and its accumulation to that
             batch = {"micro_batch": whole.micro_batch, "accumulation": whole.accumulation}
             changes = {"preset": args.preset, **batch, **preset_changes(args.preset), **changes}
         return paths, dataclasses.replace(read_config(paths), **changes)
     if continues:
-        raise RunError(f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict")
+        raise RunError(
+            f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict"
+        )
     return paths, preset(args.preset or "demo", **changes)
 
 
@@ -71,7 +77,7 @@ def checked_run_id(run_id: str) -> str:
     return run_id
 
 
-def with_whole_paths(changes: dict[str, Any]) -> dict[str, Any]:
+def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, their folders from the root on: the notebooks run elsewhere."""
     changes = dict(changes)
     if changes.get("data") not in (None, DEMO_DATA):
@@ -96,7 +102,9 @@ def with_data(config: Config) -> Config:
     found = sorted(str(file.parent) for file in KAGGLE_INPUT.glob("**/train.csv"))
     if len(found) != 1:
         seen = f"found {', '.join(found)}" if found else "found none to take instead"
-        raise RunError(f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}")
+        raise RunError(
+            f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}"
+        )
     return dataclasses.replace(config, data=found[0])
 
 
@@ -107,7 +115,11 @@ def rows_here(config: Config) -> RowCounts | None:
     except RunError:
         return None
     folder = demo_data_dir() if data == DEMO_DATA else Path(data)
-    files = [folder / "train.csv", folder / "test.csv", *([Path(config.extra_train)] if config.extra_train else [])]
+    files = [
+        folder / "train.csv",
+        folder / "test.csv",
+        *([Path(config.extra_train)] if config.extra_train else []),
+    ]
     if not all(file.is_file() for file in files):
         return None
     return RowCounts(*(min(rows, config.limit or rows) for rows in map(_count_rows, files)))
@@ -131,13 +143,20 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     challenge = load_challenge(config, check_images=True)
     if check_folds:
         folds, pictures = read_folds(paths.folds, challenge.train), challenge.images["hash"]
-        check_leaks(folds.assign(group=list(pictures[challenge.train["path"]])), f"{paths.folds}, by the files' contents")
+        check_leaks(
+            folds.assign(group=list(pictures[challenge.train["path"]])),
+            f"{paths.folds}, by the files' contents",
+        )
     write_json(paths.config, to_dict(config))
     inputs = hashes(challenge.files, challenge.folder)
     before = read_json(paths.provenance) if paths.provenance.exists() else None
-    earlier = [before, *before.pop("earlier", [])] if before else []  # a command that went on with the run erases no other's
+    earlier = (
+        [before, *before.pop("earlier", [])] if before else []
+    )  # a command that went on with the run erases no other's
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    write_json(paths.provenance, {"started": started, **provenance(), "inputs": inputs, "earlier": earlier})
+    write_json(
+        paths.provenance, {"started": started, **provenance(), "inputs": inputs, "earlier": earlier}
+    )
     latest = runs_dir() / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)

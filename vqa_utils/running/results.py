@@ -2,14 +2,14 @@
 
 from rich.console import Console
 
-from vqa_utils.analysis.baselines import baseline_table, read_baselines
+from vqa_utils.analysis.baselines import baseline_table, describe_baselines
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling.fold_table import fold_table
-from vqa_utils.ensembling.members import pooled, read_refit, rows_of, scored_folds
-from vqa_utils.ensembling.temperature import before_and_after, read_before_and_after
+from vqa_utils.ensembling.members import describe_refit, pooled, rows_of, scored_folds
+from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
 from vqa_utils.running.terminal import print_table
 
 
@@ -18,17 +18,27 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
     if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
         train = load_challenge(config).train
         folds = read_folds(paths.folds, train)
-        print_table(console, "folds, probabilities as scored", fold_table(paths, config, folds, train))
+        print_table(
+            console, "folds, probabilities as scored", fold_table(paths, config, folds, train)
+        )
         baselines = baseline_table(paths, config, folds, train)
         print_table(console, "out of fold, against the baselines", baselines)
-        console.print(read_baselines(baselines), markup=False)
+        console.print(describe_baselines(baselines), markup=False)
         oof = pooled(paths, config, folds, "oof")
-        console.print(read_before_and_after(before_and_after(paths, oof), rows_of(oof, train)["answer"]), markup=False)
+        console.print(
+            describe_calibration_effect(
+                before_and_after(paths, oof), rows_of(oof, train)["answer"]
+            ),
+            markup=False,
+        )
         missing = scored_folds(paths, config)[1]
         if missing:
             console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
         if config.refit:
-            console.print(read_refit(paths, config), markup=False)
-    for name, path in {"submission": paths.submission(config.use_kfold), "report": paths.report / "index.html"}.items():
+            console.print(describe_refit(paths, config), markup=False)
+    for name, path in {
+        "submission": paths.submission(config.use_kfold),
+        "report": paths.report / "index.html",
+    }.items():
         if path.exists():
             console.print(f"{name}: {shown(path)}")

@@ -26,7 +26,14 @@ from vqa_utils.planning.gpus import T4, find_gpus, gpu_limits
 from vqa_utils.planning.ladder import next_rung
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
-from vqa_utils.running.execution import Environment, NotebookError, OutOfMemory, execute, fold_environments, process_with
+from vqa_utils.running.execution import (
+    Environment,
+    NotebookError,
+    OutOfMemory,
+    execute,
+    fold_environments,
+    process_with,
+)
 from vqa_utils.running.stages import Step
 from vqa_utils.running.terminal import follow, progress_lines
 
@@ -34,12 +41,20 @@ from vqa_utils.running.terminal import follow, progress_lines
 class Runner:
     """Executes the steps of one run."""
 
-    def __init__(self, paths: RunPaths, config: Config, console: Console, *, reuse: bool, ladder: bool = True):
+    def __init__(
+        self, paths: RunPaths, config: Config, console: Console, *, reuse: bool, ladder: bool = True
+    ):
         """With `reuse`, a step whose marker names these settings, inputs and outputs is not run again.
 
         With `ladder`, an out-of-memory error in a fold's notebook does not end the run.
         """
-        self.paths, self.config, self.console, self.reuse, self.ladder = paths, config, console, reuse, ladder
+        self.paths, self.config, self.console, self.reuse, self.ladder = (
+            paths,
+            config,
+            console,
+            reuse,
+            ladder,
+        )
         self._data_hash = ""
 
     def state(self, step: Step) -> str:
@@ -51,10 +66,17 @@ class Runner:
 
     def table(self, steps: list[Step]) -> pd.DataFrame:
         """A line a step: `notebook`, `parameters`, `state`, and what `a run would` do."""
-        words = {"done": "reuse" if self.reuse else "run again", "changed": "run again", "missing": "run"}
+        words = {
+            "done": "reuse" if self.reuse else "run again",
+            "changed": "run again",
+            "missing": "run",
+        }
         rows = [(step.name, step.parameters(self.paths.run_id), self.state(step)) for step in steps]
         return pd.DataFrame(
-            [(name, " ".join(f"{k}={v}" for k, v in given.items()), state, words[state]) for name, given, state in rows],
+            [
+                (name, " ".join(f"{k}={v}" for k, v in given.items()), state, words[state])
+                for name, given, state in rows
+            ],
             columns=["notebook", "parameters", "state", "a run would"],
         )
 
@@ -98,8 +120,12 @@ class Runner:
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
         if steps:
-            self._record(steps[0])  # hashes the data once, before there are threads and lines: that has a bar of its own
-        for _, group in itertools.groupby(steps, key=lambda step: step.stage.per_fold or step.stage.name):
+            self._record(
+                steps[0]
+            )  # hashes the data once, before there are threads and lines: that has a bar of its own
+        for _, group in itertools.groupby(
+            steps, key=lambda step: step.stage.per_fold or step.stage.name
+        ):
             together = list(group)
             environments = fold_environments(self.config, len({step.fold for step in together}))
             with progress_lines(self.console) as progress:
@@ -109,7 +135,9 @@ class Runner:
                     for step in together:
                         self._run(step, progress)
 
-    def _run_side_by_side(self, steps: Sequence[Step], environments: Sequence[Environment], progress: Progress) -> None:
+    def _run_side_by_side(
+        self, steps: Sequence[Step], environments: Sequence[Environment], progress: Progress
+    ) -> None:
         """Each step goes to the next free process; a fold's later notebook waits for its earlier one alone."""
         free: queue.Queue[Executor] = queue.Queue()
 
@@ -124,7 +152,10 @@ class Runner:
 
         latest: dict[int | None, Future] = {}
         running = []
-        with contextlib.ExitStack() as processes, ThreadPoolExecutor(max_workers=len(environments)) as threads:
+        with (
+            contextlib.ExitStack() as processes,
+            ThreadPoolExecutor(max_workers=len(environments)) as threads,
+        ):
             for environment in environments:
                 free.put(processes.enter_context(process_with(environment)))
             for step in steps:
@@ -155,10 +186,14 @@ class Runner:
                     raise
                 archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
                 rung = self._climb(step, error.out_of_memory)
-                self.console.print(f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False)
+                self.console.print(
+                    f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False
+                )
         absent = [path for path in step.outputs(self.paths.folder) if not path.exists()]
         if absent:
-            raise RunError(f"{shown(archived)}: expected it to write {', '.join(map(shown, absent))}, found nothing there")
+            raise RunError(
+                f"{shown(archived)}: expected it to write {', '.join(map(shown, absent))}, found nothing there"
+            )
         write_json(self._marker(step), self._record(step))
 
     def _climb(self, step: Step, ran_out: OutOfMemory) -> Rung:
@@ -172,14 +207,23 @@ class Runner:
             return gpus[min(ran_out.gpu, len(gpus) - 1)].peaks.get(ran_out.phase, 0)
 
         now = climbed(self.config, rungs)
-        rung = next_rung(now, ran_out.gpu, ran_out.phase, peak, trains=step.stage.trains, experts=shape.experts > 0)
+        rung = next_rung(
+            now,
+            ran_out.gpu,
+            ran_out.phase,
+            peak,
+            trains=step.stage.trains,
+            experts=shape.experts > 0,
+        )
         write_rungs(file, self.config, [*rungs, rung])
         return rung
 
     def _start_where_others_are(self, step: Step) -> None:
         """A fold starts with the rungs that another of the run needed: it would only meet the same errors."""
         file = self.paths.fold(step.fold).rungs
-        taken = [read_rungs(self.paths.fold(k).rungs, self.config) for k in self.config.adapter_numbers]
+        taken = [
+            read_rungs(self.paths.fold(k).rungs, self.config) for k in self.config.adapter_numbers
+        ]
         most = max(taken, key=len)
         if most and not read_rungs(file, self.config):
             write_rungs(file, self.config, most)
@@ -191,8 +235,12 @@ class Runner:
         )  # once each, as patterns overlap; marker last
         files = [path.relative_to(self.paths.folder) for path in there]
         now = self.paths.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
-        folders = itertools.chain([now], (now.with_name(f"{now.name}-{number}") for number in itertools.count(2)))
-        aside = next(folder for folder in folders if not any((folder / file).exists() for file in files))
+        folders = itertools.chain(
+            [now], (now.with_name(f"{now.name}-{number}") for number in itertools.count(2))
+        )
+        aside = next(
+            folder for folder in folders if not any((folder / file).exists() for file in files)
+        )
         for file in files:
             (aside / file).parent.mkdir(parents=True, exist_ok=True)
             (self.paths.folder / file).rename(aside / file)
@@ -202,7 +250,11 @@ class Runner:
             self._data_hash = data_hash(self.config)
         run = self.paths.folder
         files = {"inputs": hashes(step.inputs(run), run), "outputs": hashes(step.outputs(run), run)}
-        settings = self.config.training_hash if step.stage.trains else self.config.hash_for(step.stage.name)
+        settings = (
+            self.config.training_hash
+            if step.stage.trains
+            else self.config.hash_for(step.stage.name)
+        )
         return {"config": settings, "data": self._data_hash, **files}
 
     def _files(self, step: Step) -> list[Path]:

@@ -56,7 +56,12 @@ class Step:
 
 
 def select_steps(
-    stages: Sequence[Stage], folds: Sequence[int], *, chosen: Sequence[int] = (), only: str = "", start: str = ""
+    stages: Sequence[Stage],
+    folds: Sequence[int],
+    *,
+    chosen: Sequence[int] = (),
+    only: str = "",
+    start: str = "",
 ) -> list[Step]:
     """The steps of a run in their order.
 
@@ -70,11 +75,23 @@ def select_steps(
         RunError: a fold or a stage that does not exist.
     """
     names = [stage.name for stage in stages]
-    problems = [f"--folds: expected some of {', '.join(map(str, folds))}, found {k}" for k in chosen if k not in folds]
-    problems += [f"stage: expected one of {', '.join(names)}, found {n}" for n in (only, start) if n and n not in names]
+    problems = [
+        f"--folds: expected some of {', '.join(map(str, folds))}, found {k}"
+        for k in chosen
+        if k not in folds
+    ]
+    problems += [
+        f"stage: expected one of {', '.join(names)}, found {n}"
+        for n in (only, start)
+        if n and n not in names
+    ]
     if problems:
         raise RunError("\n".join(problems))
-    selected = [s for s in stages if s.name == only] if only else stages[names.index(start) if start else 0 :]
+    selected = (
+        [s for s in stages if s.name == only]
+        if only
+        else stages[names.index(start) if start else 0 :]
+    )
     steps = []
     for stage in selected:
         steps += [Step(stage, k) for k in chosen or folds] if stage.per_fold else [Step(stage)]

@@ -30,7 +30,9 @@ def progress_lines(console: Console) -> Progress:
 
 
 @contextlib.contextmanager
-def follow(progress: Progress, console: Console, name: str, train_log: Path | None) -> Iterator[None]:
+def follow(
+    progress: Progress, console: Console, name: str, train_log: Path | None
+) -> Iterator[None]:
     """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
     before, stop = _modified(train_log), threading.Event()
     task = progress.add_task(f"{name:<22}", total=None, said="")
@@ -62,7 +64,9 @@ def _modified(path: Path | None) -> int:
 def last_step(train_log: Path) -> tuple[int, int, str]:
     """Step, number of steps, and a text such as `step 40/114  loss 0.213  0.19 s/step  0:14 left`."""
     lines = train_log.read_text().splitlines()
-    if len(lines) < 2 or lines[-1].count(",") != lines[0].count(","):  # no step yet, or a line half written
+    if len(lines) < 2 or lines[-1].count(",") != lines[0].count(
+        ","
+    ):  # no step yet, or a line half written
         return 0, 1, ""
     log = pd.read_csv(train_log)
     last, pace = log.iloc[-1], log["seconds_per_step"].tail(20).mean()
@@ -80,8 +84,13 @@ def print_presets(console: Console) -> None:
     for name, settings in PRESETS.items():
         c = preset(name)
         console.print(f"{name:<13}{settings.for_what}")
-        numbers = f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, {c.effective_batch} rows a step"
-        console.print(f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}", style="dim")
+        numbers = (
+            f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, {c.effective_batch} rows a step"
+        )
+        console.print(
+            f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}",
+            style="dim",
+        )
 
 
 def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -89,8 +98,12 @@ def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left")
     for column in frame:
         table.add_column(
-            str(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left", overflow="fold"
+            str(column),
+            justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left",
+            overflow="fold",
         )
     for row in frame.itertuples(index=False):
-        table.add_row(*("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(
+            *("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+        )
     console.print(table)

@@ -26,7 +26,10 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     table.loc["all"] = table.sum()
     table = table.assign(total=table.sum(axis=1)).round(1).rename_axis("notebook").reset_index()
     run = folder.parent.name
-    executed_in = [notebook["metadata"]["papermill"]["parameters"].get("run_id", run) for notebook in notebooks.values()]
+    executed_in = [
+        notebook["metadata"]["papermill"]["parameters"].get("run_id", run)
+        for notebook in notebooks.values()
+    ]
     return table if set(executed_in) <= {run} else table.assign(**{EXECUTED_IN: [*executed_in, ""]})
 
 
@@ -34,7 +37,9 @@ def time_split(notebook: dict[str, Any]) -> tuple[float, float, float]:
     """Seconds until the first cell of an executed notebook, in the cells up to its parameters, and in the rest."""
     whole = notebook["metadata"]["papermill"]
     code = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    parameters = next(i for i, metadata in enumerate(code) if "parameters" in metadata.get("tags", ()))
+    parameters = next(
+        i for i, metadata in enumerate(code) if "parameters" in metadata.get("tags", ())
+    )
     kernel = (_time(code[0]["papermill"]) - _time(whole)).total_seconds()
     imports = sum(metadata["papermill"]["duration"] for metadata in code[:parameters])
     return kernel, imports, whole["duration"] - kernel - imports

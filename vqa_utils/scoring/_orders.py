@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BatchFeature
 
 from vqa_utils.model.encoder import Encoder, Row
-from vqa_utils.prompts import LETTERS
+from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 
 PAD, SHARED, FIRST_ORDER = 0, 1, 2  # segments of a sequence; the orders count up from FIRST_ORDER
 
@@ -23,24 +23,27 @@ def shifts_of(orders: int) -> tuple[int, ...]:
     return tuple(range(0, len(LETTERS), len(LETTERS) // orders))
 
 
-def turned(row: Mapping[str, Any], shift: int) -> dict[str, Any]:
-    """The row with the option `shift` places on at each letter."""
-    return {**row, **{letter: row[LETTERS[(place + shift) % len(LETTERS)]] for place, letter in enumerate(LETTERS)}}
-
-
 def can_share(model: nn.Module) -> bool:
     """Whether every layer looks at other tokens by a mask alone; linear attention passes a state from token to token."""
-    return "linear_attention" not in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return "linear_attention" not in (
+        getattr(model.config.get_text_config(), "layer_types", None) or ()
+    )
 
 
 def encode_orders(encoder: Encoder, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
     """Like `Encoder.questions`, with the options of each row turned by each of `shifts`, joined by `in_one_sequence`."""
-    prompts = [encoder.prompt_ids([turned(row, shift) for row in rows]) for shift in shifts]
-    batch = encoder.questions([turned(row, shifts[0]) for row in rows])
+    prompts = []  # [orders][B] token ids
+    for shift in shifts:
+        reordered = [reorder_options(row, cyclic_order(shift)) for row in rows]
+        prompts.append(encoder.prompt_ids(reordered))
+    first_order = [reorder_options(row, cyclic_order(shifts[0])) for row in rows]
+    batch = encoder.questions(first_order)
     return BatchFeature(in_one_sequence(batch, prompts, encoder.processor.tokenizer.pad_token_id))
 
 
-def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[list[int]]], pad: int) -> dict[str, Any]:
+def in_one_sequence(
+    batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[list[int]]], pad: int
+) -> dict[str, Any]:
     """Join the orders of each row behind what their prompts have in common.
 
     Args:
@@ -55,7 +58,9 @@ def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequenc
     """
     own = []  # [B][orders]
     for versions in zip(*prompts, strict=True):
-        alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False))
+        alike = itertools.takewhile(
+            lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False)
+        )
         common = min(sum(1 for _ in alike), min(map(len, versions)) - 1)
         own.append([ids[common:] for ids in versions])
     length, orders = batch["input_ids"].shape[1], len(prompts)
@@ -80,11 +85,18 @@ def in_one_sequence(batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequenc
             place = slice(end - len(version), end)
             ids[row, place] = torch.tensor(version)
             segments[row, place] = FIRST_ORDER + number
-            positions[:, row, place] = positions[:, row, shared - 1, None] + torch.arange(1, len(version) + 1)
+            positions[:, row, place] = positions[:, row, shared - 1, None] + torch.arange(
+                1, len(version) + 1
+            )
     kept = {name: value for name, value in batch.items() if name != "attention_mask"}
     # No tensor: accelerate would move it to the first GPU, and the head is on the last
     last = list(range(shared + each - 1, total, each))
-    joined = {"input_ids": ids, "mm_token_type_ids": types, "position_ids": positions, "segments": segments}
+    joined = {
+        "input_ids": ids,
+        "mm_token_type_ids": types,
+        "position_ids": positions,
+        "segments": segments,
+    }
     return {**kept, **joined, "logits_to_keep": last}
 
 
@@ -95,7 +107,10 @@ def tree_mask(segments: torch.Tensor) -> torch.Tensor:
     """
     seen = segments[:, None, :]
     own_or_shared = (seen == segments[:, :, None]) | (seen == SHARED)
-    every = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device)
-    return ((own_or_shared & (seen != PAD) & every.tril()) | torch.eye(len(every), dtype=torch.bool, device=every.device))[
-        :, None
-    ]
+    every = torch.ones(
+        segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device
+    )
+    return (
+        (own_or_shared & (seen != PAD) & every.tril())
+        | torch.eye(len(every), dtype=torch.bool, device=every.device)
+    )[:, None]

@@ -1,7 +1,7 @@
 """Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them.
 
-A row may be scored in several views, each an order of its options and a rotation of its picture: then the mean over them, each
-option's probability followed to where it stands.
+A row may be scored in several cyclic orders of its options. Its probabilities are then the mean over
+the orders, each option followed to the place where it stands.
 """
 
 import contextlib
@@ -18,16 +18,19 @@ from transformers import BatchFeature
 
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
-from vqa_utils.artifacts.probabilities import write_probabilities, write_views
+from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
+from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
-from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring._orders import can_share, encode_orders, shifts_of, tree_mask, turned
+from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
+from vqa_utils.scoring._orders import can_share, encode_orders, shifts_of, tree_mask
 
 
-def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str = "") -> tuple[Path, dict[str, pd.DataFrame]]:
+def questions_of_fold(
+    paths: RunPaths, config: Config, fold: int, predict: str = ""
+) -> tuple[Path, dict[str, pd.DataFrame]]:
     """The rows that a fold's model scores, without their answers: `oof` (held out, where it holds out any) and `test`.
 
     Args:
@@ -54,110 +57,129 @@ def questions_of_fold(paths: RunPaths, config: Config, fold: int, predict: str =
 
 
 def score_fold(
-    model: PeftModel, encoder: Encoder, questions: dict[str, pd.DataFrame], config: Config, out: FoldPaths
+    model: PeftModel,
+    encoder: Encoder,
+    questions: dict[str, pd.DataFrame],
+    config: Config,
+    out: FoldPaths,
 ) -> dict[str, pd.DataFrame]:
-    """Score each set of rows and write `probs_<set>.csv`, and of several views also what each said, `probs_<set>_views.csv`.
+    """Score each set of rows and write `probs_<set>.csv`, and of several orders also `probs_<set>_orders.csv`.
 
     With `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its adapter, and `blank` by
     the adapter with grey pictures.
     """
     options = {
-        "batch_size": config.score_batch, "orders": config.tta, "rotations": config.rotations, "use_amp": config.use_amp,
+        "batch_size": config.score_batch, "orders": config.tta, "use_amp": config.use_amp,
         "num_workers": config.num_workers,
     }  # fmt: skip
-    views = {name: score_views(model, encoder, rows, **options) for name, rows in questions.items()}
-    probs = {name: averaged(of_rows) for name, of_rows in views.items()}
+    by_order = {
+        name: score_orders(model, encoder, rows, **options) for name, rows in questions.items()
+    }
+    probs = {name: averaged(of_rows) for name, of_rows in by_order.items()}
     if config.baselines and "oof" in questions:
         with model.disable_adapter():
             probs["zero_shot"] = score_options(model, encoder, questions["oof"], **options)
         probs["blank"] = score_options(model, encoder.blanked(), questions["oof"], **options)
     for name, frame in probs.items():
         write_probabilities(out.probs(name), frame)
-    for name, of_rows in views.items():
-        write_views(out.views(name), of_rows)
+    for name, of_rows in by_order.items():
+        write_orders(out.orders(name), of_rows)
     return probs
 
 
 def autocast(device: torch.device, use_amp: bool) -> contextlib.AbstractContextManager:
     """fp16 autocast on a GPU, nothing on a CPU."""
-    return torch.autocast("cuda", torch.float16, enabled=use_amp) if device.type == "cuda" else contextlib.nullcontext()
+    return (
+        torch.autocast("cuda", torch.float16, enabled=use_amp)
+        if device.type == "cuda"
+        else contextlib.nullcontext()
+    )
 
 
-def score_options(model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    """The probability of each option of each row, the mean over its views.
+def score_options(
+    model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, **options: Any
+) -> pd.DataFrame:
+    """The probability of each option of each row, the mean over its orders.
 
     Args:
         model: in eval mode; its answers are not looked up anywhere, and a column `answer` is not used.
         rows: `id`, `path`, `question`, `a` to `d`.
-        options: those of `score_views`.
+        options: those of `score_orders`.
 
     Returns:
         `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
     """
-    return averaged(score_views(model, encoder, rows, **options))
+    return averaged(score_orders(model, encoder, rows, **options))
 
 
-def averaged(views: pd.DataFrame) -> pd.DataFrame:
-    """`id`, `a` to `d`: the mean over the views that `score_views` gives."""
-    count = views["id"].nunique()
-    mean = views[list(LETTERS)].to_numpy().reshape(-1, count, len(LETTERS)).mean(axis=0)
-    return pd.concat([views[["id"]].head(count), pd.DataFrame(mean, columns=list(LETTERS))], axis=1)
+def averaged(orders: pd.DataFrame) -> pd.DataFrame:
+    """`id`, `a` to `d`: the mean over the orders that `score_orders` gives."""
+    rows = orders["id"].nunique()
+    mean = (
+        option_matrix(orders).reshape(-1, rows, len(LETTERS)).mean(axis=0)
+    )  # [orders, N, 4] -> [N, 4]
+    return pd.concat([orders[["id"]].head(rows), pd.DataFrame(mean, columns=list(LETTERS))], axis=1)
 
 
 @torch.inference_mode()
-def score_views(
+def score_orders(
     model: torch.nn.Module,
     encoder: Encoder,
     rows: pd.DataFrame,
     *,
     batch_size: int,
     orders: int = 1,
-    rotations: int = 1,
     use_amp: bool = True,
     num_workers: int = 0,
 ) -> pd.DataFrame:
-    """What each view of a row says of its options.
+    """What each order of a row's options says of them.
 
     Args:
         model: as of `score_options`.
         rows: as of `score_options`.
         batch_size: rows a forward pass; rows of like length go together, so that little is padding.
         orders: 1, 2 or 4 cyclic orders of the options.
-        rotations: 1, 2 or 4 of the picture, by equal angles; a blank one is scored once, as it looks the same when it is turned.
         num_workers: processes that decode images while the model computes; 0 decodes in this one.
 
     Returns:
-        `rotation` (degrees), `order` (by how many places the options were turned), `id`, and `a` to `d`, which are the row's own
-        options in any order: view after view, the rows of each in the order of `rows`.
+        `order` (by how many places the options were turned), `id`, and `a` to `d`, the row's own
+        options in any order: order after order, each in the order of `rows`.
     """
     letters = torch.tensor(letter_token_ids(encoder.processor), device=model.device)
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
-    longest_first = sorted(range(len(records)), key=encoder.lengths(records).__getitem__, reverse=True)
-    batches = [longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)]
-    shifts, angles = shifts_of(orders), angles_of(1 if encoder.blank else rotations)
-    probs = np.empty((len(angles), len(shifts), len(records), len(LETTERS)))
-    for turn, angle in enumerate(angles):
-        encode = functools.partial(_batches, encoder.rotated(angle), shifts=shifts, share=can_share(model))
-        loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
-        for chosen, passes in zip(batches, loader, strict=True):
-            logits = torch.cat([last_logits(model, batch, use_amp) for batch in passes], 1)  # [B, orders, V]
-            of_letters = logits[..., letters.to(logits.device)].double().softmax(-1).cpu().numpy()
-            for number, shift in enumerate(shifts):
-                probs[turn, number, chosen] = np.roll(of_letters[:, number], shift, axis=-1)
-    views = pd.MultiIndex.from_product([angles, shifts, rows["id"]], names=["rotation", "order", "id"])
-    return pd.DataFrame(probs.reshape(-1, len(LETTERS)), views, columns=list(LETTERS)).reset_index()
+    longest_first = sorted(
+        range(len(records)), key=encoder.lengths(records).__getitem__, reverse=True
+    )
+    batches = [
+        longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)
+    ]
+    shifts = shifts_of(orders)
+    encode = functools.partial(_batches, encoder, shifts=shifts, share=can_share(model))
+    loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
+    probs = np.empty((len(shifts), len(records), len(LETTERS)))
+    for chosen, passes in zip(batches, loader, strict=True):
+        logits = torch.cat(
+            [last_logits(model, batch, use_amp) for batch in passes], 1
+        )  # [B, orders, V]
+        at_places = (
+            logits[..., letters.to(logits.device)].double().softmax(-1).cpu().numpy()
+        )  # [B, orders, 4]
+        for number, shift in enumerate(shifts):
+            probs[number][np.ix_(chosen, cyclic_order(shift))] = at_places[:, number]
+    index = pd.MultiIndex.from_product([shifts, rows["id"]], names=["order", "id"])
+    return pd.DataFrame(probs.reshape(-1, len(LETTERS)), index, columns=list(LETTERS)).reset_index()
 
 
-def angles_of(rotations: int) -> tuple[int, ...]:
-    """By how many degrees each of 1, 2 or 4 rotations turns the picture."""
-    return tuple(range(0, 360, 360 // rotations))
-
-
-def _batches(encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool) -> list[BatchFeature]:
+def _batches(
+    encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool
+) -> list[BatchFeature]:
     """What goes through the model for some rows: all orders at once where they can share, else one batch an order."""
     if share and len(shifts) > 1:
         return [encode_orders(encoder, rows, shifts)]
-    return [encoder.questions([turned(row, shift) for row in rows]) for shift in shifts]
+    return [
+        encoder.questions([reorder_options(row, cyclic_order(shift)) for row in rows])
+        for shift in shifts
+    ]
 
 
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:

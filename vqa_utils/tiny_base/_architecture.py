@@ -8,7 +8,14 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 PATCH_PX = 8  # a 64 x 64 image is 8 x 8 patches, merged 2 x 2 to 16 image tokens
 VOCABULARY = 640
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 # Qwen's ChatML: what Qwen3-VL's own template makes of text and images
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -31,7 +38,9 @@ def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
 
     All 256 bytes are tokens, so it reads any script (Korean takes three tokens a syllable).
     """
-    tokenizer = Qwen2Tokenizer().train_new_from_iterator(texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL))
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL)
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     sizes = {"patch_size": PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
     half = [0.5, 0.5, 0.5]
@@ -48,7 +57,12 @@ def tiny_config(tokenizer: Qwen2Tokenizer, **text: int) -> Qwen3VLMoeConfig:
         text: values that replace those of the text part, such as `num_hidden_layers`.
     """
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [8, 4, 4],
+        "mrope_interleaved": True,
+    }
     text_config = {
         "vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "moe_intermediate_size": 96,

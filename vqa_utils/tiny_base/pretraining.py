@@ -50,22 +50,31 @@ def dense_experts(
 
 
 def equal_images_attention(
-    self: torch.nn.Module, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, ...], **kwargs: Any
+    self: torch.nn.Module,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, ...],
+    **kwargs: Any,
 ) -> torch.Tensor:
     """The vision tower's attention for images of one size: a batched call in place of a loop over the images."""
-    q, k, v = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # [N, heads, d]
+    q, k, v = (
+        self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+    )  # [N, heads, d]
     q, k = qwen.apply_rotary_pos_emb_vision(q, k, *position_embeddings)
     q, k, v = (x.to(v.dtype).unflatten(0, (-1, GRID * GRID)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v)  # [B, heads, patches, d]
     return self.proj(out.transpose(1, 2).flatten(2).flatten(0, 1))
 
 
-def make_examples(processor: Qwen3VLProcessor, seed: int) -> tuple[np.ndarray, list[list[int]], list[int]]:
+def make_examples(
+    processor: Qwen3VLProcessor, seed: int
+) -> tuple[np.ndarray, list[list[int]], list[int]]:
     """One scene, the token ids of its questions up to the answer, and the answers' token ids."""
     pixels, items = draw_scene(seed)
     rng = random.Random(seed)
     rows = [ask(items, rng) for _ in range(QUESTIONS)]
-    texts = processor.apply_chat_template([chat(row, None) for row in rows], tokenize=False, add_generation_prompt=True)
+    texts = processor.apply_chat_template(
+        [chat(row, None) for row in rows], tokenize=False, add_generation_prompt=True
+    )
     texts = [text.replace("<|image_pad|>", "<|image_pad|>" * (GRID // 2) ** 2) for text in texts]
     letters = processor.tokenizer.convert_tokens_to_ids([row["answer"] for row in rows])
     return pixels, processor.tokenizer(texts)["input_ids"], letters
@@ -74,7 +83,9 @@ def make_examples(processor: Qwen3VLProcessor, seed: int) -> tuple[np.ndarray, l
 def make_corpus(processor: Qwen3VLProcessor, scenes: int, device: str) -> dict[str, torch.Tensor]:
     """Tensors by name: pixels uint8 [S, 64, 64, 3], left-padded ids int16 [S, Q, L], letters [S, Q]."""
     with ProcessPoolExecutor() as pool:
-        made = list(pool.map(make_examples, itertools.repeat(processor), range(scenes), chunksize=500))
+        made = list(
+            pool.map(make_examples, itertools.repeat(processor), range(scenes), chunksize=500)
+        )
     length = max(len(ids) for _, questions, _ in made for ids in questions)
     pad = processor.tokenizer.pad_token_id
     ids = np.full((scenes, QUESTIONS, length), pad, np.int16)
@@ -83,7 +94,11 @@ def make_corpus(processor: Qwen3VLProcessor, scenes: int, device: str) -> dict[s
             ids[i, j, -len(question) :] = question
     pixels = torch.from_numpy(np.stack([pixels for pixels, _, _ in made]))
     letters = torch.tensor([letters for _, _, letters in made])
-    return {"pixels": pixels.to(device), "ids": torch.from_numpy(ids).to(device), "letters": letters.to(device)}
+    return {
+        "pixels": pixels.to(device),
+        "ids": torch.from_numpy(ids).to(device),
+        "letters": letters.to(device),
+    }
 
 
 def patches(pixels: torch.Tensor) -> torch.Tensor:
@@ -105,7 +120,9 @@ def rope_positions(ids: torch.Tensor, pad: int, image: int) -> torch.Tensor:
     return torch.where(is_image, grid, after.clamp(min=0))
 
 
-def forward(model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad: int) -> ModelOutput:
+def forward(
+    model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad: int
+) -> ModelOutput:
     """The model's output with logits [B, 1, V] at the last position.
 
     The images go to the vision tower as one clip of B frames, which it treats alike and computes without a loop.
@@ -122,7 +139,13 @@ def forward(model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad
 
 
 @torch.no_grad()
-def accuracy(model: PreTrainedModel, corpus: dict[str, torch.Tensor], scenes: slice, pad: int, tokens: torch.Tensor) -> float:
+def accuracy(
+    model: PreTrainedModel,
+    corpus: dict[str, torch.Tensor],
+    scenes: slice,
+    pad: int,
+    tokens: torch.Tensor,
+) -> float:
     """The share of questions about `scenes` whose most probable letter is the answer's."""
     hits = []
     for question in range(QUESTIONS):
@@ -139,8 +162,15 @@ def clip_and_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> b
     if finite:
         optimizer.step()
     else:
-        bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        print(f"skipped a step: gradients not finite in {len(bad)} tensors, such as {bad[:2]} and {bad[-2:]}", flush=True)
+        bad = [
+            name
+            for name, p in model.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        print(
+            f"skipped a step: gradients not finite in {len(bad)} tensors, such as {bad[:2]} and {bad[-2:]}",
+            flush=True,
+        )
     optimizer.zero_grad()
     return finite
 
@@ -151,17 +181,24 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     texts = [question_text(ask(draw_scene(seed)[1], rng)) for seed in range(20_000)]
-    processor = train_processor([f"{INSTRUCTION}\nsystem\nuser\nassistant\n{text}" for text in texts])
+    processor = train_processor(
+        [f"{INSTRUCTION}\nsystem\nuser\nassistant\n{text}" for text in texts]
+    )
     corpus = make_corpus(processor, args.scenes, device)
     pad = processor.tokenizer.pad_token_id
     tokens = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(LETTERS)), device=device)
-    print(f"corpus: {args.scenes} scenes in {time.time() - start:.0f} s, {corpus['ids'].shape[2]} tokens", flush=True)
+    print(
+        f"corpus: {args.scenes} scenes in {time.time() - start:.0f} s, {corpus['ids'].shape[2]} tokens",
+        flush=True,
+    )
 
     ALL_EXPERTS_FUNCTIONS.register("dense", dense_experts)
     qwen.Qwen3VLMoeVisionAttention.forward = equal_images_attention
     model = Qwen3VLMoeForConditionalGeneration(tiny_config(processor.tokenizer)).to(device)
     model.set_experts_implementation("dense")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, min(300, args.steps // 10), args.steps)
     skipped = 0
     held_out = slice(0, min(HELD_OUT, args.scenes // 10))
@@ -169,16 +206,23 @@ def train(args: argparse.Namespace) -> None:
         scene = torch.randint(held_out.stop, args.scenes, (args.batch,), device=device)
         question = torch.randint(QUESTIONS, (args.batch,), device=device)
         with torch.autocast(device, torch.bfloat16):
-            out = forward(model, corpus["pixels"][scene], corpus["ids"][scene, question].long(), pad)
+            out = forward(
+                model, corpus["pixels"][scene], corpus["ids"][scene, question].long(), pad
+            )
         loss = F.cross_entropy(out.logits[:, -1].float(), corpus["letters"][scene, question])
         (loss + model.config.text_config.router_aux_loss_coef * out.aux_loss).backward()
         skipped += not clip_and_step(model, optimizer)
         schedule.step()
         if step % 500 == 0 or step == args.steps:
             score = accuracy(model, corpus, held_out, pad, tokens)
-            print(f"step {step}: loss {loss:.3f}, held out {score:.4f}, {time.time() - start:.0f} s", flush=True)
+            print(
+                f"step {step}: loss {loss:.3f}, held out {score:.4f}, {time.time() - start:.0f} s",
+                flush=True,
+            )
         if skipped > 50:
-            raise FloatingPointError(f"step {step}: {skipped} steps had gradients that are not finite; lower the rate")
+            raise FloatingPointError(
+                f"step {step}: {skipped} steps had gradients that are not finite; lower the rate"
+            )
 
     args.out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(args.out)
@@ -196,8 +240,12 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=200_000, help="drawn scenes, four questions each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=200_000, help="drawn scenes, four questions each"
+    )
     parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=8e-4)

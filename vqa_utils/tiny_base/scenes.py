@@ -48,7 +48,9 @@ def draw_scene(seed: int) -> tuple[np.ndarray, list[Item]]:
     return np.asarray(image).copy(), items
 
 
-def _draw(pen: ImageDraw.ImageDraw, item: Item, size: float, fill: tuple, rng: random.Random) -> None:
+def _draw(
+    pen: ImageDraw.ImageDraw, item: Item, size: float, fill: tuple, rng: random.Random
+) -> None:
     """Half of the shapes stand upright, the others are turned by any angle."""
     x, y, turn = item.x, item.y, rng.uniform(0, math.tau) if rng.random() < 0.5 else 0.0
 
@@ -87,7 +89,11 @@ def _name_present_or_not(items: list[Item], rng: random.Random) -> tuple[str, bo
     there = {getattr(item, attribute) for item in items}
     present = rng.random() < 0.5
     name = rng.choice([name for name in names if (name in there) == present])
-    words = (f"a {name}", f"one {name}") if attribute == "shape" else (f"something {name}", f"a {name} thing")
+    words = (
+        (f"a {name}", f"one {name}")
+        if attribute == "shape"
+        else (f"something {name}", f"a {name} thing")
+    )
     return rng.choice(words), present
 
 
@@ -110,14 +116,27 @@ def _is_there_not(item: Item, items: list[Item], rng: random.Random) -> tuple:
 
 
 def _shape_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    named = ("which shape is {}?", "name the {} shape.", "what is the {} thing?", "the {} thing is what shape?")
-    alone = ("what shape do you see?", "which shape does this picture show?", "name the shape in the image.")
+    named = (
+        "which shape is {}?",
+        "name the {} shape.",
+        "what is the {} thing?",
+        "the {} thing is what shape?",
+    )
+    alone = (
+        "what shape do you see?",
+        "which shape does this picture show?",
+        "name the shape in the image.",
+    )
     templates = named + alone if len(items) == 1 else named
     return rng.choice(templates).format(item.colour), item.shape, SHAPES
 
 
 def _colour_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    named = ("which color does the {} have?", "tell the color of the {}.", "the {} is of what color?")
+    named = (
+        "which color does the {} have?",
+        "tell the color of the {}.",
+        "the {} is of what color?",
+    )
     alone = ("what color do you see?", "the shape has which color?", "name the color of the shape.")
     unique = sum(other.shape == item.shape for other in items) == 1
     if not unique:
@@ -133,7 +152,10 @@ def _count(item: Item, items: list[Item], rng: random.Random) -> tuple:
 
 def _side_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
     """The wrong options are sides that are wrong: left or right of the middle, or above or below it, never both."""
-    across, down = ("left" if item.x < SIDE_PX / 2 else "right"), ("top" if item.y < SIDE_PX / 2 else "bottom")
+    across, down = (
+        ("left" if item.x < SIDE_PX / 2 else "right"),
+        ("top" if item.y < SIDE_PX / 2 else "bottom"),
+    )
     answer, other = rng.sample((across, down), 2)
     question = f"on which side is the {item.colour} {item.shape}?"
     return question, answer, tuple(side for side in SIDES if side != other)

@@ -28,7 +28,9 @@ def training_rows(config: Config, encoder: Encoder, train: pd.DataFrame) -> Sequ
 
 def with_lengths(rows: Sequence[Row], encoder: Encoder) -> list[Row]:
     """The rows, each with its `length` in tokens."""
-    return [{**row, "length": length} for row, length in zip(rows, encoder.lengths(rows), strict=True)]
+    return [
+        {**row, "length": length} for row, length in zip(rows, encoder.lengths(rows), strict=True)
+    ]
 
 
 class StepTrainer(Trainer):
@@ -42,7 +44,10 @@ class StepTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The Trainer's own, with its rows as `DrawnWordings`, `SortedSteps` and `ShuffledSteps` ask for them."""
-        loader, micro_batches = super().get_train_dataloader(), self.args.gradient_accumulation_steps
+        loader, micro_batches = (
+            super().get_train_dataloader(),
+            self.args.gradient_accumulation_steps,
+        )
         shuffled = isinstance(self.train_dataset, ShuffledOptions)
         rows = self.train_dataset.rows if shuffled else self.train_dataset
         order, step_rows = loader.get_sampler(), self.args.train_batch_size * micro_batches

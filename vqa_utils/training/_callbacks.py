@@ -13,7 +13,16 @@ from transformers import TrainerCallback
 
 from vqa_utils.errors import VqaError
 
-LOG_COLUMNS = ["step", "max_steps", "epoch", "loss", "learning_rate", "grad_norm", "seconds_per_step", "memory_gib"]
+LOG_COLUMNS = [
+    "step",
+    "max_steps",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "seconds_per_step",
+    "memory_gib",
+]
 MOST_SKIPPED = 20  # steps in a row: a scale of 256 is below one by then, so no scale would help
 
 
@@ -30,16 +39,30 @@ class TrainLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A new log; a resumed run keeps the lines up to its checkpoint."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = pd.read_csv(self.path) if state.global_step and self.path.exists() else pd.DataFrame(columns=LOG_COLUMNS)
+        kept = (
+            pd.read_csv(self.path)
+            if state.global_step and self.path.exists()
+            else pd.DataFrame(columns=LOG_COLUMNS)
+        )
         kept[kept["step"] <= state.global_step].to_csv(self.path, index=False)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step_start = time.time()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not logs or "loss" not in logs:
             return
-        measured = {"seconds_per_step": round(time.time() - self.step_start, 4), "memory_gib": sum(peak_memory_gib())}
+        measured = {
+            "seconds_per_step": round(time.time() - self.step_start, 4),
+            "memory_gib": sum(peak_memory_gib()),
+        }
         line = {"step": state.global_step, "max_steps": state.max_steps, **logs, **measured}
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)
@@ -54,7 +77,14 @@ class NonFiniteGuard(TrainerCallback):
     def __init__(self, most_in_a_row: int = MOST_SKIPPED):
         self.most_in_a_row, self.in_a_row, self.skipped = most_in_a_row, 0, 0
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Look at the step's gradient norm.
 
         Raises:
@@ -79,7 +109,9 @@ class SeenSteps(TrainerCallback):
     The lean LoRA makes its 16-bit copies anew where a weight's version is new, and bitsandbytes' optimizers write past it.
     """
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **kwargs: Any
+    ) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 torch.autograd.graph.increment_version(parameter)
@@ -104,5 +136,8 @@ def reset_peak_memory() -> None:
 def peak_memory_gib() -> list[float]:
     """The allocator's peak on each GPU; on a CPU, the process's largest resident size."""
     if torch.cuda.is_available():
-        return [round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2) for gpu in range(torch.cuda.device_count())]
+        return [
+            round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2)
+            for gpu in range(torch.cuda.device_count())
+        ]
     return [round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)]

@@ -6,10 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from vqa_utils.prompts import LETTERS
+from vqa_utils.prompts import LETTERS, reorder_options
 
 Key = int | tuple[int, int]  # a row, or a row in one of its wordings
-Places = tuple[int, ...]  # where the right option goes, then where the three others go, in their order
+Places = tuple[
+    int, ...
+]  # where the right option goes, then where the three others go, in their order
 
 
 class EpochSampler(Protocol):
@@ -37,7 +39,9 @@ class ShuffledSteps(Sampler[tuple[Key, Places]]):
                 rng = np.random.default_rng([self.seed, self.epoch, step])
                 size = min(self.step_rows, len(self.order) - number)
                 right = rng.permutation(np.resize(rng.permutation(len(LETTERS)), size))
-            others = rng.permutation([place for place in range(len(LETTERS)) if place != right[within]])
+            others = rng.permutation(
+                [place for place in range(len(LETTERS)) if place != right[within]]
+            )
             yield row, (int(right[within]), *map(int, others))
 
     def __len__(self) -> int:
@@ -59,12 +63,14 @@ class ShuffledOptions(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[Key, Places]) -> dict[str, Any]:
-        row, places = key
-        return moved(self.rows[row], places)
+        number, places = key
+        row = self.rows[number]
+        return reorder_options(row, order_of(places, row["answer"]))
 
 
-def moved(row: dict[str, Any], places: Places) -> dict[str, Any]:
-    """The row with its right option at the letter places[0], the others at the rest, and the answer that is right then."""
-    options = [row["answer"], *(letter for letter in LETTERS if letter != row["answer"])]
-    at = {LETTERS[place]: row[letter] for place, letter in zip(places, options, strict=True)}
-    return {**row, **at, "answer": LETTERS[places[0]]}
+def order_of(places: Places, answer: str) -> list[int]:
+    """The option at each place, for `reorder_options`: the right option goes to places[0]."""
+    right = LETTERS.index(answer)
+    options = [right, *(option for option in range(len(LETTERS)) if option != right)]
+    option_at = dict(zip(places, options, strict=True))
+    return [option_at[place] for place in range(len(LETTERS))]

@@ -23,11 +23,23 @@ from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.loading import save_adapter
 from vqa_utils.prompts import LETTERS
 from vqa_utils.training._batches import StepTrainer, training_rows, with_lengths
-from vqa_utils.training._callbacks import FreeMemory, NonFiniteGuard, SeenSteps, TrainLog, peak_memory_gib, reset_peak_memory
+from vqa_utils.training._callbacks import (
+    FreeMemory,
+    NonFiniteGuard,
+    SeenSteps,
+    TrainLog,
+    peak_memory_gib,
+    reset_peak_memory,
+)
 
 
 def train_fold(
-    model: PeftModel, config: Config, encoder: Encoder, train: pd.DataFrame, held_out: pd.DataFrame, paths: FoldPaths
+    model: PeftModel,
+    config: Config,
+    encoder: Encoder,
+    train: pd.DataFrame,
+    held_out: pd.DataFrame,
+    paths: FoldPaths,
 ) -> dict[str, Any]:
     """Train one adapter and keep its best epoch, by log loss on the held-out rows; where there are none (a refit), its last.
 
@@ -49,9 +61,13 @@ def train_fold(
     start, guard = time.time(), NonFiniteGuard()
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
-    checkpoints = paths.checkpoints / training_key(resumable(config, rungs_behind(paths.rungs, config)), train)
+    checkpoints = paths.checkpoints / training_key(
+        resumable(config, rungs_behind(paths.rungs, config)), train
+    )
     arguments = training_arguments(config, checkpoints, judged=len(held_out) > 0)
-    arguments._n_gpu = 1  # a second visible GPU would double the batch and the loss of a model that lies on one
+    arguments._n_gpu = (
+        1  # a second visible GPU would double the batch and the loss of a model that lies on one
+    )
     judged = with_lengths(held_out.to_dict("records"), encoder)
     trainer = StepTrainer(
         model=model,
@@ -64,7 +80,9 @@ def train_fold(
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
         callbacks=[TrainLog(paths.train_log), guard, SeenSteps(), FreeMemory()],
     )
-    trainer.remove_callback(PrinterCallback)  # the log file says it, and a notebook should not hold a line a step
+    trainer.remove_callback(
+        PrinterCallback
+    )  # the log file says it, and a notebook should not hold a line a step
     if arguments.fp16:
         trainer.accelerator.scaler = grad_scaler()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
@@ -78,7 +96,9 @@ def train_fold(
         "steps": trainer.state.global_step,
         "skipped_steps": guard.skipped,
         "epochs": epochs,
-        "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"] if epochs else None,
+        "best_epoch": min(epochs, key=lambda scores: scores["log_loss"])["epoch"]
+        if epochs
+        else None,
         "seconds": round(time.time() - start, 1),
         "peak_memory_gib": peak_memory_gib(),
         "adapter_sha256": sha256(paths.adapter),
@@ -90,7 +110,9 @@ def train_fold(
 
 def training_key(config: Config, train: pd.DataFrame) -> str:
     """Names the checkpoints of this training alone: other settings, rows or answers start anew."""
-    return hashlib.sha256((config.training_hash + train.to_csv(index=False)).encode()).hexdigest()[:12]
+    return hashlib.sha256((config.training_hash + train.to_csv(index=False)).encode()).hexdigest()[
+        :12
+    ]
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -104,7 +126,9 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def training_arguments(config: Config, checkpoints: Path, *, judged: bool = True) -> TrainingArguments:
+def training_arguments(
+    config: Config, checkpoints: Path, *, judged: bool = True
+) -> TrainingArguments:
     """The config in the Trainer's words; `judged` on held-out rows after each epoch, of which the best is then kept."""
     gpu, workers = torch.cuda.is_available(), config.num_workers
     return TrainingArguments(
@@ -122,7 +146,9 @@ def training_arguments(config: Config, checkpoints: Path, *, judged: bool = True
         use_cpu=not gpu,
         dataloader_num_workers=workers,
         # The Trainer takes all micro-batches of a step before it computes: what is not made by then, a GPU waits for
-        dataloader_prefetch_factor=max(2, math.ceil(config.accumulation / workers)) if workers else None,
+        dataloader_prefetch_factor=max(2, math.ceil(config.accumulation / workers))
+        if workers
+        else None,
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,  # the collator reads them
         label_names=["labels"],
@@ -140,15 +166,21 @@ def training_arguments(config: Config, checkpoints: Path, *, judged: bool = True
     )
 
 
-def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+def answer_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
     """Cross-entropy summed over the answer tokens, divided by their number in the whole accumulated batch.
 
     outputs.logits: [B, K, V] at the last K positions, the first of them the one before the letter; labels: [B, L].
     """
     logits = outputs.logits[:, :-1].float()
     targets = labels[:, -logits.shape[1] :].to(logits.device)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return loss / (
+        num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
+    )
 
 
 def letter_logits(outputs: torch.Tensor | tuple, letters: list[int]) -> torch.Tensor:
@@ -169,13 +201,17 @@ def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str,
 def epoch_scores(history: list[dict[str, float]]) -> list[dict[str, float]]:
     """Each epoch's scores on the held-out rows, from the Trainer's log."""
     return [
-        {"epoch": round(entry["epoch"], 2), "accuracy": entry["eval_accuracy"], "log_loss": entry["eval_log_loss"]}
+        {
+            "epoch": round(entry["epoch"], 2),
+            "accuracy": entry["eval_accuracy"],
+            "log_loss": entry["eval_log_loss"],
+        }
         for entry in history
         if "eval_log_loss" in entry
     ]
 
 
-def read_epochs(meta: dict[str, Any]) -> str:
+def describe_epochs(meta: dict[str, Any]) -> str:
     """Which epoch's adapter was kept, and what the held-out rows say of it, in words.
 
     Args:

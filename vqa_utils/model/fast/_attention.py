@@ -16,7 +16,7 @@ from vqa_utils.ops.heads import HeadNorms, SplitHeads
 REPEATED = "sdpa_with_repeated_heads"
 
 
-def use_lean_attention(model: nn.Module) -> None:
+def use_fast_attention(model: nn.Module) -> None:
     """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below; others' `REPEATED`."""
     model.config.get_text_config()._attn_implementation = REPEATED
     for module in model.modules():
@@ -25,7 +25,12 @@ def use_lean_attention(model: nn.Module) -> None:
 
 
 def _with_repeated_heads(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Sdpa as transformers calls it, [B, heads, L, d], with k and v once for each head of q.
 
@@ -33,7 +38,9 @@ def _with_repeated_heads(
     that writes all scores out in fp32.
     """
     key, value = (repeat_kv(part, module.num_key_value_groups) for part in (key, value))
-    alike = types.SimpleNamespace(is_causal=getattr(module, "is_causal", True))  # a module whose heads need no sharing
+    alike = types.SimpleNamespace(
+        is_causal=getattr(module, "is_causal", True)
+    )  # a module whose heads need no sharing
     return sdpa_attention_forward(alike, query, key, value, *args, **kwargs)
 
 
@@ -50,9 +57,15 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: hidden_states [B, L, H], cosines and sines [B, L, d]; with a cache it is transformers' own."""
     if has_cache(kwargs):
-        return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
+        return type(self).forward(
+            self, hidden_states, position_embeddings, attention_mask, **kwargs
+        )
     qkv = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
-    attended = attend(*SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings), attention_mask, self.scaling)
+    attended = attend(
+        *SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings),
+        attention_mask,
+        self.scaling,
+    )
     return self.o_proj(attended.flatten(2)), None
 
 
@@ -61,11 +74,18 @@ def has_cache(kwargs: dict[str, Any]) -> bool:
     return any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
     """Attention of heads [B, L, heads, d], causal where there is no mask [B, 1, L, L] -> [B, L, heads, d]."""
     parts = (part.transpose(1, 2) for part in (q, k, v))
-    causal, mask = mask is None and q.shape[1] > 1, None if mask is None else _as_bias(mask, q.dtype)
-    return F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, scale=scaling).transpose(1, 2)
+    causal, mask = (
+        mask is None and q.shape[1] > 1,
+        None if mask is None else _as_bias(mask, q.dtype),
+    )
+    return F.scaled_dot_product_attention(
+        *parts, attn_mask=mask, is_causal=causal, scale=scaling
+    ).transpose(1, 2)
 
 
 def _as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -73,5 +93,7 @@ def _as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask
     if not hasattr(mask, "as_bias"):
-        mask.as_bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+        mask.as_bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+            ~mask, float("-inf")
+        )
     return mask.as_bias

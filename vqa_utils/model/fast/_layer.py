@@ -24,14 +24,17 @@ from vqa_utils.ops.routing import Routing, choose_experts, choose_experts_backwa
 Angles = tuple[torch.Tensor, torch.Tensor]
 
 
-def use_lean_layers(model: nn.Module) -> None:
+def use_fast_layers(model: nn.Module) -> None:
     """Give the layers whose q, k, v and o have lean LoRA the forward below.
 
     Layers that were to be checkpointed are from now on computed again by it, and not by transformers.
     """
     for module in model.modules():
         if type(module).__name__ == "Qwen3VLMoeTextDecoderLayer" and _projections(module):
-            module.is_computed_again, module.gradient_checkpointing = module.gradient_checkpointing, False
+            module.is_checkpointed, module.gradient_checkpointing = (
+                module.gradient_checkpointing,
+                False,
+            )
             module.forward = types.MethodType(_forward, module)
 
 
@@ -40,7 +43,10 @@ def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
     attention = layer.self_attn
     if not isinstance(getattr(layer.mlp, "experts", None), NF4Experts):
         return None
-    found = projection_of((attention.q_proj, attention.k_proj, attention.v_proj)), projection_of((attention.o_proj,))
+    found = (
+        projection_of((attention.q_proj, attention.k_proj, attention.v_proj)),
+        projection_of((attention.o_proj,)),
+    )
     return found if all(found) else None
 
 
@@ -60,11 +66,13 @@ def _forward(
     angles = tuple(_on(device, part) for part in position_embeddings)
     projections = _projections(self)
     if projections is None or has_cache(kwargs):
-        return type(self).forward(self, hidden_states, attention_mask=mask, position_embeddings=angles, **kwargs)
+        return type(self).forward(
+            self, hidden_states, attention_mask=mask, position_embeddings=angles, **kwargs
+        )
     seeds, learns = [each.draw_seed() for each in projections], torch.is_grad_enabled()
     layer = Layer(self, *projections, mask, angles, seeds, learns)
     if learns:
-        return _Compute.apply(hidden_states, layer, not self.is_computed_again, *layer.weights)
+        return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.weights)
     with torch.autocast(hidden_states.device.type, enabled=False):
         return layer.forward(hidden_states)[0]
 
@@ -125,7 +133,9 @@ class Layer:
         """What learns."""
         return [*self.qkv.weights, *self.out.weights]
 
-    def forward(self, x: torch.Tensor, *, keep: bool = False) -> tuple[torch.Tensor, Attended | None, Routed]:
+    def forward(
+        self, x: torch.Tensor, *, keep: bool = False
+    ) -> tuple[torch.Tensor, Attended | None, Routed]:
         """The stream [B, L, H] behind the layer."""
         kept, stream, normed, normed_wide = self.attention_half(x, keep=keep, wide=True)
         logits = F.linear(normed_wide.flatten(0, -2), self.module.mlp.gate.weight)
@@ -133,7 +143,13 @@ class Layer:
         weights, index = choose_experts(logits, self.module.mlp.gate.top_k)
         routed = Routed(weights, index, experts.routed(index, self.module.mlp.experts))
         rows = normed.flatten(0, -2)
-        y = experts.compute(rows, routed.weights, routed.routing, self.module.mlp.experts, onto=stream.flatten(0, -2))
+        y = experts.compute(
+            rows,
+            routed.weights,
+            routed.routing,
+            self.module.mlp.experts,
+            onto=stream.flatten(0, -2),
+        )
         return y.view_as(x), kept, routed
 
     def attention_half(
@@ -151,10 +167,18 @@ class Layer:
         with torch.set_grad_enabled(keep):
             attended = attend(*heads, self.mask, self.module.self_attn.scaling).flatten(2)
         heads = heads if keep else None
-        delta, *out = self.out.forward(attended.detach(), self.seeds[1], keep=keep, merge=not self.learns)
+        delta, *out = self.out.forward(
+            attended.detach(), self.seeds[1], keep=keep, merge=not self.learns
+        )
         attended = attended if keep else None
-        stream, normed, normed_wide = add_norm(x, delta, self.module.post_attention_layernorm, dtype, wide=wide)
-        kept = Attended(tuple(projected), qkv, heads, attended, tuple(out), stream, normed) if keep else None
+        stream, normed, normed_wide = add_norm(
+            x, delta, self.module.post_attention_layernorm, dtype, wide=wide
+        )
+        kept = (
+            Attended(tuple(projected), qkv, heads, attended, tuple(out), stream, normed)
+            if keep
+            else None
+        )
         return kept, stream, normed, normed_wide
 
     def backward(
@@ -165,26 +189,46 @@ class Layer:
         grad_stream, narrow = self._backward_of_experts(grad, kept, routed)
         grad_attended, of_out = self.out.backward(narrow, *kept.out, self.seeds[1])
         grads = torch.autograd.grad(kept.attended, kept.heads, grad_attended)
-        grad_qkv = split_heads_backward(grads, kept.qkv, HeadNorms.of(self.module.self_attn), *self.angles)
-        grad_normed, of_qkv = self.qkv.backward(grad_qkv, *kept.projected, self.seeds[0], needs_x=needs_x)
-        grad_x = norm_backward(x, self.module.input_layernorm, grad_normed, grad_stream)[0] if needs_x else None
+        grad_qkv = split_heads_backward(
+            grads, kept.qkv, HeadNorms.of(self.module.self_attn), *self.angles
+        )
+        grad_normed, of_qkv = self.qkv.backward(
+            grad_qkv, *kept.projected, self.seeds[0], needs_x=needs_x
+        )
+        grad_x = (
+            norm_backward(x, self.module.input_layernorm, grad_normed, grad_stream)[0]
+            if needs_x
+            else None
+        )
         return grad_x, [*of_qkv, *of_out]
 
-    def _backward_of_experts(self, grad: torch.Tensor, kept: Attended, routed: Routed) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward_of_experts(
+        self, grad: torch.Tensor, kept: Attended, routed: Routed
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of the stream between the halves, and that in the matrices' type."""
         module = self.module.mlp
         rows = kept.normed.flatten(0, -2)
-        grad_normed, grad_weights = experts.gradients(grad.flatten(0, -2), rows, routed.weights, routed.routing, module.experts)
-        grad_logits = choose_experts_backward(grad_weights, routed.weights, routed.index, module.experts.num_experts)
-        grad_normed = torch.addmm(grad_normed.to(module.gate.weight.dtype), grad_logits, module.gate.weight).view_as(grad)
-        return norm_backward(kept.stream, self.module.post_attention_layernorm, grad_normed, grad, rows.dtype)
+        grad_normed, grad_weights = experts.gradients(
+            grad.flatten(0, -2), rows, routed.weights, routed.routing, module.experts
+        )
+        grad_logits = choose_experts_backward(
+            grad_weights, routed.weights, routed.index, module.experts.num_experts
+        )
+        grad_normed = torch.addmm(
+            grad_normed.to(module.gate.weight.dtype), grad_logits, module.gate.weight
+        ).view_as(grad)
+        return norm_backward(
+            kept.stream, self.module.post_attention_layernorm, grad_normed, grad, rows.dtype
+        )
 
 
 class _Compute(torch.autograd.Function):
     """`Layer.forward` with its gradients; what is not kept is computed again, as far as the experts."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: Layer, keep: bool, *weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, layer: Layer, keep: bool, *weights: torch.Tensor
+    ) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             y, kept, routed = layer.forward(x, keep=keep and any(ctx.needs_input_grad))
         ctx.save_for_backward(x)
@@ -194,9 +238,16 @@ class _Compute(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), layer, needs_x = ctx.saved_tensors, ctx.layer, ctx.needs_input_grad[0]
-        kept, routed, ctx.kept, ctx.routed = ctx.kept, ctx.routed, None, None  # gone with this layer, not with the whole graph
+        kept, routed, ctx.kept, ctx.routed = (
+            ctx.kept,
+            ctx.routed,
+            None,
+            None,
+        )  # gone with this layer, not with the whole graph
         if routed is None:
-            raise RuntimeError("expected one backward through a layer, found a second: what it needs is dropped in the first")
+            raise RuntimeError(
+                "expected one backward through a layer, found a second: what it needs is dropped in the first"
+            )
         with torch.autocast(x.device.type, enabled=False):
             kept = kept or layer.attention_half(x, keep=True)[0]
             grad_x, grads = layer.backward(grad, x, kept, routed, needs_x=needs_x)

@@ -24,10 +24,14 @@ from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import draw_seed, dropout
 
 
-def use_lean_lora(model: PeftModel) -> None:
+def use_fast_lora(model: PeftModel) -> None:
     """Give the adapted 4-bit layers the forward below; others, and layers with PEFT's variants, keep PEFT's."""
     for module in model.modules():
-        if isinstance(module, LoraLinear4bit) and len(module.active_adapters) == 1 and not module.lora_variant:
+        if (
+            isinstance(module, LoraLinear4bit)
+            and len(module.active_adapters) == 1
+            and not module.lora_variant
+        ):
             _make_scales_dense(module.get_base_layer().weight.quant_state)
             module.projections = {}
             module.forward = types.MethodType(_forward, module)
@@ -50,7 +54,10 @@ def projection_of(layers: Sequence[nn.Module]) -> "Projection | None":
     first = layers[0]
     if not all(hasattr(layer, "projections") and not layer.merged for layer in layers):
         return None
-    if len({layer.disable_adapters for layer in layers}) > 1 or len({tuple(layer.scaling.values()) for layer in layers}) > 1:
+    if (
+        len({layer.disable_adapters for layer in layers}) > 1
+        or len({tuple(layer.scaling.values()) for layer in layers}) > 1
+    ):
         return None
     if len(layers) not in first.projections:
         first.projections[len(layers)] = Projection(layers)
@@ -60,7 +67,9 @@ def projection_of(layers: Sequence[nn.Module]) -> "Projection | None":
 def _make_scales_dense(state: QuantState) -> None:
     """The same numbers without double quantisation."""
     if state.nested:
-        state.absmax = bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        state.absmax = (
+            bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        )
         state.nested, state.state2, state.offset = False, None, None
 
 
@@ -79,8 +88,13 @@ class Projection:
         self.widths = [base.out_features for base in bases]
         self.shape = (sum(self.widths), bases[0].in_features)
         packed, absmax = (
-            torch.cat([tensor.flatten() for tensor in tensors]) if len(layers) > 1 else tensors[0].flatten()
-            for tensors in ([weight.data for weight in weights], [weight.quant_state.absmax for weight in weights])
+            torch.cat([tensor.flatten() for tensor in tensors])
+            if len(layers) > 1
+            else tensors[0].flatten()
+            for tensors in (
+                [weight.data for weight in weights],
+                [weight.quant_state.absmax for weight in weights],
+            )
         )
         self.packed = Packed(packed[None], absmax[None])
         packed, absmax = (
@@ -90,13 +104,19 @@ class Projection:
         for weight, part, scales in zip(weights, packed, absmax, strict=True):
             weight.data, weight.quant_state.absmax = part.view(weight.shape), scales
         self.bias = torch.cat([base.bias for base in bases]) if bases[0].bias is not None else None
-        self.adapters = [getattr(layer, name)[self.adapter] for name in ("lora_A", "lora_B") for layer in self.layers]
+        self.adapters = [
+            getattr(layer, name)[self.adapter]
+            for name in ("lora_A", "lora_B")
+            for layer in self.layers
+        ]
         self.known: dict[str, Any] = {}
 
     @property
     def weights(self) -> list[nn.Parameter]:
         """Each A [r, in], then each B [out, r]; none where adapters are off."""
-        return [] if self.layers[0].disable_adapters else [adapter.weight for adapter in self.adapters]
+        return (
+            [] if self.layers[0].disable_adapters else [adapter.weight for adapter in self.adapters]
+        )
 
     @property
     def p(self) -> float:
@@ -126,7 +146,9 @@ class Projection:
         if copies is None:
             return F.linear(x, dense, bias), None, None
         a, b = copies
-        if merge and seed is None and x.numel() > a.shape[1] ** 2:  # x has more rows than W columns: W's is the smaller sum
+        if (
+            merge and seed is None and x.numel() > a.shape[1] ** 2
+        ):  # x has more rows than W columns: W's is the smaller sum
             return F.linear(x, dense.addmm_(b, a), bias), None, None
         dropped = x if seed is None else dropout(x, self.p, seed)
         low, y = dropped.flatten(0, -2) @ a.T, F.linear(x, dense, bias)
@@ -176,10 +198,14 @@ class Projection:
             return None
         state = [dtype, scaling, *((weight._version, weight.data_ptr()) for weight in weights)]
         if self.known.get("state") != state:
-            held = [weight.detach() for weight in weights]  # while they are held, no other weight can have their addresses
+            held = [
+                weight.detach() for weight in weights
+            ]  # while they are held, no other weight can have their addresses
             a, b = held[: len(self.layers)], held[len(self.layers) :]
             copies = torch.cat(a).to(dtype), (torch.block_diag(*b) * scaling).to(dtype)
-            self.known.update(state=state, held=held, copies=copies, scaling=a[0].new_tensor([scaling]))
+            self.known.update(
+                state=state, held=held, copies=copies, scaling=a[0].new_tensor([scaling])
+            )
         return self.known["copies"]
 
 
@@ -187,7 +213,9 @@ class _Project(torch.autograd.Function):
     """`Projection.forward` with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, projection: Projection, seed: int | None, *weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, projection: Projection, seed: int | None, *weights: torch.Tensor
+    ) -> torch.Tensor:
         y, dropped, low = projection.forward(x, seed, keep=True)
         ctx.save_for_backward(dropped, low)
         ctx.projection, ctx.seed = projection, seed
@@ -195,5 +223,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_x, grads = ctx.projection.backward(grad, *ctx.saved_tensors, ctx.seed, needs_x=ctx.needs_input_grad[0])
+        grad_x, grads = ctx.projection.backward(
+            grad, *ctx.saved_tensors, ctx.seed, needs_x=ctx.needs_input_grad[0]
+        )
         return grad_x, None, None, *grads

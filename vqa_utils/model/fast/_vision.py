@@ -55,21 +55,33 @@ def batch_images(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if type(module).__name__ in ("Qwen3VLVisionModel", "Qwen3VLMoeVisionModel"):
             module.register_forward_pre_hook(_give_positions, with_kwargs=True)
-        if "visual" in name and all(hasattr(module, part) for part in ("norm1", "norm2", "attn", "mlp")):
+        if "visual" in name and all(
+            hasattr(module, part) for part in ("norm1", "norm2", "attn", "mlp")
+        ):
             module.forward = types.MethodType(_block, module)
-        if "visual" in name and all(hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")):
+        if "visual" in name and all(
+            hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")
+        ):
             module.rows = known
             module.forward = types.MethodType(_attention, module)
-        if name.endswith("visual.patch_embed") and isinstance(getattr(module, "proj", None), nn.Conv3d):
+        if name.endswith("visual.patch_embed") and isinstance(
+            getattr(module, "proj", None), nn.Conv3d
+        ):
             module.forward = types.MethodType(_embed_patches, module)
 
 
 def _block(self: nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """hidden_states [patches, width]; the rest is the attention's."""
     device = hidden_states.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+    dtype = (
+        torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(device)
+        else hidden_states.dtype
+    )
     _, normed, _ = add_norm(hidden_states, None, self.norm1, dtype)
-    hidden_states, normed, _ = add_norm(hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype)
+    hidden_states, normed, _ = add_norm(
+        hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype
+    )
     return hidden_states.add_(self.mlp(normed))
 
 
@@ -89,7 +101,9 @@ def _attention(
     return self.proj(rows.flatten(attended))
 
 
-def _give_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _give_positions(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Makes what transformers otherwise makes image by image."""
     merge, grids = module.spatial_merge_size, kwargs["grid_thw"]
     return args, {**kwargs, "position_ids": patch_positions(grids, merge, len(args[0]))}
@@ -104,9 +118,13 @@ def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tens
         patches: of all images.
     """
     counts = grids.prod(1)
-    image = torch.repeat_interleave(torch.arange(len(grids), device=grids.device), counts, output_size=patches)
+    image = torch.repeat_interleave(
+        torch.arange(len(grids), device=grids.device), counts, output_size=patches
+    )
     _, rows, columns = grids[image].unbind(1)
-    place = (torch.arange(patches, device=grids.device) - (counts.cumsum(0) - counts)[image]) % (rows * columns)
+    place = (torch.arange(patches, device=grids.device) - (counts.cumsum(0) - counts)[image]) % (
+        rows * columns
+    )
     block, within = place // merge**2, place % merge**2
     row, column = block // (columns // merge), block % (columns // merge)
     return torch.stack([row * merge + within // merge, column * merge + within % merge], 1)

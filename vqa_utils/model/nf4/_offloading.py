@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from vqa_utils.planning.placement import STREAM_SLOTS
+from vqa_utils.planning.placement import OFFLOAD_SLOTS
 
 Tensors = dict[str, torch.Tensor]
 
 
-class ExpertStream:
+class ExpertOffloader:
     """Two slots on a GPU through which the layers' packed experts pass, forward and back again.
 
     Layers take the slots in turn, so the next layer's copy never meets the one that computes. Which layer is next
@@ -20,8 +20,11 @@ class ExpertStream:
     def __init__(self, layers: Sequence[Tensors], device: torch.device):
         """`layers`: the packed tensors of each streamed layer in the order of the forward, in (pinned) host memory."""
         self.layers, self.device = layers, device
-        self.slots = [{name: torch.empty_like(t, device=device) for name, t in layers[0].items()} for _ in range(STREAM_SLOTS)]
-        self.holds: list[int | None] = [None] * STREAM_SLOTS
+        self.slots = [
+            {name: torch.empty_like(t, device=device) for name, t in layers[0].items()}
+            for _ in range(OFFLOAD_SLOTS)
+        ]
+        self.holds: list[int | None] = [None] * OFFLOAD_SLOTS
         self.last, self.direction = -1, 1
         self.copier = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.copied = [torch.cuda.Event() if self.copier else None for _ in self.slots]
@@ -34,13 +37,13 @@ class ExpertStream:
             self.last = number
             self._copy(number)
             self._copy(number + self.direction)
-        slot = number % STREAM_SLOTS
+        slot = number % OFFLOAD_SLOTS
         if self.copier:
             torch.cuda.current_stream(self.device).wait_event(self.copied[slot])
         return self.slots[slot]
 
     def _copy(self, number: int) -> None:
-        slot = number % STREAM_SLOTS
+        slot = number % OFFLOAD_SLOTS
         if not 0 <= number < len(self.layers) or self.holds[slot] == number:
             return
         self.holds[slot] = number

@@ -16,7 +16,9 @@ from vqa_utils.ops.routing import Routing
 from vqa_utils.ops.sum_rows import sum_rows
 
 
-def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any) -> torch.Tensor:
+def frozen_experts(
+    x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any
+) -> torch.Tensor:
     """y[t] = sum_k down_e(w[t, k] * gate(gate_up_e(x[t]))), with e the k-th expert of token t.
 
     The weight stands before the product, where transformers has it behind: equal, fewer bytes, and in fp16 an expert's
@@ -38,14 +40,18 @@ def frozen_experts(x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, 
     routing = functools.cache(lambda: routed(index, module))
     inputs = x.detach().to(module.compute_dtype), weights.detach().contiguous()
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        return _Compute.apply(_KeepInputs.apply(x, weights, *inputs, routing, module), *inputs, routing, module)
+        return _Compute.apply(
+            _KeepInputs.apply(x, weights, *inputs, routing, module), *inputs, routing, module
+        )
     return compute(*inputs, routing(), module).to(x.dtype)
 
 
 def routed(index: torch.Tensor, module: Any) -> Routing:
     """Where the pairs [T, k] go. While the host waits for the loads, a GPU makes the first group dense."""
     first = slice(0, min(module.at_once, module.num_experts))
-    ahead = index.is_cuda and index.numel() > first.stop  # else most of these have no token, and would be made for nothing
+    ahead = (
+        index.is_cuda and index.numel() > first.stop
+    )  # else most of these have no token, and would be made for nothing
 
     def meanwhile(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         return module.dequantizer(order)(first) if ahead else None
@@ -54,7 +60,11 @@ def routed(index: torch.Tensor, module: Any) -> Routing:
 
 
 def compute(
-    x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any, onto: torch.Tensor | None = None
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    routing: Routing,
+    module: Any,
+    onto: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The forward of `frozen_experts`, added to `onto` [T, H] where it is given."""
     dense, rows = module.dequantizer(routing.order), x.index_select(0, routing.token)
@@ -67,7 +77,9 @@ def compute(
             _product(of_group[chunk.slots], gate_up[chunk.experts].mT, hidden[chunk.slots])
         h = gate(hidden, weights, routing.pair[group.slots], module.act_fn)
         for chunk in group.chunks:
-            _product(h[chunk.slots], down[chunk.experts].mT, of_group[chunk.slots])  # which nothing reads any more
+            _product(
+                h[chunk.slots], down[chunk.experts].mT, of_group[chunk.slots]
+            )  # which nothing reads any more
         del gate_up, down, hidden, h  # before the next group's are made
     return sum_rows(rows, routing.slot_of_pair, onto)
 
@@ -85,14 +97,20 @@ def gradients(
     for group in routing.groups:
         gate_up, down = dense(group.experts)
         of_group, grad_of_group = rows[group.slots], grad_rows[group.slots]
-        hidden, back = (rows.new_empty(len(of_group), width) for width in (gate_up.shape[1], down.shape[2]))
+        hidden, back = (
+            rows.new_empty(len(of_group), width) for width in (gate_up.shape[1], down.shape[2])
+        )
         for chunk in group.chunks:
             _product(of_group[chunk.slots], gate_up[chunk.experts].mT, hidden[chunk.slots])
             _product(grad_of_group[chunk.slots], down[chunk.experts], back[chunk.slots])
         dots = grad_weights[group.slots]
-        hidden = gate_backward(hidden, back, weights, routing.pair[group.slots], module.act_fn, dots)
+        hidden = gate_backward(
+            hidden, back, weights, routing.pair[group.slots], module.act_fn, dots
+        )
         for chunk in group.chunks:
-            _product(hidden[chunk.slots], gate_up[chunk.experts], of_group[chunk.slots])  # which nothing reads any more
+            _product(
+                hidden[chunk.slots], gate_up[chunk.experts], of_group[chunk.slots]
+            )  # which nothing reads any more
         del gate_up, down, hidden, back  # before the next group's are made
     return sum_rows(rows, routing.slot_of_pair), grad_weights[routing.slot_of_pair]
 
@@ -108,7 +126,13 @@ class _KeepInputs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *gradients(grad, *ctx.saved_tensors, ctx.routing(), ctx.module), None, None, None, None
+        return (
+            *gradients(grad, *ctx.saved_tensors, ctx.routing(), ctx.module),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _Compute(torch.autograd.Function):
@@ -116,7 +140,12 @@ class _Compute(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, stand_in: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, routing: Callable[[], Routing], module: Any
+        ctx: Any,
+        stand_in: torch.Tensor,
+        x: torch.Tensor,
+        weights: torch.Tensor,
+        routing: Callable[[], Routing],
+        module: Any,
     ) -> torch.Tensor:
         return compute(x, weights, routing(), module).to(stand_in.dtype)
 

@@ -22,17 +22,22 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationMethod
 
-from vqa_utils.model.nf4._offloading import ExpertStream
+from vqa_utils.model.nf4._offloading import ExpertOffloader
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 
 METHOD = "nf4_with_experts"
-KEPT_IN_16_BITS = ("model.visual", "lm_head")  # naming any replaces transformers' own list, so the head is named too
+KEPT_IN_16_BITS = (
+    "model.visual",
+    "lm_head",
+)  # naming any replaces transformers' own list, so the head is named too
 
 
 class _QuantizeOne(Bnb4bitQuantize):
     """Gets one parameter at a time: fused experts become several tensors, everything else is bitsandbytes' own."""
 
-    def convert(self, input_dict: dict[str, Any], model: nn.Module | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def convert(
+        self, input_dict: dict[str, Any], model: nn.Module | None = None, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         result = {}
         for name, value in input_dict.items():
             module, _ = get_module_from_name(model, name)
@@ -41,7 +46,10 @@ class _QuantizeOne(Bnb4bitQuantize):
                 if _was_left_transposed(model, value):
                     value = value.mT
                 owner, _, projection = name.rpartition(".")
-                result |= {f"{owner}.{prefix}{projection}": tensor for prefix, tensor in module.quantize(value).items()}
+                result |= {
+                    f"{owner}.{prefix}{projection}": tensor
+                    for prefix, tensor in module.quantize(value).items()
+                }
                 module._is_hf_initialized = True
             else:
                 result |= super().convert({name: value}, model=model, **kwargs)
@@ -58,7 +66,11 @@ class NF4Config(BitsAndBytesConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Without `load_in_4bit`, which would send a reload to the stock quantizer."""
-        return {key: value for key, value in super().to_dict().items() if key not in ("load_in_4bit", "_load_in_4bit")}
+        return {
+            key: value
+            for key, value in super().to_dict().items()
+            if key not in ("load_in_4bit", "_load_in_4bit")
+        }
 
 
 @register_quantizer(METHOD)
@@ -67,10 +79,14 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         super()._process_model_before_weight_loading(model, **kwargs)
-        model.quantization_method = QuantizationMethod.BITS_AND_BYTES  # keeps `model.to(dtype)` refused
+        model.quantization_method = (
+            QuantizationMethod.BITS_AND_BYTES
+        )  # keeps `model.to(dtype)` refused
         config = self.quantization_config
         for name, module in list(model.named_modules()):
-            if _is_fused_experts(module) and should_convert_module(name, self.modules_to_not_convert):
+            if _is_fused_experts(module) and should_convert_module(
+                name, self.modules_to_not_convert
+            ):
                 experts = NF4Experts(
                     module,
                     config.bnb_4bit_compute_dtype,
@@ -103,7 +119,13 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
                 # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight for a kernel that has
                 # no autograd, and training that follows an evaluation goes on with wrong gradients (0.50.2)
                 module.support_avx512bf16_for_cpu = False
-        _join_streams([module for module in model.modules() if isinstance(module, NF4Experts) and module.host is not None])
+        _join_streams(
+            [
+                module
+                for module in model.modules()
+                if isinstance(module, NF4Experts) and module.host is not None
+            ]
+        )
         return model
 
 
@@ -111,7 +133,7 @@ _streamed: ContextVar[tuple[str, ...]] = ContextVar("streamed layers", default=(
 
 
 @contextmanager
-def streaming(layers: Collection[str]) -> Iterator[None]:
+def offloading(layers: Collection[str]) -> Iterator[None]:
     """While a model is loaded: keep the experts of these decoder layers in host memory."""
     token = _streamed.set(tuple(layers))
     try:
@@ -124,7 +146,7 @@ def _join_streams(streamed: list[NF4Experts]) -> None:
     """One stream for all layers of a GPU, in their order."""
     for device in {module.gate_up_proj.device for module in streamed}:
         there = [module for module in streamed if module.gate_up_proj.device == device]
-        stream = ExpertStream([module.host for module in there], device)
+        stream = ExpertOffloader([module.host for module in there], device)
         for module in there:
             module.stream = stream
 
@@ -145,7 +167,11 @@ def _was_left_transposed(model: nn.Module, experts: torch.Tensor) -> bool:
     was written by transformers 4; what version 5 saves is in the model's own.
     """
     config, square = model.config, experts.shape[1] == experts.shape[2]
-    return square and config.model_type == "qwen3_vl_moe" and Version(config.transformers_version or "4").major < 5
+    return (
+        square
+        and config.model_type == "qwen3_vl_moe"
+        and Version(config.transformers_version or "4").major < 5
+    )
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
