@@ -11,6 +11,7 @@ sys.path.insert(0, "..")
 from vqa_utils.analysis import error_analysis, figures, report
 from vqa_utils.analysis.baselines import answers_without_images, baseline_table, describe_baselines
 from vqa_utils.analysis.clusters import question_clusters
+from vqa_utils.analysis.gallery import gallery
 from vqa_utils.analysis.position_bias import pooled_orders, position_bias
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
@@ -18,6 +19,8 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
 from vqa_utils.data.images import image_pixels
 from vqa_utils.data.question_kinds import question_kinds
+from vqa_utils.ensembling.combining import describe_unanimity
+from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import describe_refit, pooled, read_members, rows_of, scored_folds
 from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
 from vqa_utils.metrics import correct
@@ -134,7 +137,7 @@ bands.round(3)
 
 # %% tags=["nbval-ignore-output"]
 members = read_members(paths, config, challenge.test["id"])
-words["Folds"] = f"{report.describe_unanimity(members)}\n{describe_refit(paths, config)}"
+words["Folds"] = f"{describe_unanimity(members)}\n{describe_refit(paths, config)}"
 print(words["Folds"])
 
 # %% [markdown]
@@ -147,10 +150,10 @@ mistakes = error_analysis.worst_mistakes(probs, train, count=50)
 mistakes = mistakes.assign(cluster=clusters[mistakes.index], pixels=pixels[mistakes.index])
 words["Worst mistakes"] = error_analysis.describe_mistakes(mistakes, right)
 print(words["Worst mistakes"])
-report.gallery(mistakes.head(8), challenge.folder)
+gallery(mistakes.head(8), challenge.folder)
 
 # %%
-tables = {"Folds": report.fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,
+tables = {"Folds": fold_table(paths, config, folds, train), "Baselines": baselines, "Groups": groups,
           "Confidence": bands, **bias.tables, "Worst mistakes": mistakes}  # fmt: skip
 plots = {"Accuracy against baselines": baseline_figure, "Confusion": confusion, "Position bias": bias_figure,
          "Accuracy by group": group_figure, "Reliability": reliability}  # fmt: skip
