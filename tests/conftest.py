@@ -28,6 +28,13 @@ COLOURS = {"red": "빨간색", "blue": "파란색", "green": "초록색", "yello
            "teal": "청록색", "brown": "갈색", "orange": "주황색", "purple": "보라색", "pink": "분홍색", "white": "흰색"}  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """nbval's cells are slow: each notebook starts a kernel and imports what it needs."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
+
+
 def write_korean_challenge(folder, train=24, test=8):
     """Colour questions in Korean over drawn scenes; the letters of the answers go round."""
     (folder / "images").mkdir(parents=True)

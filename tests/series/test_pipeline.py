@@ -1,6 +1,7 @@
 """The whole series through its command, on Korean questions: which files it writes, what it reuses, how it fails."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.ensembling.temperature import scaled, temperatures_of
 from vqa_utils.scoring.options import questions_of_fold
 
+pytestmark = pytest.mark.slow
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
 
 
@@ -122,23 +124,18 @@ def test_the_files_keep_the_contracts_between_the_stages(paths, folder):
     assert list(answers["answer"]) == list(mean.set_index("id").loc[sample["id"]].idxmax(axis=1))
 
 
-def test_every_archived_notebook_ran_with_its_parameters(paths):
-    for name in NOTEBOOKS:
-        notebook = nbformat.read(paths.notebooks / f"{name}.ipynb", 4)
-        given = notebook.metadata["papermill"]["parameters"]
-        assert given == {"run_id": "korean"} | (
-            {"fold": int(name[-1])} if "fold" in name[2:] and name[-1].isdigit() else {}
-        )
-        assert (
-            notebook.metadata["papermill"]["exception"] is None
-            and "jupytext" not in notebook.metadata
-        )
-        assert [
-            o.text
-            for cell in notebook.cells
-            for o in cell.get("outputs", [])
-            if o.get("name") == "stderr"
-        ] == []
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_archived_notebook_ran_with_its_parameters(paths, name):
+    notebook = nbformat.read(paths.notebooks / f"{name}.ipynb", 4)
+    expected = {"run_id": "korean"}
+    if "-fold" in name:
+        expected["fold"] = int(name[-1])
+    assert notebook.metadata["papermill"]["parameters"] == expected
+    assert notebook.metadata["papermill"]["exception"] is None
+    assert "jupytext" not in notebook.metadata
+    code_cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+    for cell in code_cells:
+        assert [output for output in cell.outputs if output.get("name") == "stderr"] == []
 
 
 def test_the_origin_of_the_run_is_recorded(paths, folder):
@@ -162,73 +159,52 @@ def test_the_terminal_shows_the_scores_and_where_the_submission_is(output):
     assert "where the time went" in output and "kernel start" in output
 
 
-def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, runs, tmp_path):
-    kept = shutil.copytree(paths.folder, tmp_path / "kept")
-    (paths.ensemble / "probs_test.csv").unlink()
-    dry = run_all("--run-id", "korean", "--resume", "--dry-run", runs=runs)
-    assert dry.count("reuse") == 7 and "05_ensemble" in dry and "run_id=korean fold=1" in dry
-    assert not (paths.ensemble / "probs_test.csv").exists(), "a dry run runs nothing"
-    found = run_all("--run-id", "korean", "--resume", runs=runs)
+def resume(*arguments, runs, expect=0):
+    return run_all("--run-id", "korean", "--resume", *arguments, runs=runs, expect=expect)
+
+
+def test_a_resumed_run_reuses_what_is_whole_and_makes_what_is_missing(paths, runs):
+    ensemble = paths.ensemble / "probs_test.csv"
+    before = ensemble.read_bytes()
+    ensemble.unlink()
+    dry = resume("--dry-run", runs=runs)
+    assert dry.count("reuse") == 7 and "run_id=korean fold=1" in dry
+    assert not ensemble.exists(), "a dry run runs nothing"
+    found = resume(runs=runs)
     assert found.count("reused") == 7
-    assert (paths.ensemble / "probs_test.csv").read_bytes() == (
-        kept / "ensemble" / "probs_test.csv"
-    ).read_bytes()
+    assert ensemble.read_bytes() == before
 
 
-def test_settings_that_an_adapter_does_not_depend_on_leave_it_alone(paths, runs):
-    dry = run_all(
-        "--run-id",
-        "korean",
-        "--resume",
-        "--dry-run",
-        "--set",
-        "score_batch=3",
-        "--from",
-        "03_train_fold",
-        runs=runs,
-    )
-    assert dry.count("reuse") == 2 and dry.count("run again") == 4
-    dry = run_all(
-        "--run-id",
-        "korean",
-        "--resume",
-        "--dry-run",
-        "--set",
-        "ensemble=vote",
-        "--set",
-        "calibrate=false",
-        runs=runs,
-    )
-    assert dry.count("reuse") == 6 and dry.count("run again") == 2
-    dry = run_all(
-        "--run-id",
-        "korean",
-        "--resume",
-        "--dry-run",
-        "--set",
-        "lora_r=3",
-        "--from",
-        "03_train_fold",
-        runs=runs,
-    )
-    assert dry.count("reuse") == 0
+@pytest.mark.parametrize(
+    ("settings", "start", "reused", "run_again"),
+    [
+        (["score_batch=3"], "03_train_fold", 2, 4),
+        (["ensemble=vote", "calibrate=false"], "", 6, 2),
+        (["lora_r=3"], "03_train_fold", 0, 6),
+    ],
+)
+def test_a_setting_reruns_only_the_notebooks_that_depend_on_it(
+    paths, runs, settings, start, reused, run_again
+):
+    arguments = ["--dry-run"]
+    for setting in settings:
+        arguments += ["--set", setting]
+    if start:
+        arguments += ["--from", start]
+    dry = resume(*arguments, runs=runs)
+    assert dry.count("reuse") == reused and dry.count("run again") == run_again
 
 
 def test_an_adapter_that_held_out_other_rows_is_refused(paths, runs):
     kept = paths.folds.read_text()
-    paths.folds.write_text(
-        pd.read_csv(paths.folds).assign(fold=lambda f: 1 - f["fold"]).to_csv(index=False)
-    )
-    found = run_all(
-        "--run-id", "korean", "--resume", "--only", "04_infer", "--folds", "0", runs=runs, expect=1
-    )
-    with pytest.raises(ArtifactError, match="held out others, and may have trained on these"):
-        questions_of_fold(
-            paths, open_run("korean")[1], 0
-        )  # what the notebook asks first, by hand too
+    folds = pd.read_csv(paths.folds)
+    paths.folds.write_text(folds.assign(fold=1 - folds["fold"]).to_csv(index=False))
+    found = resume("--only", "04_infer", "--folds", "0", runs=runs, expect=1)
+    assert "03_train_fold-fold0" in found
+    with pytest.raises(ArtifactError, match="held out others"):  # the notebook by hand asks first
+        questions_of_fold(paths, open_run("korean")[1], 0)
     paths.folds.write_text(kept)
-    assert "found others at 03_train_fold-fold0; without --from" in found
-    run_all("--run-id", "korean", "--resume", runs=runs)
+    resume(runs=runs)
 
 
 def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder, tmp_path):
@@ -248,44 +224,28 @@ def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder
 
 
 def test_bad_input_is_reported_before_anything_runs(runs, folder, tmp_path):
-    bad = tmp_path / "bad"
-    shutil.copytree(folder, bad)
+    bad = shutil.copytree(folder, tmp_path / "bad")
     frame = pd.read_csv(bad / "train.csv").assign(answer="z")
     frame.to_csv(bad / "train.csv", index=False)
     found = run_all("--data", str(bad), "--run-id", "bad", runs=runs, expect=1)
-    assert (
-        "train.csv line 2: answer: expected a, b, c or d, found 'z'" in found
-        and "Traceback" not in found
-    )
-    assert not (runs / "bad").exists()
+    assert "train.csv line 2: answer:" in found and "'z'" in found
+    assert "Traceback" not in found and not (runs / "bad").exists()
 
 
-def test_a_notebook_whose_input_is_missing_says_what_to_run_first(runs, folder, monkeypatch):
+def test_a_notebook_without_its_input_names_the_notebooks_to_run_first(runs, folder, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(runs))
-    found = run_all(
-        "--data",
-        str(folder),
-        "--run-id",
-        "early",
-        "--only",
-        "05_ensemble",
-        *SETTINGS,
-        runs=runs,
-        expect=1,
-    )
-    assert "run notebook 02_folds first" in found and not RunPaths("early").notebooks.exists(), (
-        "before any kernel starts"
-    )
-    run_all("--data", str(folder), "--run-id", "early", "--only", "02_folds", *SETTINGS, runs=runs)
+    new_run = ["--data", str(folder), "--run-id", "early", *SETTINGS]
+    found = run_all(*new_run, "--only", "05_ensemble", runs=runs, expect=1)
+    assert "02_folds" in found
+    assert not RunPaths("early").notebooks.exists(), "no kernel has started"
+    run_all(*new_run, "--only", "02_folds", runs=runs)
     found = run_all("--run-id", "early", "--resume", "--only", "05_ensemble", runs=runs, expect=1)
-    assert (
-        "run notebooks 03_train_fold and 04_infer first" in found
-        and "runs/early/notebooks/05_ensemble.ipynb" in found
-    )
+    assert "03_train_fold and 04_infer" in found
+    assert "runs/early/notebooks/05_ensemble.ipynb" in found
 
 
-def test_a_preset_that_cannot_run_here_says_so_at_once(runs, folder):
-    if shutil.which("nvidia-smi"):
-        pytest.skip("this machine has a GPU")
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_a_preset_that_cannot_run_here_is_refused_with_what_it_needs(runs, folder):
     found = run_all("--preset", "safe", "--data", str(folder), runs=runs, expect=1)
-    assert "expected 18.8 GiB of GPU memory" in found and "presets that work here: demo" in found
+    need = re.search(r"([\d.]+) GiB of GPU memory", found)
+    assert need and float(need[1]) > 15 and "presets that work here: demo" in found
