@@ -104,7 +104,7 @@ def base(config):
 def arguments(**given):
     nothing = {
         "data": None,
-        "plan": None,
+        "command": "run",
         "model": None,
         "limit": None,
         "set": [],
@@ -117,7 +117,7 @@ def arguments(**given):
     return argparse.Namespace(
         **{
             **nothing,
-            **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False),
+            **dict.fromkeys(("resume", "force", "dry_run"), False),
             **given,
         }
     )

@@ -133,9 +133,7 @@ def describe_comparison(group: pd.DataFrame) -> str:
 def _existing(run_ids: Sequence[str]) -> list[str]:
     missing = [run_id for run_id in run_ids if not RunPaths(run_id).config.exists()]
     if missing:
-        raise RunError(
-            f"--compare: expected runs below {runs_dir()}, found none called {', '.join(missing)}"
-        )
+        raise RunError(f"expected runs below {runs_dir()}, found none called {', '.join(missing)}")
     if run_ids:
         return list(dict.fromkeys(RunPaths(run_id).folder.resolve().name for run_id in run_ids))
     return sorted(
