@@ -361,7 +361,7 @@ def test_the_command_answers_at_once_without_a_gpu():
 
 
 def test_a_local_model_is_planned_from_its_own_config():
-    words = "run_all.py plan --t4 1 --model vqa_utils/tiny_base/model".split()
+    words = ["run_all.py", "plan", "--t4", "1", "--model", "vqa_utils/tiny_base/model"]
     command = [sys.executable, *words]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "demo fits on 1 x Tesla T4" in found.stdout and "GPU 0: 4 decoder layers" in found.stdout
