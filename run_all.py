@@ -3,18 +3,18 @@
 
 python run_all.py                              a small demo, on any machine
 python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
+python run_all.py --resume                     go on after a stop
 """
 
 import os
-import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.errors import RunError, VqaError
-from vqa_utils.running.arguments import check_heeded, parse_arguments
+from vqa_utils.errors import VqaError
+from vqa_utils.running.arguments import PROGRAM, parse_arguments
 from vqa_utils.running.stages import Stage, Step, select_steps
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ STAGES = (
 
 
 def main() -> None:
-    """Do what the command line says; an error that a user can mend is one message and exit status 1."""
+    """Execute one command; show an error that a user can mend as one message, exit status 1."""
     args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
@@ -74,93 +74,129 @@ def main() -> None:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        again = f"--sweep {args.sweep}" if args.sweep else "--resume"
-        console.print(f"stopped; python run_all.py {again} goes on from here", style="yellow")
+        console.print(f"stopped; {describe_going_on(args)}", style="yellow", markup=False)
         sys.exit(130)
 
 
 def run(args: "Namespace", console: "Console") -> None:
-    """Settle the run; look at presets or the memory plan, or go on with its steps."""
-    check_heeded(args)
-    from vqa_utils.planning.gpus import T4, find_gpus
+    """Execute the command."""
+    COMMANDS[args.command](args, console)
+
+
+def describe_going_on(args: "Namespace") -> str:
+    """Say how to go on with a command that was stopped."""
+    if args.command != "run":
+        return "the same command goes on from here"
+    run_id = f" --run-id {args.run_id}" if args.run_id else ""
+    return f"{PROGRAM} --resume{run_id} goes on from here"
+
+
+def run_series(args: "Namespace", console: "Console") -> None:
+    """Start a run, or go on with one."""
+    from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.plan import resolve_for_machine
+    from vqa_utils.running.resolution import resolve_run
+
+    paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
+    run_steps(args, paths, resolve_for_machine(config, find_gpus()), console)
+
+
+def show_plan(args: "Namespace", console: "Console") -> None:
+    """Print the memory plan, and the expected minutes if the run fits."""
+    from vqa_utils.planning.gpus import T4, find_gpus
     from vqa_utils.running.plan_table import print_forecast, print_plan
     from vqa_utils.running.resolution import resolve_run, rows_here
 
-    if args.list_presets:
-        from vqa_utils.running.terminal import print_presets
-
-        print_presets(console)
-        return
-    if args.ensemble:
-        from vqa_utils.experiments.blends import blend_runs
-
-        blend_runs(args.ensemble, args.run_id or time.strftime("%Y%m%d-%H%M%S-ensemble"), console)
-        return
-    if args.compare is not None:
-        from vqa_utils.experiments.comparison import compare_runs
-
-        compare_runs(console, args.compare)
-        return
-    if args.sweep:
-        run_points(args, console)
-        return
-    paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
-    if args.plan is None:
-        run_steps(args, paths, resolve_for_machine(config, find_gpus()), console)
-        return
-    gpus = [T4] * args.plan or find_gpus() or [T4, T4]
+    _, config = resolve_run(args, new_id="planned")
+    gpus = [T4] * args.t4 or find_gpus() or [T4, T4]
     if print_plan(console, config, gpus).fits:
         print_forecast(console, config, gpus, rows_here(config))
 
 
-def run_points(args: "Namespace", console: "Console") -> None:
-    """Look at a sweep's points, or run them."""
-    from vqa_utils.experiments.sweep import run_sweep, sweep_table
-    from vqa_utils.experiments.sweep_points import read_points
-    from vqa_utils.planning.gpus import find_gpus
+def show_status(args: "Namespace", console: "Console") -> None:
+    """Print the state of each notebook of a run."""
+    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.runner import Runner
     from vqa_utils.running.terminal import print_table
 
-    points = read_points(Path(args.sweep), find_gpus())
-    if args.dry_run:
-        print_table(console, args.sweep, sweep_table(points, STAGES, console))
-        return
-    run_sweep(
-        points,
-        STAGES,
-        lambda point: run_steps(args, point.paths, point.config, console),
-        console,
-        reuse=not args.force,
-    )
+    paths, config = resolve_run(args, new_id="")
+    runner = Runner(paths, config, console, reuse=True)
+    steps = select_steps(STAGES, config.adapter_numbers)
+    print_table(console, f"run {paths.run_id}", runner.table(steps))
 
 
-def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
-    """Look at a run's steps, predict, or execute what is due."""
+def predict_test(args: "Namespace", console: "Console") -> None:
+    """Answer another test set with the adapters of a run."""
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
     from vqa_utils.running.lock import locked
     from vqa_utils.running.prediction import predict
+    from vqa_utils.running.resolution import resolve_run
+
+    paths, config = resolve_run(args, new_id="")
+    check_run(config, find_gpus())
+    with locked(paths):
+        submission = predict(paths, config, Path(args.folder), console)
+    console.print(f"submission: {shown(submission)}")
+
+
+def blend(args: "Namespace", console: "Console") -> None:
+    """Blend finished runs into a folder of its own."""
+    from vqa_utils.experiments.blends import blend_runs
+
+    blend_runs(args.runs, args.run_id or time.strftime("%Y%m%d-%H%M%S-blend"), console)
+
+
+def sweep(args: "Namespace", console: "Console") -> None:
+    """Show the points of a sweep, or run them."""
+    from vqa_utils.experiments.sweep import run_sweep, sweep_table
+    from vqa_utils.experiments.sweep_points import Point, read_points
+    from vqa_utils.planning.gpus import find_gpus
+    from vqa_utils.running.terminal import print_table
+
+    points = read_points(Path(args.file), find_gpus())
+    if args.dry_run:
+        print_table(console, args.file, sweep_table(points, STAGES, console))
+        return
+
+    def run_point(point: Point) -> None:
+        run_steps(args, point.paths, point.config, console)
+
+    run_sweep(points, STAGES, run_point, console, reuse=not args.force)
+
+
+def compare(args: "Namespace", console: "Console") -> None:
+    """Print the scores of finished runs side by side."""
+    from vqa_utils.experiments.comparison import compare_runs
+
+    compare_runs(console, args.runs)
+
+
+def show_presets(args: "Namespace", console: "Console") -> None:
+    """Print the named settings."""
+    from vqa_utils.running.terminal import print_presets
+
+    print_presets(console)
+
+
+def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
+    """Execute the notebooks of a run that are due, or show which those are."""
+    from vqa_utils.planning.gpus import find_gpus
+    from vqa_utils.planning.machine_check import check_run
+    from vqa_utils.running.lock import locked
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.terminal import print_table
 
-    if not re.fullmatch(r"(\d+(,\d+)*)?", args.folds):
-        raise RunError(f"--folds: expected numbers such as 0,2, found {args.folds!r}")
-    chosen = sorted({int(k) for k in args.folds.split(",") if k})
     steps = select_steps(
-        STAGES, config.adapter_numbers, chosen=chosen, only=args.only, start=args.start
+        STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
     )
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
-    if args.status or args.dry_run:
+    if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
     check_run(config, find_gpus())
     with locked(paths):
-        if args.predict:
-            console.print(
-                f"submission: {shown(predict(paths, config, Path(args.predict), console))}"
-            )
-        else:
-            execute_steps(runner, steps)
+        execute_steps(runner, steps)
 
 
 def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
@@ -203,6 +239,17 @@ def built_on(steps: "list[Step]", paths: "RunPaths", config: "Config") -> "list[
     taken += [Step(ensemble)] * (analysis.name in selected)
     return [step for step in taken if step not in steps]
 
+
+COMMANDS = {
+    "run": run_series,
+    "plan": show_plan,
+    "status": show_status,
+    "predict": predict_test,
+    "blend": blend,
+    "sweep": sweep,
+    "compare": compare,
+    "presets": show_presets,
+}
 
 if __name__ == "__main__":
     main()

@@ -111,7 +111,7 @@ def base(config):
 def arguments(**given):
     nothing = {
         "data": None,
-        "plan": None,
+        "command": "run",
         "model": None,
         "limit": None,
         "set": [],
@@ -124,7 +124,7 @@ def arguments(**given):
     return argparse.Namespace(
         **{
             **nothing,
-            **dict.fromkeys(("resume", "status", "predict", "force", "dry_run"), False),
+            **dict.fromkeys(("resume", "force", "dry_run"), False),
             **given,
         }
     )

@@ -1,6 +1,6 @@
 """What each switch does to the out-of-fold score: the runs of a sweep over seeds, against those that have no switch on.
 
-    python run_all.py --sweep tests/bench/switches.yaml
+    python run_all.py sweep tests/bench/switches.yaml
     python tests/bench/switches.py RUN ...          # all runs of the sweep, and more
 
 Runs that differ in their seed alone are one line. A row's difference to the runs without a switch is its mean over the seeds,

@@ -43,14 +43,14 @@ def sweep(tmp_path):
 
 @pytest.fixture
 def command(stand_in, console, monkeypatch, sweep, korean_folder):
-    """Runs `run_all.py --sweep` on a file's text, or `GRID`, and returns what it printed."""
+    """Runs `run_all.py sweep` on a file's text, or `GRID`, and returns what it printed."""
 
     def run(*arguments, text=GRID):
         monkeypatch.setattr(
             "sys.argv",
             [
                 "run_all.py",
-                "--sweep",
+                "sweep",
                 str(sweep(text.replace("DATA", str(korean_folder)))),
                 *arguments,
             ],

@@ -151,7 +151,8 @@ def test_rows_are_counted_where_the_data_is(tmp_path, monkeypatch):
 def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_path):
     for name, rows in (("train", 400), ("test", 100)):
         (tmp_path / f"{name}.csv").write_text("id\n" + "1\n" * rows)
-    command = [sys.executable, "run_all.py", "--preset", "safe", "--data", str(tmp_path), "--plan"]
+    words = ["run_all.py", "plan", "--preset", "safe", "--data", str(tmp_path), "--t4"]
+    command = [sys.executable, *words]
     texts = [
         subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for n in ("2", "1")

@@ -354,13 +354,14 @@ def test_the_table_says_what_the_plan_says():
 
 def test_the_command_answers_at_once_without_a_gpu():
     start = time.time()
-    command = [sys.executable, "run_all.py", "--preset", "balanced", "--plan", "2"]
+    command = [sys.executable, "run_all.py", "plan", "--preset", "balanced", "--t4", "2"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "balanced fits on 2 x Tesla T4" in found.stdout and "GPU 1" in found.stdout
     assert time.time() - start < 20  # a torch import would show; 0.4 s measured
 
 
 def test_a_local_model_is_planned_from_its_own_config():
-    command = [sys.executable, "run_all.py", "--plan", "1", "--model", "vqa_utils/tiny_base/model"]
+    words = ["run_all.py", "plan", "--t4", "1", "--model", "vqa_utils/tiny_base/model"]
+    command = [sys.executable, *words]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "demo fits on 1 x Tesla T4" in found.stdout and "GPU 0: 4 decoder layers" in found.stdout

@@ -1,70 +1,134 @@
-"""What can be said on the command line, and what a command would not heed."""
+"""The commands of run_all.py, and the options that each one takes."""
 
 import re
+import shlex
 
 import pytest
 
 import run_all
-from vqa_utils.errors import RunError
-from vqa_utils.running import arguments
-from vqa_utils.running.arguments import HEEDED, check_heeded, parse_arguments
+from vqa_utils.artifacts.paths import ROOT
+from vqa_utils.running.arguments import parse_arguments
+
+PAGES = ("README.md", "runs/README.md")
 
 
-def refusal(monkeypatch, *words):
-    """What the command says against its arguments; empty where it heeds all."""
-    monkeypatch.setattr("sys.argv", ["run_all.py", *words])
-    try:
-        check_heeded(parse_arguments())
-    except RunError as error:
-        return str(error)
-    return ""
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses the words of a command line."""
+
+    def parse(*words):
+        monkeypatch.setattr("sys.argv", ["run_all.py", *words])
+        return parse_arguments()
+
+    return parse
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (("--predict", "DIR", "--folds", "0", "--limit", "0", "--set", "tta=1"), "--set, --limit, --folds"),
-        (("--ensemble", "a", "b", "--resume", "--data", ""), "--data, --resume"),
-        (("--compare", "--from", "05_ensemble"), "--from"),
-        (("--list-presets", "--compare"), "--compare"),
-        (("--sweep", "grid.yaml", "--preset", "demo", "--extra-train", "x.csv", "--refit", "--set", "seed=1", "--limit", "5"),
-         "--preset, --extra-train, --refit, --set, --limit"),
-        (("--plan", "--only", "03_train_fold", "--status"), "--only, --status"),
-    ],
-)  # fmt: skip
-def test_what_a_command_would_not_heed_is_refused(monkeypatch, words, found):
-    assert re.fullmatch(
-        rf"{words[0]}: expected .* beside it, as .*; found {found}", refusal(monkeypatch, *words)
-    )
+def refusal(capsys, parse, *words):
+    """Return the message of a command line that is refused."""
+    with pytest.raises(SystemExit) as ended:
+        parse(*words)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "refused"),
     [
-        (),
-        ("--preset", "safe", "--data", "DIR", "--folds", "0", "--no-ladder", "--set", "seed=1"),
-        ("--status", "--run-id", "r", "--set", "tta=2"),
-        ("--resume", "--dry-run", "--from", "05_ensemble", "--refit"),
-        ("--predict", "DIR", "--run-id", "r"),
-        ("--sweep", "grid.yaml", "--dry-run", "--folds", "0", "--force"),
-        ("--plan", "2", "--preset", "safe", "--set", "image_side=448"),
-        ("--compare", "a", "b"),
+        (("predict", "DIR", "--folds", "0"), "--folds"),
+        (("predict", "DIR", "--set", "tta=1"), "--set"),
+        (("blend", "a", "b", "--resume"), "--resume"),
+        (("blend", "a", "b", "--data", ""), "--data"),
+        (("compare", "--from", "05_ensemble"), "--from"),
+        (("presets", "--run-id", "r"), "--run-id"),
+        (("sweep", "grid.yaml", "--preset", "demo"), "--preset"),
+        (("sweep", "grid.yaml", "--limit", "5"), "--limit"),
+        (("plan", "--only", "03_train_fold"), "--only"),
+        (("plan", "2"), "2"),
+        (("status", "--force"), "--force"),
+        (("--res",), "--res"),
     ],
 )
-def test_what_it_heeds_passes(monkeypatch, words):
-    assert refusal(monkeypatch, *words) == ""
+def test_an_option_that_a_command_does_not_heed_is_refused(capsys, parse, words, refused):
+    command = words[0] if words[0] in run_all.COMMANDS else "run"
+    message = refusal(capsys, parse, *words)
+    assert f"`{command}` does not take {refused}" in message
+    assert f"{command} --help" in message
 
 
-def test_the_table_names_arguments_that_there_are():
-    known = vars(arguments._parser("").parse_args([]))
-    assert {name for command, (heeded, _) in HEEDED.items() for name in (command, *heeded)} <= set(
-        known
-    )
+@pytest.mark.parametrize("words", [("--plan", "2"), ("--preset", "safe", "plan")])
+def test_a_command_that_does_not_come_first_is_named(capsys, parse, words):
+    assert "run_all.py plan --help" in refusal(capsys, parse, *words)
 
 
-def test_the_command_refuses_before_it_does_anything(monkeypatch, console, stand_in, korean_folder):
-    monkeypatch.setattr(
-        "sys.argv", ["run_all.py", "--predict", str(korean_folder), "--set", "tta=1"]
-    )
-    with pytest.raises(RunError, match="--predict: expected --run-id, --resume beside it"):
-        run_all.run(parse_arguments(), console)
+def test_an_unknown_command_is_answered_with_the_known_ones(capsys, parse):
+    message = refusal(capsys, parse, "stauts")
+    assert all(name in message for name in run_all.COMMANDS)
+
+
+@pytest.mark.parametrize("words", [(), ("--preset", "safe"), ("run", "--preset", "safe")])
+def test_run_is_the_default_command(parse, words):
+    args = parse(*words)
+    assert args.command == "run"
+    assert args.preset == ("safe" if words else None)
+
+
+def test_options_of_run_have_their_defaults_in_other_commands(parse):
+    run = vars(parse("run"))
+    for words in (("status",), ("predict", "DIR"), ("sweep", "FILE"), ("plan",), ("presets",)):
+        args = vars(parse(*words))
+        assert run | {"command": words[0]} == {name: args[name] for name in run}
+
+
+def test_fold_numbers_are_sorted_and_each_taken_once(capsys, parse):
+    assert parse("--folds", "2,0,2").folds == [0, 2]
+    assert parse().folds == []
+    assert "'0;2'" in refusal(capsys, parse, "--folds", "0;2")
+
+
+def test_the_pages_show_command_lines_that_can_be_parsed(parse):
+    line_of_a_block = re.compile(r"^(?:.*&& | *)python run_all\.py\b([^#\n]*)", re.MULTILINE)
+    commands = []
+    for page in PAGES:
+        for options in line_of_a_block.findall((ROOT / page).read_text(encoding="utf-8")):
+            words = shlex.split(options)
+            if words != ["--help"]:
+                commands.append(parse(*words).command)
+    assert {"run", "plan", "status", "predict"} <= set(commands)
+
+
+@pytest.mark.parametrize(
+    ("words", "going_on"),
+    [
+        (("--preset", "demo"), "python run_all.py --resume goes on"),
+        (("--run-id", "r", "--preset", "demo"), "python run_all.py --resume --run-id r goes on"),
+        (("sweep", "grid.yaml"), "the same command"),
+    ],
+)
+def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys, words, going_on):
+    def stop(args, console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_all, "run", stop)
+    monkeypatch.setattr("sys.argv", ["run_all.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_all.main()
+    assert ended.value.code == 130
+    assert going_on in capsys.readouterr().out
+
+
+def test_an_error_of_the_user_is_one_message_and_exit_status_1(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["run_all.py", "status", "--run-id", "absent"])
+    with pytest.raises(SystemExit) as ended:
+        run_all.main()
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("error: runs/absent: ") and printed.count("\n") == 1
+
+
+def test_every_command_has_a_help_of_its_own(capsys, parse):
+    for name in run_all.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            parse(name, "--help")
+        assert ended.value.code == 0
+        assert f"python run_all.py {'[run]' if name == 'run' else name}" in capsys.readouterr().out

@@ -53,7 +53,7 @@ def test_a_sweep_leaves_a_point_that_another_command_works_on(
 ):
     file = tmp_path / "s.yaml"
     file.write_text(f"data: {korean_folder}\nset: {{n_folds: 2}}\ngrid: {{ensemble: [mean, vote]}}")
-    monkeypatch.setattr("sys.argv", ["run_all.py", "--sweep", str(file)])
+    monkeypatch.setattr("sys.argv", ["run_all.py", "sweep", str(file)])
     with (
         locked(RunPaths("s-ensemble=vote")),
         pytest.raises(SweepError, match="1 of 2 points failed") as found,

@@ -232,7 +232,7 @@ def test_a_run_that_is_there_is_not_overwritten(korean_folder):
     for given in (
         {"run_id": "there", "resume": True},
         {"resume": True},
-        {"status": True},
+        {"command": "status"},
         {"run_id": "there", "force": True},
     ):
         paths, found = resolve_run(arguments(**given), "now")

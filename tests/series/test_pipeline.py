@@ -212,14 +212,14 @@ def test_another_test_set_is_answered_with_the_runs_adapters(paths, runs, folder
     shutil.copytree(folder, hidden)
     for name in ("train.csv", "sample_submission.csv"):
         (hidden / name).unlink()
-    found = run_all("--run-id", "korean", "--predict", str(hidden), runs=runs)
+    found = run_all("predict", str(hidden), "--run-id", "korean", runs=runs)
     assert "runs/korean/predict/hidden/submission_ensemble.csv" in found
     answers = pd.read_csv(paths.folder / "predict/hidden/submission_ensemble.csv")
     pd.testing.assert_frame_equal(
         answers, pd.read_csv(paths.submission(True))
     )  # the same rows, the same adapters
     other = shutil.copytree(hidden, tmp_path / "elsewhere" / "hidden")
-    refused = run_all("--run-id", "korean", "--predict", str(other), runs=runs, expect=1)
+    refused = run_all("predict", str(other), "--run-id", "korean", runs=runs, expect=1)
     assert f"has the answers to {hidden}" in refused
 
 

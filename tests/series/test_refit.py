@@ -39,7 +39,7 @@ def command(stand_in, console, monkeypatch, korean_folder):
     monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["run_all.py", "--run-id", "r", *arguments])
+        monkeypatch.setattr("sys.argv", ["run_all.py", *arguments, "--run-id", "r"])
         stand_in.executed.clear()
         before = len(console.file.getvalue())
         run_all.run(run_all.parse_arguments(), console)
@@ -87,7 +87,7 @@ def test_a_finished_run_gets_a_refit_and_keeps_its_folds(command):
     )
     assert not paths.fold(2).probs("oof").exists() and paths.fold(2).probs("test").exists()
     assert command("--resume") == [], "the run's own settings say that it has one"
-    assert command("--status") == [] and command.printed.count("done") == 10
+    assert command("status") == [] and command.printed.count("done") == 10
     assert command("--resume", "--set", "refit=false") == COMBINED
     assert command("--resume", "--set", "refit=true") == COMBINED, (
         "what was trained and scored before is whole"
@@ -139,7 +139,7 @@ def test_another_test_set_is_answered_by_the_refit_too(
         "vqa_utils.running.prediction.combined",
         lambda frames, how: seen.extend(frames) or combined(frames, how),
     )
-    command("--predict", str(korean_folder))
+    command("predict", str(korean_folder))
     answers = read_probabilities(RunPaths("r").fold(2).probs("test"))
     assert len(seen) == 3
     pd.testing.assert_frame_equal(

@@ -7,6 +7,7 @@ import jupytext
 import pytest
 from conftest import write_korean_challenge
 
+import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.config import to_dict
@@ -28,6 +29,15 @@ try:
     runpy.run_path("run_all.py", run_name="__main__")
 finally:
     {report}
+"""
+
+HELP = """
+import contextlib, sys, run_all
+for command in {commands}:
+    sys.argv = ["run_all.py", *command, "--help"]
+    with contextlib.suppress(SystemExit):
+        run_all.main()
+print([name for name in ("numpy", "pandas", "papermill", "rich", "yaml") if name in sys.modules])
 """
 
 
@@ -57,7 +67,7 @@ def test_the_imports_of_a_notebook_that_does_not_train(stem):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--preset", "safe", "--plan", "2"], ["--status", "--run-id", "small"]],
+    [["--help"], ["plan", "--preset", "safe", "--t4", "2"], ["status", "--run-id", "small"]],
 )
 def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
@@ -69,8 +79,8 @@ def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
 
 
 def test_the_help_needs_no_library():
-    code = "import sys, run_all; print([m for m in ('numpy', 'pandas', 'papermill', 'rich') if m in sys.modules])"
-    assert heavy_modules(code, ROOT) == "[]"
+    commands = [[], *([name] for name in run_all.COMMANDS)]
+    assert heavy_modules(HELP.format(commands=commands), ROOT) == "[]"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
             check_finished(paths, config)
             check_data(paths, config, hash_of)
         except VqaError as error:
-            problems.append(f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}")
+            problems.append(
+                f"{shown(paths.folder)}: {error}; see run_all.py status --run-id {paths.run_id}"
+            )
             continue
         configs[paths.run_id] = config
         challenge = load_challenge(config)

@@ -1,4 +1,4 @@
-"""Finished runs side by side: their scores on the same out-of-fold rows, and what chance makes of the differences."""
+"""Compares finished runs: their scores on the same out-of-fold rows, and tests of the differences."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class Scored:
 
     @property
     def rows_hash(self) -> str:
-        """Names the rows and their answers: what two runs must share for their scores to be comparable."""
+        """Name the rows and their answers: scores are comparable if these are the same."""
         return ids_hash(self.probs["id"] + "\t" + self.answers)
 
     @property
@@ -57,20 +57,26 @@ class Scored:
 
 
 def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
-    """Print finished runs, the best first, those on the same rows together; write the same to `runs/compare.csv`.
+    """Print the scores of finished runs, and write them to `runs/compare.csv`.
+
+    Runs on the same rows stand together, the best first. An unfinished run is left out, and the
+    reason printed.
 
     Args:
-        run_ids: the runs to compare; all below `runs/` where none is named. One that is not finished is left out, and why.
+        console: the terminal.
+        run_ids: folders below `runs/`; empty for all.
 
     Raises:
-        RunError: a run that is named does not exist.
+        RunError: a named run does not exist.
     """
-    scored, left_out, hash_of = [], {}, functools.cache(data_hash)
+    scored = []
+    left_out = {}
+    hash_of = functools.cache(data_hash)  # many runs have the same data
     for run_id in _existing(run_ids):
         try:
             scored.append(read_scored(run_id, hash_of))
         except VqaError as error:
-            left_out[run_id] = " ".join(str(error).split())
+            left_out[run_id] = " ".join(str(error).split())  # on one line
     if scored:
         table = comparison(scored)
         for _, group in table.groupby("rows_hash", sort=False):
@@ -84,135 +90,175 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
 
 
 def read_scored(run_id: str, hash_of: Callable[[Config], str] = data_hash) -> Scored:
-    """A run's out-of-fold probabilities with the answers.
+    """Read the out-of-fold probabilities of a run, and the answers.
+
+    Args:
+        run_id: the run.
+        hash_of: `data_hash`, cached if many runs are read.
 
     Raises:
-        VqaError: why it has none to compare: it is not finished, or its data are not there or have changed.
+        VqaError: the run is not finished, or its data are missing or have changed.
     """
     paths, config = open_run(run_id)
     check_finished(paths, config)
     check_data(paths, config, hash_of)
     train = load_challenge(config).train
-    probs = pooled(paths, config, read_folds(paths.folds, train), "oof").sort_values(
-        "id", ignore_index=True
-    )
+    folds = read_folds(paths.folds, train)
+    # Folds differ between runs: only the order by id is the same in all
+    probs = pooled(paths, config, folds, "oof").sort_values("id", ignore_index=True)
     return Scored(paths, config, probs, rows_of(probs, train)["answer"])
 
 
 def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
-    """A line a run (at least one): settings, scores, costs, and `mcnemar_p` against the best run on the same rows.
+    """Tabulate settings, scores and costs of at least one run.
 
     Returns:
-        Runs with the same `rows_hash` together, the most accurate first, at a tie the one of less log loss; the group with the
-        best run first. `low` and `high` are the ends of the accuracy's 95 % interval, memory is the largest of any fold and GPU.
+        A line a run. Runs with the same `rows_hash` stand together: the most accurate first, at a
+        tie the one of less log loss. The group with the best run comes first. `low` and `high` are
+        the ends of Wilson's 95 % interval of the accuracy, `peak_gib` is the largest of any fold
+        and GPU, `mcnemar_p` tests a run against the best of its group.
     """
     table = pd.DataFrame([_line(run) for run in runs])
     table["run_index"] = range(len(runs))
     table = table.sort_values(["accuracy", "log_loss"], ascending=[False, True])
-    table = pd.concat(
-        [group for _, group in table.groupby("rows_hash", sort=False)], ignore_index=True
-    )
-    best = table.groupby("rows_hash")["run_index"].transform("first")
-    pairs = zip(table["run_index"], best, strict=True)
-    p = [
-        np.nan if run == first else mcnemar(runs[first].right, runs[run].right)
-        for run, first in pairs
-    ]
-    return table.assign(mcnemar_p=p).drop(columns="run_index")
+    groups = [group for _, group in table.groupby("rows_hash", sort=False)]
+    table = pd.concat(groups, ignore_index=True)
+    best_of_group = table.groupby("rows_hash")["run_index"].transform("first")
+    p_values = []
+    for index, best in zip(table["run_index"], best_of_group, strict=True):
+        p = mcnemar(runs[best].right, runs[index].right) if index != best else np.nan
+        p_values.append(p)
+    return table.assign(mcnemar_p=p_values).drop(columns="run_index")
 
 
 def describe_comparison(group: pd.DataFrame) -> str:
-    """In words, how many runs on the same rows are behind the best by more than chance."""
-    best, others = group.iloc[0], group.iloc[1:]
+    """Name the runs of a group (same rows) that are behind its best by more than chance."""
+    best = group.iloc[0]
+    others = group.iloc[1:]
     if others.empty:
         return f"{best['run']} is alone on its rows."
-    beyond = others["run"][others["mcnemar_p"] < BEYOND_CHANCE]
-    return f"Behind {best['run']} beyond chance (p < {BEYOND_CHANCE}): {', '.join(beyond) or 'none'}, of {len(others)}."
+    behind = others["run"][others["mcnemar_p"] < BEYOND_CHANCE]
+    return (
+        f"Behind {best['run']} beyond chance (p < {BEYOND_CHANCE}): "
+        f"{', '.join(behind) or 'none'}, of {len(others)}."
+    )
 
 
 def _existing(run_ids: Sequence[str]) -> list[str]:
+    """Resolve the named runs, each once, or list all; `latest` is a link to another run."""
     missing = [run_id for run_id in run_ids if not RunPaths(run_id).config.exists()]
     if missing:
-        raise RunError(
-            f"--compare: expected runs below {runs_dir()}, found none called {', '.join(missing)}"
-        )
+        raise RunError(f"expected runs below {runs_dir()}, found none called {', '.join(missing)}")
     if run_ids:
         return list(dict.fromkeys(RunPaths(run_id).folder.resolve().name for run_id in run_ids))
-    return sorted(
-        file.parent.name
-        for file in runs_dir().glob("*/config.json")
-        if not file.parent.is_symlink()
-    )
+    folders = [file.parent for file in runs_dir().glob("*/config.json")]
+    return sorted(folder.name for folder in folders if not folder.is_symlink())
 
 
 def _line(run: Scored) -> dict[str, object]:
-    paths, config, right = run.paths, run.config, run.right
-    metas = [read_json(paths.fold(k).meta) for k in config.adapter_numbers]
-    endings = tuple(
-        f"-fold{k}" for k in config.adapter_numbers
-    )  # not those of a refit that was switched off again
-    whole = sorted(marker.stem for marker in paths.stages.glob("*.json"))
-    notebooks = time_table(
-        paths.notebooks, [name for name in whole if "-fold" not in name or name.endswith(endings)]
-    )
-    low, high = accuracy_interval(right)
-    calibrated = calibrated_oof(paths, run.probs["id"])
+    """Make the line of a run: its settings, scores, costs, and the rows that it was scored on."""
+    settings = [f"{name}={setting_text(value)}" for name, value in differences(run.config).items()]
     return {
-        "run": paths.run_id,
-        "preset": config.preset,
-        "settings": " ".join(
-            f"{name}={setting_text(value)}" for name, value in differences(config).items()
-        ),
+        "run": run.paths.run_id,
+        "preset": run.config.preset,
+        "settings": " ".join(settings),
+        **_scores(run),
+        **_costs(run),
+        "data": run.config.data,
+        "rows": len(run.probs),
+        "rows_hash": run.rows_hash,
+    }
+
+
+def _scores(run: Scored) -> dict[str, float]:
+    right = run.right
+    low, high = accuracy_interval(right)
+    scores = {
         "accuracy": right.mean(),
         "low": low,
         "high": high,
         "log_loss": log_loss(run.probs, run.answers),
         "calibration_error": expected_calibration_error(run.probs, run.answers),
-        "log_loss_calibrated": np.nan if calibrated is None else log_loss(calibrated, run.answers),
-        "calibration_error_calibrated": np.nan
-        if calibrated is None
-        else expected_calibration_error(calibrated, run.answers),
-        "train_minutes": sum(meta["seconds"] for meta in metas) / 60,
+        "log_loss_calibrated": np.nan,
+        "calibration_error_calibrated": np.nan,
+    }
+    calibrated = calibrated_oof(run.paths, run.probs["id"])
+    if calibrated is not None:
+        scores["log_loss_calibrated"] = log_loss(calibrated, run.answers)
+        scores["calibration_error_calibrated"] = expected_calibration_error(calibrated, run.answers)
+    return scores
+
+
+def _costs(run: Scored) -> dict[str, object]:
+    seconds = 0.0
+    peaks_gib: list[float] = []  # of each fold and GPU
+    rungs = []
+    for number in run.config.adapter_numbers:
+        fold = run.paths.fold(number)
+        meta = read_json(fold.meta)
+        seconds += meta["seconds"]
+        peaks_gib += meta["peak_memory_gib"]
+        rungs.append(len(read_rungs(fold.rungs, run.config)))
+    notebooks = time_table(run.paths.notebooks, _notebook_names(run))
+    executed_in = set(notebooks.get(EXECUTED_IN, ())) - {"", run.paths.run_id}
+    return {
+        "train_minutes": seconds / 60,
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
-        "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
-        "peak_gib": max(max(meta["peak_memory_gib"]) for meta in metas),
-        "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.adapter_numbers),
-        "data": config.data,
-        "rows": len(right),
-        "rows_hash": run.rows_hash,
+        "minutes_from": " ".join(sorted(executed_in)),
+        "peak_gib": max(peaks_gib),
+        "rungs": max(rungs),
     }
 
 
-def _with_calibrated(group: pd.DataFrame, score: str) -> list[str]:
-    pairs = zip(group[score], group[f"{score}_calibrated"], strict=True)
-    return [
-        f"{before:.3f}" if np.isnan(after) else f"{before:.3f} ({after:.3f})"
-        for before, after in pairs
-    ]
+def _notebook_names(run: Scored) -> list[str]:
+    """List the run's complete notebooks, without those of a refit that was switched off again."""
+    endings = tuple(f"-fold{number}" for number in run.config.adapter_numbers)
+    names = []
+    for marker in sorted(run.paths.stages.glob("*.json")):
+        if "-fold" not in marker.stem or marker.stem.endswith(endings):
+            names.append(marker.stem)
+    return names
 
 
 def _print_group(console: Console, group: pd.DataFrame) -> None:
-    ends = zip(group["accuracy"], group["low"], group["high"], strict=True)
-    short = pd.DataFrame({
+    """Print the runs on the same rows."""
+    columns = pd.DataFrame({
         "run": group["run"],
         "preset": group["preset"],
         "settings": group["settings"],
-        "accuracy (95 %)": [f"{accuracy:.3f} ({low:.3f}-{high:.3f})" for accuracy, low, high in ends],
-        "log loss (calibrated)": _with_calibrated(group, "log_loss"),
-        "ECE (calibrated)": _with_calibrated(group, "calibration_error"),
+        "accuracy (95 %)": _accuracy_texts(group),
+        "log loss (calibrated)": _score_texts(group, "log_loss"),
+        "ECE (calibrated)": _score_texts(group, "calibration_error"),
         "minutes": group["notebook_minutes"].round(1),
         "training": group["train_minutes"].round(1),
         "GiB": group["peak_gib"],
         "rungs": group["rungs"],
         "p": group["mcnemar_p"],
     })  # fmt: skip
-    rows, data = group["rows"].iloc[0], ", ".join(sorted(set(group["data"])))
-    print_table(
-        console, f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run", short
-    )
+    rows = group["rows"].iloc[0]
+    data = ", ".join(sorted(set(group["data"])))
+    title = f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run"
+    print_table(console, title, columns)
     console.print(describe_comparison(group), markup=False)
     for line in group[group["minutes_from"] != ""].itertuples():
         console.print(
-            f"{line.run} took over notebooks of {line.minutes_from}; the minutes are what they took there.",
+            f"{line.run} took over notebooks of {line.minutes_from}; "
+            "the minutes are what they took there.",
             markup=False,
         )
+
+
+def _accuracy_texts(group: pd.DataFrame) -> list[str]:
+    """Format the accuracy of each run, such as `0.970 (0.957-0.979)`."""
+    return [f"{line.accuracy:.3f} ({line.low:.3f}-{line.high:.3f})" for line in group.itertuples()]
+
+
+def _score_texts(group: pd.DataFrame, score: str) -> list[str]:
+    """Format a score of each run, with brackets for the one after calibration."""
+    texts = []
+    for scored, calibrated in zip(group[score], group[f"{score}_calibrated"], strict=True):
+        text = f"{scored:.3f}"
+        if not np.isnan(calibrated):
+            text += f" ({calibrated:.3f})"
+        texts.append(text)
+    return texts

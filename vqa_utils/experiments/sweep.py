@@ -1,4 +1,7 @@
-"""Runs the points of a sweep one after the other. Each is an ordinary run, so a stopped sweep goes on where it was."""
+"""Runs the points of a sweep one after the other, each an ordinary run.
+
+So a stopped sweep goes on where it was, and a point shows up in every comparison.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -13,59 +16,70 @@ from vqa_utils.planning.machine_check import check_run
 from vqa_utils.running.lock import locked
 from vqa_utils.running.resolution import with_data
 from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import Stage, select_steps
+from vqa_utils.running.stages import Stage, Step, select_steps
 
 FINISHED = "finished"
 
 
 def sweep_table(points: Sequence[Point], stages: Sequence[Stage], console: Console) -> pd.DataFrame:
-    """A line a point: its `run` and `state`."""
-    return pd.DataFrame(
-        [(point.run_id, state(point, stages, console)) for point in points],
-        columns=["run", "state"],
-    )
+    """Tabulate the points: `run` and `state`."""
+    lines = [(point.run_id, state(point, stages, console)) for point in points]
+    return pd.DataFrame(lines, columns=["run", "state"])
 
 
 def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
-    """`new`, `finished`, or how many of the point's notebooks are whole, with the settings that the file gives it now."""
+    """Describe the progress of a point under the settings that the file gives it now.
+
+    Returns:
+        `new`, `finished`, or the number of complete notebooks.
+    """
     if not point.paths.config.exists():
         return "new"
     runner = Runner(point.paths, with_data(point.config), console, reuse=True)
     steps = select_steps(stages, point.config.adapter_numbers)
-    done = sum(runner.state(step) == "done" for step in steps)
-    return FINISHED if done == len(steps) else f"{done} of {len(steps)} notebooks are whole"
+    done = _steps_done(runner, steps)
+    if len(done) == len(steps):
+        return FINISHED
+    return f"{len(done)} of {len(steps)} notebooks are whole"
+
+
+def _steps_done(runner: Runner, steps: Sequence[Step]) -> list[Step]:
+    return [step for step in steps if runner.state(step) == "done"]
 
 
 def take_over(
     point: Point, others: Sequence[Point], stages: Sequence[Stage], console: Console
 ) -> None:
-    """Copy into a point's run what another point has made of the same data, with the same settings as far as they count for it.
+    """Copy into a point's run the complete steps of another point that trains the same adapters.
 
-    The markers prove that; nothing is taken where no training is saved by it.
+    A step is copied if its marker has the same data, inputs, and settings as far as they count for
+    the step. Nothing is copied unless a training is saved by it.
     """
-    alike = [
-        other
-        for other in others
-        if other.config.training_hash == point.config.training_hash and other.paths.config.exists()
-    ]
+    alike = []
+    for other in others:
+        is_alike = other.config.training_hash == point.config.training_hash
+        if is_alike and other.paths.config.exists():
+            alike.append(other)
     if not alike:
-        return
+        return  # before anything is hashed
     runner = Runner(point.paths, with_data(point.config), console, reuse=True)
-    due = [
-        step
-        for step in select_steps(stages, point.config.adapter_numbers)
-        if runner.state(step) != "done"
-    ]
-    sources = [runner.looking_at(other.paths) for other in alike]
-    whole = [[step for step in due if source.state(step) == "done"] for source in sources]
-    source, steps = max(zip(sources, whole, strict=True), key=lambda pair: len(pair[1]))
-    if any(step.stage.trains for step in steps):
-        for step in steps:
-            runner.take_over(step, source)
-        console.print(
-            f"taken over from {source.paths.run_id}: {', '.join(step.name for step in steps)}",
-            markup=False,
-        )
+    steps = select_steps(stages, point.config.adapter_numbers)
+    done = _steps_done(runner, steps)
+    due = [step for step in steps if step not in done]
+    source = None
+    copied: list[Step] = []
+    for other in alike:
+        candidate = runner.looking_at(other.paths)
+        available = _steps_done(candidate, due)
+        if len(available) > len(copied):
+            source = candidate
+            copied = available
+    if source is None or not any(step.stage.trains for step in copied):
+        return
+    for step in copied:
+        runner.take_over(step, source)
+    names = ", ".join(step.name for step in copied)
+    console.print(f"taken over from {source.paths.run_id}: {names}", markup=False)
 
 
 def run_sweep(
@@ -79,25 +93,28 @@ def run_sweep(
     """Run the points one after the other, and compare them. An error ends its own point alone.
 
     Args:
-        run: starts a point's run, or goes on with it.
-        reuse: leave a finished point as it is, and let the others take over what one has made already.
+        points: of `read_points`.
+        stages: the series.
+        run: starts the run of a point, or goes on with it.
+        console: the terminal.
+        reuse: keep a finished point, and let a point take over the steps of others.
 
     Raises:
         SweepError: the machine cannot run some of the points, and none was started; or some failed.
     """
     _check_machine(points)
     failed = []
-    for number, point in enumerate(points, 1):
-        console.print(
-            f"\npoint {number} of {len(points)}: {point.run_id}", style="bold", markup=False
-        )
+    for number, point in enumerate(points, start=1):
+        title = f"\npoint {number} of {len(points)}: {point.run_id}"
+        console.print(title, style="bold", markup=False)
         try:
             if reuse and state(point, stages, console) == FINISHED:
                 console.print("finished before, reused")
                 continue
             if reuse:
+                others = [other for other in points if other != point]
                 with locked(point.paths):
-                    take_over(point, [other for other in points if other != point], stages, console)
+                    take_over(point, others, stages, console)
             run(point)
         except VqaError as error:
             console.print(f"error: {error}", style="red", markup=False)
@@ -106,19 +123,17 @@ def run_sweep(
     started = [point.run_id for point in points if point.paths.config.exists()]
     if started:
         compare_runs(console, started)
-    refuse(
-        f"{len(failed)} of {len(points)} points failed; the same command tries them again", failed
-    )
+    title = f"{len(failed)} of {len(points)} points failed; the same command tries them again"
+    refuse(title, failed)
 
 
 def _check_machine(points: Sequence[Point]) -> None:
-    problems: dict[str, list[str]] = {}  # many points have the same
+    """Check that this machine can run every point, before the first one starts."""
+    points_with: dict[str, list[str]] = {}  # by problem, as many points share one
     for point in points:
         try:
             check_run(with_data(point.config), find_gpus())
         except VqaError as error:
-            problems.setdefault(str(error), []).append(point.run_id)
-    refuse(
-        "points that cannot run here",
-        [f"{', '.join(names)}: {message}" for message, names in problems.items()],
-    )
+            points_with.setdefault(str(error), []).append(point.run_id)
+    problems = [f"{', '.join(names)}: {problem}" for problem, names in points_with.items()]
+    refuse("points that cannot run here", problems)

@@ -1,4 +1,4 @@
-"""The points of a sweep: a grid of settings from a YAML file, each with the name and the settings of its run."""
+"""Reads the points of a sweep from a YAML file: a grid of settings, and single points beside it."""
 
 import itertools
 import re
@@ -18,19 +18,22 @@ from vqa_utils.presets import preset
 from vqa_utils.running.resolution import with_absolute_paths
 from vqa_utils.setting_types import setting_text
 
-COMMON = ("preset", "data", "model")
-KINDS = {
-    **dict.fromkeys(COMMON, (str, "text")),
+COMMON = ("preset", "data", "model")  # of all points, beside `set`
+KINDS: dict[str, tuple[type, str]] = {
+    "preset": (str, "text"),
+    "data": (str, "text"),
+    "model": (str, "text"),
     "set": (dict, "settings"),
     "grid": (dict, "settings"),
     "also": (list, "a list"),
 }
+VALUES = (str, int, float, list)  # the types of a setting in YAML; a bool is an int
 LONGEST_NAME = 200  # of a run's folder; file systems allow 255 bytes
 Settings = dict[str, Any]
 
 
 class SweepError(VqaError):
-    """A sweep that cannot start, with all problems of all points; or one of which points failed."""
+    """A sweep that cannot start, with all problems of all points; or one with failed points."""
 
 
 @dataclass(frozen=True)
@@ -47,42 +50,26 @@ class Point:
 
 
 def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
-    """The points of a sweep's file: the product of its grid, in which the last name changes fastest, then those of `also`.
+    """Read a sweep's file: the product of its grid (the last name changes fastest), then `also`.
 
     Args:
-        gpus: the machine's, by which batches that are "auto" get a number.
+        file: YAML, as in README.md.
+        gpus: the machine's; batches that are "auto" get a number by their memory.
 
     Raises:
-        SweepError: with everything that is wrong with the file, or with every point whose settings cannot be used.
+        SweepError: with everything wrong with the file, or with every point of unusable settings.
     """
     content = _read(file)
-    common = {key: content[key] for key in COMMON if key in content} | content.get("set", {})
-    points, problems = [], []
+    common = {key: content[key] for key in COMMON if key in content}
+    common |= content.get("set", {})
+    points = []
+    problems = []
     for own in _own_settings(content):
         try:
-            changes = parse_settings(
-                f"{name}={setting_text(value)}" for name, value in (common | own).items()
-            )
-            run_id = _run_id(file.stem, {name: changes[name] for name in own})
-            whole = with_absolute_paths(changes)
-            points.append(
-                Point(
-                    run_id, resolve_for_machine(preset(whole.pop("preset", "demo"), **whole), gpus)
-                )
-            )
+            points.append(_point(file.stem, common, own, gpus))
         except VqaError as error:
             problems.append(f"{_run_id(file.stem, own)}: {error}")
-    names = [point.run_id for point in points]
-    problems += [
-        f"{name}: expected one point of that name, found another"
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    ]
-    problems += [
-        f"{name}: expected {LONGEST_NAME} letters at most"
-        for name in names
-        if len(name) > LONGEST_NAME
-    ]
+    problems += _problems_of_names([point.run_id for point in points])
     refuse(f"{file}: points that cannot run", problems)
     return points
 
@@ -95,26 +82,45 @@ def refuse(title: str, problems: Iterable[str]) -> None:
 
 
 def _own_settings(content: Settings) -> list[Settings]:
+    """List the settings of each point, without those of all points."""
+    points = []
     grid = content.get("grid", {})
-    product = (
-        [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        if grid
-        else []
-    )
-    return product + content.get("also", [])
+    if grid:  # the product of nothing is one empty point
+        for values in itertools.product(*grid.values()):
+            points.append(dict(zip(grid, values, strict=True)))
+    return points + content.get("also", [])
+
+
+def _point(stem: str, common: Settings, own: Settings, gpus: Sequence[Gpu]) -> Point:
+    """Make a point; its own settings override the common ones."""
+    texts = [f"{name}={setting_text(value)}" for name, value in (common | own).items()]
+    changes = parse_settings(texts)
+    # Parsed values, so that 5e-5 and 0.00005 give the same name
+    run_id = _run_id(stem, {name: changes[name] for name in own})
+    changes = with_absolute_paths(changes)
+    config = preset(changes.pop("preset", "demo"), **changes)
+    return Point(run_id, resolve_for_machine(config, gpus))
 
 
 def _run_id(stem: str, own: Settings) -> str:
-    """A folder's name: what stands in no such name becomes an underscore."""
-    return re.sub(
-        r"[^\w.=-]",
-        "_",
-        "-".join([stem, *(f"{name}={setting_text(value)}" for name, value in own.items())]),
-    )
+    """Name a folder; a character that no such name has becomes an underscore."""
+    settings = [f"{name}={setting_text(value)}" for name, value in own.items()]
+    return re.sub(r"[^\w.=-]", "_", "-".join([stem, *settings]))
+
+
+def _problems_of_names(names: list[str]) -> list[str]:
+    problems = []
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            problems.append(f"{name}: expected one point of that name, found another")
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            problems.append(f"{name}: expected {LONGEST_NAME} letters at most")
+    return problems
 
 
 def _read(file: Path) -> Settings:
-    """A sweep's file, with its shape and the settings' names checked."""
+    """Read a sweep's file, and check its structure and the names of its settings."""
     if not file.is_file():
         raise SweepError(f"{file}: expected a sweep's file, found none")
     try:
@@ -123,53 +129,46 @@ def _read(file: Path) -> Settings:
         raise SweepError(f"{file}: expected YAML in UTF-8, found: {error}") from error
     if not isinstance(content, dict) or not (content.get("grid") or content.get("also")):
         raise SweepError(f"{file}: expected `grid`, `also` or both, found {content!r}")
-    for problems_of in (
-        _problems_of_keys,
-        _problems_of_lists,
-        _problems_of_settings,
-    ):  # each relies on those before
-        refuse(f"{file}: expected a sweep as in README.md", problems_of(content))
+    title = f"{file}: expected a sweep as in README.md"
+    # Each check relies on those before
+    refuse(title, _problems_of_keys(content))
+    refuse(title, _problems_of_lists(content))
+    refuse(title, _problems_of_settings(content))
     return content
 
 
 def _problems_of_keys(content: Settings) -> list[str]:
-    unknown = [f"{key}: expected one of {', '.join(KINDS)}" for key in content if key not in KINDS]
-    wrong = {
-        key: value
-        for key, value in content.items()
-        if key in KINDS and not isinstance(value, KINDS[key][0])
-    }
-    return unknown + [
-        f"{key}: expected {KINDS[key][1]}, found {value!r}" for key, value in wrong.items()
-    ]
+    unknown = []
+    wrong = []
+    for key, value in content.items():
+        if key not in KINDS:
+            unknown.append(f"{key}: expected one of {', '.join(KINDS)}")
+            continue
+        kind, in_words = KINDS[key]
+        if not isinstance(value, kind):
+            wrong.append(f"{key}: expected {in_words}, found {value!r}")
+    return unknown + wrong
 
 
 def _problems_of_lists(content: Settings) -> list[str]:
-    grid = {
-        name: values
-        for name, values in content.get("grid", {}).items()
-        if not isinstance(values, list) or not values
-    }
-    also = [point for point in content.get("also", []) if not isinstance(point, dict)]
-    problems = [
-        f"grid: {name}: expected a list of values, found {values!r}"
-        for name, values in grid.items()
-    ]
-    return problems + [f"also: expected settings, found {point!r}" for point in also]
+    problems = []
+    for name, values in content.get("grid", {}).items():
+        if not isinstance(values, list) or not values:
+            problems.append(f"grid: {name}: expected a list of values, found {values!r}")
+    for point in content.get("also", []):
+        if not isinstance(point, dict):
+            problems.append(f"also: expected settings, found {point!r}")
+    return problems
 
 
 def _problems_of_settings(content: Settings) -> list[str]:
-    points = [content.get("set", {}), *_own_settings(content)]
-    settings = [(name, value) for point in points for name, value in point.items()]
-    unknown = [
-        f"{name}: expected a setting's name, such as lora_r"
-        for name, _ in settings
-        if name not in field_types()
-    ]
-    kinds = (str, int, float, list)
-    other = [
-        f"{name}: expected a value, found {value!r}"
-        for name, value in settings
-        if not isinstance(value, kinds)
-    ]
-    return list(dict.fromkeys(unknown + other))  # each once, however many points have it
+    known = field_types()
+    unknown = []
+    wrong = []
+    for settings in [content.get("set", {}), *_own_settings(content)]:
+        for name, value in settings.items():
+            if name not in known:
+                unknown.append(f"{name}: expected a setting's name, such as lora_r")
+            if not isinstance(value, VALUES):
+                wrong.append(f"{name}: expected a value, found {value!r}")
+    return list(dict.fromkeys(unknown + wrong))  # each once, however many points have it

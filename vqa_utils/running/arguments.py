@@ -1,166 +1,232 @@
-"""The command line of run_all.py: what can be said, and which of it a command would not heed. Standard library only."""
+"""The command line of run_all.py: its commands, and the options of each. Standard library only."""
 
 import argparse
+import re
+import sys
 
-from vqa_utils.errors import RunError
-
-# Commands that are not a run of the series: the arguments that each heeds beside its own, and why no others
-HEEDED: dict[str, tuple[tuple[str, ...], str]] = {
-    "list_presets": ((), "it shows the presets as they are"),
-    "compare": ((), "it shows finished runs as they are"),
-    "ensemble": (("run_id",), "it blends finished runs as they are"),
-    "sweep": (
-        ("folds", "only", "start", "resume", "force", "no_ladder", "dry_run"),
-        "its file has each run's name and settings",
-    ),
-    "predict": (
-        ("run_id", "resume"),
-        "all adapters of the run answer as they were trained, scored and combined",
-    ),
-    "plan": (
-        (
-            "preset",
-            "data",
-            "model",
-            "cache_dir",
-            "extra_train",
-            "refit",
-            "set",
-            "limit",
-            "run_id",
-            "resume",
-        ),
-        "it is about a whole run",
-    ),
-}
+PROGRAM = "python run_all.py"
+Commands = dict[str, argparse.ArgumentParser]
 
 
 def parse_arguments(description: str = "") -> argparse.Namespace:
-    """Read the command line."""
-    return _parser(description).parse_args()
+    """Read the command line; end the program with exit status 2 if it cannot be understood.
 
+    Args:
+        description: run_all.py's own, for its help.
 
-def check_heeded(args: argparse.Namespace) -> None:
-    """Refuse arguments that the command would not heed: it would do something else than it is told.
-
-    Raises:
-        RunError: with all of them.
+    Returns:
+        `command` and its options. An option of `run` that the command lacks has its default.
     """
-    parser = _parser("")
-    given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
-    command = next((name for name in HEEDED if name in given), None)
-    if command is None:
-        return
-    heeded, reason = HEEDED[command]
-    others = [_flag(name) for name in given if name not in (command, *heeded)]
-    if others:
-        beside = ", ".join(map(_flag, heeded)) or "no other argument"
-        raise RunError(
-            f"{_flag(command)}: expected {beside} beside it, as {reason}; found {', '.join(others)}"
-        )
+    words = sys.argv[1:]
+    asks_for_help = words[:1] in (["-h"], ["--help"])
+    if not words or (words[0].startswith("-") and not asks_for_help):
+        words = ["run", *words]
+    parser, commands = _parsers(description)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        commands[args.command].error(_describe_unknown(unknown, args.command, commands))
+    return args
 
 
-def _flag(name: str) -> str:
-    return "--from" if name == "start" else f"--{name.replace('_', '-')}"
+def _describe_unknown(unknown: list[str], command: str, commands: Commands) -> str:
+    """Say what to do about words that a command does not take."""
+    other = unknown[0].lstrip("-")
+    if other in commands:
+        return f"{unknown[0]}: `{other}` is a command and comes first: {PROGRAM} {other} --help"
+    return (
+        f"`{command}` does not take {' '.join(unknown)}; "
+        f"{PROGRAM} {command} --help lists its options"
+    )
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
+    """Make the parser of the whole command line, and those of its commands by name."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [COMMAND] [options]",
+        description=description,
+        epilog=f"{PROGRAM} COMMAND --help lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--preset", help="named settings (default: demo); see --list-presets")
-    what.add_argument(
-        "--data", help="folder with train.csv, test.csv, sample_submission.csv and the images"
+    subparsers = parser.add_subparsers(
+        title="commands (run, if none is given)", prog=PROGRAM, dest="command", metavar="COMMAND"
     )
-    what.add_argument("--model", help="a model on the hub, or a local folder")
-    what.add_argument(
+    commands: Commands = {}
+
+    def add(name: str, summary: str, usage: str) -> argparse.ArgumentParser:
+        commands[name] = subparsers.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            usage=f"{PROGRAM} {usage} [options]",
+            allow_abbrev=False,
+        )
+        return commands[name]
+
+    _add_run_options(add("run", "run the notebook series, or go on with a run", "[run]"))
+    _add_plan_options(
+        add("plan", "show each GPU's memory and the expected minutes; load nothing", "plan")
+    )
+    _add_status_options(add("status", "show how far a run is", "status"))
+    _add_predict_options(
+        add("predict", "answer another test.csv with the adapters of a run", "predict DIR")
+    )
+    _add_blend_options(
+        add("blend", "blend finished runs (other presets, seeds, models)", "blend RUN RUN ...")
+    )
+    _add_sweep_options(
+        add("sweep", "make a run for each point of a grid of settings", "sweep FILE")
+    )
+    _add_compare_options(
+        add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
+    )
+    add("presets", "list the named settings", "presets")
+    # Every command runs through the same code, which may ask for any option of `run`
+    parser.set_defaults(**vars(commands["run"].parse_args([])))
+    return parser, commands
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser)
+    parser.add_argument(
+        "--run-id",
+        metavar="RUN",
+        help="name of its folder below runs/ (default: time and preset; with --resume the newest)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run; whatever is complete and unchanged is reused",
+    )
+    _add_execution_options(parser)
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--t4",
+        type=int,
+        default=0,
+        metavar="N",
+        help="plan for N T4 (default: the GPUs of this machine, or else two T4)",
+    )
+    _add_settings(parser)
+    parser.add_argument("--run-id", metavar="RUN", help="start from the settings of this run")
+    parser.add_argument(
+        "--resume", action="store_true", help="start from the settings of the newest run"
+    )
+
+
+def _add_status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-id", metavar="RUN", help="its folder below runs/ (default: the newest)"
+    )
+
+
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", metavar="DIR", help="folder with test.csv, sample_submission.csv and the images"
+    )
+    parser.add_argument(
+        "--run-id", metavar="RUN", help="the run with the adapters (default: the newest)"
+    )
+
+
+def _add_blend_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders below runs/, at least two")
+    parser.add_argument(
+        "--run-id",
+        metavar="NAME",
+        help="the new folder below runs/ (default: the time and -blend)",
+    )
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="YAML file as in README.md; the same command again goes on"
+    )
+    _add_execution_options(parser)
+
+
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders below runs/ (default: all)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change settings of a run; None means as the preset or the run has it."""
+    settings = parser.add_argument_group("settings")
+    settings.add_argument(
+        "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
+    )
+    settings.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder with train.csv, test.csv, sample_submission.csv and the images",
+    )
+    settings.add_argument("--model", help="a model on the hub, or a local folder")
+    settings.add_argument(
         "--cache-dir",
         metavar="DIR",
-        help="where quantised weights are kept between folds; '' for nowhere",
+        help="keeps quantised weights between folds; '' keeps none",
     )
-    what.add_argument(
+    settings.add_argument(
         "--extra-train",
         metavar="CSV",
         help="more rows to train on, never held out; columns as in train.csv",
     )
-    what.add_argument(
+    settings.add_argument(
         "--refit",
         action="store_true",
         default=None,
         help="train one more adapter on all rows, for the test set",
     )
-    what.add_argument(
+    settings.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any setting, such as image_side=448",
+        help="any setting, such as image_side=448; may be given several times",
     )
-    what.add_argument(
+    settings.add_argument(
         "--limit",
         type=int,
         metavar="N",
-        help="the first N rows of train.csv and test.csv: a smoke run",
+        help="only the first N rows of train.csv and test.csv: a smoke run",
     )
-    which = parser.add_argument_group("which run, which part of it")
-    which.add_argument(
-        "--run-id",
-        help="the run's folder below runs/ (default: time and preset; with --resume the newest)",
-    )
-    which.add_argument(
+
+
+def _add_execution_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose which notebooks are executed, and how."""
+    execution = parser.add_argument_group("which notebooks, and how")
+    execution.add_argument(
         "--folds",
-        default="",
+        type=fold_numbers,
+        default=[],
         metavar="0,2",
         help="only these folds; the number after the last is the refit's",
     )
-    which.add_argument(
+    execution.add_argument(
         "--only", default="", metavar="STAGE", help="only this notebook, such as 03_train_fold"
     )
-    which.add_argument(
-        "--from", dest="start", default="", metavar="STAGE", help="this notebook and those after it"
+    execution.add_argument(
+        "--from", dest="start", default="", metavar="STAGE", help="this notebook and later ones"
     )
-    which.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with a run; what is whole and unchanged is reused",
+    execution.add_argument(
+        "--force", action="store_true", help="run everything again instead of reusing it"
     )
-    which.add_argument("--force", action="store_true", help="run again what could be reused")
-    which.add_argument(
-        "--no-ladder", action="store_true", help="end the run at the first out-of-memory error"
+    execution.add_argument(
+        "--no-ladder", action="store_true", help="stop at the first out-of-memory error"
     )
-    which.add_argument(
-        "--sweep", metavar="FILE", help="a run for each point of a grid of settings; again to go on"
+    execution.add_argument(
+        "--dry-run", action="store_true", help="show what would run or be reused; run nothing"
     )
-    which.add_argument(
-        "--predict", metavar="DIR", help="answer another test.csv with the adapters of a run"
-    )
-    which.add_argument(
-        "--ensemble",
-        nargs="+",
-        metavar="RUN",
-        help="blend finished runs (other presets, seeds, models) into one",
-    )
-    look = parser.add_argument_group("look, run nothing")
-    look.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="the notebooks that would run, and what would be reused",
-    )
-    look.add_argument(
-        "--plan",
-        nargs="?",
-        type=int,
-        const=0,
-        metavar="N",
-        help="each GPU's memory and the expected minutes, before anything is loaded; on N T4 (default: the GPUs here, or two T4)",
-    )
-    look.add_argument("--status", action="store_true", help="how far a run is")
-    look.add_argument(
-        "--compare",
-        nargs="*",
-        metavar="RUN",
-        help="the scores of finished runs side by side (default: of all)",
-    )
-    look.add_argument("--list-presets", action="store_true")
-    return parser
+
+
+def fold_numbers(text: str) -> list[int]:
+    """Read fold numbers such as "0,2"; sorted, each once.
+
+    Raises:
+        ArgumentTypeError: the text is not a list of numbers.
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0,2, found {text!r}")
+    return sorted({int(number) for number in text.split(",")})

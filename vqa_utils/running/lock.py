@@ -22,6 +22,6 @@ def locked(paths: RunPaths) -> Iterator[None]:
             yield
     except Timeout as error:
         raise RunError(
-            f"{shown(paths.folder)}: expected no other command at work there, found one; wait for it (--status shows how far it is), "
-            "stop it, or take another --run-id"
+            f"{shown(paths.folder)}: expected no other command at work there, found one; "
+            "wait for it (python run_all.py status shows how far it is), stop it, or take another --run-id"
         ) from error

@@ -1,4 +1,4 @@
-"""The memory plan and the expected minutes in the terminal. Apart from the other tables, so that it comes at once."""
+"""Prints the memory plan and the expected minutes, without the imports that other tables need."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,114 +6,136 @@ from rich.console import Console
 from rich.table import Table
 
 from vqa_utils.config import Config
-from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts, forecast
+from vqa_utils.forecasting.forecast import ASSUMED_ROWS, Forecast, RowCounts, forecast
 from vqa_utils.forecasting.rates import RATES
 from vqa_utils.planning.gpus import CONTEXT_GIB, Gpu, gpu_limits
-from vqa_utils.planning.memory import LORA
+from vqa_utils.planning.memory import LOGITS, LORA
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
 
 GIB = 2**30
+PEAK = "peak"
+LAST_OF_A_SECTION = (LORA, LOGITS, PEAK)  # rows of the table with a rule below
 
 
 def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
-    """Each GPU's memory by group of weights and by phase, the largest micro-batch, and whether it all fits."""
-    shape, limits = shape_of(config), gpu_limits(config, gpus)
+    """Print each GPU's memory by group of weights and by phase, and whether the run fits.
+
+    Returns:
+        The plan.
+    """
+    shape = shape_of(config)
+    limits = gpu_limits(config, gpus)
     config = resolve_batches(config, shape, limits)
     plan = make_plan(config, shape, limits)
-    table = Table(
-        title=f"{config.preset}: {config.model}, {config.image_side} px, micro-batch {config.micro_batch}",
-        title_justify="left",
-    )
-    table.add_column("GiB")
-    for number, _ in enumerate(plan.gpus):
-        table.add_column(f"GPU {number}: {gpus[number].name}", justify="right")
-    for name, sizes in _lines(plan.gpus):
-        table.add_row(
-            name,
-            *(f"{size / GIB:.2f}" for size in sizes),
-            end_section=name in (LORA, "logits", "peak"),
-        )
-    console.print(table)
+    console.print(_memory_table(config, plan, gpus))
     for number, gpu in enumerate(plan.gpus):
-        layers = sum(module.startswith(LAYERS) for module in gpu.modules)
-        streamed = (
-            f", the experts of {len(gpu.offloaded_layers)} streamed from host memory at each pass"
-            if gpu.offloaded_layers
-            else ""
-        )
-        kept = len(gpu.uncheckpointed_layers)
-        again = (
-            f", {kept} of them kept for the backward, {layers - kept} computed again"
-            if kept
-            else ""
-        )
-        console.print(f"GPU {number}: {layers} decoder layers{streamed}{again}")
+        console.print(f"GPU {number}: {_describe_layers(gpu)}")
     largest = largest_micro_batch(config, shape, limits)
     console.print(
         f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step"
     )
-    verdict = "fits" if plan.fits else "does not fit"
-    can_stream = shape.experts and not config.offload_experts
-    hint = (
-        " (--set offload_experts=true streams what is too much)"
-        if can_stream and not plan.fits
-        else ""
-    )
-    console.print(
-        f"{config.preset} {verdict} on {len(plan.gpus)} x {gpus[0].name}{hint}",
-        style="green" if plan.fits else "red",
-    )
+    machine = f"{len(plan.gpus)} x {gpus[0].name}"
+    if plan.fits:
+        console.print(f"{config.preset} fits on {machine}", style="green")
+        return plan
+    hint = ""
+    if shape.experts and not config.offload_experts:
+        hint = " (--set offload_experts=true keeps the experts that do not fit in host memory)"
+    console.print(f"{config.preset} does not fit on {machine}{hint}", style="red")
     return plan
+
+
+def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
+    """Make the table of sizes in GiB; a row of zeros is left out."""
+    table = Table(
+        title=f"{config.preset}: {config.model}, {config.image_side} px, "
+        f"micro-batch {config.micro_batch}",
+        title_justify="left",
+    )
+    table.add_column("GiB")
+    for number in range(len(plan.gpus)):  # `max_memory` may leave later GPUs without a share
+        table.add_column(f"GPU {number}: {gpus[number].name}", justify="right")
+    for name, sizes in _sizes_by_row(plan.gpus):
+        if any(sizes):
+            cells = [f"{size / GIB:.2f}" for size in sizes]
+            table.add_row(name, *cells, end_section=name in LAST_OF_A_SECTION)
+    return table
+
+
+def _sizes_by_row(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the name of each row with its bytes on each GPU."""
+    for group in (*GROUPS, LORA):
+        yield group, [gpu.weights.get(group, 0) for gpu in gpus]
+    for part in gpus[0].training:
+        yield part, [gpu.training[part] for gpu in gpus]
+    for phase in gpus[0].peaks:
+        # The vision tower is a phase of the first GPU alone
+        yield f"in all, {phase}", [gpu.peaks.get(phase, 0) for gpu in gpus]
+    yield PEAK, [gpu.total for gpu in gpus]
+    yield "limit", [gpu.limit for gpu in gpus]
+    yield "left", [gpu.left for gpu in gpus]
+    yield "CUDA itself, beside the limit", [int(CONTEXT_GIB * GIB) for _ in gpus]
+
+
+def _describe_layers(gpu: GpuPlan) -> str:
+    layers = sum(module.startswith(LAYERS) for module in gpu.modules)
+    text = f"{layers} decoder layers"
+    if gpu.offloaded_layers:
+        text += f", the experts of {len(gpu.offloaded_layers)} offloaded to host memory"
+    if gpu.uncheckpointed_layers:
+        text += f", {len(gpu.uncheckpointed_layers)} of them without activation checkpointing"
+    return text
 
 
 def print_forecast(
     console: Console, config: Config, gpus: Sequence[Gpu], rows: RowCounts | None
 ) -> None:
-    """The minutes that a run will take by the model of the cost.
+    """Print the minutes that a run will take by the cost model.
 
     Args:
-        rows: None where the data is not there.
+        console: the terminal.
+        config: the run's settings.
+        gpus: the machine's.
+        rows: None without the data; then as many as `ASSUMED_ROWS`.
     """
-    counts = rows or ASSUMED_ROWS
-    found = forecast(config, shape_of(config), gpus, counts)
-    if found is None:
+    expected = forecast(config, shape_of(config), gpus, rows or ASSUMED_ROWS)
+    if expected is None:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
         console.print(
-            f"minutes: no rates are known for {names}, only for {', '.join(RATES)} (vqa_utils/forecasting/rates.py)"
+            f"minutes: no rates are known for {names}, only for {', '.join(RATES)} "
+            "(vqa_utils/forecasting/rates.py)"
         )
         return
+    console.print(
+        f"expected for {_describe_rows(rows)}: "
+        f"{expected.epoch_s / 60:.1f} minutes per epoch of a fold, "
+        f"{expected.run_s / 60:.0f} for the whole run ({_describe_adapters(config, expected)})"
+    )
+    training = expected.training
+    scoring = expected.scoring
+    console.print(
+        "a model, not a measurement: "
+        f"{training.wall:.2f} s a row in training, bound by {training.bound}, and "
+        f"{scoring.wall:.2f} s in scoring, bound by {scoring.bound}; "
+        "its check is in tests/bench/README.md"
+    )
+
+
+def _describe_rows(rows: RowCounts | None) -> str:
+    counts = rows or ASSUMED_ROWS
     extra = f", {counts.extra:,} extra" if counts.extra else ""
     assumed = "" if rows else " (assumed, as the data is not there)"
-    folds, refit = len(config.fold_numbers), " and the refit" if config.refit else ""
-    beside = f", {found.side_by_side} at a time" if found.side_by_side > 1 else ""
-    console.print(
-        f"expected for {counts.train:,} train{extra} and {counts.test:,} test rows{assumed}: {found.epoch_s / 60:.1f} minutes per epoch of a fold, "
-        f"{found.run_s / 60:.0f} for the whole run ({folds} fold{'s' * (folds > 1)}{refit}{beside}, {config.epochs:g} epochs)"
-    )
-    console.print(
-        f"a model, not a measurement: {found.training.wall:.2f} s a row in training, bound by {found.training.bound}, and "
-        f"{found.scoring.wall:.2f} s in scoring, bound by {found.scoring.bound}; its check is in tests/bench/README.md"
-    )
+    return f"{counts.train:,} train{extra} and {counts.test:,} test rows{assumed}"
 
 
-def _lines(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:
-    """Names with a size for each GPU; without those that are zero everywhere."""
-    weights = {name: [gpu.weights.get(name, 0) for gpu in gpus] for name in (*GROUPS, LORA)}
-    training = {name: [gpu.training[name] for gpu in gpus] for name in gpus[0].training}
-    phases = {name: [gpu.peaks.get(name, 0) for gpu in gpus] for name in gpus[0].peaks}
-    sums = {
-        "peak": [gpu.total for gpu in gpus],
-        "limit": [gpu.limit for gpu in gpus],
-        "left": [gpu.left for gpu in gpus],
-        "CUDA itself, beside the limit": [int(CONTEXT_GIB * GIB)] * len(gpus),
-    }
-    for name, sizes in {
-        **weights,
-        **training,
-        **{f"in all, {name}": sizes for name, sizes in phases.items()},
-        **sums,
-    }.items():
-        if any(sizes):
-            yield name, sizes
+def _describe_adapters(config: Config, expected: Forecast) -> str:
+    """Such as "3 folds and the refit, 2 at a time, 2 epochs"."""
+    folds = len(config.fold_numbers)
+    text = "1 fold" if folds == 1 else f"{folds} folds"
+    if config.refit:
+        text += " and the refit"
+    if expected.side_by_side > 1:
+        text += f", {expected.side_by_side} at a time"
+    return f"{text}, {config.epochs:g} epochs"

@@ -41,11 +41,11 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
     changes = with_absolute_paths(changes | parse_settings(args.set))
     if args.run_id is not None:
         checked_run_id(args.run_id)
-    continues = args.resume or args.status or args.predict
+    continues = args.resume or args.command in ("status", "predict")
     run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
     paths = RunPaths(run_id)
     if paths.config.exists():
-        if not (continues or args.force or args.dry_run or args.plan is not None):
+        if not (continues or args.force or args.dry_run or args.command == "plan"):
             raise RunError(
                 f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again"
             )
@@ -59,7 +59,7 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
         return paths, dataclasses.replace(read_config(paths), **changes)
     if continues:
         raise RunError(
-            f"{shown(paths.folder)}: expected a run, found none; start one without --resume, --status or --predict"
+            f"{shown(paths.folder)}: expected a run, found none; python run_all.py starts one"
         )
     return paths, preset(args.preset or "demo", **changes)
 

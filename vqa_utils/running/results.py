@@ -1,4 +1,4 @@
-"""What a run came to, in the terminal: scores, baselines, calibration, and where the files are."""
+"""Prints the scores of a run, its baselines and calibration, and the paths of its files."""
 
 from rich.console import Console
 
@@ -14,31 +14,34 @@ from vqa_utils.running.terminal import print_table
 
 
 def print_results(paths: RunPaths, config: Config, console: Console) -> None:
-    """The folds' scores, the baselines, and where the submission and the report are; what is missing is left out."""
+    """Print the scores of the folds that have some, then where submission and report are."""
     if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
-        train = load_challenge(config).train
-        folds = read_folds(paths.folds, train)
-        print_table(
-            console, "folds, probabilities as scored", fold_table(paths, config, folds, train)
-        )
-        baselines = baseline_table(paths, config, folds, train)
-        print_table(console, "out of fold, against the baselines", baselines)
-        console.print(describe_baselines(baselines), markup=False)
-        oof = pooled(paths, config, folds, "oof")
-        console.print(
-            describe_calibration_effect(
-                before_and_after(paths, oof), rows_of(oof, train)["answer"]
-            ),
-            markup=False,
-        )
-        missing = scored_folds(paths, config)[1]
-        if missing:
-            console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
-        if config.refit:
-            console.print(describe_refit(paths, config), markup=False)
-    for name, path in {
+        _print_scores(paths, config, console)
+    files = {
         "submission": paths.submission(config.use_kfold),
         "report": paths.report / "index.html",
-    }.items():
+    }
+    for name, path in files.items():
         if path.exists():
             console.print(f"{name}: {shown(path)}")
+
+
+def _print_scores(paths: RunPaths, config: Config, console: Console) -> None:
+    train = load_challenge(config).train
+    folds = read_folds(paths.folds, train)
+    scores = fold_table(paths, config, folds, train)
+    print_table(console, "folds, probabilities as scored", scores)
+    baselines = baseline_table(paths, config, folds, train)
+    print_table(console, "out of fold, against the baselines", baselines)
+    console.print(describe_baselines(baselines), markup=False)
+
+    oof = pooled(paths, config, folds, "oof")
+    answers = rows_of(oof, train)["answer"]
+    probs = before_and_after(paths, oof)
+    console.print(describe_calibration_effect(probs, answers), markup=False)
+
+    missing = scored_folds(paths, config)[1]
+    if missing:
+        console.print(f"folds without test probabilities: {', '.join(map(str, missing))}")
+    if config.refit:
+        console.print(describe_refit(paths, config), markup=False)

@@ -1,10 +1,11 @@
-"""What the terminal shows: a line for the running notebook (step, loss, pace, time left), and the results' tables."""
+"""Prints a live line for each running notebook (step, loss, pace, time left), and tables."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -14,96 +15,126 @@ from rich.table import Table
 from vqa_utils.presets import PRESETS, preset
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 60  # between lines where the output is no terminal (a notebook's `!`, a log file)
+LINE_SECONDS = 60  # between lines if the output is no terminal (a notebook's `!`, a log file)
+PACE_STEPS = 20  # the pace is the mean of the latest steps, as batches of many lengths differ
+# Columns with three decimals; a difference of 0.001 is one row in a thousand
+SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
+
+
+class LastStep(NamedTuple):
+    """The latest optimizer step of a training."""
+
+    step: int
+    max_steps: int
+    text: str
+    """Such as `step 40/114  loss 0.213  0.19 s/step  0:14 left`; empty before the first step."""
 
 
 def progress_lines(console: Console) -> Progress:
-    """The live lines of notebooks that run at the same time; use it as a context, and `follow` for each line."""
-    columns = (
+    """Make the live display of notebooks: a context, inside which `follow` adds lines."""
+    return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(20),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[text]}"),
+        console=console,
     )
-    return Progress(*columns, console=console)
 
 
 @contextlib.contextmanager
 def follow(
     progress: Progress, console: Console, name: str, train_log: Path | None
 ) -> Iterator[None]:
-    """Show a line for the notebook `name` until the block ends; `train_log` is followed where it grows meanwhile."""
-    before, stop = _modified(train_log), threading.Event()
-    task = progress.add_task(f"{name:<22}", total=None, said="")
+    """Show a live line for a notebook until the block ends.
 
-    def watch() -> None:
+    Args:
+        progress: of `progress_lines`.
+        console: gets a plain line a minute if it is no terminal.
+        name: the notebook's.
+        train_log: its training log; its steps are shown as soon as the notebook writes to it.
+    """
+    written_before = _modified(train_log) if train_log else 0
+    stop = threading.Event()
+    task = progress.add_task(f"{name:<22}", total=None, text="")
+
+    def watch(log: Path) -> None:
         printed = time.time()
         while not stop.wait(POLL_SECONDS):
-            if _modified(train_log) not in (0, before):
-                step, max_steps, said = last_step(train_log)
-                progress.update(task, completed=step, total=max_steps, said=said)
-                if not console.is_terminal and said and time.time() - printed > LINE_SECONDS:
-                    console.print(f"  {name:<22} {said}")
-                    printed = time.time()
+            if _modified(log) in (0, written_before):
+                continue  # no log yet, or that of an earlier training
+            last = last_step(log)
+            progress.update(task, completed=last.step, total=last.max_steps, text=last.text)
+            is_due = time.time() - printed > LINE_SECONDS
+            if last.text and is_due and not console.is_terminal:
+                console.print(f"  {name:<22} {last.text}")
+                printed = time.time()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    thread: threading.Thread | None = None
+    if train_log:
+        thread = threading.Thread(target=watch, args=(train_log,), daemon=True)
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        if thread:
+            thread.join()
         progress.update(task, completed=1, total=1)
 
 
-def _modified(path: Path | None) -> int:
-    return path.stat().st_mtime_ns if path is not None and path.exists() else 0
+def _modified(path: Path) -> int:
+    """Return when a file was written, in nanoseconds; 0 without the file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def last_step(train_log: Path) -> tuple[int, int, str]:
-    """Step, number of steps, and a text such as `step 40/114  loss 0.213  0.19 s/step  0:14 left`."""
+def last_step(train_log: Path) -> LastStep:
+    """Read the latest step of a training log that may be growing."""
     lines = train_log.read_text().splitlines()
-    if len(lines) < 2 or lines[-1].count(",") != lines[0].count(
-        ","
-    ):  # no step yet, or a line half written
-        return 0, 1, ""
+    is_half_written = lines and lines[-1].count(",") != lines[0].count(",")
+    if len(lines) < 2 or is_half_written:
+        return LastStep(0, 1, "")
     log = pd.read_csv(train_log)
-    last, pace = log.iloc[-1], log["seconds_per_step"].tail(20).mean()
-    step, max_steps = int(last["step"]), int(last["max_steps"])
-    left = int(pace * (max_steps - step))
-    return (
-        step,
-        max_steps,
-        f"step {step}/{max_steps}  loss {last['loss']:.3f}  {pace:.2f} s/step  {left // 60}:{left % 60:02d} left",
+    last = log.iloc[-1]
+    step = int(last["step"])
+    max_steps = int(last["max_steps"])
+    pace = log["seconds_per_step"].tail(PACE_STEPS).mean()
+    minutes, seconds = divmod(int(pace * (max_steps - step)), 60)
+    text = (
+        f"step {step}/{max_steps}  loss {last['loss']:.3f}  "
+        f"{pace:.2f} s/step  {minutes}:{seconds:02d} left"
     )
+    return LastStep(step, max_steps, text)
 
 
 def print_presets(console: Console) -> None:
-    """Two lines a preset: what it is for, and the settings that matter most."""
-    for name, settings in PRESETS.items():
-        c = preset(name)
-        console.print(f"{name:<13}{settings.for_what}")
-        numbers = (
-            f"{c.image_side} px, LoRA {c.lora_r}/{c.lora_alpha}, {c.effective_batch} rows a step"
+    """Print two lines a preset: its purpose, and the settings that matter most."""
+    for name, described in PRESETS.items():
+        config = preset(name)
+        settings = (
+            f"{config.model}, {config.image_side} px, LoRA {config.lora_r}/{config.lora_alpha}, "
+            f"{config.effective_batch} rows a step, {config.epochs:g} epochs, "
+            f"lr {config.learning_rate:g}"
         )
-        console.print(
-            f"{'':<13}{c.model}, {numbers}, {c.epochs:g} epochs, lr {c.learning_rate:g}",
-            style="dim",
-        )
+        console.print(f"{name:<13}{described.for_what}")
+        console.print(f"{'':<13}{settings}", style="dim")
 
 
 def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
-    """A table in the terminal; numbers with at most four digits."""
+    """Print a table: scores with three decimals, other numbers with at most four digits."""
     table = Table(title=title, title_justify="left")
-    for column in frame:
-        table.add_column(
-            str(column),
-            justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left",
-            overflow="fold",
-        )
+    for name in frame:
+        is_number = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(str(name), justify="right" if is_number else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(
-            *("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
-        )
+        cells = zip(frame.columns, row, strict=True)
+        table.add_row(*(_cell_text(name, value) for name, value in cells))
     console.print(table)
+
+
+def _cell_text(column: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if column in SCORES else f"{value:.4g}"

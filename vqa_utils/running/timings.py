@@ -1,9 +1,9 @@
-"""Where a run's time went: papermill's clock in the archived notebooks, split into kernel start, imports and work."""
+"""Reads the seconds of each archived notebook: kernel start, imports, work."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,37 +13,60 @@ EXECUTED_IN = "executed in"
 SPLIT = ["kernel start", "imports", "work"]
 
 
+class TimeSplit(NamedTuple):
+    """Seconds of an executed notebook, in the order of `SPLIT`."""
+
+    kernel_start: float
+    """until the first cell"""
+    imports: float
+    """of the cells before the parameters"""
+    work: float
+    """of the rest"""
+
+
 def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
-    """A line for each archived notebook of these names, and one for `all`: seconds of each part, and their `total`.
+    """Tabulate the seconds of archived notebooks.
 
-    Notebooks that ran side by side add up to more than the run took. Where some were executed in another run and taken over,
-    `executed in` names it.
+    Args:
+        folder: `notebooks/` of a run.
+        names: of notebooks; those that were never executed are left out.
+
+    Returns:
+        A line a notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
+        Notebooks that ran side by side add up to more than the run took. If some were taken over
+        from another run, `executed in` names it.
     """
-    paths = {name: folder / f"{name}.ipynb" for name in names}
-    notebooks = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    lines = {name: time_split(notebook) for name, notebook in notebooks.items()}
-    table = pd.DataFrame.from_dict(lines, orient="index", columns=SPLIT)
+    run_id = folder.parent.name
+    splits: dict[str, TimeSplit] = {}
+    executed_in = []
+    for name in names:
+        path = folder / f"{name}.ipynb"
+        if path.exists():
+            notebook = read_json(path)
+            splits[name] = time_split(notebook)
+            parameters = notebook["metadata"]["papermill"]["parameters"]
+            executed_in.append(parameters.get("run_id", run_id))
+    table = pd.DataFrame.from_dict(splits, orient="index", columns=SPLIT)
     table.loc["all"] = table.sum()
-    table = table.assign(total=table.sum(axis=1)).round(1).rename_axis("notebook").reset_index()
-    run = folder.parent.name
-    executed_in = [
-        notebook["metadata"]["papermill"]["parameters"].get("run_id", run)
-        for notebook in notebooks.values()
-    ]
-    return table if set(executed_in) <= {run} else table.assign(**{EXECUTED_IN: [*executed_in, ""]})
+    table["total"] = table.sum(axis=1)
+    table = table.round(1).rename_axis("notebook").reset_index()
+    if set(executed_in) <= {run_id}:
+        return table
+    return table.assign(**{EXECUTED_IN: [*executed_in, ""]})  # of the line `all`, none
 
 
-def time_split(notebook: dict[str, Any]) -> tuple[float, float, float]:
-    """Seconds until the first cell of an executed notebook, in the cells up to its parameters, and in the rest."""
+def time_split(notebook: dict[str, Any]) -> TimeSplit:
+    """Read papermill's clock in an executed notebook."""
     whole = notebook["metadata"]["papermill"]
     code = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    parameters = next(
-        i for i, metadata in enumerate(code) if "parameters" in metadata.get("tags", ())
-    )
-    kernel = (_time(code[0]["papermill"]) - _time(whole)).total_seconds()
-    imports = sum(metadata["papermill"]["duration"] for metadata in code[:parameters])
-    return kernel, imports, whole["duration"] - kernel - imports
+    kernel_start = (_start(code[0]["papermill"]) - _start(whole)).total_seconds()
+    imports = 0.0
+    for metadata in code:
+        if "parameters" in metadata.get("tags", ()):
+            break
+        imports += metadata["papermill"]["duration"]
+    return TimeSplit(kernel_start, imports, whole["duration"] - kernel_start - imports)
 
 
-def _time(papermill: dict[str, Any]) -> datetime:
+def _start(papermill: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(papermill["start_time"])
