@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from vqa_utils.prompts import reorder_options
-from vqa_utils.training._batches import StepTrainer
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps, order_of
-from vqa_utils.training.fold import training_arguments
+from vqa_utils.training._trainer import StepTrainer, training_arguments
 
 ROWS, STEP = 42, 16  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"

@@ -10,10 +10,11 @@ import torch
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, with_paraphrases
 from vqa_utils.model.loading import add_lora, load_base
-from vqa_utils.training._batches import StepTrainer, training_rows
 from vqa_utils.training._option_shuffling import ShuffledOptions
+from vqa_utils.training._rows import training_rows
+from vqa_utils.training._trainer import StepTrainer, training_arguments
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
-from vqa_utils.training.fold import train_fold, training_arguments
+from vqa_utils.training.fold import train_fold
 
 ROWS, STEP = 42, 16  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"
@@ -142,7 +143,7 @@ def test_a_draw_depends_on_the_seed_the_epoch_and_the_row_alone():
         sampler.set_epoch(epoch)
         return dict(sampler)
 
-    rows = worded_rows().rows
+    rows = worded_rows().wordings
     backwards = type(
         "Backwards", (Order,), {"__iter__": lambda order: iter(range(order.count - 1, -1, -1))}
     )
@@ -175,8 +176,8 @@ def test_each_wording_has_the_length_of_its_own_tokens(config, encoder, challeng
         challenge.train.head(3).assign(question=["색은?", "색은?", "colour?"]), more
     )
     data = training_rows(dataclasses.replace(config, paraphrase=True), encoder, rows)
-    assert [len(versions) for versions in data.rows] == [2, len(KOREAN), len(ENGLISH)]
-    versions = [row for of_row in data.rows for row in of_row]
+    assert [len(versions) for versions in data.wordings] == [2, len(KOREAN), len(ENGLISH)]
+    versions = [row for of_row in data.wordings for row in of_row]
     encoded = encoder.questions(versions)["attention_mask"].sum(1)
     assert len({row["length"] for row in versions}) > 6
     assert (

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from vqa_utils.training._batches import StepTrainer
-from vqa_utils.training.fold import training_arguments
+from vqa_utils.training._trainer import StepTrainer, training_arguments
 
 ROWS, STEP = 40, 16  # an epoch is two whole steps and a shorter one
 LENGTHS = np.random.default_rng(0).integers(20, 120, ROWS).tolist()
