@@ -26,7 +26,7 @@ from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import select_steps
-from vqa_utils.training.fold import training_key
+from vqa_utils.training._checkpoints import training_key
 
 OWN = "이 그림에 있는 도형은 무슨 색인가요?"
 # Tokens of each instruction in the vocabulary that Qwen2.5-VL's and Qwen3-VL's tokenizers share

@@ -19,7 +19,7 @@ from vqa_utils.model.fp16 import START_SCALE, grad_scaler
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
-from vqa_utils.scoring.options import score_options
+from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.training import fold as train
 from vqa_utils.training.fold import train_fold
 
@@ -132,7 +132,8 @@ def test_two_gpus_train_and_answer_as_one_does(config, encoder, challenge, tmp_p
         for scored_on in (one, two):
             tuned, *_ = load_adapter(paths.adapter, scored_on)
             for orders in (1, 4):
-                probs = score_options(tuned, encoder, challenge.test, batch_size=4, orders=orders)
+                settings = ScoringSettings(batch_size=4, orders=orders)
+                probs = score_options(tuned, encoder, challenge.test, settings)
                 answers[name, len(scored_on.max_memory), orders] = probs[list(LETTERS)].to_numpy()
     assert all(
         np.abs(found - answers["one", 1, key[-1]]).max() < 5e-3 for key, found in answers.items()

@@ -31,7 +31,7 @@ from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_proc
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 from vqa_utils.scoring._orders import can_share
-from vqa_utils.scoring.options import score_options
+from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
@@ -138,7 +138,10 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
     assert config == family
     held_out = challenge.train.tail(4)
     probs = score_options(
-        model, Encoder(processor, challenge.folder, family.image_side), held_out, batch_size=4
+        model,
+        Encoder(processor, challenge.folder, family.image_side),
+        held_out,
+        ScoringSettings(batch_size=4),
     )
     last = meta["epochs"][-1]
     assert log_loss(probs, held_out["answer"]) == pytest.approx(last["log_loss"], abs=1e-4)
@@ -152,7 +155,8 @@ def test_four_option_orders_equal_four_full_passes(family, challenge):
     )
     rows = challenge.test.head(3)
     assert can_share(base) == ("linear_attention" not in str(base.config.get_text_config()))
-    found = score_options(base, encoder, rows, batch_size=3, orders=4)[list(LETTERS)].to_numpy()
+    one_order, four_orders = ScoringSettings(batch_size=3), ScoringSettings(batch_size=3, orders=4)
+    found = score_options(base, encoder, rows, four_orders)[list(LETTERS)].to_numpy()
     full = np.zeros_like(found)
     for shift in range(4):
         turned_rows = pd.DataFrame(
@@ -160,7 +164,7 @@ def test_four_option_orders_equal_four_full_passes(family, challenge):
         )
         full += (
             np.roll(
-                score_options(base, encoder, turned_rows, batch_size=3)[list(LETTERS)].to_numpy(),
+                score_options(base, encoder, turned_rows, one_order)[list(LETTERS)].to_numpy(),
                 shift,
                 axis=1,
             )

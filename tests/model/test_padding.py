@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqa_utils.model.loading import add_lora, load_base
-from vqa_utils.training.fold import answer_loss
+from vqa_utils.training._loss import answer_loss
 
 
 @pytest.fixture

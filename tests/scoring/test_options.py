@@ -8,48 +8,60 @@ import torch
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
+from vqa_utils.metrics import option_matrix
+from vqa_utils.model.encoder import letter_token_ids
 from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring._orders import encode_orders, shifts_of
-from vqa_utils.scoring.options import last_logits, score_fold, score_options
+from vqa_utils.scoring.options import ScoringSettings, last_logits, score_fold, score_options
+
+BY_THREE = ScoringSettings(batch_size=3)
 
 
-def test_probabilities_do_not_depend_on_the_batch(base, encoder, challenge):
-    rows = challenge.train.assign(
-        question=[
-            q + " 자세히 보세요." * (i % 3) for i, q in enumerate(challenge.train["question"])
-        ]
-    )
-    one, many = (score_options(base, encoder, rows, batch_size=size) for size in (1, 7))
-    assert list(one["id"]) == list(many["id"]) == list(rows["id"])
-    alone = pd.concat(
-        [score_options(base, encoder, rows.iloc[[i]], batch_size=1) for i in range(len(rows))]
-    )
-    np.testing.assert_allclose(one[list(LETTERS)], many[list(LETTERS)], atol=1e-4)
-    np.testing.assert_allclose(alone[list(LETTERS)], many[list(LETTERS)], atol=1e-4)
-    assert np.allclose(one[list(LETTERS)].sum(axis=1), 1)
+@pytest.fixture(scope="module")
+def uneven(challenge):
+    """Rows with questions of three lengths."""
+    more = [" 자세히 보세요." * (number % 3) for number in range(len(challenge.train))]
+    return challenge.train.assign(question=challenge.train["question"] + more)
 
 
-def test_rows_of_like_length_are_scored_together(base, encoder, challenge, monkeypatch):
-    rows = challenge.train.assign(
-        question=[
-            q + " 자세히 보세요." * (i % 3) for i, q in enumerate(challenge.train["question"])
-        ]
-    )
-    masks, questions = [], encoder.questions
-    monkeypatch.setattr(
-        encoder,
-        "questions",
-        lambda *a, **k: masks.append((b := questions(*a, **k))["attention_mask"]) or b,
-    )
-    score_options(base, encoder, rows, batch_size=4)
-    assert sum(int((mask == 0).sum()) for mask in masks) == 30
-    assert [mask.shape[1] for mask in masks] == sorted(
-        (mask.shape[1] for mask in masks), reverse=True
-    )
+@pytest.fixture
+def masks(encoder, monkeypatch):
+    """The attention masks of the batches that the encoder makes."""
+    masks = []
+    questions = encoder.questions
+
+    def watched(rows):
+        batch = questions(rows)
+        masks.append(batch["attention_mask"])
+        return batch
+
+    monkeypatch.setattr(encoder, "questions", watched)
+    return masks
+
+
+def test_probabilities_do_not_depend_on_the_batch(base, encoder, uneven):
+    one_a_pass = ScoringSettings(batch_size=1)
+    one = score_options(base, encoder, uneven, one_a_pass)
+    many = score_options(base, encoder, uneven, ScoringSettings(batch_size=7))
+    assert list(one["id"]) == list(many["id"]) == list(uneven["id"])
+    np.testing.assert_allclose(option_matrix(one), option_matrix(many), atol=1e-4)
+    np.testing.assert_allclose(option_matrix(one).sum(axis=1), 1)
+    for number in (0, 1, 2, len(uneven) - 1):  # each length, and the end
+        alone = score_options(base, encoder, uneven.iloc[[number]], one_a_pass)
+        expected = option_matrix(many)[[number]]
+        np.testing.assert_allclose(option_matrix(alone), expected, atol=1e-4)
+
+
+def test_rows_of_like_length_are_scored_together(base, encoder, uneven, masks):
+    score_options(base, encoder, uneven, ScoringSettings(batch_size=4))
+    sorted_lengths = sorted((int(row.sum()) for mask in masks for row in mask), reverse=True)
+    in_batches = [sorted_lengths[start : start + 4] for start in range(0, len(uneven), 4)]
+    assert [sorted(mask.sum(1).tolist(), reverse=True) for mask in masks] == in_batches
+    assert [mask.shape[1] for mask in masks] == [max(lengths) for lengths in in_batches]
 
 
 def test_probabilities_are_the_softmax_of_the_four_letters_logits(
@@ -60,123 +72,110 @@ def test_probabilities_are_the_softmax_of_the_four_letters_logits(
     text = processor.apply_chat_template(
         chat(row, None), tokenize=False, add_generation_prompt=True
     )
-    ids = processor.tokenizer(
-        text.replace("<|image_pad|>", "<|image_pad|>" * 16), return_tensors="pt"
-    )
+    with_image = text.replace("<|image_pad|>", "<|image_pad|>" * 16)
+    ids = processor.tokenizer(with_image, return_tensors="pt")
     with torch.no_grad():
-        logits = base(**{**image, **ids}).logits[0, -1]
-    expected = logits[processor.tokenizer.convert_tokens_to_ids(list(LETTERS))].double().softmax(-1)
-    found = score_options(base, encoder, challenge.test.head(1), batch_size=4)[
-        list(LETTERS)
-    ].to_numpy()[0]
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+        logits = base(**{**image, **ids}).logits[0, -1]  # [V]
+    letters = processor.tokenizer.convert_tokens_to_ids(list(LETTERS))
+    expected = logits[letters].double().softmax(-1).numpy()
+    found = score_options(base, encoder, challenge.test.head(1), BY_THREE)
+    np.testing.assert_allclose(option_matrix(found)[0], expected, atol=1e-6)
 
 
 def test_worker_processes_change_nothing(base, encoder, challenge):
-    here, workers = (
-        score_options(base, encoder, challenge.test, batch_size=3, num_workers=n) for n in (0, 2)
-    )
+    here = score_options(base, encoder, challenge.test, BY_THREE)
+    two_workers = dataclasses.replace(BY_THREE, num_workers=2)
+    workers = score_options(base, encoder, challenge.test, two_workers)
     pd.testing.assert_frame_equal(here, workers)
 
 
 def test_answers_are_not_looked_at(base, encoder, challenge):
     rows = challenge.train.head(6)
-    with_answers, without, wrong = (
-        score_options(base, encoder, r, batch_size=3)
-        for r in (rows, rows.drop(columns="answer"), rows.assign(answer="a"))
-    )
+    with_answers = score_options(base, encoder, rows, BY_THREE)
+    without = score_options(base, encoder, rows.drop(columns="answer"), BY_THREE)
+    wrong = score_options(base, encoder, rows.assign(answer="a"), BY_THREE)
     pd.testing.assert_frame_equal(with_answers, without)
     pd.testing.assert_frame_equal(with_answers, wrong)
 
 
+def test_a_batch_that_is_not_resolved_is_refused(config):
+    with pytest.raises(TypeError, match="auto"):
+        ScoringSettings.of_run(dataclasses.replace(config, score_batch="auto"))
+
+
+@pytest.mark.parametrize("orders", [1, 2])
 def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
-    base, config, encoder, challenge, tmp_path
+    base, config, encoder, challenge, tmp_path, orders
 ):
+    config = dataclasses.replace(config, tta=orders)
     model = add_lora(load_base(config), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.2)
     rows = challenge.train.head(6).drop(columns="answer")
-    probs = score_fold(model.eval(), encoder, {"oof": rows}, config, FoldPaths(tmp_path))
-    alone = score_options(base, encoder, rows, batch_size=32)[list(LETTERS)]
-    blank = score_options(model, encoder.blanked(), rows, batch_size=32)[list(LETTERS)]
-    np.testing.assert_allclose(probs["zero_shot"][list(LETTERS)], alone, atol=1e-6)
-    np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
-    assert abs(probs["oof"][list(LETTERS)] - alone).to_numpy().max() > 0.05
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"probs_{name}.csv" for name in ("oof", "zero_shot", "blank")
-    }
-    two_orders = dataclasses.replace(config, tta=2)
-    probs = score_fold(model, encoder, {"oof": rows}, two_orders, FoldPaths(tmp_path / "orders"))
-    alone = score_options(base, encoder, rows, batch_size=32, orders=2)[list(LETTERS)]
-    blank = score_options(model, encoder.blanked(), rows, batch_size=32, orders=2)[list(LETTERS)]
-    np.testing.assert_allclose(probs["zero_shot"][list(LETTERS)], alone, atol=1e-6)
-    np.testing.assert_allclose(probs["blank"][list(LETTERS)], blank, atol=1e-6)
+    settings = ScoringSettings(batch_size=32, orders=orders)
+    found = score_fold(model.eval(), encoder, {"oof": rows}, config, FoldPaths(tmp_path))
+    probs = {name: option_matrix(frame) for name, frame in found.items()}
+    alone = option_matrix(score_options(base, encoder, rows, settings))
+    blank = option_matrix(score_options(model, encoder.blanked(), rows, settings))
+    np.testing.assert_allclose(probs["zero_shot"], alone, atol=1e-6)
+    np.testing.assert_allclose(probs["blank"], blank, atol=1e-6)
+    assert np.abs(probs["oof"] - alone).max() > 0.05
 
 
 @pytest.mark.parametrize("orders", [1, 4])
 def test_orders_give_the_mean_of_their_softmaxes_to_the_last_bit(base, encoder, challenge, orders):
-    rows, records = challenge.test.head(3), challenge.test.head(3).to_dict("records")
-    batch = (
-        encode_orders(encoder, records, shifts_of(orders))
-        if orders > 1
-        else encoder.questions(records)
-    )
-    letters = encoder.processor.tokenizer.convert_tokens_to_ids(list(LETTERS))
+    rows = challenge.test.head(3)
+    records = rows.to_dict("records")
+    shifts = shifts_of(orders)
+    batch = encoder.questions(records)
+    if orders > 1:
+        batch = encode_orders(encoder, records, shifts)
+    letters = letter_token_ids(encoder.processor)
     with torch.inference_mode():
-        probs = last_logits(base, batch, True)[..., letters].double().softmax(-1)
-    expected = torch.stack(
-        [probs[:, number].roll(shift, -1) for number, shift in enumerate(shifts_of(orders))]
-    ).mean(0)
-    found = score_options(base, encoder, rows, batch_size=3, orders=orders)
-    np.testing.assert_array_equal(found[list(LETTERS)].to_numpy(), expected.numpy())
+        logits = last_logits(base, batch, True)  # [B, orders, V]
+    probs = logits[..., letters].double().softmax(-1)  # [B, orders, 4]
+    by_option = [probs[:, order].roll(shift, -1) for order, shift in enumerate(shifts)]
+    expected = torch.stack(by_option).mean(0)  # [B, 4]
+    found = score_options(base, encoder, rows, ScoringSettings(batch_size=3, orders=orders))
+    np.testing.assert_array_equal(option_matrix(found), expected.numpy())
 
 
-def test_the_mean_stands_beside_what_each_order_said_and_nothing_stale_does(
+def test_the_mean_stands_beside_the_orders_and_nothing_stale_does(
     base, config, encoder, challenge, tmp_path
 ):
-    model, rows = (
-        add_lora(load_base(config), config).eval(),
-        challenge.train.head(5).drop(columns="answer"),
-    )
+    model = add_lora(load_base(config), config).eval()
+    rows = challenge.train.head(5).drop(columns="answer")
+    questions = {"oof": rows, "test": challenge.test}
     out = FoldPaths(tmp_path)
-    score_fold(
-        model,
-        encoder,
-        {"oof": rows, "test": challenge.test},
-        dataclasses.replace(config, tta=4),
-        out,
-    )
-    for name, of_set in (("oof", rows), ("test", challenge.test)):
+    score_fold(model, encoder, questions, dataclasses.replace(config, tta=4), out)
+    for name, of_set in questions.items():
+        assert out.scored(name) == [out.probs(name), out.orders(name)]
         by_order = read_orders(out.orders(name), of_set["id"])
-        assert len(by_order) == 4 * len(of_set) and out.scored(name) == [
-            out.probs(name),
-            out.orders(name),
-        ]
+        assert len(by_order) == 4 * len(of_set)
         mean = by_order.groupby("id")[list(LETTERS)].mean().loc[of_set["id"]]
-        np.testing.assert_allclose(
-            read_probabilities(out.probs(name), of_set["id"])[list(LETTERS)], mean, atol=1e-12
-        )
-    names = ("oof", "test", "zero_shot", "blank")
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files == {f"probs_{name}.csv" for name in (*names, "oof_orders", "test_orders")}
-    score_fold(model, encoder, {"oof": rows, "test": challenge.test}, config, out)
-    assert {path.name for path in tmp_path.iterdir()} == {f"probs_{name}.csv" for name in names}
+        written = read_probabilities(out.probs(name), of_set["id"])
+        np.testing.assert_allclose(option_matrix(written), mean, atol=1e-12)
+
+    of_sets = {f"probs_{name}.csv" for name in ("oof", "test", "zero_shot", "blank")}
+    of_orders = {"probs_oof_orders.csv", "probs_test_orders.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == of_sets | of_orders
+    score_fold(model, encoder, questions, config, out)  # one order
+    assert {path.name for path in tmp_path.iterdir()} == of_sets
 
 
 def test_the_picture_matters(base, encoder, challenge):
-    seen, blank = (
-        score_options(base, e, challenge.train, batch_size=8) for e in (encoder, encoder.blanked())
-    )
-    assert (seen[list(LETTERS)] - blank[list(LETTERS)]).abs().to_numpy().max() > 0.1
+    settings = ScoringSettings(batch_size=8)
+    seen = option_matrix(score_options(base, encoder, challenge.train, settings))
+    blank = option_matrix(score_options(base, encoder.blanked(), challenge.train, settings))
+    assert np.abs(seen - blank).max() > 0.1
 
 
 def test_an_image_that_is_gone_stops_the_scoring(base, encoder, challenge):
+    rows = challenge.test.head(2).assign(path="nothing.png")
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
-        score_options(
-            base, encoder, challenge.test.head(2).assign(path="nothing.png"), batch_size=2
-        )
+        score_options(base, encoder, rows, BY_THREE)
 
 
 def held(known=()):

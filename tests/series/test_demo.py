@@ -19,7 +19,7 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.scoring.options import score_fold, score_options
+from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
 from vqa_utils.tiny_base import pretraining as pretrain
 from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.training.fold import train_fold
@@ -177,7 +177,7 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
 def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):
     config = preset("demo")
     encoder = Encoder(load_processor(config), demo.folder, config.image_side)
-    probs = score_options(load_base(config), encoder, demo.train, batch_size=32)
+    probs = score_options(load_base(config), encoder, demo.train, ScoringSettings(batch_size=32))
     found = accuracy(probs, demo.train["answer"])
     card = (DEMO_MODEL / "README.md").read_text(encoding="utf-8")
     said = float(re.search(r"zero-shot accuracy of ([\d.]+)", card)[1])

@@ -379,7 +379,7 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
     from vqa_utils.training import fold as train
 
     config = dataclasses.replace(config, epochs=2, learning_rate=3e-2)
-    last, original = {}, train.StepTrainer
+    last, original = {}, train.make_trainer
 
     class KeepsLast(TrainerCallback):
         def on_train_end(self, args, state, control, model, **kwargs):
@@ -391,12 +391,12 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
                 }
             )
 
-    def watched(**options):
-        trainer = original(**options)
+    def watched(*given):
+        trainer = original(*given)
         trainer.add_callback(KeepsLast())
         return trainer
 
-    monkeypatch.setattr(train, "StepTrainer", watched)
+    monkeypatch.setattr(train, "make_trainer", watched)
     paths, rows = FoldPaths(tmp_path / "fold3"), challenge.train.head(8)
     meta = train.train_fold(
         add_lora(load_base(config), config), config, encoder, rows, rows.head(0), paths

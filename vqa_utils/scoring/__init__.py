@@ -1,5 +1,6 @@
 """Option probabilities of one fold's rows. Notebook 04 runs it.
 
-_orders  Several option orders of a row in one forward pass: the image and the question once, then each order's own end
-options  Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them
+options   Option probabilities: the letters' logits at the last position, and their softmax
+_batches  Batches of rows of like length, encoded for the model while it computes
+_orders   Several option orders of a row in one forward pass, joined as a tree
 """

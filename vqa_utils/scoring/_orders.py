@@ -1,10 +1,9 @@
-"""Several option orders of a row in one forward pass: the image and the question once, then each order's own end.
+"""Several option orders of a row in one forward pass.
 
-The sequence is a tree: every token sees what all orders share and its own order. So a row costs its image and question
-once, and a batch costs the launches and the weights' bytes of one pass, whatever the number of orders.
+Image and question come first in the prompt and are the same in every order, so a row costs them
+once. A batch costs the launches and the weights' bytes of one pass, whatever the number of orders.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,102 +14,168 @@ from transformers import BatchFeature
 from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 
-PAD, SHARED, FIRST_ORDER = 0, 1, 2  # segments of a sequence; the orders count up from FIRST_ORDER
+TokenIds = list[int]
+
+# The segment of a token says to whom it belongs. The orders count up from FIRST_ORDER
+PADDING, PREFIX, FIRST_ORDER = 0, 1, 2
 
 
 def shifts_of(orders: int) -> tuple[int, ...]:
-    """By how many places each of 1, 2 or 4 cyclic orders turns the options."""
-    return tuple(range(0, len(LETTERS), len(LETTERS) // orders))
+    """Return by how many places each of 1, 2 or 4 cyclic orders turns the options."""
+    step = len(LETTERS) // orders
+    return tuple(range(0, len(LETTERS), step))
+
+
+def in_order(rows: Sequence[Row], shift: int) -> list[Row]:
+    """Return the rows with their options turned by `shift` places."""
+    order = cyclic_order(shift)
+    return [reorder_options(row, order) for row in rows]
 
 
 def can_share(model: nn.Module) -> bool:
-    """Whether every layer looks at other tokens by a mask alone; linear attention passes a state from token to token."""
-    return "linear_attention" not in (
-        getattr(model.config.get_text_config(), "layer_types", None) or ()
-    )
+    """Tell if a mask alone keeps tokens apart in every layer.
+
+    Linear attention passes a state from token to token, past any mask.
+    """
+    layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return "linear_attention" not in layer_types
 
 
 def encode_orders(encoder: Encoder, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
-    """Like `Encoder.questions`, with the options of each row turned by each of `shifts`, joined by `in_one_sequence`."""
-    prompts = []  # [orders][B] token ids
-    for shift in shifts:
-        reordered = [reorder_options(row, cyclic_order(shift)) for row in rows]
-        prompts.append(encoder.prompt_ids(reordered))
-    first_order = [reorder_options(row, cyclic_order(shifts[0])) for row in rows]
-    batch = encoder.questions(first_order)
-    return BatchFeature(in_one_sequence(batch, prompts, encoder.processor.tokenizer.pad_token_id))
+    """Encode the rows like `Encoder.questions`, once for all the orders in `shifts`."""
+    prompts = [encoder.prompt_ids(in_order(rows, shift)) for shift in shifts]
+    first_order = encoder.questions(in_order(rows, shifts[0]))
+    pad = encoder.processor.tokenizer.pad_token_id
+    return BatchFeature(in_one_sequence(first_order, prompts, pad))
 
 
 def in_one_sequence(
-    batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[list[int]]], pad: int
+    batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[TokenIds]], pad: int
 ) -> dict[str, Any]:
-    """Join the orders of each row behind what their prompts have in common.
+    r"""Join the orders of each row behind their common prefix.
+
+    A row is a tree: one trunk (the prefix: chat, image, question) and one branch an order (its
+    suffix: the options).
+
+                                  .- a. red  b. blue ...     order 0
+        <chat> <image> <question> +
+                                  '- a. blue b. red  ...     order 1
+
+    The joined sequence lays the tree flat. P is the longest prefix of the batch, S the longest
+    suffix. Every part is left-padded, so that all suffixes end at the same places. Two rows in two
+    orders, with P = 5 and S = 3:
+
+                    prefix       order 0    order 1
+        row 0     . p p p p  |   s s s   |  . s s        . is padding
+        row 1     p p p p p  |   . s s   |  s s s
+        segment   0 1 1 1 1  |   2 2 2   |  0 3 3        of row 0
+        position  0 0 1 2 3  |   4 5 6   |  0 4 5        of row 0: branches go on from the trunk
+        kept                         ^          ^        logits of the next token, the letter
 
     Args:
-        batch: the rows in the first order as the encoder makes them, left-padded, with `position_ids` [3, B, L].
-        prompts: [orders][B] token ids without padding, an image being one token or all of its own.
-        pad: the token at unused places.
+        batch: the rows in the first order from the encoder, left-padded, with `position_ids`
+            [3, B, L].
+        prompts: [orders][B] token ids without padding; an image is one token there.
+        pad: the token at padding places.
 
     Returns:
-        The batch with input_ids, mm_token_type_ids [B, P + N * S] and position_ids [3, B, P + N * S] for P shared places and
-        S of each order, `segments` [B, P + N * S] in place of the attention mask, and `logits_to_keep`, the N last places of
-        the orders.
+        The batch, with T = P + orders * S: input_ids, mm_token_type_ids [B, T], position_ids
+        [3, B, T], `segments` [B, T] in place of the attention mask, and `logits_to_keep`, the last
+        place of each order.
     """
-    own = []  # [B][orders]
-    for versions in zip(*prompts, strict=True):
-        alike = itertools.takewhile(
-            lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False)
-        )
-        common = min(sum(1 for _ in alike), min(map(len, versions)) - 1)
-        own.append([ids[common:] for ids in versions])
-    length, orders = batch["input_ids"].shape[1], len(prompts)
-    shared = length - min(len(versions[0]) for versions in own)
-    each = max(len(ids) for versions in own for ids in versions)
-    rows, total = len(own), shared + orders * each
-    ids, types, segments = (
-        torch.full((rows, total), pad),
-        torch.zeros(rows, total, dtype=torch.long),
-        torch.full((rows, total), PAD),
+    suffixes = []  # [B][orders] token ids
+    for prompts_of_row in zip(*prompts, strict=True):
+        common = common_prefix_length(prompts_of_row)
+        suffixes.append([ids[common:] for ids in prompts_of_row])
+
+    # The prefix comes from the encoded row in the first order: there an image has all its tokens
+    length = batch["input_ids"].shape[1]
+    prefix_columns = [length - len(of_row[0]) for of_row in suffixes]  # [B], padding included
+    longest_suffix = max(len(ids) for of_row in suffixes for ids in of_row)
+    tree = OrderTree(
+        rows=len(suffixes),
+        orders=len(prompts),
+        prefix_length=max(prefix_columns),
+        suffix_length=longest_suffix,
+        pad=pad,
     )
-    positions = torch.zeros(3, rows, total, dtype=torch.long)
-    for row, versions in enumerate(own):
-        count = length - len(versions[0])
-        place = slice(shared - count, shared)
-        ids[row, place] = batch["input_ids"][row, :count]
-        types[row, place] = batch["mm_token_type_ids"][row, :count]
-        segments[row, place] = batch["attention_mask"][row, :count] * SHARED
-        positions[:, row, place] = batch["position_ids"][:, row, :count]
-        for number, version in enumerate(versions):
-            end = shared + (number + 1) * each
-            place = slice(end - len(version), end)
-            ids[row, place] = torch.tensor(version)
-            segments[row, place] = FIRST_ORDER + number
-            positions[:, row, place] = positions[:, row, shared - 1, None] + torch.arange(
-                1, len(version) + 1
-            )
-    kept = {name: value for name, value in batch.items() if name != "attention_mask"}
-    # No tensor: accelerate would move it to the first GPU, and the head is on the last
-    last = list(range(shared + each - 1, total, each))
-    joined = {
-        "input_ids": ids,
-        "mm_token_type_ids": types,
-        "position_ids": positions,
-        "segments": segments,
-    }
-    return {**kept, **joined, "logits_to_keep": last}
+    for row, of_row in enumerate(suffixes):
+        tree.place_prefix(row, batch, prefix_columns[row])
+        for order, ids in enumerate(of_row):
+            tree.place_suffix(row, order, ids)
+
+    rest = {name: value for name, value in batch.items() if name != "attention_mask"}
+    return rest | tree.as_inputs()
+
+
+def common_prefix_length(prompts: Sequence[TokenIds]) -> int:
+    """Count the tokens all prompts begin with, and leave each at least one of its own."""
+    shortest = min(len(ids) for ids in prompts)
+    for place in range(shortest - 1):
+        tokens = {ids[place] for ids in prompts}
+        if len(tokens) > 1:
+            return place
+    return shortest - 1
+
+
+class OrderTree:
+    """The joined sequences of a batch, filled row by row; see `in_one_sequence` for a drawing."""
+
+    def __init__(self, *, rows: int, orders: int, prefix_length: int, suffix_length: int, pad: int):
+        """Make sequences of padding alone."""
+        self.orders = orders
+        self.prefix_length = prefix_length  # P
+        self.suffix_length = suffix_length  # S
+        total = prefix_length + orders * suffix_length  # T
+        self.input_ids = torch.full((rows, total), pad)  # [B, T]
+        self.token_types = torch.zeros(rows, total, dtype=torch.long)  # [B, T], 1 at image tokens
+        self.segments = torch.full((rows, total), PADDING)  # [B, T]
+        self.positions = torch.zeros(3, rows, total, dtype=torch.long)  # [3, B, T]
+
+    def place_prefix(self, row: int, batch: Mapping[str, torch.Tensor], columns: int) -> None:
+        """Copy the first `columns` of an encoded row to the end of the prefix's places."""
+        places = slice(self.prefix_length - columns, self.prefix_length)
+        self.input_ids[row, places] = batch["input_ids"][row, :columns]
+        self.token_types[row, places] = batch["mm_token_type_ids"][row, :columns]
+        self.segments[row, places] = batch["attention_mask"][row, :columns] * PREFIX
+        self.positions[:, row, places] = batch["position_ids"][:, row, :columns]
+
+    def place_suffix(self, row: int, order: int, ids: TokenIds) -> None:
+        """Put an order's own tokens, all of them text, at the end of that order's places."""
+        end = self.suffix_end(order)
+        places = slice(end - len(ids), end)
+        self.input_ids[row, places] = torch.tensor(ids)
+        self.segments[row, places] = FIRST_ORDER + order
+        prefix_end = self.positions[:, row, self.prefix_length - 1, None]  # [3, 1]
+        self.positions[:, row, places] = prefix_end + torch.arange(1, len(ids) + 1)
+
+    def suffix_end(self, order: int) -> int:
+        """Return the place behind an order's last token."""
+        return self.prefix_length + (order + 1) * self.suffix_length
+
+    def as_inputs(self) -> dict[str, Any]:
+        """Return the sequences by the model's names for them."""
+        last_places = [self.suffix_end(order) - 1 for order in range(self.orders)]
+        return {
+            "input_ids": self.input_ids,
+            "mm_token_type_ids": self.token_types,
+            "position_ids": self.positions,
+            "segments": self.segments,
+            # No tensor: accelerate would move it to the first GPU, and the head is on the last
+            "logits_to_keep": last_places,
+        }
 
 
 def tree_mask(segments: torch.Tensor) -> torch.Tensor:
-    """[B, L] -> [B, 1, L, L], what each token (third) may look at (fourth): before it, shared or of its own order.
+    """Make the attention mask [B, 1, T, T] (query, key) from `segments` [B, T].
 
-    Padding looks at itself, since a softmax over nothing is no number.
+    A token sees the prefix and its own order, up to itself. Padding sees itself alone, since a
+    softmax over nothing is NaN.
     """
-    seen = segments[:, None, :]
-    own_or_shared = (seen == segments[:, :, None]) | (seen == SHARED)
-    every = torch.ones(
-        segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device
-    )
-    return (
-        (own_or_shared & (seen != PAD) & every.tril())
-        | torch.eye(len(every), dtype=torch.bool, device=every.device)
-    )[:, None]
+    length = segments.shape[1]
+    query, key = segments[:, :, None], segments[:, None, :]  # [B, T, 1], [B, 1, T]
+    same_branch = (key == query) | (key == PREFIX)  # [B, T, T]
+    square = torch.ones(length, length, dtype=torch.bool, device=segments.device)  # [T, T]
+    visible = same_branch & (key != PADDING) & square.tril()  # [B, T, T]
+    itself = torch.eye(length, dtype=torch.bool, device=segments.device)  # [T, T]
+    return (visible | itself)[:, None]  # [B, 1, T, T]

@@ -1,19 +1,18 @@
-"""Option probabilities: one forward pass a batch, the four letters' logits at the last position, a softmax over them.
+"""Option probabilities of rows: a softmax over the four letters' logits at the last position.
 
-A row may be scored in several cyclic orders of its options. Its probabilities are then the mean over
-the orders, each option followed to the place where it stands.
+A row may be scored in several cyclic orders of its options. Its probabilities are then the mean
+over the orders; each option is followed to its place in an order.
 """
 
 import contextlib
-import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from peft import PeftModel
-from torch.utils.data import DataLoader
 from transformers import BatchFeature
 
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
@@ -24,8 +23,9 @@ from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
-from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
-from vqa_utils.scoring._orders import can_share, encode_orders, shifts_of, tree_mask
+from vqa_utils.prompts import LETTERS, cyclic_order
+from vqa_utils.scoring._batches import like_length, loader_of
+from vqa_utils.scoring._orders import can_share, shifts_of, tree_mask
 
 
 def questions_of_fold(
@@ -56,6 +56,27 @@ def questions_of_fold(
     return challenge.folder, oof | {"test": challenge.test}
 
 
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How rows are scored; nothing here but `orders` changes a probability beyond rounding."""
+
+    batch_size: int
+    """Rows a forward pass."""
+    orders: int = 1
+    """1, 2 or 4 cyclic orders of the options."""
+    use_amp: bool = True
+    """fp16 autocast on a GPU."""
+    num_workers: int = 0
+    """Processes that decode images while the model computes; 0 decodes in this one."""
+
+    @classmethod
+    def of_run(cls, config: Config) -> "ScoringSettings":
+        """Take the settings from a run's, whose score_batch is resolved."""
+        if not isinstance(config.score_batch, int):
+            raise TypeError(f"score_batch: expected a number of rows, found {config.score_batch!r}")
+        return cls(config.score_batch, config.tta, config.use_amp, config.num_workers)
+
+
 def score_fold(
     model: PeftModel,
     encoder: Encoder,
@@ -63,129 +84,121 @@ def score_fold(
     config: Config,
     out: FoldPaths,
 ) -> dict[str, pd.DataFrame]:
-    """Score each set of rows and write `probs_<set>.csv`, and of several orders also `probs_<set>_orders.csv`.
+    """Score each set of rows and write `probs_<set>.csv`.
 
-    With `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its adapter, and `blank` by
-    the adapter with grey pictures.
+    Several orders are also written one by one, to `probs_<set>_orders.csv`. With
+    `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its
+    adapter, and `blank` by the adapter with grey pictures.
+
+    Returns:
+        The probabilities by set: `id`, `a` to `d`.
     """
-    options = {
-        "batch_size": config.score_batch, "orders": config.tta, "use_amp": config.use_amp,
-        "num_workers": config.num_workers,
-    }  # fmt: skip
-    by_order = {
-        name: score_orders(model, encoder, rows, **options) for name, rows in questions.items()
-    }
-    probs = {name: averaged(of_rows) for name, of_rows in by_order.items()}
+    settings = ScoringSettings.of_run(config)
+    by_order = {}
+    for name, rows in questions.items():
+        by_order[name] = score_orders(model, encoder, rows, settings)
+
+    probs = {name: averaged(orders) for name, orders in by_order.items()}
     if config.baselines and "oof" in questions:
+        held_out = questions["oof"]
         with model.disable_adapter():
-            probs["zero_shot"] = score_options(model, encoder, questions["oof"], **options)
-        probs["blank"] = score_options(model, encoder.blanked(), questions["oof"], **options)
+            probs["zero_shot"] = score_options(model, encoder, held_out, settings)
+        probs["blank"] = score_options(model, encoder.blanked(), held_out, settings)
+
     for name, frame in probs.items():
         write_probabilities(out.probs(name), frame)
-    for name, of_rows in by_order.items():
-        write_orders(out.orders(name), of_rows)
+    for name, orders in by_order.items():
+        write_orders(out.orders(name), orders)
     return probs
 
 
-def autocast(device: torch.device, use_amp: bool) -> contextlib.AbstractContextManager:
-    """fp16 autocast on a GPU, nothing on a CPU."""
-    return (
-        torch.autocast("cuda", torch.float16, enabled=use_amp)
-        if device.type == "cuda"
-        else contextlib.nullcontext()
-    )
-
-
 def score_options(
-    model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, **options: Any
+    model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, settings: ScoringSettings
 ) -> pd.DataFrame:
-    """The probability of each option of each row, the mean over its orders.
+    """Return the probability of each option of each row, the mean over its orders.
 
     Args:
-        model: in eval mode; its answers are not looked up anywhere, and a column `answer` is not used.
-        rows: `id`, `path`, `question`, `a` to `d`.
-        options: those of `score_orders`.
+        model: in eval mode.
+        rows: `id`, `path`, `question`, `a` to `d`. A column `answer` is not used.
 
     Returns:
         `id`, `a` to `d`, in the order of `rows`; each row sums to 1.
     """
-    return averaged(score_orders(model, encoder, rows, **options))
+    return averaged(score_orders(model, encoder, rows, settings))
 
 
 def averaged(orders: pd.DataFrame) -> pd.DataFrame:
-    """`id`, `a` to `d`: the mean over the orders that `score_orders` gives."""
-    rows = orders["id"].nunique()
-    mean = (
-        option_matrix(orders).reshape(-1, rows, len(LETTERS)).mean(axis=0)
-    )  # [orders, N, 4] -> [N, 4]
-    return pd.concat([orders[["id"]].head(rows), pd.DataFrame(mean, columns=list(LETTERS))], axis=1)
+    """Average what `score_orders` returns over the orders: `id`, `a` to `d`."""
+    count = orders["id"].nunique()  # N
+    by_order = option_matrix(orders).reshape(-1, count, len(LETTERS))  # [orders, N, 4]
+    mean = pd.DataFrame(by_order.mean(axis=0), columns=list(LETTERS))  # [N, 4]
+    ids = orders[["id"]].head(count)
+    return pd.concat([ids, mean], axis=1)
 
 
 @torch.inference_mode()
 def score_orders(
-    model: torch.nn.Module,
-    encoder: Encoder,
-    rows: pd.DataFrame,
-    *,
-    batch_size: int,
-    orders: int = 1,
-    use_amp: bool = True,
-    num_workers: int = 0,
+    model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, settings: ScoringSettings
 ) -> pd.DataFrame:
-    """What each order of a row's options says of them.
+    """Return the option probabilities of each row in each order.
 
     Args:
-        model: as of `score_options`.
-        rows: as of `score_options`.
-        batch_size: rows a forward pass; rows of like length go together, so that little is padding.
-        orders: 1, 2 or 4 cyclic orders of the options.
-        num_workers: processes that decode images while the model computes; 0 decodes in this one.
+        model: as in `score_options`.
+        rows: as in `score_options`.
 
     Returns:
         `order` (by how many places the options were turned), `id`, and `a` to `d`, the row's own
         options in any order: order after order, each in the order of `rows`.
     """
-    letters = torch.tensor(letter_token_ids(encoder.processor), device=model.device)
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
-    longest_first = sorted(
-        range(len(records)), key=encoder.lengths(records).__getitem__, reverse=True
+    shifts = shifts_of(settings.orders)
+    batches = like_length(encoder.lengths(records), settings.batch_size)
+    loader = loader_of(
+        records,
+        batches,
+        encoder,
+        shifts=shifts,
+        share=can_share(model),
+        workers=settings.num_workers,
     )
-    batches = [
-        longest_first[start : start + batch_size] for start in range(0, len(records), batch_size)
-    ]
-    shifts = shifts_of(orders)
-    encode = functools.partial(_batches, encoder, shifts=shifts, share=can_share(model))
-    loader = DataLoader(records, batch_sampler=batches, collate_fn=encode, num_workers=num_workers)
-    probs = np.empty((len(shifts), len(records), len(LETTERS)))
+    letters = letter_token_ids(encoder.processor)
+    probs = np.empty((len(shifts), len(records), len(LETTERS)))  # [orders, N, 4]
     for chosen, passes in zip(batches, loader, strict=True):
-        logits = torch.cat(
-            [last_logits(model, batch, use_amp) for batch in passes], 1
-        )  # [B, orders, V]
-        at_places = (
-            logits[..., letters.to(logits.device)].double().softmax(-1).cpu().numpy()
-        )  # [B, orders, 4]
+        at_places = letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
         for number, shift in enumerate(shifts):
-            probs[number][np.ix_(chosen, cyclic_order(shift))] = at_places[:, number]
+            for place, option in enumerate(cyclic_order(shift)):
+                probs[number, chosen, option] = at_places[:, number, place]
+
     index = pd.MultiIndex.from_product([shifts, rows["id"]], names=["order", "id"])
-    return pd.DataFrame(probs.reshape(-1, len(LETTERS)), index, columns=list(LETTERS)).reset_index()
+    table = pd.DataFrame(probs.reshape(-1, len(LETTERS)), index, columns=list(LETTERS))
+    return table.reset_index()
 
 
-def _batches(
-    encoder: Encoder, rows: list[dict], *, shifts: tuple[int, ...], share: bool
-) -> list[BatchFeature]:
-    """What goes through the model for some rows: all orders at once where they can share, else one batch an order."""
-    if share and len(shifts) > 1:
-        return [encode_orders(encoder, rows, shifts)]
-    return [
-        encoder.questions([reorder_options(row, cyclic_order(shift)) for row in rows])
-        for shift in shifts
-    ]
+def letter_probabilities(
+    model: torch.nn.Module, passes: Iterable[BatchFeature], letters: Sequence[int], use_amp: bool
+) -> np.ndarray:
+    """Compute the softmax over the letters' logits, in fp64: [B, orders, 4].
+
+    Args:
+        passes: all orders of the same rows, in one forward pass or in several.
+        letters: the letters' token ids.
+    """
+    logits = [last_logits(model, batch, use_amp) for batch in passes]  # each [B, its orders, V]
+    of_letters = torch.cat(logits, dim=1)[..., letters]  # [B, orders, 4]
+    return of_letters.double().softmax(-1).cpu().numpy()
 
 
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
-    """[B, orders in the batch, V] at the last position of each order."""
+    """Run a forward pass; return the logits at the last place of each order, [B, orders, V]."""
     inputs = {"logits_to_keep": 1, **batch.to(model.device)}
     if "segments" in inputs:
         inputs["attention_mask"] = tree_mask(inputs.pop("segments"))
     with autocast(model.device, use_amp):
         return model(**inputs).logits
+
+
+def autocast(device: torch.device, use_amp: bool) -> contextlib.AbstractContextManager:
+    """Autocast to fp16 on a GPU; do nothing on a CPU."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.float16, enabled=use_amp)
+    return contextlib.nullcontext()

@@ -1,8 +1,12 @@
 """The training of one fold. Notebook 03 runs it.
 
-_batches           What each optimizer step is made of: micro-batches of rows of like length, their words and the order of their options
-_callbacks         What happens beside the training's steps: the log, the guard against gradients that are no numbers, versions, free memory
-_option_shuffling  Options in a new order each epoch, the label with them: no letter is worth more than another
-_wordings          Rows in other words each epoch: the wording of each is drawn anew
-fold               One fold: transformers' Trainer on a 4-bit base with LoRA, and the adapter of the best epoch
+fold               One fold: train the adapter, keep its best epoch, write meta.json
+_trainer           transformers' Trainer with a fold's settings, rows, loss and scores
+_rows              The rows to learn from, with their lengths in tokens
+_steps             The rows of each optimizer step, sorted by length
+_wordings          Rows in other words each epoch
+_option_shuffling  Options in a new order each epoch, the label with them
+_loss              The loss on the answer's letter, and the scores of held-out rows
+_checkpoints       The name of a training's checkpoints, and the newest to go on from
+_callbacks         Beside the steps: log, guard against NaN gradients, versions, memory
 """

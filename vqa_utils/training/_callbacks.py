@@ -1,4 +1,4 @@
-"""What happens beside the training's steps: the log, the guard against gradients that are no numbers, versions, free memory."""
+"""Callbacks beside the training's steps: log, guard against NaN gradients, versions, memory."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ LOG_COLUMNS = [
     "seconds_per_step",
     "memory_gib",
 ]
-MOST_SKIPPED = 20  # steps in a row: a scale of 256 is below one by then, so no scale would help
+MOST_SKIPPED = 20  # steps in a row: by then a loss scale of 256 is below one, so none would help
 
 
 class TrainingError(VqaError):
@@ -31,22 +31,27 @@ class TrainingError(VqaError):
 
 
 class TrainLog(TrainerCallback):
-    """Appends one line a step to train_log.csv, so that a killed run still has its log and the terminal can follow it."""
+    """Append one line a step to train_log.csv.
+
+    A killed run still has its log, and the terminal can follow it.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.step_start = path, time.time()
+        self.path = path
+        self.step_start = time.time()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A new log; a resumed run keeps the lines up to its checkpoint."""
+        """Start a new log; a resumed run keeps the lines up to its checkpoint."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = (
-            pd.read_csv(self.path)
-            if state.global_step and self.path.exists()
-            else pd.DataFrame(columns=LOG_COLUMNS)
-        )
-        kept[kept["step"] <= state.global_step].to_csv(self.path, index=False)
+        log = pd.DataFrame(columns=LOG_COLUMNS)
+        resumed = state.global_step > 0
+        if resumed and self.path.exists():
+            log = pd.read_csv(self.path)
+        up_to_checkpoint = log["step"] <= state.global_step
+        log[up_to_checkpoint].to_csv(self.path, index=False)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the step's clock."""
         self.step_start = time.time()
 
     def on_log(
@@ -57,25 +62,30 @@ class TrainLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Append the line of a step; an evaluation's log has no `loss`."""
         if not logs or "loss" not in logs:
             return
-        measured = {
+        line = {
+            "step": state.global_step,
+            "max_steps": state.max_steps,
+            **logs,
             "seconds_per_step": round(time.time() - self.step_start, 4),
             "memory_gib": sum(peak_memory_gib()),
         }
-        line = {"step": state.global_step, "max_steps": state.max_steps, **logs, **measured}
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)
 
 
 class NonFiniteGuard(TrainerCallback):
-    """Counts the steps whose gradients are no numbers, and ends a training that does nothing else.
+    """Count the steps with NaN or infinite gradients, and end a training of nothing else.
 
     Under loss scaling, a few such steps at the start are skipped and harmless.
     """
 
     def __init__(self, most_in_a_row: int = MOST_SKIPPED):
-        self.most_in_a_row, self.in_a_row, self.skipped = most_in_a_row, 0, 0
+        self.most_in_a_row = most_in_a_row
+        self.in_a_row = 0
+        self.skipped = 0
 
     def on_log(
         self,
@@ -92,21 +102,25 @@ class NonFiniteGuard(TrainerCallback):
         """
         if not logs or "grad_norm" not in logs:
             return
-        finite = math.isfinite(logs["grad_norm"])
-        self.skipped += not finite
-        self.in_a_row = 0 if finite else self.in_a_row + 1
+        if math.isfinite(logs["grad_norm"]):
+            self.in_a_row = 0
+            return
+        self.skipped += 1
+        self.in_a_row += 1
         if self.in_a_row >= self.most_in_a_row:
             raise TrainingError(
-                f"step {state.global_step}: expected finite gradients, found none in the last {self.in_a_row} steps (loss "
-                f"{logs.get('loss')}); lower the learning rate (--set learning_rate=2e-5), or compute in fp32 (--set "
-                "use_amp=false) to see whether fp16 is the cause"
+                f"step {state.global_step}: expected finite gradients, found none in the last "
+                f"{self.in_a_row} steps (loss {logs.get('loss')}); lower the learning rate (--set "
+                "learning_rate=2e-5), or compute in fp32 (--set use_amp=false) to see if fp16 is "
+                "the cause"
             )
 
 
 class SeenSteps(TrainerCallback):
-    """Tells autograd that a step changed the weights.
+    """Tell autograd that a step changed the weights.
 
-    The lean LoRA makes its 16-bit copies anew where a weight's version is new, and bitsandbytes' optimizers write past it.
+    The fast LoRA renews its 16-bit copy of a weight with a new version, and bitsandbytes' optimizers
+    write without one.
     """
 
     def on_optimizer_step(
@@ -118,7 +132,10 @@ class SeenSteps(TrainerCallback):
 
 
 class FreeMemory(TrainerCallback):
-    """Gives the allocator's unused blocks back after each epoch and each evaluation, whose shapes differ."""
+    """Give the allocator's unused blocks back after each epoch and each evaluation.
+
+    The two have tensors of other shapes.
+    """
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         torch.cuda.empty_cache()
@@ -128,16 +145,17 @@ class FreeMemory(TrainerCallback):
 
 
 def reset_peak_memory() -> None:
-    """Count GPU memory peaks from here."""
+    """Measure the GPUs' memory peaks from here on."""
     for gpu in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def peak_memory_gib() -> list[float]:
-    """The allocator's peak on each GPU; on a CPU, the process's largest resident size."""
-    if torch.cuda.is_available():
-        return [
-            round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2)
-            for gpu in range(torch.cuda.device_count())
-        ]
-    return [round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)]
+    """Return the allocator's peak on each GPU; without one, the process's largest resident size."""
+    if not torch.cuda.is_available():
+        resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return [round(resident_kib / 2**20, 2)]
+    peaks = []
+    for gpu in range(torch.cuda.device_count()):
+        peaks.append(round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2))
+    return peaks

@@ -1,76 +1,68 @@
 """Options in a new order each epoch, the label with them: no letter is worth more than another."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from vqa_utils.model.encoder import Row
 from vqa_utils.prompts import LETTERS, reorder_options
+from vqa_utils.training._steps import Key, Order, OrderAbove, Rows, steps_of
 
-Key = int | tuple[int, int]  # a row, or a row in one of its wordings
-Places = tuple[
-    int, ...
-]  # where the right option goes, then where the three others go, in their order
-
-
-class EpochSampler(Protocol):
-    """A sampler whose order depends on the epoch."""
-
-    def __iter__(self) -> Iterator[Key]: ...
-    def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None: ...
+# The place of the right option, then those of the three others, in the order of their letters
+Places = tuple[int, ...]
 
 
-class ShuffledSteps(Sampler[tuple[Key, Places]]):
-    """The rows of `order`, each with new places for its options.
+class ShuffledSteps(OrderAbove[tuple[Key, Places]]):
+    """Add new places for its options to each row of an order.
 
-    Within an optimizer step the right options are spread over the letters as evenly as its rows allow. The places depend on
-    the seed, the epoch and the step alone, so a resumed training draws what it would have drawn.
+    Within an optimizer step the right options are spread over the letters as evenly as its rows
+    allow. The places depend on the seed, the epoch and the step alone, so that a resumed training
+    draws the same.
     """
 
-    def __init__(self, order: EpochSampler, step_rows: int, seed: int):
-        self.order, self.step_rows, self.seed, self.epoch = order, step_rows, seed, 0
+    def __init__(self, order: Order[Key], step_rows: int, seed: int):
+        super().__init__(order)
+        self.step_rows = step_rows
+        self.seed = seed
 
     def __iter__(self) -> Iterator[tuple[Key, Places]]:
-        for number, row in enumerate(self.order):
-            step, within = divmod(number, self.step_rows)
-            if not within:
-                rng = np.random.default_rng([self.seed, self.epoch, step])
-                size = min(self.step_rows, len(self.order) - number)
-                right = rng.permutation(np.resize(rng.permutation(len(LETTERS)), size))
-            others = rng.permutation(
-                [place for place in range(len(LETTERS)) if place != right[within]]
-            )
-            yield row, (int(right[within]), *map(int, others))
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Each epoch has other places."""
-        self.epoch = epoch
-        self.order.set_epoch(epoch)
+        for number, step in enumerate(steps_of(self.order, self.step_rows)):
+            rng = np.random.default_rng([self.seed, self.epoch, number])
+            places = draw_places(len(step), rng)
+            yield from zip(step, places, strict=True)
 
 
-class ShuffledOptions(Dataset):
-    """Training rows, each asked for with the places of its options."""
+def draw_places(rows: int, rng: np.random.Generator) -> list[Places]:
+    """Draw the places of the options of `rows` rows, with the letters of the answers balanced."""
+    letters = rng.permutation(len(LETTERS))  # the first of these get one row more, if any do
+    right_places = rng.permutation(np.resize(letters, rows))  # [rows]
+    drawn = []
+    for right in right_places.tolist():
+        other_places = [place for place in range(len(LETTERS)) if place != right]
+        others = rng.permutation(other_places).tolist()
+        drawn.append((right, *others))
+    return drawn
 
-    def __init__(self, rows: Sequence[dict[str, Any]] | Dataset):
+
+class ShuffledOptions(Dataset[Row]):
+    """Training rows with their options in a new order, by the row's key and the options' places."""
+
+    def __init__(self, rows: Rows):
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[Key, Places]) -> dict[str, Any]:
-        number, places = key
-        row = self.rows[number]
+    def __getitem__(self, key: tuple[Key, Places]) -> Row:
+        row_key, places = key
+        row = self.rows[row_key]
         return reorder_options(row, order_of(places, row["answer"]))
 
 
 def order_of(places: Places, answer: str) -> list[int]:
-    """The option at each place, for `reorder_options`: the right option goes to places[0]."""
+    """Return the option at each place, as `reorder_options` takes it."""
     right = LETTERS.index(answer)
-    options = [right, *(option for option in range(len(LETTERS)) if option != right)]
-    option_at = dict(zip(places, options, strict=True))
+    others = [option for option in range(len(LETTERS)) if option != right]
+    option_at = dict(zip(places, [right, *others], strict=True))
     return [option_at[place] for place in range(len(LETTERS))]

@@ -1,49 +1,45 @@
 """Rows in other words each epoch: the wording of each is drawn anew."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from vqa_utils.training._option_shuffling import EpochSampler
+from vqa_utils.model.encoder import Row
+from vqa_utils.training._steps import Order, OrderAbove
 
 
-class WordedRows(Dataset):
-    """Training rows in all their wordings, each asked for with the number of one."""
+class WordedRows(Dataset[Row]):
+    """Training rows in all their wordings, by the number of the row and of the wording."""
 
-    def __init__(self, rows: Sequence[Sequence[dict[str, Any]]]):
-        self.rows = rows
+    def __init__(self, wordings: Sequence[Sequence[Row]]):
+        """Take the wordings of each row."""
+        self.wordings = wordings
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.wordings)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> Row:
         row, wording = key
-        return self.rows[row][wording]
+        return self.wordings[row][wording]
 
 
-class DrawnWordings(Sampler[tuple[int, int]]):
-    """The rows of `order`, each with the number of a wording, all of a row's being equally probable.
+class DrawnWordings(OrderAbove[tuple[int, int]]):
+    """Add the number of a wording to each row of an order; a row's wordings are equally probable.
 
-    A draw depends on the seed, the epoch and the row alone, so a resumed training draws what it would have drawn.
+    A draw depends on the seed, the epoch and the row alone, so that a resumed training draws the
+    same.
     """
 
-    def __init__(self, order: EpochSampler, rows: WordedRows, seed: int):
-        self.order, self.seed, self.epoch = order, seed, 0
-        self.counts = np.array([len(wordings) for wordings in rows.rows])
+    def __init__(self, order: Order[int], rows: WordedRows, seed: int):
+        super().__init__(order)
+        self.seed = seed
+        self.counts = np.array([len(wordings) for wordings in rows.wordings])  # [N]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # A spawn key's stream is none that a list of numbers gives, which `ShuffledSteps` draws from
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,)))
-        drawn = (rng.random(len(self.counts)) * self.counts).astype(int)
+        # By a spawn key: a list of numbers seeds `ShuffledSteps`, which must not draw the same
+        source = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
+        uniform = np.random.default_rng(source).random(len(self.counts))  # [N], in [0, 1)
+        wordings = (uniform * self.counts).astype(int)  # [N]
         for row in self.order:
-            yield row, int(drawn[row])
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Each epoch has draws of its own."""
-        self.epoch = epoch
-        self.order.set_epoch(epoch)
+            yield row, int(wordings[row])

@@ -1,0 +1,46 @@
+import dataclasses
+
+import pytest
+import torch
+from transformers import Trainer
+
+from vqa_utils.training import _trainer
+from vqa_utils.training._trainer import make_trainer, training_arguments
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, None), (2, 4), (3, 3), (16, 2)])
+def test_the_next_steps_micro_batches_are_made_while_one_computes(
+    config, tmp_path, workers, expected
+):
+    config = dataclasses.replace(config, micro_batch=4, accumulation=8, num_workers=workers)
+    assert training_arguments(config, tmp_path).dataloader_prefetch_factor == expected
+
+
+def test_a_second_visible_gpu_does_not_double_the_batch(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
+    def on_two_gpus(*given, **options):
+        arguments = training_arguments(*given, **options)
+        arguments._n_gpu = 2
+        return arguments
+
+    monkeypatch.setattr(_trainer, "training_arguments", on_two_gpus)
+    train, held_out = challenge.train.head(4), challenge.train.tail(4)
+    model = torch.nn.Linear(1, 1)
+    trainer = make_trainer(model, config, encoder, train, held_out, tmp_path, [])
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == config.micro_batch
+
+
+@pytest.mark.parametrize("held_out_rows", [0, 4])
+def test_an_epoch_is_judged_where_rows_are_held_out(
+    config, encoder, challenge, tmp_path, held_out_rows
+):
+    held_out = challenge.train.tail(held_out_rows)
+    model = torch.nn.Linear(1, 1)
+    trainer = make_trainer(model, config, encoder, challenge.train.head(4), held_out, tmp_path, [])
+    assert isinstance(trainer, Trainer)
+    assert trainer.args.load_best_model_at_end == (held_out_rows > 0)
+    lengths = [row["length"] for row in trainer.eval_dataset]
+    assert len(lengths) == held_out_rows
+    assert lengths == sorted(lengths, reverse=True)

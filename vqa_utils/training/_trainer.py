@@ -1,0 +1,142 @@
+"""transformers' Trainer with a fold's settings, rows, loss and scores."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from vqa_utils.config import Config
+from vqa_utils.model.encoder import Encoder, letter_token_ids
+from vqa_utils.model.fp16 import grad_scaler
+from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
+from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
+from vqa_utils.training._rows import training_rows, with_lengths
+from vqa_utils.training._steps import Rows, SortedSteps
+from vqa_utils.training._wordings import DrawnWordings, WordedRows
+
+
+class StepTrainer(Trainer):
+    """The Trainer, with the rows of each optimizer step sorted by their `length` in tokens.
+
+    A step has the same rows as in the Trainer, so its gradients are the same, and a resumed
+    training finds its place by the same count. transformers' `group_by_length` would put other rows
+    into a step. With one micro-batch a step nothing is sorted.
+
+    `WordedRows` are worded by `DrawnWordings` first, and sorted by the length of those words. The
+    options of `ShuffledOptions` are moved by `ShuffledSteps` last.
+    """
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the Trainer's own loader with the samplers of this room above its sampler."""
+        loader = super().get_train_dataloader()
+        micro_batches = self.args.gradient_accumulation_steps
+        step_rows = self.args.train_batch_size * micro_batches
+        seed = self.args.seed
+
+        data = self.train_dataset
+        rows: Rows = data.rows if isinstance(data, ShuffledOptions) else data
+        order = loader.get_sampler()
+        if isinstance(rows, WordedRows):
+            order = DrawnWordings(order, rows, seed)
+        if micro_batches > 1:
+            order = SortedSteps(order, rows, step_rows)
+        if isinstance(data, ShuffledOptions):
+            order = ShuffledSteps(order, step_rows, seed)
+        loader.set_sampler(order)
+        return loader
+
+
+def make_trainer(
+    model: PeftModel,
+    config: Config,
+    encoder: Encoder,
+    train: pd.DataFrame,
+    held_out: pd.DataFrame,
+    checkpoints: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> StepTrainer:
+    """Make the Trainer of one fold; the arguments are those of `train_fold`.
+
+    Args:
+        checkpoints: the folder of the Trainer's checkpoints.
+        callbacks: what happens beside the steps.
+    """
+    letters = letter_token_ids(encoder.processor)
+    arguments = training_arguments(config, checkpoints, judged=len(held_out) > 0)
+    # A second visible GPU would double the batch and the loss of a model that lies on one
+    arguments._n_gpu = 1
+
+    def keep_letters(outputs: torch.Tensor | tuple[Any, ...], _: torch.Tensor) -> torch.Tensor:
+        return letter_logits(outputs, letters)
+
+    held_out_rows = with_lengths(held_out.to_dict("records"), encoder)
+    longest_first = sorted(held_out_rows, key=lambda row: row["length"], reverse=True)
+    trainer = StepTrainer(
+        model=model,
+        args=arguments,
+        data_collator=encoder.examples,
+        train_dataset=training_rows(config, encoder, train),
+        eval_dataset=longest_first,
+        compute_loss_func=answer_loss,
+        preprocess_logits_for_metrics=keep_letters,
+        compute_metrics=lambda prediction: held_out_scores(prediction, letters),
+        callbacks=list(callbacks),
+    )
+    # It prints a line a step: the log file has them, and a notebook should not
+    trainer.remove_callback(PrinterCallback)
+    if arguments.fp16:
+        trainer.accelerator.scaler = grad_scaler()
+    return trainer
+
+
+def training_arguments(
+    config: Config, checkpoints: Path, *, judged: bool = True
+) -> TrainingArguments:
+    """Translate the config into the Trainer's words.
+
+    Args:
+        judged: score the held-out rows after each epoch and keep the best epoch's adapter.
+    """
+    gpu = torch.cuda.is_available()
+    workers = config.num_workers
+    prefetch = None
+    if workers:
+        # The Trainer takes all micro-batches of a step before it computes; a GPU waits for those
+        # not made by then
+        prefetch = max(2, math.ceil(config.accumulation / workers))
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=config.micro_batch,
+        per_device_eval_batch_size=config.score_batch,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        max_grad_norm=config.max_grad_norm,
+        optim="paged_adamw_32bit" if config.use_cpu_offload else "adamw_torch",
+        fp16=gpu and config.use_amp,
+        use_cpu=not gpu,
+        dataloader_num_workers=workers,
+        dataloader_prefetch_factor=prefetch,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,  # the collator reads them
+        label_names=["labels"],
+        eval_strategy="epoch" if judged else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=judged,
+        metric_for_best_model="log_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # show a NaN loss instead of the mean so far
+        disable_tqdm=True,
+        report_to=list(config.report_to) or "none",
+        seed=config.seed,
+    )
