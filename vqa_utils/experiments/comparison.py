@@ -176,7 +176,7 @@ def _line(run: Scored) -> dict[str, object]:
         "notebook_minutes": notebooks["total"].iloc[-1] / 60,
         "minutes_from": " ".join(sorted(set(notebooks.get(EXECUTED_IN, ())) - {"", paths.run_id})),
         "peak_gib": max(max(meta["peak_memory_gib"]) for meta in metas),
-        "rungs": max(len(read_rungs(paths.fold(k).rungs, config)) for k in config.adapter_numbers),
+        "rungs": max(len(read_rungs(paths.fold(k))) for k in config.adapter_numbers),
         "data": config.data,
         "rows": len(right),
         "rows_hash": run.rows_hash,

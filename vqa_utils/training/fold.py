@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from vqa_utils.artifacts.files import ids_hash, sha256, write_json
-from vqa_utils.artifacts.fold_settings import resumable, rungs_behind
+from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config
 from vqa_utils.metrics import accuracy, log_loss
@@ -61,9 +61,7 @@ def train_fold(
     start, guard = time.time(), NonFiniteGuard()
     reset_peak_memory()
     letters = letter_token_ids(encoder.processor)
-    checkpoints = paths.checkpoints / training_key(
-        resumable(config, rungs_behind(paths.rungs, config)), train
-    )
+    checkpoints = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
     arguments = training_arguments(config, checkpoints, judged=len(held_out) > 0)
     arguments._n_gpu = (
         1  # a second visible GPU would double the batch and the loss of a model that lies on one
