@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.errors import VqaError
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
-from vqa_utils.running.stages import Stage, Step, select_steps
+from vqa_utils.running.stages import STAGES, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -24,41 +24,6 @@ if TYPE_CHECKING:
 
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
-    from vqa_utils.running.runner import Runner
-
-STAGES = (
-    Stage("01_eda"),
-    Stage("02_folds", writes=("folds.csv", "folds*.csv")),
-    Stage(
-        "03_train_fold",
-        ("folds.csv", "folds*.csv"),
-        ("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"),
-        per_fold=True,
-        trains=True,
-    ),
-    Stage(
-        "04_infer",
-        ("folds.csv", "fold{fold}/adapter"),
-        ("fold{fold}/probs_test.csv", "fold{fold}/probs_*.csv"),
-        per_fold=True,
-    ),
-    Stage(
-        "05_ensemble",
-        ("folds.csv", "fold*/probs_*.csv"),
-        ("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv"),
-    ),
-    Stage(
-        "06_analysis",
-        (
-            "folds.csv",
-            "fold*/meta.json",
-            "fold*/probs_*.csv",
-            "ensemble/probs_oof.csv",
-            "ensemble/members.json",
-        ),
-        ("report/index.html", "report/*"),
-    ),
-)
 
 
 def main() -> None:
@@ -184,7 +149,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
     from vqa_utils.running.lock import locked
-    from vqa_utils.running.runner import Runner
+    from vqa_utils.running.runner import Runner, execute_steps
     from vqa_utils.running.terminal import print_table
 
     steps = select_steps(
@@ -197,47 +162,6 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     check_run(config, find_gpus())
     with locked(paths):
         execute_steps(runner, steps)
-
-
-def execute_steps(runner: "Runner", steps: "list[Step]") -> None:
-    """Check what a run builds on, note its settings, execute what is due, and print what came out."""
-    from vqa_utils.running.resolution import start_run, with_data
-    from vqa_utils.running.results import print_results
-    from vqa_utils.running.terminal import print_table
-    from vqa_utils.running.timings import time_table
-
-    paths, console = runner.paths, runner.console
-    runner.config = config = with_data(runner.config)
-    stages = [step.stage for step in steps]
-    folds_stay = any("folds.csv" in stage.reads for stage in stages) and not any(
-        "folds.csv" in stage.writes for stage in stages
-    )
-    runner.check_whole(built_on(steps, paths, config))
-    start_run(paths, config, check_folds=folds_stay)
-    console.print(f"run {paths.run_id}: {shown(paths.folder)}")
-    start = time.time()
-    runner.run(steps)
-    print_table(
-        console,
-        "where the time went (seconds)",
-        time_table(paths.notebooks, [step.name for step in steps]),
-    )
-    if steps[-1].stage in STAGES[-2:]:
-        print_results(paths, config, console)
-    console.print(f"{(time.time() - start) / 60:.1f} minutes")
-
-
-def built_on(steps: "list[Step]", paths: "RunPaths", config: "Config") -> "list[Step]":
-    """What these steps take as it is: adapters that are not trained anew, scores that are not made anew, and their ensemble."""
-    from vqa_utils.ensembling.members import scored_adapters
-
-    training, scoring, ensemble, analysis = STAGES[-4:]
-    selected = {step.stage.name for step in steps}
-    taken = [Step(training, step.fold) for step in steps if step.stage == scoring]
-    if selected & {ensemble.name, analysis.name}:
-        taken += [Step(scoring, number) for number in scored_adapters(paths, config)]
-    taken += [Step(ensemble)] * (analysis.name in selected)
-    return [step for step in taken if step not in steps]
 
 
 COMMANDS = {

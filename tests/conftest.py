@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from vqa_utils.artifacts.files import write_csv, write_json, write_text
-from vqa_utils.artifacts.fold_settings import Rung, write_rungs
+from vqa_utils.artifacts.fold_settings import Rung, take_rung
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.artifacts.run import open_run
@@ -246,9 +246,8 @@ class StandIn:
             less, more = (
                 {"lora_r": r, "lora_alpha": 2 * r} for r in (config.lora_r // 2, config.lora_r)
             )
-            write_rungs(
-                paths.fold(fold).rungs, config, [Rung("LoRA r", more, less, 0, "training", 0.5, ())]
-            )
+            rung = Rung("LoRA r", more, less, 0, "training", 0.5, ())
+            take_rung(paths.fold(fold), config, rung)
         write_json(paths.fold(fold).adapter_config, to_dict(open_run(paths.run_id, fold)[1]))
         write_text(paths.fold(fold).train_log, "step\n")
         write_json(
@@ -289,6 +288,5 @@ def stand_in(tmp_path, monkeypatch):
     """The series in a fresh folder of runs, without its notebooks."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     stand_in = StandIn()
-    for module in ("runner", "prediction"):
-        monkeypatch.setattr(f"vqa_utils.running.{module}.execute", stand_in.execute)
+    monkeypatch.setattr("vqa_utils.running.runner.execute", stand_in.execute)
     return stand_in

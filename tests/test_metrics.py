@@ -3,19 +3,21 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 
 from vqa_utils.metrics import (
     accuracy,
     accuracy_interval,
+    at_letter,
     expected_calibration_error,
     holm,
     log_loss,
     mcnemar,
     mean_interval,
+    option_matrix,
     predictions,
     reliability,
-)  # fmt: skip
+)
 
 
 def probabilities(*rows):
@@ -60,21 +62,31 @@ def test_calibration_of_an_overconfident_model():
     assert expected_calibration_error(probs, answers) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("hits", "rows"), [(80, 100), (11, 12), (500, 1000)])
-def test_the_interval_is_that_of_resampled_rows(hits, rows):
+@pytest.mark.parametrize("level", [0.95, 0.5])
+@pytest.mark.parametrize(("hits", "rows"), [(0, 12), (11, 12), (12, 12), (80, 100), (500, 1000)])
+def test_the_interval_of_an_accuracy_solves_wilsons_equation(hits, rows, level):
     right = np.arange(rows) < hits
-    resamples = np.random.default_rng(1).choice(right, (20_000, rows)).mean(axis=1)
-    assert accuracy_interval(right) == pytest.approx(
-        np.quantile(resamples, (0.025, 0.975)), abs=0.01
-    )
+    z = norm.ppf((1 + level) / 2)
+    # an end p is as many standard errors from the found share as the level says, at its own spread
+    for p in accuracy_interval(right, level):
+        assert abs(hits / rows - p) == pytest.approx(z * math.sqrt(p * (1 - p) / rows), abs=1e-9)
+
+
+def test_the_interval_of_an_accuracy_has_a_width_where_all_rows_are_alike():
+    low, high = accuracy_interval(np.ones(60, bool))
+    assert 0.9 < low < high == pytest.approx(1)
+    assert np.allclose(accuracy_interval(np.zeros(60, bool)), (1 - high, 1 - low))
+    assert np.isnan(accuracy_interval(np.array([], bool))).all()
+
+
+def test_the_interval_of_an_accuracy_is_that_of_a_series_too():
+    right = np.arange(12) < 7
     assert accuracy_interval(pd.Series(right)) == accuracy_interval(right)
 
 
-def test_intervals_of_no_rows_and_of_rows_that_are_alike():
-    assert np.isnan(accuracy_interval(np.array([], bool))).all()
-    assert accuracy_interval(np.ones(12, bool)) == (1, 1) and accuracy_interval(
-        np.zeros(12, bool)
-    ) == (0, 0)
+def test_option_values_are_looked_up_by_letter():
+    matrix = option_matrix(probabilities((0.7, 0.1, 0.2, 0), (0.4, 0.3, 0.2, 0.1)))
+    assert at_letter(matrix, pd.Series(["c", "a"], index=[5, 2])).tolist() == [0.2, 0.4]
 
 
 @pytest.mark.parametrize("level", [0.95, 0.9875])

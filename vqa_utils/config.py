@@ -1,4 +1,4 @@
-"""A run's settings: one frozen dataclass that checks itself, from the command line and to JSON and back."""
+"""A run's settings: one frozen dataclass that checks itself, read from text and JSON."""
 
 import dataclasses
 import hashlib
@@ -9,39 +9,40 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa_utils.setting_types import (
-    BOOL_OR_AUTO,
-    COUNT_OR_AUTO,
+    ABOVE_ZERO,
+    AUTO,
+    SHARE,
+    SIZES,
+    BoolOrAuto,
     ConfigError,
-    is_size,
+    CountOrAuto,
+    Rule,
+    Setting,
+    at_least,
+    auto_or,
     kind_name,
     listed,
+    one_of,
     parse,
+    setting,
     type_problem,
 )
 
-DEMO_DATA = "easy-vqa"  # the value of `data` that stands for the demo's challenge
-DEMO_MODEL_NAME = (
-    "demo"  # the value of `model` that stands for the tiny base in vqa_utils/tiny_base/model
-)
+DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
+DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
-
-
-# The notebook that uses a setting first: for those before it, it may change. One that is not named here counts for all of them
-USED_FROM = {
-    "score_batch": "04_infer", "tta": "04_infer", "baselines": "04_infer",
-    "calibrate": "05_ensemble", "ensemble": "05_ensemble", "refit": "05_ensemble",
-}  # fmt: skip
-
-# What may differ between the run that trained an adapter and the one that uses it: where the data and the machine's
-# limits are, what is reported, and what is first used after the training
-NOT_OF_THE_ADAPTER = (
-    "preset", "data", "limit", "device_map", "max_memory", "offload_experts", "cache_dir", "num_workers", "report_to", *USED_FROM,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of a run. Saved as `config.json` and beside each adapter.
+
+    A setting is one field: name, type, default, meaning, rule. Two keywords say how far a change
+    of it reaches in a run that is there already:
+
+    - `used_from`: earlier notebooks do not use it; what they wrote is kept.
+    - `of_adapter=False`: an adapter does not depend on it, and trained ones are kept. These are
+      the place of the data, the limits of the machine, and reports.
 
     The defaults are those of the preset `safe`.
 
@@ -49,137 +50,182 @@ class Config:
         ConfigError: with every problem of the values at once.
     """
 
-    preset: str = "safe"
-    model: str = QWEN3_30B
-    """A model's name on the hub, a local folder, or "demo"."""
-    data: str = ""
-    """A folder with train.csv, test.csv, sample_submission.csv and the images, or "easy-vqa"."""
-    limit: int = 0
-    """Use only the first rows of train.csv, test.csv and extra_train, this many; 0 uses all."""
-    extra_train: str = ""
-    """A CSV of more rows to train on, with the columns of train.csv: they join every fold's training and are never held out. Images
-    are looked for beside the CSV, then in the data folder."""
+    preset: str = setting("safe", "the preset that the other settings change", of_adapter=False)
+    model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"')
+    data: str = setting(
+        "",
+        "a folder with train.csv, test.csv, sample_submission.csv and the images, or "
+        f'"{DEMO_DATA}"; "" looks in Kaggle\'s input folder',
+        of_adapter=False,
+    )
+    limit: int = setting(
+        0,
+        "rows; use this many of train.csv, test.csv and extra_train, their first; 0 uses all",
+        at_least(0, "rows"),
+        of_adapter=False,
+    )
+    extra_train: str = setting(
+        "",
+        "a CSV of more rows to train on, with the columns of train.csv; they join the training of "
+        "every fold and are never held out; images lie beside the CSV or in the data folder",
+    )
 
-    image_side: int = 384
-    """px; an image gets at most image_side squared pixels, its aspect ratio is kept."""
+    image_side: int = setting(
+        384,
+        "px; an image gets at most image_side squared pixels and keeps its aspect ratio",
+        at_least(32, "px (one merged patch of Qwen3-VL)"),
+    )
 
-    quantization: str = "nf4"
-    """"nf4" (bitsandbytes, experts included) or "none"."""
-    use_double_quant: bool = True
-    """Quantise the scales of the 4-bit blocks too: 0.37 bits a weight less."""
-    offload_experts: bool = False
-    """Keep the experts of the layers that do not fit in host memory, and stream them in layer by layer: slow, and it works."""
-    cache_dir: str = "auto"
-    """Where quantised weights are kept for the next fold; "auto" takes a disk with room (on Kaggle a temporary one), "" none."""
-    device_map: str = "plan"
-    """"plan" (by the memory plan) or one of accelerate's, such as "auto"."""
-    max_memory: tuple[str, ...] = ()
-    """One limit a GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none."""
+    quantization: str = setting(
+        "nf4",
+        'of the base: "nf4" (bitsandbytes, experts included) or "none"',
+        one_of("nf4", "none"),
+    )
+    use_double_quant: bool = setting(
+        True, "quantise the scales of the 4-bit blocks too; saves 0.37 bits a weight"
+    )
+    offload_experts: bool = setting(
+        False,
+        "keep the experts of the layers that do not fit in host memory and copy them in layer by "
+        "layer; slow, but it works",
+        of_adapter=False,
+    )
+    cache_dir: str = setting(
+        AUTO,
+        'a folder that keeps quantised weights for the next fold; "auto" takes a disk with room '
+        '(on Kaggle a temporary one), "" keeps none',
+        of_adapter=False,
+    )
+    device_map: str = setting(
+        "plan",
+        'places the layers: "plan" (by the memory plan) or one of accelerate\'s, such as "auto"',
+        of_adapter=False,
+    )
+    max_memory: tuple[str, ...] = setting(
+        (),
+        'one limit a GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none',
+        SIZES,
+        of_adapter=False,
+    )
 
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_dropout: float = 0.05
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Layers of the language model that get LoRA; the vision tower's layers of the same name do not."""
+    lora_r: int = setting(8, "rank of LoRA", at_least(1))
+    lora_alpha: int = setting(16, "LoRA's update is scaled by lora_alpha / lora_r", at_least(1))
+    lora_dropout: float = setting(0.05, "share of LoRA's inputs dropped in training", SHARE)
+    target_modules: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        "layers of the language model that get LoRA; layers of the same name in the vision tower "
+        "do not",
+        Rule("at least one", lambda names: len(names) > 0),
+    )
 
-    micro_batch: COUNT_OR_AUTO = "auto"
-    """Rows a forward and backward pass; "auto" takes the most that the memory plan allows, at `accumulation` rows a step."""
-    accumulation: int = 16
-    """Passes an optimizer step; with micro_batch "auto", rows an optimizer step."""
-    epochs: float = 2
-    learning_rate: float = 5e-5
-    warmup_ratio: float = 0.05
-    """Share of the steps in which the learning rate rises, before its cosine decay."""
-    shuffle_options: bool = False
-    """Train on the options in a new order each epoch, with the right letters balanced within each optimizer step."""
-    paraphrase: bool = False
-    """Train on each row in newly drawn words each epoch: its question's, from paraphrases.csv beside train.csv, or else, from a
-    built-in list, its instruction's."""
-    max_grad_norm: float = 0.5
-    use_amp: bool = True
-    """fp16 with loss scaling on a GPU; a CPU computes in fp32 either way."""
-    use_gradient_checkpointing: BOOL_OR_AUTO = "auto"
-    """Compute a layer again in the backward, where memory for what it would keep is short ("auto", by the memory plan), in all
-    layers (true) or in none; a CPU has memory."""
-    use_cpu_offload: bool = False
-    """Optimizer state in pageable host memory (bitsandbytes' paged AdamW); needs a GPU."""
+    micro_batch: CountOrAuto = setting(
+        AUTO,
+        'rows a forward and backward pass; "auto" takes the most that the memory plan allows, at '
+        "`accumulation` rows an optimizer step",
+        auto_or(at_least(1)),
+    )
+    accumulation: int = setting(
+        16,
+        'passes an optimizer step; with micro_batch "auto", rows an optimizer step',
+        at_least(1),
+    )
+    epochs: float = setting(2, "passes over the training rows", ABOVE_ZERO)
+    learning_rate: float = setting(5e-5, "the highest, at the end of the warm-up", ABOVE_ZERO)
+    warmup_ratio: float = setting(
+        0.05, "share of the steps with a rising learning rate, before its cosine decay", SHARE
+    )
+    shuffle_options: bool = setting(
+        False,
+        "train on the options in a new order each epoch, with the right letters balanced within "
+        "each optimizer step",
+    )
+    paraphrase: bool = setting(
+        False,
+        "train on each row in newly drawn words each epoch: its question's, from paraphrases.csv "
+        "beside train.csv, or else, from a built-in list, its instruction's",
+    )
+    max_grad_norm: float = setting(0.5, "larger gradients are scaled to this norm", ABOVE_ZERO)
+    use_amp: bool = setting(
+        True, "fp16 with loss scaling on a GPU; a CPU computes in fp32 either way"
+    )
+    use_gradient_checkpointing: BoolOrAuto = setting(
+        AUTO,
+        "activation checkpointing: true in all decoder layers, false in none, "
+        '"auto" where the memory plan is short of memory (a CPU is not)',
+    )
+    use_cpu_offload: bool = setting(
+        False, "optimizer state in pageable host memory (bitsandbytes' paged AdamW); needs a GPU"
+    )
 
-    use_kfold: bool = True
-    """False trains once, on a stratified split."""
-    n_folds: int = 3
-    holdout_fraction: float = 0.2
-    """The held-out share of the rows where use_kfold is False."""
-    near_duplicates: int = 0
-    """Rows whose pictures' perceptual hashes differ from a group's first in so many of 64 bits stay in one fold; 0 groups equal
-    files alone."""
-    group_questions: bool = False
-    """Rows that ask the same question stay in one fold too, whatever their pictures."""
+    use_kfold: bool = setting(True, "false trains once, on a stratified split")
+    n_folds: int = setting(3, "folds; each row is held out by one of them")
+    holdout_fraction: float = setting(
+        0.2,
+        "share of the rows that is held out if use_kfold is false",
+        Rule("more than 0 and at most 0.5", lambda share: 0 < share <= 0.5),
+    )
+    near_duplicates: int = setting(
+        0,
+        "bits of 64; pictures whose perceptual hashes differ from a group's first by at most this "
+        "stay in one fold; 0 groups equal files only",
+        Rule("0 to 10 bits", lambda bits: 0 <= bits <= 10),
+    )
+    group_questions: bool = setting(
+        False, "rows with the same question stay in one fold too, whatever their pictures"
+    )
 
-    score_batch: COUNT_OR_AUTO = "auto"
-    """Rows a forward pass when options are scored; "auto" takes as many, up to 128, as need no more memory than training."""
-    tta: int = 4
-    """Cyclic orders of the options that are scored and averaged, 1, 2 or 4; image and question are computed once for all."""
-    baselines: bool = False
-    """Score the held-out rows without the adapter and with blank images too."""
+    score_batch: CountOrAuto = setting(
+        AUTO,
+        'rows a forward pass of scoring; "auto" takes as many, up to 128, as need no more memory '
+        "than training",
+        auto_or(at_least(1)),
+        used_from="04_infer",
+    )
+    tta: int = setting(
+        4,
+        "cyclic orders of the options that are scored and averaged; image and question are "
+        "computed once for all",
+        one_of(1, 2, 4),
+        used_from="04_infer",
+    )
+    baselines: bool = setting(
+        False,
+        "score the held-out rows without the adapter and with blank images too",
+        used_from="04_infer",
+    )
 
-    calibrate: BOOL_OR_AUTO = "auto"
-    """Scale each fold's probabilities by a temperature that was fitted on the rows that it held out; "auto" does so where this
-    lowers the log loss of rows that the fit did not see."""
-    ensemble: str = "mean"
-    """How the folds' probabilities become one answer: "mean", "geometric" (mean) or "vote"."""
-    refit: bool = False
-    """Train one more adapter, on all rows of train.csv and extra_train, that joins the test answers. No out-of-fold score judges
-    it."""
+    calibrate: BoolOrAuto = setting(
+        AUTO,
+        "scale each fold's probabilities by a temperature, fitted on its held-out rows; "
+        '"auto" does so if this lowers the log loss of rows that the fit did not see',
+        used_from="05_ensemble",
+    )
+    ensemble: str = setting(
+        "mean",
+        'combines the folds\' probabilities: "mean", "geometric" (mean) or "vote"',
+        one_of("mean", "geometric", "vote"),
+        used_from="05_ensemble",
+    )
+    refit: bool = setting(
+        False,
+        "train one more adapter, on all rows of train.csv and extra_train, for the test answers; "
+        "no out-of-fold score judges it",
+        used_from="05_ensemble",
+    )
 
-    num_workers: int = 2
-    """Processes that decode images; 0 decodes in the training process."""
-    report_to: tuple[str, ...] = ()
-    """Trackers that the Trainer reports to, such as "tensorboard" or "wandb"."""
-    seed: int = 42
+    num_workers: int = setting(
+        2,
+        "processes that decode images; 0 decodes in the training process",
+        at_least(0),
+        of_adapter=False,
+    )
+    report_to: tuple[str, ...] = setting(
+        (), 'trackers of the Trainer, such as "tensorboard" or "wandb"', of_adapter=False
+    )
+    seed: int = setting(42, "of folds, weights, dropout, and the order of the rows")
 
     def __post_init__(self) -> None:
-        problems = [
-            problem
-            for name, kind in field_types().items()
-            if (problem := type_problem(name, getattr(self, name), kind))
-        ]
-        if problems:
-            raise ConfigError(listed(problems))
-        checks = {
-            "image_side: expected at least 32 px (one merged patch of Qwen3-VL)": self.image_side
-            >= 32,
-            'quantization: expected "nf4" or "none"': self.quantization in ("nf4", "none"),
-            "max_memory: expected sizes such as 14GB or 13GiB": all(map(is_size, self.max_memory)),
-            "limit: expected 0 or more rows": self.limit >= 0,
-            "lora_r: expected at least 1": self.lora_r >= 1,
-            "lora_alpha: expected at least 1": self.lora_alpha >= 1,
-            "lora_dropout: expected 0 to below 1": 0 <= self.lora_dropout < 1,
-            "target_modules: expected at least one": len(self.target_modules) > 0,
-            'micro_batch: expected at least 1, or "auto"': self.micro_batch == "auto"
-            or self.micro_batch >= 1,
-            "accumulation: expected at least 1": self.accumulation >= 1,
-            "epochs: expected more than 0": self.epochs > 0,
-            "learning_rate: expected more than 0": self.learning_rate > 0,
-            "warmup_ratio: expected 0 to below 1": 0 <= self.warmup_ratio < 1,
-            "max_grad_norm: expected more than 0": self.max_grad_norm > 0,
-            "n_folds: expected at least 2 (or use_kfold=false)": not self.use_kfold
-            or self.n_folds >= 2,
-            "holdout_fraction: expected more than 0 and at most 0.5": 0
-            < self.holdout_fraction
-            <= 0.5,
-            "near_duplicates: expected 0 to 10 bits": 0 <= self.near_duplicates <= 10,
-            'score_batch: expected at least 1, or "auto"': self.score_batch == "auto"
-            or self.score_batch >= 1,
-            "tta: expected 1, 2 or 4": self.tta in (1, 2, 4),
-            'ensemble: expected "mean", "geometric" or "vote"': self.ensemble
-            in ("mean", "geometric", "vote"),
-            "num_workers: expected 0 or more": self.num_workers >= 0,
-        }
-        problems = [
-            f"{rule}, found {getattr(self, rule.split(':')[0])!r}"
-            for rule, holds in checks.items()
-            if not holds
-        ]
+        problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type
         if problems:
             raise ConfigError(listed(problems))
 
@@ -190,66 +236,93 @@ class Config:
 
     @property
     def adapter_numbers(self) -> tuple[int, ...]:
-        """The adapters that are trained: one a fold, and with `refit` one more that holds out nothing."""
-        return (*self.fold_numbers, len(self.fold_numbers)) if self.refit else self.fold_numbers
+        """The adapters that are trained: one a fold, with `refit` one more that holds out none."""
+        if not self.refit:
+            return self.fold_numbers
+        return (*self.fold_numbers, len(self.fold_numbers))
 
     def adapter_name(self, number: int) -> str:
-        """What people are told of an adapter: "fold 2", or "refit (fold 3)" for the one whose files are in fold3/."""
+        """Name an adapter: "fold 2", or "refit (fold 3)" for the refit, whose files are in fold3/."""
         return f"fold {number}" if number in self.fold_numbers else f"refit (fold {number})"
 
     @property
     def effective_batch(self) -> int:
         """Rows an optimizer step."""
-        return self.accumulation * (1 if self.micro_batch == "auto" else self.micro_batch)
+        if self.micro_batch == AUTO:
+            return self.accumulation
+        return self.accumulation * self.micro_batch
 
     @property
     def is_resolved(self) -> bool:
         """Whether both batches are numbers."""
-        return "auto" not in (self.micro_batch, self.score_batch)
+        return AUTO not in (self.micro_batch, self.score_batch)
+
+    @property
+    def micro_batch_rows(self) -> int:
+        """Rows a forward and backward pass.
+
+        Raises:
+            ConfigError: `micro_batch` is still "auto".
+        """
+        return _resolved("micro_batch", self.micro_batch)
+
+    @property
+    def score_batch_rows(self) -> int:
+        """Rows a forward pass of scoring.
+
+        Raises:
+            ConfigError: `score_batch` is still "auto".
+        """
+        return _resolved("score_batch", self.score_batch)
 
     def with_micro_batch(self, rows: int) -> "Config":
-        """These settings with so many rows a pass, at the same rows an optimizer step."""
-        return dataclasses.replace(
-            self, micro_batch=rows, accumulation=self.effective_batch // rows
-        )
+        """Set the rows a pass, at the same rows an optimizer step."""
+        accumulation = self.effective_batch // rows
+        return dataclasses.replace(self, micro_batch=rows, accumulation=accumulation)
 
     def hash_for(self, notebook: str) -> str:
-        """16 hex digits that change with any setting but those that later notebooks use first (see USED_FROM)."""
-        return _hash(
-            {
-                key: value
-                for key, value in to_dict(self).items()
-                if USED_FROM.get(key, "") <= notebook
-            }
-        )
+        """16 hex digits that change with every setting but those that later notebooks use first."""
+        values = to_dict(self)
+        used = {name: values[name] for name in values if USED_FROM.get(name, "") <= notebook}
+        return _hash(used)
 
     @property
     def training_hash(self) -> str:
         """16 hex digits that change with the settings that an adapter depends on."""
-        return _hash(
-            {key: value for key, value in to_dict(self).items() if key not in NOT_OF_THE_ADAPTER}
-        )
+        values = to_dict(self)
+        of_adapter = {name: values[name] for name in values if name not in NOT_OF_THE_ADAPTER}
+        return _hash(of_adapter)
+
+
+SETTINGS: dict[str, Setting] = {
+    field.name: field.metadata["setting"] for field in dataclasses.fields(Config)
+}
+# The notebook that uses a setting first. One that is not named here counts for all of them
+USED_FROM = {name: about.used_from for name, about in SETTINGS.items() if about.used_from}
+# What may differ between the run that trained an adapter and the run that uses it
+NOT_OF_THE_ADAPTER = tuple(name for name, about in SETTINGS.items() if not about.of_adapter)
 
 
 def field_types() -> dict[str, Any]:
     """Each setting's name and type."""
     hints = typing.get_type_hints(Config)
-    return {f.name: hints[f.name] for f in dataclasses.fields(Config)}
+    return {name: hints[name] for name in SETTINGS}
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`["image_side=448", "max_memory=12GB,15GB"]` as values of the settings' types.
+    """Read `["image_side=448", "max_memory=12GB,15GB"]` as values of the settings' types.
 
     Raises:
         ConfigError: with every unknown name and every value of the wrong type.
     """
-    values, problems, types = {}, [], field_types()
-    for setting in settings:
-        name, equals, text = setting.partition("=")
+    types = field_types()
+    values = {}
+    problems = []
+    for assignment in settings:
+        name, equals, text = assignment.partition("=")
         if not equals or name not in types:
-            problems.append(
-                f"{setting}: expected NAME=VALUE with one of the names {', '.join(types)}"
-            )
+            names = ", ".join(types)
+            problems.append(f"{assignment}: expected NAME=VALUE with one of the names {names}")
             continue
         try:
             values[name] = parse(text, types[name])
@@ -261,35 +334,74 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """JSON values; `from_dict` reads them back."""
+    """Convert to JSON values; `from_dict` reads them back."""
+    values = dataclasses.asdict(config)
     return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in dataclasses.asdict(config).items()
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
     }
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """Invert `to_dict`.
 
     Raises:
-        ConfigError: settings of another version of the code, from which those of this one do not follow.
+        ConfigError: settings of another version of the code, from which those of this one do not
+            follow.
     """
-    types = field_types()
-    unknown, missing = sorted(values.keys() - types.keys()), sorted(types.keys() - values.keys())
-    problems = [
-        f"it has {', '.join(unknown)}, which this version does not know: a later one made it, or an earlier one"
-    ] * bool(unknown)
-    problems += [
-        f"it lacks {', '.join(missing)}, and what it did instead is not known: an earlier version made it"
-    ] * bool(missing)
+    unknown = sorted(values.keys() - SETTINGS.keys())
+    missing = sorted(SETTINGS.keys() - values.keys())
+    problems = []
+    if unknown:
+        names = ", ".join(unknown)
+        problems.append(
+            f"it has {names}, which this version does not know: a later one made it, or an earlier"
+        )
+    if missing:
+        names = ", ".join(missing)
+        problems.append(
+            f"it lacks {names}, and what it did instead is not known: an earlier version made it"
+        )
     if problems:
         raise ConfigError(
-            f"settings of another version of the code: {'; '.join(problems)}. Start the run anew under another name, or go on with "
-            "the version that provenance.json names as git_commit"
+            f"settings of another version of the code: {'; '.join(problems)}. Start the run anew "
+            "under another name, or go on with the version that provenance.json names as git_commit"
         )
-    return Config(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
+    return Config(**with_tuples(values))
+
+
+def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists into the tuples that settings have."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+
+
+def _type_problems(config: Config) -> list[str]:
+    found = [
+        type_problem(name, getattr(config, name), kind) for name, kind in field_types().items()
+    ]
+    return [problem for problem in found if problem]
+
+
+def _rule_problems(config: Config) -> list[str]:
+    problems = []
+    for name, about in SETTINGS.items():
+        value = getattr(config, name)
+        if about.rule and not about.rule.holds(value):
+            problems.append(f"{name}: expected {about.rule.expected}, found {value!r}")
+    if config.use_kfold and config.n_folds < 2:
+        problems.append(
+            f"n_folds: expected at least 2 (or use_kfold=false), found {config.n_folds}"
+        )
+    return problems
+
+
+def _resolved(name: str, rows: CountOrAuto) -> int:
+    if rows == AUTO:
+        raise ConfigError(
+            f'{name}: expected a number of rows by now, found "auto"; run_all.py resolves it'
+        )
+    return rows
 
 
 def _hash(values: dict[str, Any]) -> str:

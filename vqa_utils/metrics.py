@@ -1,18 +1,29 @@
-"""Scores of option probabilities, and what chance makes of their differences."""
+"""Scores of option probabilities, and how much of their differences is chance.
+
+`probs` is a table with the columns a to d, one row a question; `answers` holds the right letters.
+The two are matched by position, not by index.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from vqa_utils.prompts import LETTERS
 
 BEYOND_CHANCE = 0.01  # McNemar's p below which a difference is called more than chance
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
-DRAWS = (
-    2000  # of the bootstrap of a mean; its interval is then off by a fiftieth of its width or so
-)
-DECIMALS = 12  # letters that differ by less are tied: sums of the same numbers do, in another order
+DRAWS = 2000  # of the bootstrap of a mean; its interval is off by about a fiftieth of its width
+DECIMALS = 12  # closer probabilities are tied: sums in another order differ by rounding alone
+
+
+class Interval(NamedTuple):
+    """The ends of a confidence interval."""
+
+    low: float
+    high: float
 
 
 def option_matrix(probs: pd.DataFrame) -> np.ndarray:
@@ -21,24 +32,26 @@ def option_matrix(probs: pd.DataFrame) -> np.ndarray:
 
 
 def at_letter(matrix: np.ndarray, letters: pd.Series) -> np.ndarray:
-    """Each row's value at its letter: [N] from [N, 4]. Rows are matched by position."""
+    """Take each row's value at its letter: [N] from [N, 4]."""
     columns = [LETTERS.index(letter) for letter in letters]
     return matrix[np.arange(len(matrix)), columns]
 
 
 def predictions(probs: pd.DataFrame) -> pd.Series:
     """The most probable letter of each row; the earlier letter at a tie."""
-    return probs[list(LETTERS)].round(DECIMALS).idxmax(axis=1)
+    rounded = probs[list(LETTERS)].round(DECIMALS)
+    return rounded.idxmax(axis=1)
 
 
 def tied(probs: pd.DataFrame) -> pd.Series:
     """Whether several letters of a row share the highest probability, bool."""
-    values = probs[list(LETTERS)].round(DECIMALS)
-    return values.eq(values.max(axis=1), axis=0).sum(axis=1) > 1
+    rounded = probs[list(LETTERS)].round(DECIMALS)
+    is_highest = rounded.eq(rounded.max(axis=1), axis=0)  # [N, 4]
+    return is_highest.sum(axis=1) > 1
 
 
 def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:
-    """Whether the most probable letter is the answer, bool [N]. Rows are matched by position."""
+    """Whether the most probable letter is the answer, bool [N]."""
     return predictions(probs).to_numpy() == answers.to_numpy()
 
 
@@ -47,39 +60,55 @@ def accuracy(probs: pd.DataFrame, answers: pd.Series) -> float:
     return float(correct(probs, answers).mean())
 
 
-def accuracy_interval(right: np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap's interval of the accuracy, from bool [N]; NaN of no rows.
+def accuracy_interval(right: np.ndarray | pd.Series, level: float = 0.95) -> Interval:
+    """Wilson's score interval of an accuracy, from bool [N]; NaN of no rows.
 
-    Efron (1979): N rows are drawn with replacement, and the interval holds the middle `level` of the accuracies found. As
-    many of the N are right as a binomial says, so its quantiles are what ever more draws come to.
+    It has a width at 0 and 100 % too, unlike a bootstrap, and covers the true accuracy about as
+    often as `level` says at any N.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference";
+    recommended by Brown, Cai and DasGupta (2001), "Interval estimation for a binomial proportion".
     """
     if not len(right):
-        return float("nan"), float("nan")
-    tail = (1 - level) / 2
-    low, high = binom.ppf([tail, 1 - tail], len(right), np.mean(right)) / len(right)
-    return float(low), float(high)
+        return Interval(float("nan"), float("nan"))
+    found = binomtest(int(np.sum(right)), len(right)).proportion_ci(level, method="wilson")
+    return Interval(float(found.low), float(found.high))
 
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile bootstrap's interval of the mean over rows, from float [N] or [N, M] (Efron 1979); NaN of fewer than two."""
-    rng, rows, tail = np.random.default_rng(0), len(values), (1 - level) / 2
+    """The percentile bootstrap's interval of the mean over rows (Efron 1979).
+
+    Args:
+        values: float [N] or [N, M].
+        level: the share of cases in which the interval holds the mean.
+
+    Returns:
+        The low and the high end, each [] or [M]; NaN of fewer than two rows.
+    """
+    rows = len(values)
     if rows < 2:
-        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    means = [
-        np.bincount(rng.integers(rows, size=rows), minlength=rows) @ values / rows
-        for _ in range(DRAWS)
-    ]
+        nothing = np.full(values.shape[1:], np.nan)
+        return nothing, nothing
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(DRAWS):
+        drawn = rng.integers(rows, size=rows)
+        times_drawn = np.bincount(drawn, minlength=rows)  # [N]
+        means.append(times_drawn @ values / rows)
+    tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """p-values [M] of M tests, adjusted so that one below 0.05 by chance is found in 5 % of such sets at most (Holm 1979).
+    """Adjust the p-values [M] of M tests for their number (Holm 1979).
 
-    The tests may depend on each other in any way.
+    If no difference is real, an adjusted value below 0.05 is found in 5 % of such sets at most. The
+    tests may depend on each other in any way.
     """
     order = np.argsort(p_values)
-    steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    tests_left = np.arange(len(p_values), 0, -1)
+    steps = np.maximum.accumulate(p_values[order] * tests_left)
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(steps, 1)
     return adjusted
@@ -87,24 +116,30 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
     """Mean negative log-probability of the answer, in nats (chance on four options: 1.386)."""
-    return float(sklearn_log_loss(answers, probs[list(LETTERS)].to_numpy(), labels=list(LETTERS)))
+    return float(sklearn_log_loss(answers, option_matrix(probs), labels=list(LETTERS)))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided exact p-value that two models are right equally often, from bool [N] over the same rows.
+    """Two-sided exact p-value of two models being right equally often, from bool [N] each.
 
-    McNemar (1947): only rows on which the two differ count, and by chance half of them favour either.
+    McNemar (1947): only rows on which the two differ count. By chance, half of them favour either.
     """
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    if only_first + only_second == 0:
+    only_first = int((first & ~second).sum())
+    only_second = int((~first & second).sum())
+    differing = only_first + only_second
+    if differing == 0:
         return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+    return float(binomtest(only_first, differing).pvalue)
 
 
 def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.DataFrame:
-    """Confidence against accuracy in equal-width bins of confidence: `confidence`, `accuracy`, `rows`; empty bins left out."""
-    confidence = probs[list(LETTERS)].max(axis=1).to_numpy()
-    bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
+    """Compare confidence with accuracy in equal-width bins of confidence.
+
+    Returns:
+        `confidence`, `accuracy`, `rows`: a line a bin, without empty bins.
+    """
+    confidence = option_matrix(probs).max(axis=1)  # [N]
+    bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 is in the last bin
     frame = pd.DataFrame(
         {"bin": bin_of_row, "confidence": confidence, "right": correct(probs, answers)}
     )
@@ -119,9 +154,10 @@ def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.D
 
 
 def expected_calibration_error(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> float:
-    """Mean distance between confidence and accuracy over the bins, weighted by rows (Guo et al. 2017, equation 3)."""
+    """Mean distance between confidence and accuracy over the bins, weighted by rows.
+
+    Source: Guo et al. (2017), equation 3.
+    """
     table = reliability(probs, answers, bins)
-    return float(
-        (table["rows"] * (table["confidence"] - table["accuracy"]).abs()).sum()
-        / table["rows"].sum()
-    )
+    distance = (table["confidence"] - table["accuracy"]).abs()
+    return float((table["rows"] * distance).sum() / table["rows"].sum())

@@ -1,3 +1,4 @@
-"""How bitsandbytes lays out NF4, in numbers that need no torch."""
+"""bitsandbytes' layout of NF4, in numbers that need no torch."""
 
-BLOCK, GROUP = 64, 256  # NF4 weights that share a scale, scales that share one of theirs
+BLOCK = 64  # weights that share a scale
+GROUP = 256  # scales that share a scale of their own (double quantisation)

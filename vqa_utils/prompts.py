@@ -8,40 +8,46 @@ INSTRUCTION = "Look at the image and answer with the letter of the right option.
 
 
 def cyclic_order(shift: int) -> list[int]:
-    """The option at each place when the options are turned by `shift` places, such as [1, 2, 3, 0]."""
+    """Turn the options by `shift` places: the option at each place, such as [1, 2, 3, 0]."""
     return [(place + shift) % len(LETTERS) for place in range(len(LETTERS))]
 
 
 def reorder_options(row: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """The row with option `order[i]` at the i-th letter; its `answer`, if it has one, follows."""
+    """Put option `order[i]` at the i-th letter; the row's `answer`, if it has one, follows.
+
+    order = [1, 2, 3, 0]:   a: red  b: blue  c: green  d: pink     answer b
+                            a: blue b: green c: pink   d: red      answer a
+    """
     moved = {letter: row[LETTERS[source]] for letter, source in zip(LETTERS, order, strict=True)}
     if "answer" in row:
-        moved["answer"] = LETTERS[list(order).index(LETTERS.index(row["answer"]))]
+        right_option = LETTERS.index(row["answer"])
+        moved["answer"] = LETTERS[list(order).index(right_option)]
     return {**row, **moved}
 
 
 def question_text(row: Mapping[str, Any]) -> str:
-    """The user's words under the image: the question, then one option a line."""
+    """Write the user's words under the image: the question, then one option a line."""
     options = [f"{letter}. {row[letter]}" for letter in LETTERS]
     return "\n".join([str(row["question"]), *options])
 
 
 def instruction_of(row: Mapping[str, Any]) -> str:
-    """What the system says: the usual words, unless the row brings its own."""
+    """The system's words: the usual ones, unless the row brings its own."""
     return row.get("instruction", INSTRUCTION)
 
 
 def chat(
     row: Mapping[str, Any], image: Any, *, answer: str | None = None, **image_options: Any
-) -> list[dict]:
-    """One question as a list of chat messages, in the order instruction, image, question, options.
+) -> list[dict[str, Any]]:
+    """Build one question as chat messages, in the order instruction, image, question, options.
 
-    What several option orders of one row have in common comes first, so that a prefix cache can share it.
+    The parts that several option orders of one row share come first: a prefix cache can share them.
 
     Args:
-        row: `question` and the options `a` to `d`; where training words it otherwise, the `instruction`.
-        image: whatever the processor takes as an image (here a PIL image).
-        answer: the right letter; it becomes the assistant's turn. None where the model is to answer.
+        row: `question` and the options `a` to `d`; in training also an `instruction` in other
+            words, or none.
+        image: any image that the processor takes (here a PIL image).
+        answer: the right letter; it becomes the assistant's turn. None if the model is to answer.
         image_options: keys that `qwen_vl_utils` reads beside the image, such as `max_pixels`.
 
     Raises:
@@ -53,7 +59,7 @@ def chat(
         {"type": "image", "image": image, **image_options},
         {"type": "text", "text": question_text(row)},
     ]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": instruction_of(row)},
         {"role": "user", "content": user},
     ]

@@ -1,81 +1,163 @@
-"""The types that a setting may have: read from text, checked, and written. Standard library only."""
+"""What a setting may be: its type, its rule, and its value read from text. Standard library only."""
 
+import dataclasses
 import re
 import typing
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
 from vqa_utils.errors import VqaError
 
-COUNT_OR_AUTO, BOOL_OR_AUTO = int | Literal["auto"], bool | Literal["auto"]
+AUTO: Final = "auto"  # resolved later, from what the machine and the data allow
+CountOrAuto: TypeAlias = int | Literal["auto"]
+BoolOrAuto: TypeAlias = bool | Literal["auto"]
+
+UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}  # bytes
+SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})")
 
 
 class ConfigError(VqaError):
     """Settings that cannot be used, with all their problems."""
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a setting's value, in words and as a test."""
+
+    expected: str
+    """completes "expected ..." in an error"""
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of `Config`, apart from its name and its type."""
+
+    default: Any
+    meaning: str
+    """for people, with the unit"""
+    rule: Rule | None
+    used_from: str
+    """the first notebook that uses it, such as "04_infer"; "" if all do"""
+    of_adapter: bool
+    """whether a trained adapter depends on it"""
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    rule: Rule | None = None,
+    *,
+    used_from: str = "",
+    of_adapter: bool = True,
+) -> Any:
+    """Define a field of `Config`; the arguments are those of `Setting`.
+
+    A setting that is first used after the training is no part of the adapter.
+    """
+    about = Setting(default, meaning, rule, used_from, of_adapter and not used_from)
+    return dataclasses.field(default=default, metadata={"setting": about})
+
+
+def at_least(least: int, unit: str = "") -> Rule:
+    """Accept numbers from `least` on."""
+    return Rule(f"at least {least} {unit}".rstrip(), lambda value: value >= least)
+
+
+def one_of(*values: Any) -> Rule:
+    """Accept these values only: `"mean", "geometric" or "vote"`."""
+    *others, last = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
+    return Rule(f"{', '.join(others)} or {last}", lambda value: value in values)
+
+
+def auto_or(rule: Rule) -> Rule:
+    """Accept "auto" too."""
+    return Rule(f'{rule.expected}, or "auto"', lambda value: value == AUTO or rule.holds(value))
+
+
+ABOVE_ZERO = Rule("more than 0", lambda value: value > 0)
+SHARE = Rule("0 to below 1", lambda value: 0 <= value < 1)
+SIZES = Rule("sizes such as 14GB or 13GiB", lambda sizes: all(map(is_size, sizes)))
+
+
 def parse(text: str, kind: Any) -> Any:
-    """A setting's value from its text.
+    """Read a setting's value from its text.
 
     Raises:
         ValueError: the text is of another type.
     """
-    if text == "auto" and kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
+    if text == AUTO and kind in (CountOrAuto, BoolOrAuto):
         return text
-    if kind in (bool, BOOL_OR_AUTO):
+    if kind in (bool, BoolOrAuto):
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
         return text.lower() == "true"
     if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return int(text) if kind == COUNT_OR_AUTO else kind(text)
+        parts = [part.strip() for part in text.split(",")]
+        return tuple(part for part in parts if part)
+    if kind == CountOrAuto:
+        return int(text)
+    return kind(text)
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as `parse` reads it: "auto", "true", "5e-05", "14GB,14GB"."""
+    """Write a setting's value as `parse` reads it: "auto", "true", "5e-05", "14GB,14GB"."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value)
 
 
 def type_problem(name: str, value: Any, kind: Any) -> str | None:
-    """What is wrong with the type of a setting's value; None where nothing is."""
+    """Say how a setting's value differs from its type; None if it does not."""
     if typing.get_origin(kind) is tuple:
         fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     elif kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    elif kind in (COUNT_OR_AUTO, BOOL_OR_AUTO):
-        fits = value == "auto" or type(value) is typing.get_args(kind)[0]
+    elif kind in (CountOrAuto, BoolOrAuto):
+        number_or_bool = typing.get_args(kind)[0]
+        fits = value == AUTO or type(value) is number_or_bool
     else:
-        fits = type(value) is kind
+        fits = type(value) is kind  # not isinstance: True is no whole number here
     return None if fits else f"{name}: expected {kind_name(kind)}, found {value!r}"
 
 
 def kind_name(kind: Any) -> str:
-    """A type in words."""
+    """Name a type for people."""
     names = {
         int: "a whole number",
-        COUNT_OR_AUTO: 'a whole number or "auto"',
+        CountOrAuto: 'a whole number or "auto"',
         float: "a number",
         bool: "true or false",
-        BOOL_OR_AUTO: 'true, false or "auto"',
+        BoolOrAuto: 'true, false or "auto"',
         str: "text",
     }
     return names.get(kind, "values separated by commas")
 
 
 def size_in_bytes(size: str) -> int:
-    """Bytes: "14GB" is 14e9 bytes, "13GiB" is 13 * 2**30."""
-    number, unit = re.fullmatch(r"([\d.]+)\s*(GB|GiB|MB|MiB)", size).groups()
-    return int(float(number) * {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}[unit])
+    """Convert a size to bytes: "14GB" is 14e9 bytes, "13GiB" is 13 * 2**30.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = SIZE.fullmatch(size)
+    if found is None:
+        raise ValueError(f"expected a size such as 14GB or 13GiB, found {size!r}")
+    number, unit = found.groups()
+    return int(float(number) * UNITS[unit])
 
 
 def is_size(size: str) -> bool:
     """Whether `size_in_bytes` can read it."""
-    return re.fullmatch(r"\d+(\.\d+)?\s*(GB|GiB|MB|MiB)", size) is not None
+    return SIZE.fullmatch(size) is not None
 
 
 def listed(problems: list[str]) -> str:
-    """One message of all problems."""
-    return "\n".join(["settings that cannot be used:", *(f"  - {problem}" for problem in problems)])
+    """Join all problems into one message."""
+    lines = [f"  - {problem}" for problem in problems]
+    return "\n".join(["settings that cannot be used:", *lines])

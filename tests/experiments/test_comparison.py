@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_korean_challenge
-from scipy.stats import bootstrap
 
 from run_all import STAGES
 from vqa_utils.artifacts.files import write_json
@@ -202,19 +201,6 @@ def test_named_runs_alone_are_compared(finished, console):
 
 def test_without_runs_there_is_no_table(stand_in, console):
     assert "no runs below" in printed(console) and not comparison_file().exists()
-
-
-@pytest.mark.parametrize("right", [0, 1, 30, 57, 60])
-def test_the_interval_is_the_percentile_bootstraps(right):
-    rows = np.arange(60) < right
-    if right in (0, 60):
-        assert accuracy_interval(rows) == (right / 60, right / 60)
-        return
-    drawn = bootstrap(
-        (rows,), np.mean, n_resamples=20_000, method="percentile", random_state=0
-    ).confidence_interval
-    assert accuracy_interval(rows) == pytest.approx(tuple(drawn), abs=1 / 60 + 1e-9)
-    assert accuracy_interval(rows, 0.5)[0] >= accuracy_interval(rows)[0]
 
 
 def test_a_setting_that_differs_from_its_preset_is_named():

@@ -1,4 +1,4 @@
-"""Files between stages: written whole or not at all, checked when they are read, with their origin recorded."""
+"""Files between stages: written whole or not at all, and named by their hashes."""
 
 import hashlib
 import json
@@ -11,13 +11,19 @@ import pandas as pd
 
 from vqa_utils.errors import VqaError
 
+MISSING = "missing"  # in place of the hash of a file that is not there
+ID_DIGITS = 16  # hex digits of a hash that only has to tell lists of rows apart
+
 
 class ArtifactError(VqaError):
     """A file between two stages is missing or is not what its reader expects."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` on a temporary file beside `path`, then move it there: no reader ever sees half a file."""
+    """Call `write` on a temporary file beside `path`, then move it there.
+
+    No reader ever sees half a file: a move within one folder happens at once or not at all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     write(temporary)
@@ -45,28 +51,24 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, or of the names and contents of all files below a folder, as hex."""
+    """The SHA-256 of a file as hex; of a folder, that of the names and contents of all its files."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    names = [
-        f"{file.relative_to(path)} {sha256(file)}"
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    ]
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    lines = [f"{file.relative_to(path)} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def hashes(paths: Iterable[Path], base: Path) -> dict[str, str]:
-    """SHA-256 by path (relative to `base` where it lies below); a missing file has the value "missing"."""
-    return {
-        str(path.relative_to(base) if path.is_relative_to(base) else path): sha256(path)
-        if path.exists()
-        else "missing"
-        for path in paths
-    }
+    """The SHA-256 of files and folders by their path, relative to `base` if they lie below it."""
+    found = {}
+    for path in paths:
+        name = path.relative_to(base) if path.is_relative_to(base) else path
+        found[str(name)] = sha256(path) if path.exists() else MISSING
+    return found
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """16 hex digits that name a list of rows."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    """Name a list of rows by 16 hex digits."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:ID_DIGITS]

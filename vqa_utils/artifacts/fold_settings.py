@@ -1,22 +1,29 @@
-"""A fold's settings: the run's, with what out-of-memory errors have changed for this fold."""
+"""A fold's settings, and the log of what out-of-memory errors changed in them.
+
+    fold1/config.json   "fold": the settings of the fold's next or last notebook
+                        "run":  the run's settings that those were made from
+    fold1/rungs.json    the changes after out-of-memory errors, one after the other: a log for reports
+
+The two parts of config.json differ in what was changed for this fold. A later change of the run's
+settings is found by comparison with "run". A fold without a config.json has the run's settings.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqa_utils.artifacts.files import read_json, write_json
-from vqa_utils.config import Config
+from vqa_utils.artifacts.paths import FoldPaths
+from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, from_dict, to_dict, with_tuples
 
-SHAPES_THE_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another rank cannot be gone on with
+SHAPE_OF_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another shape cannot be loaded
 
-
-Changes = dict[str, Any]
+Changes = dict[str, Any]  # settings by name
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One change after an out-of-memory error."""
+    """One change of a fold's settings after an out-of-memory error."""
 
     name: str
     before: Changes
@@ -27,70 +34,112 @@ class Rung:
     saves_gib: float
     """On that GPU in that phase, by the plan."""
     passed_over: tuple[str, ...]
-    """Rungs that would have saved nothing there."""
+    """Earlier rungs of the ladder; they would have saved nothing there."""
 
     def __str__(self) -> str:
-        over = (
-            f"; passed over, as they save nothing there: {', '.join(self.passed_over)}"
-            if self.passed_over
-            else ""
-        )
-        return f"GPU {self.gpu}, {self.phase}: {self.name} (saves {self.saves_gib:.2f} GiB by the plan{over})"
+        saves = f"saves {self.saves_gib:.2f} GiB by the plan"
+        if self.passed_over:
+            saves += f"; passed over, as they save nothing there: {', '.join(self.passed_over)}"
+        return f"GPU {self.gpu}, {self.phase}: {self.name} ({saves})"
 
 
-def climbed(config: Config, rungs: Sequence[Rung]) -> Config:
-    """The settings after some rungs."""
-    for rung in rungs:
-        config = replace(config, **rung.after)
-    return config
+class _Saved(NamedTuple):
+    """The contents of a fold's config.json."""
+
+    fold: Config
+    run: Config
 
 
-def resumable(config: Config, rungs: Sequence[Rung]) -> Config:
-    """The settings that name a training across its rungs: those before them, with the adapter's own shape.
+def fold_config(fold: FoldPaths, run: Config) -> Config:
+    """The settings of a fold under the run's settings `run`.
 
-    A checkpoint of the same name can be gone on with.
+    They are those of the fold's config.json, with the changes of the run's settings since then. If
+    one of these changes the adapter, the fold starts anew from the run's settings.
     """
-    for rung in reversed(rungs):
-        config = replace(
-            config,
-            **{key: value for key, value in rung.before.items() if key not in SHAPES_THE_ADAPTER},
-        )
-    return config
+    saved = _read(fold)
+    if saved is None or not _has_adapter_of(saved, run):
+        return run
+    changes = {}
+    for name in NOT_OF_THE_ADAPTER:
+        value = getattr(run, name)
+        if value != getattr(saved.run, name):
+            changes[name] = value
+    return replace(saved.fold, **changes)
 
 
-def read_rungs(file: Path, config: Config) -> list[Rung]:
-    """The rungs that a fold took under the run's settings `config`; none where those of the adapter have changed since."""
-    return _read(file, "from", config)
+def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ()) -> None:
+    """Write the settings that the fold's next notebook reads.
+
+    A fold that took no rung starts with those that another fold needed: it would only meet the same
+    errors.
+
+    Args:
+        fold: the fold.
+        run: the run's settings.
+        others: the folds of the run to learn from; none if the adapter is there already.
+    """
+    config = fold_config(fold, run)
+    if not _follows(fold, run):
+        fold.rungs.unlink(missing_ok=True)  # the log of other settings
+    _write(fold, config, run)
+    if read_rungs(fold):
+        return
+    of_this_run = [other for other in others if _follows(other, run)]
+    most = max(of_this_run, key=lambda other: len(read_rungs(other)), default=None)
+    if most is not None and read_rungs(most):
+        _write(fold, fold_config(most, run), run)
+        write_json(fold.rungs, read_json(most.rungs))
 
 
-def rungs_behind(file: Path, config: Config) -> list[Rung]:
-    """The rungs that led to the fold's settings `config`; none where others did."""
-    return _read(file, "to", config)
+def take_rung(fold: FoldPaths, run: Config, rung: Rung) -> None:
+    """Change a fold's settings after an out-of-memory error, and log the change."""
+    _write(fold, replace(fold_config(fold, run), **rung.after), run)
+    log = [*read_rungs(fold), rung]
+    write_json(fold.rungs, [asdict(rung) for rung in log])
 
 
-def write_rungs(file: Path, config: Config, rungs: Sequence[Rung]) -> None:
-    """The inverse of `read_rungs`."""
-    write_json(
-        file,
-        {
-            "from": config.training_hash,
-            "to": climbed(config, rungs).training_hash,
-            "rungs": [asdict(rung) for rung in rungs],
-        },
-    )
-
-
-def _read(file: Path, end: str, config: Config) -> list[Rung]:
-    saved = read_json(file) if file.exists() else {}
-    if saved.get(end) != config.training_hash:
+def read_rungs(fold: FoldPaths) -> list[Rung]:
+    """Read the log of the fold's rungs; empty if no memory ran out."""
+    if not fold.rungs.exists():
         return []
-    return [
-        Rung(**{key: _with_tuples(value) for key, value in rung.items()}) for rung in saved["rungs"]
-    ]
+    return [_rung(values) for values in read_json(fold.rungs)]
 
 
-def _with_tuples(value: Any) -> Any:
-    """JSON has lists where a setting has a tuple."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(part) for key, part in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
+    """The settings that name a training's checkpoints, from those that it trains with.
+
+    A training goes on from its checkpoint after a rung, so the name leaves out what rungs changed,
+    except for the shape of the adapter.
+    """
+    saved = _read(fold)
+    if saved is None or saved.fold.training_hash != config.training_hash:
+        return config  # not prepared by a runner: opened by hand
+    shape = {name: getattr(config, name) for name in SHAPE_OF_ADAPTER}
+    return replace(saved.run, **shape)
+
+
+def _follows(fold: FoldPaths, run: Config) -> bool:
+    """Whether the fold's settings were made from the run's, as far as an adapter depends on them."""
+    saved = _read(fold)
+    return saved is not None and _has_adapter_of(saved, run)
+
+
+def _has_adapter_of(saved: _Saved, run: Config) -> bool:
+    return saved.run.training_hash == run.training_hash
+
+
+def _read(fold: FoldPaths) -> _Saved | None:
+    if not fold.config.exists():
+        return None
+    saved = read_json(fold.config)
+    return _Saved(from_dict(saved["fold"]), from_dict(saved["run"]))
+
+
+def _write(fold: FoldPaths, config: Config, run: Config) -> None:
+    write_json(fold.config, {"fold": to_dict(config), "run": to_dict(run)})
+
+
+def _rung(values: dict[str, Any]) -> Rung:
+    """Read a rung back from JSON, which has lists for the tuples of settings."""
+    changes = {part: with_tuples(values[part]) for part in ("before", "after")}
+    return Rung(**with_tuples(values | changes))

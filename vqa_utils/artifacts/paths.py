@@ -13,7 +13,7 @@ RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk
 
 
 def runs_dir() -> Path:
-    """The folder that holds all runs: `runs/`, or what the environment variable VQA_RUNS_DIR says."""
+    """The folder of all runs: `runs/`, or the environment variable VQA_RUNS_DIR."""
     return Path(os.environ.get(RUNS_VARIABLE) or ROOT / "runs").absolute()
 
 
@@ -28,8 +28,10 @@ def comparison_file() -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as people are told of it: from the runs folder on, wherever that lies."""
-    return f"runs/{path.relative_to(runs_dir())}" if path.is_relative_to(runs_dir()) else str(path)
+    """Write a path for people: from the runs folder on, wherever that lies."""
+    if path.is_relative_to(runs_dir()):
+        return f"runs/{path.relative_to(runs_dir())}"
+    return str(path)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class FoldPaths:
         return self.folder / "meta.json"
 
     @property
+    def config(self) -> Path:
+        """The fold's settings, and the run's settings that they were made from."""
+        return self.folder / "config.json"
+
+    @property
     def rungs(self) -> Path:
-        """What out-of-memory errors have changed for this fold."""
+        """The log of what out-of-memory errors changed in the fold's settings."""
         return self.folder / "rungs.json"
 
     def probs(self, rows: str) -> Path:
@@ -90,7 +97,7 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        """Beside the run, which may not be there yet."""
+        """Beside the run: its folder may not be there yet."""
         return runs_dir() / ".locks" / self.run_id
 
     @property
@@ -107,7 +114,7 @@ class RunPaths:
 
     @property
     def extra_folds(self) -> Path:
-        """Which folds' training leaves out which extra rows; only where there are some."""
+        """The folds whose training leaves out an extra row; only with `extra_train`."""
         return self.folder / "folds_extra.csv"
 
     @property
@@ -116,7 +123,7 @@ class RunPaths:
 
     @property
     def stages(self) -> Path:
-        """One marker a finished stage: what it read and wrote, by hash."""
+        """One marker a finished step: its settings, inputs and outputs, by hash."""
         return self.folder / "stages"
 
     @property
@@ -125,7 +132,7 @@ class RunPaths:
 
     @property
     def members(self) -> Path:
-        """What the ensemble was made of: its members, and the temperatures or weights in use."""
+        """The members of the ensemble, and the temperatures or weights in use."""
         return self.ensemble / "members.json"
 
     @property
@@ -136,10 +143,14 @@ class RunPaths:
         return FoldPaths(self.folder / f"fold{k}")
 
     def submission(self, use_kfold: bool) -> Path:
-        return self.folder / ("submission_ensemble.csv" if use_kfold else "submission_single.csv")
+        name = "submission_ensemble.csv" if use_kfold else "submission_single.csv"
+        return self.folder / name
 
     def predicting(self, predict: str) -> "RunPaths":
-        """Where the answers to another test set go, named after its folder; this run where `predict` is empty."""
-        return (
-            RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}") if predict else self
-        )
+        """Where the answers to another test set go, named after its folder `predict`.
+
+        This run if `predict` is empty.
+        """
+        if not predict:
+            return self
+        return RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}")

@@ -1,28 +1,42 @@
-"""The contract of probs_*.csv: option probabilities that are checked when they are written and when they are read."""
+"""The contract of probs_*.csv, checked when a file is written and when it is read.
+
+id, a, b, c, d          each id once; a to d are probabilities and sum to 1 in each row
+id, order, a, b, c, d   probs_*_orders.csv: the same for each order of the options
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vqa_utils.artifacts.files import ArtifactError, write_csv
+from vqa_utils.metrics import option_matrix
+from vqa_utils.prompts import LETTERS
 
-PROBABILITY_COLUMNS = ["id", "a", "b", "c", "d"]
+PROBABILITY_COLUMNS = ["id", *LETTERS]
+ORDER_COLUMNS = ["id", "order", *LETTERS]
+SUM_TOLERANCE = 1e-4  # of a row's probabilities, which went through text
 
 
 def write_probabilities(path: Path, frame: pd.DataFrame) -> None:
-    """Write option probabilities (`id`, `a` to `d`); a row that is not a distribution is an error."""
+    """Write option probabilities (`id`, `a` to `d`).
+
+    Raises:
+        ArtifactError: a row is no distribution.
+    """
     _check_probabilities(path, frame)
     write_csv(path, frame[PROBABILITY_COLUMNS])
 
 
 def read_probabilities(path: Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """Option probabilities with exactly the rows `ids`, in that order; without `ids`, whatever rows there are.
+    """Read option probabilities with exactly the rows `ids`, in that order; without `ids`, all.
 
     Raises:
-        ArtifactError: the file is missing, has other columns or ids, or a row that does not sum to 1.
+        ArtifactError: the file is missing, has other columns or ids, or a row that does not sum
+            to 1.
     """
-    return _with_rows(path, _read_probabilities(path), ids)
+    return _with_rows(path, _read(path), ids)
 
 
 def write_orders(path: Path, orders: pd.DataFrame) -> None:
@@ -32,47 +46,53 @@ def write_orders(path: Path, orders: pd.DataFrame) -> None:
     turned; `a` to `d` are the row's own options in any order.
     """
     if orders["order"].nunique() > 1:
-        write_csv(path, orders[["id", "order", *PROBABILITY_COLUMNS[1:]]])
+        write_csv(path, orders[ORDER_COLUMNS])
     else:
         path.unlink(missing_ok=True)
 
 
 def read_orders(path: Path, ids: Iterable[str]) -> pd.DataFrame:
-    """What `write_orders` wrote, order after order, each with exactly the rows `ids`.
+    """Invert `write_orders`: order after order, each with exactly the rows `ids`.
 
     Raises:
-        ArtifactError: the file is missing or has other columns, or an order is not what `read_probabilities` expects.
+        ArtifactError: the file is missing or has other columns, or an order breaks the contract of
+            `read_probabilities`.
     """
-    ids, orders = list(ids), _read_probabilities(path)
+    ids = list(ids)
+    orders = _read(path)
     if "order" not in orders:
         raise ArtifactError(
-            f"{path}: expected the column 'order' too, found {list(orders)}; run notebook 04_infer again"
+            f"{path}: expected the column 'order' too, found {list(orders)}; "
+            "run notebook 04_infer again"
         )
     parts = [_with_rows(path, part, ids) for _, part in orders.groupby("order")]
     return pd.concat(parts, ignore_index=True)
 
 
-def _read_probabilities(path: Path) -> pd.DataFrame:
+def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise ArtifactError(
             f"{path}: expected option probabilities, found no file; run notebook 04_infer first"
         )
-    return pd.read_csv(
-        path, dtype={"id": str}, keep_default_na=False, na_values={c: [""] for c in "abcd"}
-    )
+    # ids stay text, "01" and "None" included; only an empty probability is a missing one
+    missing = {letter: [""] for letter in LETTERS}
+    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=missing)
 
 
 def _with_rows(path: Path, frame: pd.DataFrame, ids: Iterable[str] | None) -> pd.DataFrame:
-    """The checked frame with exactly the rows `ids`, in that order."""
+    """Check a frame, and put its rows in the order of `ids`."""
     _check_probabilities(path, frame)
     if ids is None:
         return frame
-    ids, found = list(ids), set(frame["id"])
-    missing, extra = [i for i in ids if i not in found], sorted(found - set(ids))
-    if missing or extra:
+    ids = list(ids)
+    found = set(frame["id"])
+    missing = [row_id for row_id in ids if row_id not in found]
+    unknown = sorted(found - set(ids))
+    if missing or unknown:
         raise ArtifactError(
-            f"{path}: expected {len(ids)} ids, found {len(frame)}: lacks {len(missing)} (such as {missing[:3]}), "
-            f"has {len(extra)} unknown (such as {extra[:3]}); run notebook 04_infer again"
+            f"{path}: expected {len(ids)} ids, found {len(frame)}: "
+            f"lacks {len(missing)} (such as {missing[:3]}), "
+            f"has {len(unknown)} unknown (such as {unknown[:3]}); run notebook 04_infer again"
         )
     return frame.set_index("id").loc[ids].reset_index()
 
@@ -81,16 +101,14 @@ def _check_probabilities(path: Path, frame: pd.DataFrame) -> None:
     absent = [column for column in PROBABILITY_COLUMNS if column not in frame]
     if absent:
         raise ArtifactError(f"{path}: expected columns {PROBABILITY_COLUMNS}, found {list(frame)}")
-    values = frame[PROBABILITY_COLUMNS[1:]].astype(float)
-    wrong = frame["id"][
-        values.isna().any(axis=1)
-        | ((values.sum(axis=1) - 1).abs() > 1e-4)
-        | (values < 0).any(axis=1)
-    ]
-    if len(wrong):
+    probs = option_matrix(frame)  # [N, 4]
+    sums_to_one = np.abs(probs.sum(axis=1) - 1) <= SUM_TOLERANCE  # False of NaN
+    is_distribution = sums_to_one & (probs >= 0).all(axis=1)
+    wrong = list(frame["id"][~is_distribution])
+    if wrong:
         raise ArtifactError(
-            f"{path}: expected rows that sum to 1, found {len(wrong)} others, such as {list(wrong[:3])}"
+            f"{path}: expected rows that sum to 1, found {len(wrong)} others, such as {wrong[:3]}"
         )
-    twice = frame["id"][frame["id"].duplicated()]
-    if len(twice):
-        raise ArtifactError(f"{path}: expected each id once, found again {list(twice[:3])}")
+    twice = list(frame["id"][frame["id"].duplicated()])
+    if twice:
+        raise ArtifactError(f"{path}: expected each id once, found again {twice[:3]}")

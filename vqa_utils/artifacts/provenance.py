@@ -10,32 +10,41 @@ from typing import Any
 from vqa_utils.artifacts.paths import ROOT
 
 PACKAGES = (
-    "torch", "transformers", "accelerate", "peft", "bitsandbytes", "qwen-vl-utils",
-    "papermill", "jupytext", "pandas", "scikit-learn",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "qwen-vl-utils",
+    "papermill",
+    "jupytext",
+    "pandas",
+    "scikit-learn",
+)
 
 
 def provenance() -> dict[str, Any]:
-    """Where a result comes from: package versions, Python, machine and the git commit (None outside a checkout)."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    """Describe the code and the machine: git commit (None outside a checkout), Python, packages."""
     return {
         "git_commit": _git("rev-parse", "HEAD") or None,
         "git_changed": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "packages": versions,
+        "packages": {package: _version(package) for package in PACKAGES},
     }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _git(*arguments: str) -> str:
+    """What git prints; "" without git or outside a checkout."""
     if shutil.which("git") is None:
         return ""
-    found = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(ROOT), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip()

@@ -1,7 +1,7 @@
 """A run's folder as a notebook opens it: its paths and its settings."""
 
 from vqa_utils.artifacts.files import read_json, write_json
-from vqa_utils.artifacts.fold_settings import climbed, read_rungs
+from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.config import Config, from_dict, to_dict
 from vqa_utils.presets import preset
@@ -11,10 +11,13 @@ INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 
 
 def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
-    """The paths and settings of a run; the run `interactive` is made with the preset demo where it is not there.
+    """Open a run: its paths, and its settings or those of one of its folds.
+
+    The run `interactive` is made with the preset demo if it is not there.
 
     Args:
-        fold: with what out-of-memory errors have changed for this fold.
+        run_id: the run's folder below runs/.
+        fold: the number of a fold, or of the refit, whose settings are asked for.
 
     Raises:
         ConfigError: there is no such run.
@@ -23,17 +26,18 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
     if not paths.config.exists():
         if run_id != INTERACTIVE:
             raise ConfigError(
-                f"{paths.config}: expected a run's settings, found no file; start it with run_all.py"
+                f"{paths.config}: expected a run's settings, found no file; "
+                "start it with run_all.py"
             )
         write_json(paths.config, to_dict(preset("demo")))
     config = read_config(paths)
-    return paths, config if fold is None else climbed(
-        config, read_rungs(paths.fold(fold).rungs, config)
-    )
+    if fold is None:
+        return paths, config
+    return paths, fold_config(paths.fold(fold), config)
 
 
 def read_config(paths: RunPaths) -> Config:
-    """The run's settings.
+    """Read the run's settings.
 
     Raises:
         ConfigError: they are of another version of the code.

@@ -1,12 +1,14 @@
 """Members' probabilities combined into one answer a row, and how far the members agree."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
 from vqa_utils.ensembling.members import Member
+from vqa_utils.ensembling.temperature import scaled, temperature_of
 from vqa_utils.metrics import P_FLOOR, predictions
 from vqa_utils.prompts import LETTERS
 
@@ -42,6 +44,32 @@ def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
         )
         probs = (votes.to_numpy() + TIE_BREAK * probs) / (len(frames) + TIE_BREAK)
     return pd.DataFrame({"id": ids, **dict(zip(LETTERS, probs.T, strict=True))})
+
+
+class Combination(NamedTuple):
+    """Members' test probabilities, each scaled by its temperature, and their combination."""
+
+    temperatures: dict[int, float]
+    """by the member's number"""
+    members: dict[str, pd.DataFrame]
+    """`id`, `a` to `d` by the member's name"""
+    test: pd.DataFrame
+    """`id`, `a` to `d`"""
+
+
+def combine_members(
+    members: Sequence[Member], temperatures: Mapping[int, float], how: str
+) -> Combination:
+    """Scale each member's test probabilities by its temperature, and combine them.
+
+    Args:
+        members: the adapters' probabilities.
+        temperatures: those in use by fold, see `temperature_of`; empty if calibration is off.
+        how: see `combined`.
+    """
+    used = {member.number: temperature_of(temperatures, member.number) for member in members}
+    calibrated = {member.name: scaled(member.test, used[member.number]) for member in members}
+    return Combination(used, calibrated, combined(list(calibrated.values()), how))
 
 
 def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

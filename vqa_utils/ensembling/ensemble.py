@@ -15,11 +15,11 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling._weights import fit_mixture, mixed
-from vqa_utils.ensembling.combining import combined, submission
+from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import describe_refit, pooled, read_members, rows_of, scored_folds
 from vqa_utils.ensembling.other_runs import read_runs
-from vqa_utils.ensembling.temperature import calibrate, scaled, temperature_of
+from vqa_utils.ensembling.temperature import calibrate
 from vqa_utils.metrics import (
     accuracy,
     correct,
@@ -104,12 +104,9 @@ def of_folds(run_id: str) -> Ensemble:
     )
     calibration = calibrate(config.calibrate, oof, answers, groups, config.seed)
     scored = read_members(paths, config, challenge.test["id"])
-    temperatures = {
-        member.number: temperature_of(calibration.in_use, member.number) for member in scored
-    }
-    members = {member.name: scaled(member.test, temperatures[member.number]) for member in scored}
+    combination = combine_members(scored, calibration.in_use, config.ensemble)
+    temperatures, members, test = combination
     used = [f"{member.name} {temperatures[member.number]:.2f}" for member in scored]
-    test = combined(list(members.values()), config.ensemble)
     return Ensemble(
         who=f"folds scored: {there}, missing: {missing or 'none'}; combined by: {config.ensemble}\n{describe_refit(paths, config)}",
         scores=fold_table(paths, config, folds, challenge.train),

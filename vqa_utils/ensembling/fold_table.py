@@ -28,7 +28,7 @@ def fold_table(
     lines = []
     for k in scored:
         name = k if k in config.fold_numbers else config.adapter_name(k)
-        rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k).rungs, config))
+        rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k)))
         costs = _costs([metas[k]] if k in metas else [])
         lines.append(
             {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vqa_utils.artifacts.files import ArtifactError, read_json
-from vqa_utils.artifacts.fold_settings import climbed, read_rungs
+from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config, from_dict
@@ -91,8 +91,8 @@ def rows_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
 
 
 def has_settings(fold: FoldPaths, config: Config) -> bool:
-    """Whether the fold's adapter was trained with the settings that the run has now, its own rungs of the ladder included."""
+    """Whether the fold's adapter was trained with the settings that the fold has now."""
     if not fold.adapter_config.exists():
         return True
-    wanted = climbed(config, read_rungs(fold.rungs, config))
-    return from_dict(read_json(fold.adapter_config)).training_hash == wanted.training_hash
+    trained_with = from_dict(read_json(fold.adapter_config))
+    return trained_with.training_hash == fold_config(fold, config).training_hash

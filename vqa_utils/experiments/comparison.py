@@ -198,7 +198,7 @@ def _costs(run: Scored) -> dict[str, object]:
         meta = read_json(fold.meta)
         seconds += meta["seconds"]
         peaks_gib += meta["peak_memory_gib"]
-        rungs.append(len(read_rungs(fold.rungs, run.config)))
+        rungs.append(len(read_rungs(fold)))
     notebooks = time_table(run.paths.notebooks, _notebook_names(run))
     executed_in = set(notebooks.get(EXECUTED_IN, ())) - {"", run.paths.run_id}
     return {

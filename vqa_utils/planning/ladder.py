@@ -1,30 +1,40 @@
-"""After an out-of-memory error: the next rung, a change of the settings that saves memory where it ran out.
+"""After an out-of-memory error: the next rung, a change of the settings that saves memory there.
 
-The order is the field's advice: first what costs time alone, then pixels and rank, then what is slow. The memory plan says
-what a rung saves on the GPU that ran out, and one that saves nothing there is passed over.
+The order is the field's advice: first changes that cost time only, then pixels and rank, then what
+is slow. The memory plan says how much a rung saves on the GPU that ran out. A rung that saves
+nothing there is passed over.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from vqa_utils.artifacts.fold_settings import Changes, Rung
 from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
 from vqa_utils.errors import VqaError
+from vqa_utils.presets import preset
 from vqa_utils.setting_types import size_in_bytes
 
-SMALL_SIDE, SMALL_RANK = 320, 4
-SMALL_LIMIT, STEP = 12 * 10**9, 2 * 10**9  # bytes; a GPU's limit is lowered by a step, 14GB -> 12GB
+SMALL = preset("low_memory")  # images, ranks and limits of a GPU are not made smaller than here
+SMALL_LIMIT = size_in_bytes(SMALL.max_memory[0])
+LIMIT_STEP = 2 * 10**9  # bytes by which a rung lowers a GPU's limit: 14GB -> 12GB
 GIB = 2**30
+# The phase in which a setting saves memory; in the others it only moves layers between the GPUs
 ONE_PHASE = {
     "use_gradient_checkpointing": "training",
     "micro_batch": "training",
     "score_batch": "scoring",
-}  # elsewhere these only move layers about
+}
 
 
 class LadderError(VqaError):
     """No rung is left."""
+
+
+class _Change(NamedTuple):
+    name: str
+    after: Changes
 
 
 def next_rung(
@@ -36,78 +46,107 @@ def next_rung(
     trains: bool,
     experts: bool,
 ) -> Rung:
-    """The first change that saves memory where it ran out.
+    """Find the first change that saves memory on the GPU that ran out.
 
     Args:
-        config: the settings that ran out of memory.
+        config: the settings that ran out of memory, with both batches as numbers.
         gpu: the GPU's number.
-        phase: what was going on there: "training", "scoring" or "loading".
-        peak: the planned bytes of that GPU in that phase, of any settings.
-        trains: False where an adapter is only used, so that its own settings have to stay.
-        experts: whether the model has some.
+        phase: the phase that ran out: "training", "scoring" or "loading".
+        peak: the planned bytes of that GPU in that phase, from any settings.
+        trains: False if an adapter is only used, so that the settings it depends on have to stay.
+        experts: whether the model has experts.
 
     Raises:
-        LadderError: nothing saves anything any more.
+        LadderError: no change is left that would save memory.
     """
-    passed_over = []
-    for name, after in _changes(config, gpu, peak(config), experts=experts):
-        if not trains and not set(after) <= set(NOT_OF_THE_ADAPTER):
+    bytes_now = peak(config)
+    passed_over: list[str] = []
+    for name, after in _changes(config, gpu, bytes_now, experts=experts):
+        changes_adapter = not set(after) <= set(NOT_OF_THE_ADAPTER)
+        if changes_adapter and not trains:
             continue
-        saves = peak(config) - peak(replace(config, **after))
-        if saves > 0 and phase == ONE_PHASE.get(next(iter(after)), phase):
+        saved_bytes = bytes_now - peak(replace(config, **after))
+        saves_in = ONE_PHASE.get(next(iter(after)), phase)
+        if saved_bytes > 0 and saves_in == phase:
             before = {key: getattr(config, key) for key in after}
-            return Rung(name, before, after, gpu, phase, saves / GIB, tuple(passed_over))
+            return Rung(name, before, after, gpu, phase, saved_bytes / GIB, tuple(passed_over))
         passed_over.append(name)
     raise LadderError(
-        f"GPU {gpu} ran out of memory in {phase}, and nothing is left that would save some there (looked at: "
-        f"{', '.join(passed_over) or 'nothing'}); take a smaller model (--preset single_gpu), or a larger GPU"
+        f"GPU {gpu} ran out of memory in {phase}, and nothing is left that would save some there "
+        f"(looked at: {', '.join(passed_over) or 'nothing'}); take a smaller model "
+        "(--preset single_gpu), or a larger GPU"
     )
 
 
-def _changes(
-    config: Config, gpu: int, peak: int, *, experts: bool
-) -> Iterator[tuple[str, Changes]]:
-    """Every rung from here, in its order."""
-    if config.use_gradient_checkpointing in ("auto", False):
-        yield "every layer computed again in the backward", {"use_gradient_checkpointing": True}
-    if config.micro_batch > 1:
-        rows = next(
-            rows
-            for rows in range(config.micro_batch // 2, 0, -1)
-            if config.effective_batch % rows == 0
+def _changes(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[_Change]:
+    """Every rung from these settings on, in the ladder's order."""
+    yield from _costing_time(config)
+    yield from _costing_accuracy(config)
+    yield from _moving_to_host(config, gpu, peak, experts=experts)
+
+
+def _costing_time(config: Config) -> Iterator[_Change]:
+    if config.use_gradient_checkpointing is not True:
+        yield _Change(
+            "activation checkpointing in every layer", {"use_gradient_checkpointing": True}
         )
-        name = f"micro-batch {config.micro_batch} -> {rows}"
-        yield name, {"micro_batch": rows, "accumulation": config.effective_batch // rows}
-    if config.score_batch > 1:
-        yield (
-            f"scored batch {config.score_batch} -> {config.score_batch // 2}",
-            {"score_batch": config.score_batch // 2},
+    rows = config.micro_batch_rows
+    if rows > 1:
+        fewer = _half_micro_batch(rows, config.effective_batch)
+        accumulation = config.effective_batch // fewer  # a step has as many rows as before
+        yield _Change(
+            f"micro-batch {rows} -> {fewer}", {"micro_batch": fewer, "accumulation": accumulation}
         )
-    if config.image_side > SMALL_SIDE:
-        yield f"image side {config.image_side} -> {SMALL_SIDE}", {"image_side": SMALL_SIDE}
-    if config.lora_r > SMALL_RANK:
-        alpha = max(1, config.lora_alpha * SMALL_RANK // config.lora_r)
-        yield f"LoRA r {config.lora_r} -> {SMALL_RANK}", {"lora_r": SMALL_RANK, "lora_alpha": alpha}
-    if len(config.max_memory) > 1 and size_in_bytes(config.max_memory[gpu]) > SMALL_LIMIT:
+    scored = config.score_batch_rows
+    if scored > 1:
+        yield _Change(f"scored batch {scored} -> {scored // 2}", {"score_batch": scored // 2})
+
+
+def _costing_accuracy(config: Config) -> Iterator[_Change]:
+    if config.image_side > SMALL.image_side:
+        name = f"image side {config.image_side} -> {SMALL.image_side}"
+        yield _Change(name, {"image_side": SMALL.image_side})
+    if config.lora_r > SMALL.lora_r:
+        alpha = max(1, config.lora_alpha * SMALL.lora_r // config.lora_r)  # at the same scale
+        yield _Change(
+            f"LoRA r {config.lora_r} -> {SMALL.lora_r}",
+            {"lora_r": SMALL.lora_r, "lora_alpha": alpha},
+        )
+
+
+def _moving_to_host(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[_Change]:
+    """Layers to another GPU, then optimizer state and experts to the host's memory."""
+    if len(config.max_memory) > 1:
         limit = size_in_bytes(config.max_memory[gpu])
-        lower = max(SMALL_LIMIT, limit - STEP)
-        yield f"max memory of GPU {gpu} {_gb(limit)} -> {_gb(lower)}", _limit(config, gpu, lower)
+        lower_limit = max(SMALL_LIMIT, limit - LIMIT_STEP)
+        if limit > SMALL_LIMIT:
+            name = f"max memory of GPU {gpu} {_gb(limit)} -> {_gb(lower_limit)}"
+            yield _Change(name, _with_limit(config, gpu, lower_limit))
     if not config.use_cpu_offload:
-        yield "optimizer state in host memory", {"use_cpu_offload": True}
+        yield _Change("optimizer state in host memory", {"use_cpu_offload": True})
     if experts and not config.offload_experts:
-        lower = (
-            _limit(config, gpu, peak - STEP) if config.max_memory else {}
-        )  # so that the plan has something to stream
-        yield "experts streamed from host memory", {"offload_experts": True, **lower}
+        after: Changes = {"offload_experts": True}
+        if config.max_memory:
+            # below the peak of now, so that the plan does offload some experts
+            after |= _with_limit(config, gpu, peak - LIMIT_STEP)
+        yield _Change("experts offloaded to host memory", after)
 
 
-def _limit(config: Config, gpu: int, size: int) -> Changes:
-    return {
-        "max_memory": tuple(
-            _gb(size) if number == gpu else other for number, other in enumerate(config.max_memory)
-        )
-    }
+def _half_micro_batch(rows: int, effective_batch: int) -> int:
+    """The largest divisor of the rows a step, at most half of `rows`."""
+    for fewer in range(rows // 2, 1, -1):
+        if effective_batch % fewer == 0:
+            return fewer
+    return 1
+
+
+def _with_limit(config: Config, gpu: int, size: int) -> Changes:
+    """`max_memory` with another limit of one GPU."""
+    limits = list(config.max_memory)
+    limits[gpu] = _gb(size)
+    return {"max_memory": tuple(limits)}
 
 
 def _gb(size: int) -> str:
+    """Bytes as a setting, rounded down to 0.1 GB: "11.9GB"."""
     return f"{math.floor(size / 10**8) / 10:g}GB"

@@ -1,10 +1,10 @@
-"""One notebook through papermill: executed into the archive, in this process or in one with its share of the machine."""
+"""One notebook through papermill: executed into the archive, in this process or in another."""
 
 import functools
 import multiprocessing
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,13 @@ from vqa_utils.planning.plan import fold_gpus
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
 )
+# Functions in the traceback of an out-of-memory error, by phase; in others it is "training"
+FUNCTIONS_OF_PHASE = {
+    "scoring": ("evaluation_loop", "score_orders"),
+    "loading": ("from_pretrained",),
+}
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
-KERNEL_STARTS = 3
+KERNEL_STARTS = 3  # tries
 Environment = dict[str, str]
 
 
@@ -34,6 +39,7 @@ class OutOfMemory:
 
     gpu: int
     phase: str
+    """"training", "scoring" or "loading"."""
 
 
 class NotebookError(RunError):
@@ -48,29 +54,39 @@ class NotebookError(RunError):
 
 
 def fold_environments(config: Config, folds: int) -> list[Environment]:
-    """The environments of the processes in which that many folds run side by side; one at the most where a fold needs it all.
+    """The environments of the processes that run this many folds side by side.
 
-    A fold gets a GPU that holds its model. Without any GPU, folds share the cores: small models with a thread each do more than one
-    with all, and one fold more than there are cores keeps these busy until the last ends.
+    With GPUs, a fold gets one that holds its model. Without any, folds share the cores: small
+    models with a thread each do more than one model with all threads. One fold more than there are
+    cores keeps them busy until the last fold ends.
+
+    Returns:
+        At least two environments, or one or none if folds run one after the other.
     """
     gpus = find_gpus()
     if gpus:
         numbers = visible_numbers(len(gpus))
-        return [
-            {"CUDA_VISIBLE_DEVICES": numbers[place]} for place in fold_gpus(config, folds, gpus)
-        ]
-    if folds < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
-        return []
+        places = fold_gpus(config, folds, gpus)
+        return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in places]
+    needs_all = len(config.max_memory) > 1 or config.device_map != "plan"
     cores = cpu_count()
-    share = min(folds, cores + 1) if cores > 1 else 0
-    return [{"OMP_NUM_THREADS": str(max(1, cores // share))}] * share if share else []
+    if folds < 2 or cores < 2 or needs_all:
+        return []
+    processes = min(folds, cores + 1)
+    threads = max(1, cores // processes)
+    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(processes)]
 
 
 def process_with(environment: Environment) -> Executor:
-    """A process of its own for notebooks: papermill changes the folder of the whole process, and kernels inherit all of it."""
-    spawn = multiprocessing.get_context("spawn")
+    """Start a process for notebooks.
+
+    papermill changes the working folder of its whole process, and kernels inherit the environment.
+    """
     return ProcessPoolExecutor(
-        max_workers=1, mp_context=spawn, initializer=_take, initargs=(environment,)
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_take,
+        initargs=(environment,),
     )
 
 
@@ -81,11 +97,15 @@ def _take(environment: Environment) -> None:
 def execute(
     name: str, archived: Path, parameters: dict[str, Any], process: Executor | None = None
 ) -> None:
-    """Run a notebook with papermill in `notebooks/`; the copy is written cell by cell, a failing one too.
+    """Run a notebook with papermill in `notebooks/`.
+
+    The copy in the archive is written cell by cell, so a failing notebook is there too.
 
     Args:
         name: the notebook's, without its ending.
-        process: the one to run it in, of `process_with`; this one if none is given.
+        archived: the copy.
+        parameters: of its parameters cell.
+        process: runs it, see `process_with`; this process if not given.
 
     Raises:
         NotebookError: an error in a cell.
@@ -108,28 +128,36 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     archived.parent.mkdir(parents=True, exist_ok=True)
     run = functools.partial(
         papermill.execute_notebook,
-        str(source), str(archived), parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
-        # A kernel warns of its unencrypted port as it starts, and may call it an error that it is interrupted as it is shut down
+        str(source),
+        str(archived),
+        parameters,
+        cwd=str(source.parent),
+        kernel_name="python3",
+        progress_bar=False,
+        # A kernel warns of its unencrypted port as it starts, and may report as an error that it
+        # is interrupted as it is shut down
         extra_arguments=["--log-level=CRITICAL"],
-    )  # fmt: skip
+    )
     try:
         _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
         message = (
             f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         )
-        raise NotebookError(
-            message, where_memory_ran_out(error.ename, error.evalue, error.traceback)
-        ) from error
+        ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
+        raise NotebookError(message, ran_out) from error
     except DeadKernelError as error:
-        reason = "its kernel died, which mostly means that the machine's memory ran out"
-        raise RunError(f"{archived.stem}: {reason}\nnotebook: {shown(archived)}") from error
+        raise RunError(
+            f"{archived.stem}: its kernel died, which mostly means that the machine's memory "
+            f"ran out\nnotebook: {shown(archived)}"
+        ) from error
 
 
 def _until_its_kernel_starts(run: Callable[[], Any], archived: Path) -> None:
-    """Run a notebook, anew where its kernel has died before the first cell.
+    """Run a notebook, and again if its kernel has died before the first cell.
 
-    A kernel gets ports that were free a moment before, which another that starts beside it may have taken (nteract/papermill#511).
+    A kernel gets ports that were free a moment before. Another one that starts beside it may have
+    taken them (nteract/papermill#511).
     """
     for starts in range(1, KERNEL_STARTS + 1):
         try:
@@ -140,20 +168,26 @@ def _until_its_kernel_starts(run: Callable[[], Any], archived: Path) -> None:
                 raise
             if starts == KERNEL_STARTS:
                 raise RunError(
-                    f"{archived.stem}: its kernel died {starts} times as it started; what it said stands above. Does "
-                    "`python -m ipykernel_launcher --version` work in this environment?"
+                    f"{archived.stem}: its kernel died {starts} times as it started; its own "
+                    "words stand above. Does `python -m ipykernel_launcher --version` work in this "
+                    "environment?"
                 ) from error
 
 
-def where_memory_ran_out(kind: str, message: str, traceback: list[str]) -> OutOfMemory | None:
-    """The GPU and the phase of an out-of-memory error, from what a cell printed; None for another error."""
+def where_memory_ran_out(kind: str, message: str, traceback: Sequence[str]) -> OutOfMemory | None:
+    """The GPU and the phase of an out-of-memory error; None for another error.
+
+    Args:
+        kind: the error's class.
+        message: the error's.
+        traceback: the lines that the cell printed.
+    """
     if not OUT_OF_MEMORY.search(f"{kind}: {message}"):
         return None
-    text = "\n".join(traceback)
-    phases = {"scoring": ("evaluation_loop", "score_orders"), "loading": ("from_pretrained",)}
-    phase = next(
-        (phase for phase, signs in phases.items() if any(sign in text for sign in signs)),
-        "training",
-    )
     number = re.search(r"GPU (\d+)", message)
-    return OutOfMemory(int(number[1]) if number else 0, phase)
+    gpu = int(number[1]) if number else 0
+    text = "\n".join(traceback)
+    for phase, functions in FUNCTIONS_OF_PHASE.items():
+        if any(function in text for function in functions):
+            return OutOfMemory(gpu, phase)
+    return OutOfMemory(gpu, "training")

@@ -11,7 +11,7 @@ from vqa_utils.errors import RunError
 
 @contextlib.contextmanager
 def locked(paths: RunPaths) -> Iterator[None]:
-    """Keep other commands from a run. The system lets go of it when this process ends, however it does.
+    """Keep other commands from a run; the system drops the lock when this process ends.
 
     Raises:
         RunError: another command has it.
@@ -23,5 +23,6 @@ def locked(paths: RunPaths) -> Iterator[None]:
     except Timeout as error:
         raise RunError(
             f"{shown(paths.folder)}: expected no other command at work there, found one; "
-            "wait for it (python run_all.py status shows how far it is), stop it, or take another --run-id"
+            "wait for it (python run_all.py status shows how far it is), stop it, or take "
+            "another --run-id"
         ) from error

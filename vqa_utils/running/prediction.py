@@ -2,69 +2,88 @@
 
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
-from vqa_utils.artifacts.files import read_json, write_csv, write_json
+from vqa_utils.artifacts.files import ids_hash, read_json, sha256, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
-from vqa_utils.ensembling.combining import combined, submission
-from vqa_utils.ensembling.members import has_settings
-from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
+from vqa_utils.ensembling.combining import combine_members, submission
+from vqa_utils.ensembling.members import Member, has_settings
+from vqa_utils.ensembling.temperature import temperatures_of
 from vqa_utils.errors import RunError
-from vqa_utils.running.execution import execute
-from vqa_utils.running.terminal import follow, progress_lines
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import PREDICTION, Step
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
-    """Answer another test set with the run's adapters: 04_infer for each one trained, combined as 05_ensemble did.
+    """Answer another test set: 04_infer for each trained adapter, combined as 05_ensemble did.
 
     Returns:
-        The submission's path, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
+        The submission, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
 
     Raises:
         RunError: the run has no trained fold, or has answered another folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
     """
+    folder = folder.resolve()
     test, sample = load_test(folder)
+    numbers = _trained_adapters(paths, config)
     out = paths.predicting(str(folder))
-    trained = [
-        k
-        for k in config.adapter_numbers
-        if paths.fold(k).meta.exists() and has_settings(paths.fold(k), config)
-    ]
-    if not trained:
-        raise RunError(
-            f"{shown(paths.folder)}: expected a trained fold, found none; run notebook 03_train_fold first"
+    _claim(out, folder)
+    if config.calibrate and not paths.members.exists():
+        console.print(
+            "probabilities stay as they are scored: 05_ensemble, which calibrates them, "
+            "has not run",
+            style="yellow",
         )
-    asked = {"folder": str(folder.resolve())}
+    test_hash = _hash_of_test(folder, test)
+    runner = Runner(paths, config, console, reuse=True, out=out, hash_data=lambda _: test_hash)
+    runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
+    members = []
+    for number in numbers:
+        probs = read_probabilities(out.fold(number).probs("test"), test["id"])
+        members.append(Member(number, config.adapter_name(number), probs))
+    combination = combine_members(members, temperatures_of(paths), config.ensemble)
+    path = out.submission(config.use_kfold)
+    write_csv(path, submission(sample, combination.test))
+    return path
+
+
+def _trained_adapters(paths: RunPaths, config: Config) -> list[int]:
+    """The numbers of the adapters of the run's settings.
+
+    Raises:
+        RunError: there is none.
+    """
+    trained = [number for number in config.adapter_numbers if paths.fold(number).meta.exists()]
+    usable = [number for number in trained if has_settings(paths.fold(number), config)]
+    if not usable:
+        raise RunError(
+            f"{shown(paths.folder)}: expected a trained fold, found none; "
+            "run notebook 03_train_fold first"
+        )
+    return usable
+
+
+def _claim(out: RunPaths, folder: Path) -> None:
+    """Note the folder that the answers are to; another one of the same name has its own answers.
+
+    Raises:
+        RunError: `out` has the answers to another folder.
+    """
+    asked = {"folder": str(folder)}
     if out.provenance.exists() and read_json(out.provenance) != asked:
         before = read_json(out.provenance)["folder"]
         raise RunError(
-            f"{shown(out.folder)} has the answers to {before}; rename {folder} or move the old answers away"
+            f"{shown(out.folder)} has the answers to {before}; "
+            f"rename {folder} or move the old answers away"
         )
     write_json(out.provenance, asked)
-    if config.calibrate and not paths.members.exists():
-        console.print(
-            "probabilities stay as they are scored: 05_ensemble, which calibrates them, has not run",
-            style="yellow",
-        )
-    for k in trained:
-        parameters = {"run_id": paths.run_id, "fold": k, "predict": str(folder.resolve())}
-        with (
-            progress_lines(console) as progress,
-            follow(progress, console, f"04_infer-fold{k}", None),
-        ):
-            execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters)
-    temperatures = temperatures_of(paths)
-    members = [read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained]
-    probs = combined(
-        [
-            scaled(member, temperature_of(temperatures, k))
-            for k, member in zip(trained, members, strict=True)
-        ],
-        config.ensemble,
-    )
-    write_csv(out.submission(config.use_kfold), submission(sample, probs))
-    return out.submission(config.use_kfold)
+
+
+def _hash_of_test(folder: Path, test: pd.DataFrame) -> str:
+    """Name the contents of test.csv and of its pictures."""
+    return ids_hash(sha256(folder / name) for name in ("test.csv", *test["path"].unique()))

@@ -1,4 +1,4 @@
-"""A run's folder: which one a command means, its settings, its origin, and what its data is known by."""
+"""A run's folder: the one that a command means, its settings, its data and its origin."""
 
 import argparse
 import csv
@@ -13,86 +13,113 @@ from vqa_utils.artifacts.paths import RunPaths, demo_data_dir, runs_dir, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import read_config
 from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
-from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.challenge import Challenge, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.presets import preset, preset_changes
+from vqa_utils.setting_types import AUTO
 
 KAGGLE_INPUT = Path("/kaggle/input")
+LATEST = "latest"
+RESERVED_IDS = (LATEST, "demo-data")  # folders of runs/ that are no runs
+OWN_ARGUMENTS = ("data", "model", "limit", "cache_dir", "extra_train", "refit")  # for settings
 
 
 def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
-    """Which run a command is about: its paths and its settings.
+    """Find the run that a command is about: its paths and its settings.
 
     Args:
         args: run_all.py's.
         new_id: names a new run, together with its preset.
 
     Raises:
-        RunError: the run is there and nothing says to go on with it, or it is not there and should be.
+        RunError: the run is there and nothing says to go on with it, or it is not there and should
+            be.
         ConfigError: settings that cannot be used.
     """
-    changes = {
-        key: value
-        for key in ("data", "model", "limit", "cache_dir", "extra_train", "refit")
-        if (value := getattr(args, key)) is not None
-    }
-    changes = with_absolute_paths(changes | parse_settings(args.set))
+    changes = _given_settings(args)
     if args.run_id is not None:
         checked_run_id(args.run_id)
     continues = args.resume or args.command in ("status", "predict")
-    run_id = args.run_id or ("latest" if continues else f"{new_id}-{args.preset or 'demo'}")
+    run_id = args.run_id or (LATEST if continues else f"{new_id}-{args.preset or 'demo'}")
     paths = RunPaths(run_id)
-    if paths.config.exists():
-        if not (continues or args.force or args.dry_run or args.command == "plan"):
+    if not paths.config.exists():
+        if continues:
             raise RunError(
-                f"{shown(paths.folder)} is there already: --resume goes on with it, --force runs all of it again"
+                f"{shown(paths.folder)}: expected a run, found none; python run_all.py starts one"
             )
-        paths = RunPaths(paths.folder.resolve().name)  # what `latest` stands for
-        if args.preset is not None:
-            whole = preset(
-                args.preset
-            )  # the run has a number where the preset says "auto", and its accumulation to that
-            batch = {"micro_batch": whole.micro_batch, "accumulation": whole.accumulation}
-            changes = {"preset": args.preset, **batch, **preset_changes(args.preset), **changes}
-        return paths, dataclasses.replace(read_config(paths), **changes)
-    if continues:
+        return paths, preset(args.preset or "demo", **changes)
+    if not (continues or args.force or args.dry_run or args.command == "plan"):
         raise RunError(
-            f"{shown(paths.folder)}: expected a run, found none; python run_all.py starts one"
+            f"{shown(paths.folder)} is there already: --resume goes on with it, "
+            "--force runs all of it again"
         )
-    return paths, preset(args.preset or "demo", **changes)
+    paths = RunPaths(paths.folder.resolve().name)  # `latest` is a link
+    if args.preset is not None:
+        changes = _changes_of_preset(args.preset) | changes
+    return paths, dataclasses.replace(read_config(paths), **changes)
+
+
+def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings on the command line, by name."""
+    given = {name: getattr(args, name) for name in OWN_ARGUMENTS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return with_absolute_paths(changes | parse_settings(args.set))
+
+
+def _changes_of_preset(name: str) -> dict[str, Any]:
+    """The settings that another preset gives a run that is there.
+
+    They include its batch: a run has a number for the preset's "auto", and an accumulation to it.
+    """
+    settings = preset(name)
+    batch = {"micro_batch": settings.micro_batch, "accumulation": settings.accumulation}
+    return {"preset": name, **batch, **preset_changes(name)}
 
 
 def checked_run_id(run_id: str) -> str:
-    """The name of a run's folder, as it is.
+    """Return the name of a run's folder as it is.
 
     Raises:
         RunError: it cannot be one.
     """
-    if not re.fullmatch(r"[\w.=-]+", run_id) or run_id in ("latest", "demo-data"):
+    if not re.fullmatch(r"[\w.=-]+", run_id) or run_id in RESERVED_IDS:
         raise RunError(
-            f"--run-id: expected letters, digits, '.', '_', '=' or '-', and not latest or demo-data, found {run_id!r}"
+            "--run-id: expected letters, digits, '.', '_', '=' or '-', "
+            f"and not {' or '.join(RESERVED_IDS)}, found {run_id!r}"
         )
     return run_id
 
 
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
-    """Settings by name, their folders from the root on: the notebooks run elsewhere."""
+    """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
     if changes.get("data") not in (None, DEMO_DATA):
         changes["data"] = str(Path(changes["data"]).resolve())
     if changes.get("extra_train"):
-        changes["extra_train"] = str(Path(changes["extra_train"]).expanduser().resolve())
-    if changes.get("cache_dir") not in (None, "", "auto"):
-        changes["cache_dir"] = str(Path(changes["cache_dir"]).expanduser().resolve())
+        changes["extra_train"] = _absolute(changes["extra_train"])
+    if changes.get("cache_dir") not in (None, "", AUTO):
+        changes["cache_dir"] = _absolute(changes["cache_dir"])
     if "model" in changes:
         changes["model"] = _model(changes["model"])
     return changes
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def _model(name: str) -> str:
+    """A local folder as an absolute path; a name on the hub as it is."""
+    folder = Path(name)
+    if name.startswith("~/"):
+        folder = folder.expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def with_data(config: Config) -> Config:
-    """The settings with their data: where none is named, the one folder with a train.csv below Kaggle's input folder.
+    """Find the data if none is named: the one folder with a train.csv below Kaggle's input folder.
 
     Raises:
         RunError: there is none, or more than one.
@@ -103,38 +130,43 @@ def with_data(config: Config) -> Config:
     if len(found) != 1:
         seen = f"found {', '.join(found)}" if found else "found none to take instead"
         raise RunError(
-            f"--data: expected the folder with train.csv, test.csv, sample_submission.csv and the images, {seen}"
+            "--data: expected the folder with train.csv, test.csv, sample_submission.csv and the "
+            f"images, {seen}"
         )
     return dataclasses.replace(config, data=found[0])
 
 
 def rows_here(config: Config) -> RowCounts | None:
-    """How many rows a run would use, which are counted and not checked; None without the files."""
+    """Count the rows that a run would use, without a check; None without the files."""
     try:
         data = with_data(config).data
     except RunError:
         return None
     folder = demo_data_dir() if data == DEMO_DATA else Path(data)
-    files = [
-        folder / "train.csv",
-        folder / "test.csv",
-        *([Path(config.extra_train)] if config.extra_train else []),
-    ]
+    files = [folder / "train.csv", folder / "test.csv"]
+    if config.extra_train:
+        files.append(Path(config.extra_train))
     if not all(file.is_file() for file in files):
         return None
-    return RowCounts(*(min(rows, config.limit or rows) for rows in map(_count_rows, files)))
+    counts = [_count_rows(file) for file in files]
+    if config.limit:
+        counts = [min(count, config.limit) for count in counts]
+    return RowCounts(*counts)
 
 
 def _count_rows(file: Path) -> int:
+    """Rows of a CSV, without its head and without empty lines."""
     with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        return sum(map(bool, csv.reader(lines))) - 1  # without the head
+        return sum(1 for row in csv.reader(lines) if row) - 1
 
 
 def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:
-    """Check the data, write the run's settings and provenance, and point `runs/latest` to it.
+    """Check the data, write the run's settings and origin, and point `runs/latest` to it.
 
     Args:
-        check_folds: check the run's folds too, as nothing makes them anew before they are used.
+        paths: the run.
+        config: its settings.
+        check_folds: check the run's folds too: no step makes them anew before they are used.
 
     Raises:
         DataError: the data have problems.
@@ -142,27 +174,32 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     """
     challenge = load_challenge(config, check_images=True)
     if check_folds:
-        folds, pictures = read_folds(paths.folds, challenge.train), challenge.images["hash"]
-        check_leaks(
-            folds.assign(group=list(pictures[challenge.train["path"]])),
-            f"{paths.folds}, by the files' contents",
-        )
+        _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))
-    inputs = hashes(challenge.files, challenge.folder)
-    before = read_json(paths.provenance) if paths.provenance.exists() else None
-    earlier = (
-        [before, *before.pop("earlier", [])] if before else []
-    )  # a command that went on with the run erases no other's
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    write_json(
-        paths.provenance, {"started": started, **provenance(), "inputs": inputs, "earlier": earlier}
-    )
-    latest = runs_dir() / "latest"
+    _write_origin(paths, challenge)
+    latest = runs_dir() / LATEST
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)
 
 
-def _model(name: str) -> str:
-    """A local folder as an absolute path, since the notebooks run elsewhere; a name on the hub as it is."""
-    folder = Path(name).expanduser() if name.startswith("~/") else Path(name)
-    return str(folder.resolve()) if folder.is_dir() else name
+def _check_folds(paths: RunPaths, challenge: Challenge) -> None:
+    if challenge.images is None:
+        raise ValueError("expected a challenge whose images were checked")
+    folds = read_folds(paths.folds, challenge.train)
+    pictures = challenge.images["hash"]
+    by_contents = folds.assign(group=list(pictures[challenge.train["path"]]))
+    check_leaks(by_contents, f"{paths.folds}, by the files' contents")
+
+
+def _write_origin(paths: RunPaths, challenge: Challenge) -> None:
+    """Write provenance.json; under `earlier`, it keeps the origins of the run's earlier commands."""
+    origin = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        **provenance(),
+        "inputs": hashes(challenge.files, challenge.folder),
+        "earlier": [],
+    }
+    if paths.provenance.exists():
+        before = read_json(paths.provenance)
+        origin["earlier"] = [before, *before.pop("earlier", [])]
+    write_json(paths.provenance, origin)

@@ -1,4 +1,7 @@
-"""The series as data: what each notebook reads and writes, and which steps a command selects. Standard library only."""
+"""The series as data: the files that each notebook reads and writes, and the steps of a command.
+
+Standard library only: `run_all.py --help` answers at once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +13,9 @@ from vqa_utils.errors import RunError
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook. `reads` and `writes` are patterns below the run's folder; `{fold}` stands for the fold's number.
+    """A notebook, and its files as patterns below the run's folder ({fold}: the fold's number).
 
-    Names start with a number, in the order of the run: a setting counts from the stage on that uses it first. One that `trains`
-    depends on the settings of the adapter alone.
+    Names start with a number, in the order of the run: `Config.hash_for` compares them.
     """
 
     name: str
@@ -21,14 +23,58 @@ class Stage:
     writes: tuple[str, ...] = ()
     per_fold: bool = False
     trains: bool = False
+    """It depends on the settings of the adapter alone."""
+
+
+STAGES = (
+    Stage("01_eda"),
+    Stage("02_folds", writes=("folds.csv", "folds*.csv")),
+    Stage(
+        "03_train_fold",
+        reads=("folds.csv", "folds*.csv"),
+        writes=("fold{fold}/adapter", "fold{fold}/train_log.csv", "fold{fold}/meta.json"),
+        per_fold=True,
+        trains=True,
+    ),
+    Stage(
+        "04_infer",
+        reads=("folds.csv", "fold{fold}/adapter"),
+        writes=("fold{fold}/probs_test.csv", "fold{fold}/probs_*.csv"),
+        per_fold=True,
+    ),
+    Stage(
+        "05_ensemble",
+        reads=("folds.csv", "fold*/probs_*.csv"),
+        writes=("ensemble/probs_*.csv", "ensemble/members.json", "submission_*.csv"),
+    ),
+    Stage(
+        "06_analysis",
+        reads=(
+            "folds.csv",
+            "fold*/meta.json",
+            "fold*/probs_*.csv",
+            "ensemble/probs_oof.csv",
+            "ensemble/members.json",
+        ),
+        writes=("report/index.html", "report/*"),
+    ),
+)
+TRAINING, SCORING, ENSEMBLE, ANALYSIS = STAGES[-4:]
+
+# 04_infer on another test set: it reads the run's adapters, and writes below predict/<folder>/
+PREDICTION = Stage(
+    SCORING.name, reads=("fold{fold}/adapter",), writes=SCORING.writes, per_fold=True
+)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage, of one fold where it has folds."""
+    """A stage, of one fold if the stage has folds."""
 
     stage: Stage
     fold: int | None = None
+    predict: str = ""
+    """the folder of another test set to answer; "" for the run's own rows"""
 
     @property
     def name(self) -> str:
@@ -36,22 +82,30 @@ class Step:
         return self.stage.name if self.fold is None else f"{self.stage.name}-fold{self.fold}"
 
     def parameters(self, run_id: str) -> dict[str, Any]:
-        """What papermill passes to the notebook."""
-        return {"run_id": run_id} | ({} if self.fold is None else {"fold": self.fold})
+        """The parameters that papermill passes to the notebook."""
+        given: dict[str, Any] = {"run_id": run_id}
+        if self.fold is not None:
+            given["fold"] = self.fold
+        if self.predict:
+            given["predict"] = self.predict
+        return given
 
-    def inputs(self, run: Path) -> list[Path]:
-        """The files that it reads in the run's folder."""
-        return self._files(self.stage.reads, run)
+    def inputs(self, folder: Path) -> list[Path]:
+        """The files that it reads below `folder`."""
+        return self._files(self.stage.reads, folder)
 
-    def outputs(self, run: Path) -> list[Path]:
-        """The files and folders that it writes; a pattern that matches nothing yet stands for itself."""
-        return self._files(self.stage.writes, run)
+    def outputs(self, folder: Path) -> list[Path]:
+        """The files and folders that it writes below `folder`.
 
-    def _files(self, patterns: Sequence[str], run: Path) -> list[Path]:
+        A pattern that matches nothing yet stands for itself.
+        """
+        return self._files(self.stage.writes, folder)
+
+    def _files(self, patterns: Sequence[str], folder: Path) -> list[Path]:
         found = []
         for pattern in patterns:
             name = pattern.format(fold=self.fold)
-            found += sorted(run.glob(name)) or [run / name]
+            found += sorted(folder.glob(name)) or [folder / name]
         return found
 
 
@@ -63,11 +117,12 @@ def select_steps(
     only: str = "",
     start: str = "",
 ) -> list[Step]:
-    """The steps of a run in their order.
+    """Select the steps of a command, in the order of the run.
 
     Args:
-        folds: the folds of the run, and where it has a refit, that one's number.
-        chosen: of these, the ones to run; empty for all.
+        stages: the stages of the series.
+        folds: the folds of the run; with a refit, its number too.
+        chosen: the folds to run; empty for all.
         only: the one stage to run.
         start: the first stage to run.
 
@@ -75,24 +130,41 @@ def select_steps(
         RunError: a fold or a stage that does not exist.
     """
     names = [stage.name for stage in stages]
-    problems = [
-        f"--folds: expected some of {', '.join(map(str, folds))}, found {k}"
-        for k in chosen
-        if k not in folds
-    ]
-    problems += [
-        f"stage: expected one of {', '.join(names)}, found {n}"
-        for n in (only, start)
-        if n and n not in names
-    ]
+    problems = []
+    for number in chosen:
+        if number not in folds:
+            numbers = ", ".join(map(str, folds))
+            problems.append(f"--folds: expected some of {numbers}, found {number}")
+    for name in (only, start):
+        if name and name not in names:
+            problems.append(f"stage: expected one of {', '.join(names)}, found {name}")
     if problems:
         raise RunError("\n".join(problems))
-    selected = (
-        [s for s in stages if s.name == only]
-        if only
-        else stages[names.index(start) if start else 0 :]
-    )
+
+    first = names.index(only or start) if only or start else 0
+    selected = stages[first : first + 1] if only else stages[first:]
     steps = []
     for stage in selected:
-        steps += [Step(stage, k) for k in chosen or folds] if stage.per_fold else [Step(stage)]
+        if stage.per_fold:
+            steps += [Step(stage, number) for number in chosen or folds]
+        else:
+            steps.append(Step(stage))
     return steps
+
+
+def built_on(steps: Sequence[Step], scored: Sequence[int]) -> list[Step]:
+    """The steps whose files these steps take as they are.
+
+    They are adapters that are not trained anew, scores that are not made anew, and their ensemble.
+
+    Args:
+        steps: the selected steps.
+        scored: the adapters with scores.
+    """
+    selected = [step.stage for step in steps]
+    taken = [Step(TRAINING, step.fold) for step in steps if step.stage == SCORING]
+    if ENSEMBLE in selected or ANALYSIS in selected:
+        taken += [Step(SCORING, number) for number in scored]
+    if ANALYSIS in selected:
+        taken.append(Step(ENSEMBLE))
+    return [step for step in taken if step not in steps]

@@ -8,7 +8,7 @@ import pandas as pd
 from peft import PeftModel
 
 from vqa_utils.artifacts.files import ids_hash, sha256, write_json
-from vqa_utils.artifacts.fold_settings import resumable, rungs_behind
+from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder
@@ -56,9 +56,7 @@ def train_fold(
     """
     start = time.time()
     reset_peak_memory()
-    checkpoints = paths.checkpoints / training_key(
-        resumable(config, rungs_behind(paths.rungs, config)), train
-    )
+    checkpoints = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
     guard = NonFiniteGuard()
     callbacks = [TrainLog(paths.train_log), guard, SeenSteps(), FreeMemory()]
     trainer = make_trainer(model, config, encoder, train, held_out, checkpoints, callbacks)
