@@ -14,7 +14,7 @@ from vqa_utils.data import images
 from vqa_utils.data._csv_files import read_rows
 from vqa_utils.data.challenge import DataError, load_challenge, load_test
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
-from vqa_utils.data.images import image_hashes, image_pixels, open_image
+from vqa_utils.data.images import image_hashes, open_image
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.presets import preset
 from vqa_utils.running.execution import execute
@@ -31,7 +31,8 @@ def edit(folder, name, change, encoding="utf-8"):
 
 
 def load(folder, **changes):
-    return load_challenge(preset("demo", data=str(folder), **changes), check_images=True)
+    config = preset("demo", data=str(folder), **changes)
+    return load_challenge(config, images=folder.parent / "images.csv")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
@@ -246,20 +247,6 @@ def test_kinds_of_question():
     )
 
 
-def test_pixels_come_from_the_headers_and_are_0_where_there_is_none(tmp_path):
-    Image.new("RGB", (30, 20)).save(tmp_path / "x.png")
-    whole = (tmp_path / "x.png").read_bytes()
-    (tmp_path / "torn.png").write_bytes(whole[:60])  # the header is whole
-    (tmp_path / "y.png").write_text("no image")
-    assert image_pixels(tmp_path, ["x.png", "y.png", "torn.png", "none.png", "x.png"]).tolist() == [
-        600,
-        0,
-        600,
-        0,
-        600,
-    ]
-
-
 def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_file(tmp_path):
     (tmp_path / "train.csv").write_text("\nid,question\n1,a,x\n2,b\n")
     problems = []
@@ -277,8 +264,8 @@ def test_reading_images_shows_a_bar_in_a_terminal_when_it_takes_long(
     terminal.isatty = lambda: is_terminal
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr(images, "BAR_AFTER_SECONDS", delay)
-    image_pixels(folder, ["images/train_0000.png"])
-    assert ("measuring images" in terminal.getvalue()) == shown
+    image_hashes(folder, ["images/train_0000.png"])
+    assert ("hashing images" in terminal.getvalue()) == shown
 
 
 def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
@@ -286,7 +273,7 @@ def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tm
     notebooks(
         "reads",
         slow,
-        f"images.image_pixels(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])",
+        f"images.image_hashes(__import__('pathlib').Path({str(folder)!r}), ['images/train_0000.png'])",
     )
     execute("reads", tmp_path / "out.ipynb", {})
     *_, cell = nbformat.read(tmp_path / "out.ipynb", 4).cells

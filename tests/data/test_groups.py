@@ -128,7 +128,7 @@ def folder(tmp_path, photos):
 
 def groups_of(folder, **changes):
     config = preset("demo", data=str(folder), **changes)
-    return row_groups(load_challenge(config, check_images=True), config)
+    return row_groups(load_challenge(config, images=folder / "images.csv"), config)
 
 
 def test_rows_are_grouped_by_file_by_look_or_by_question(folder):

@@ -26,8 +26,9 @@ from vqa_utils.training.fold import train_fold
 
 
 @pytest.fixture(scope="module")
-def demo():
-    return load_challenge(preset("demo"), check_images=True)
+def demo(tmp_path_factory):
+    images = tmp_path_factory.mktemp("demo") / "images.csv"
+    return load_challenge(preset("demo"), images=images)
 
 
 def test_the_challenge_is_easy_vqa_with_its_kinds_in_balance(demo):
@@ -57,7 +58,7 @@ def test_the_challenge_is_the_same_each_time(demo, tmp_path):
 
 def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tmp_path, demo):
     config = preset("demo", extra_train=str(write_extra(tmp_path, count=30)))
-    extra = load_challenge(config, check_images=True).extra
+    extra = load_challenge(config, images=tmp_path / "images.csv").extra
     assert len(extra) == 30 and question_kinds(extra).value_counts().between(8, 12).all()
     known = set(zip(*easy_vqa.get_train_questions()[:2], strict=True))
     assert {(row["question"], row[row["answer"]]) for row in extra.to_dict("records")} <= known

@@ -27,8 +27,8 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         RunError: the run has no trained fold, or has answered another folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
     """
-    test, sample = load_test(folder)
     out = paths.predicting(str(folder))
+    test, sample = load_test(folder, out.images)
     trained = [
         k
         for k in config.adapter_numbers

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vqa_utils.artifacts.files import hashes, read_json, write_json
-from vqa_utils.artifacts.paths import RunPaths, demo_data_dir, runs_dir, shown
+from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import read_config
-from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
-from vqa_utils.data.challenge import load_challenge
+from vqa_utils.config import Config, parse_settings, to_dict
+from vqa_utils.data.challenge import KNOWN_CHALLENGES, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.forecast import RowCounts
@@ -80,7 +80,7 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, their folders from the root on: the notebooks run elsewhere."""
     changes = dict(changes)
-    if changes.get("data") not in (None, DEMO_DATA):
+    if changes.get("data") is not None and changes["data"] not in KNOWN_CHALLENGES:
         changes["data"] = str(Path(changes["data"]).resolve())
     if changes.get("extra_train"):
         changes["extra_train"] = str(Path(changes["extra_train"]).expanduser().resolve())
@@ -114,7 +114,7 @@ def rows_here(config: Config) -> RowCounts | None:
         data = with_data(config).data
     except RunError:
         return None
-    folder = demo_data_dir() if data == DEMO_DATA else Path(data)
+    folder = data_dir(data)
     files = [
         folder / "train.csv",
         folder / "test.csv",
@@ -140,13 +140,11 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         DataError: the data have problems.
         FoldError: the folds are missing, are of other rows, or one picture stands in several.
     """
-    challenge = load_challenge(config, check_images=True)
+    challenge = load_challenge(config, images=paths.images)
     if check_folds:
-        folds, pictures = read_folds(paths.folds, challenge.train), challenge.images["hash"]
-        check_leaks(
-            folds.assign(group=list(pictures[challenge.train["path"]])),
-            f"{paths.folds}, by the files' contents",
-        )
+        folds = read_folds(paths.folds, challenge.train)
+        pictures = challenge.images_of(challenge.train)["hash"]
+        check_leaks(folds.assign(group=pictures), f"{paths.folds}, by the files' contents")
     write_json(paths.config, to_dict(config))
     inputs = hashes(challenge.files, challenge.folder)
     before = read_json(paths.provenance) if paths.provenance.exists() else None

@@ -247,7 +247,7 @@ class Runner:
 
     def _record(self, step: Step) -> dict[str, Any]:
         if not self._data_hash:
-            self._data_hash = data_hash(self.config)
+            self._data_hash = data_hash(self.config, self.paths.images)
         run = self.paths.folder
         files = {"inputs": hashes(step.inputs(run), run), "outputs": hashes(step.outputs(run), run)}
         settings = (

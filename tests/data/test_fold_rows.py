@@ -12,8 +12,8 @@ from test_groups import photos, run_02  # noqa: F401
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import DataError, load_challenge
-from vqa_utils.data.extra_rows import describe_extra_rows, extra_folds, extra_rows
 from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.fold_rows import describe_extra_rows, extra_folds, extra_rows
 from vqa_utils.data.folds import ALWAYS_TRAIN, FoldError
 from vqa_utils.presets import preset
 from vqa_utils.running.resolution import resolve_run, start_run
@@ -57,7 +57,7 @@ def folds_of_train(challenge):
 
 
 def test_paths_are_found_beside_the_csv_then_in_the_data_folder(folder, extra):
-    found = load_challenge(settings(folder, extra), check_images=True)
+    found = load_challenge(settings(folder, extra), images=folder.parent / "images.csv")
     expected = [extra.parent / "images" / f"train_00{n}.png" for n in (24, "05")]
     expected += [
         extra.parent / "images/copy.png",
@@ -80,7 +80,7 @@ def test_all_problems_of_the_file_come_at_once_with_those_of_the_others(folder, 
     train = pd.read_csv(folder / "train.csv", dtype=str)
     train.assign(answer=["z", *train["answer"][1:]]).to_csv(folder / "train.csv", index=False)
     with pytest.raises(DataError) as error:
-        load_challenge(settings(folder, extra), check_images=True)
+        load_challenge(settings(folder, extra), images=folder.parent / "images.csv")
     for line in (
         "7 problems",
         "train.csv line 2: answer: expected a, b, c or d, found 'z'",
@@ -104,7 +104,7 @@ def test_a_missing_file_or_column_is_an_error(folder, extra, tmp_path):
 
 def test_a_row_is_left_out_where_its_picture_is_held_out(folder, extra):
     config = settings(folder, extra)
-    challenge = load_challenge(config, check_images=True)
+    challenge = load_challenge(config, images=folder.parent / "images.csv")
     left_out = extra_folds(challenge, folds_of_train(challenge), config)
     assert left_out["left_out_of"].tolist() == [
         "",
@@ -133,7 +133,7 @@ def test_an_extra_row_whose_paraphrase_is_held_out_is_left_out(folder, extra):
     found = {}
     for paraphrase in (True, False):
         config = settings(folder, extra, group_questions=True, paraphrase=paraphrase)
-        challenge = load_challenge(config, check_images=True)
+        challenge = load_challenge(config, images=folder.parent / "images.csv")
         found[paraphrase] = extra_folds(challenge, folds_of_train(challenge), config)[
             "left_out_of"
         ].tolist()
@@ -153,7 +153,7 @@ def test_near_copies_and_equal_questions_are_left_out_where_they_are_grouped(fol
     train.assign(question=[f"{i}?" for i in range(11)] + ["그림은 무슨  색인가요"]).to_csv(
         folder / "train.csv", index=False
     )
-    challenge = load_challenge(settings(folder, extra), check_images=True)
+    challenge = load_challenge(settings(folder, extra), images=folder.parent / "images.csv")
     folds = folds_of_train(challenge).assign(fold=[0] * 5 + [2] + [0] * 5 + [1])
 
     def found(**changes):
