@@ -22,7 +22,7 @@ run_id: str = "interactive"  # the run's folder below runs/
 
 # %%
 paths, config = open_run(run_id)
-challenge = load_challenge(config, check_images=True)
+challenge = load_challenge(config, images=paths.images)
 train, test = challenge.train, challenge.test
 print(f"{len(train)} train rows, {len(test)} test rows, {len(challenge.sample_submission)} to submit")
 

@@ -12,7 +12,7 @@ from vqa_utils.artifacts.files import write_csv
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.extra_rows import describe_extra_rows, extra_folds
+from vqa_utils.data.fold_rows import describe_extra_rows, extra_folds
 from vqa_utils.data.folds import check_leaks, copied_answers, describe_balance, describe_copied_answers, leaks, make_folds, plain_split
 from vqa_utils.data.groups import HINT_BITS, describe_groups, describe_near_leaks, near_leaks, row_groups, same_words
 
@@ -21,9 +21,9 @@ run_id: str = "interactive"  # the run's folder below runs/
 
 # %%
 paths, config = open_run(run_id)
-challenge = load_challenge(config, check_images=True)
+challenge = load_challenge(config, images=paths.images)
 train = challenge.train
-images = challenge.images.loc[train["path"]].reset_index(drop=True)
+images = challenge.images_of(train)
 print(f"{len(train)} rows show {images['hash'].nunique()} different pictures.")
 
 # %% [markdown]

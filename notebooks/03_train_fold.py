@@ -14,8 +14,7 @@ from vqa_utils.analysis import figures
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.extra_rows import extra_rows
-from vqa_utils.data.folds import held_out_rows
+from vqa_utils.data.fold_rows import rows_of_fold
 from vqa_utils.data.paraphrases import describe_wordings
 from vqa_utils.model.encoder import IGNORED, Encoder
 from vqa_utils.model.loading import add_lora, load_base, load_processor
@@ -29,11 +28,10 @@ fold: int = 0  # the fold to hold out, or the number after the last for the refi
 # %%
 paths, config = open_run(run_id, fold)
 challenge = load_challenge(config)
-held_out_mask = held_out_rows(paths.folds, challenge.train, config, fold)
-held_out, extra = challenge.train[held_out_mask], extra_rows(paths.extra_folds, challenge.extra, fold)
-train = pd.concat([challenge.train[~held_out_mask], extra], ignore_index=True)
+rows = rows_of_fold(paths, config, challenge, fold)
+train, held_out = rows.train, rows.held_out
 print(f"{config.adapter_name(fold)}: {len(train)} rows to train on, {len(held_out)} held out")
-print(f"{len(extra)} of these are extra rows; {len(challenge.extra) - len(extra)} more would show or ask what is held out.")
+print(f"{len(rows.extra)} of these are extra rows; {len(challenge.extra) - len(rows.extra)} more would show or ask what is held out.")
 print(describe_wordings(train))
 
 # %% [markdown]

@@ -17,7 +17,6 @@ from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
-from vqa_utils.data.images import image_pixels
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.ensembling.combining import describe_unanimity
 from vqa_utils.ensembling.fold_table import fold_table
@@ -30,7 +29,7 @@ run_id: str = "interactive"  # the run's folder below runs/
 
 # %%
 paths, config = open_run(run_id)
-challenge = load_challenge(config)
+challenge = load_challenge(config, images=paths.images)
 train, folds = challenge.train, read_folds(paths.folds, challenge.train)
 there, missing = scored_folds(paths, config)
 probs = pooled(paths, config, folds, "oof")
@@ -90,7 +89,7 @@ print("rows by kind:", question_kinds(rows).value_counts().sort_index().to_dict(
 
 # %% tags=["nbval-ignore-output"]
 clusters = question_clusters(rows["question"], config.seed)
-pixels = image_pixels(challenge.folder, rows["path"])
+pixels = challenge.images_of(rows)[["width", "height"]].prod(axis=1).to_numpy()
 groups = error_analysis.group_table(right, error_analysis.question_groups(rows, pixels, clusters))
 words["Groups"] = error_analysis.describe_groups(groups)
 print(words["Groups"])

@@ -99,7 +99,7 @@ def measure(stage: str, paths: RunPaths, folder: Path) -> dict[str, float | str]
     config, start = preset("demo", data=str(folder)), time.perf_counter()
     if stage == "run_all":
         start_run(paths, config)
-        data_hash(config)
+        data_hash(config, paths.images)
     else:
         write_json(paths.config, to_dict(config))
         execute(stage, paths.notebooks / f"{stage}.ipynb", {"run_id": paths.run_id})

@@ -357,7 +357,7 @@ def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
     from vqa_utils.running import runner
 
     order, hashed, lines = [], runner.data_hash, runner.progress_lines
-    monkeypatch.setattr(runner, "data_hash", lambda config: order.append("hash") or hashed(config))
+    monkeypatch.setattr(runner, "data_hash", lambda *run: order.append("hash") or hashed(*run))
     monkeypatch.setattr(
         runner, "progress_lines", lambda console: order.append("lines") or lines(console)
     )

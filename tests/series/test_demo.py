@@ -1,3 +1,4 @@
+import functools
 import random
 import re
 
@@ -20,14 +21,17 @@ from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_proc
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
-from vqa_utils.tiny_base import pretraining as pretrain
+from vqa_utils.tiny_base import _corpus
+from vqa_utils.tiny_base import _fast_forward as fast
+from vqa_utils.tiny_base._corpus import make_example
 from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 from vqa_utils.training.fold import train_fold
 
 
 @pytest.fixture(scope="module")
-def demo():
-    return load_challenge(preset("demo"), check_images=True)
+def demo(tmp_path_factory):
+    images = tmp_path_factory.mktemp("demo") / "images.csv"
+    return load_challenge(preset("demo"), images=images)
 
 
 def test_the_challenge_is_easy_vqa_with_its_kinds_in_balance(demo):
@@ -57,7 +61,7 @@ def test_the_challenge_is_the_same_each_time(demo, tmp_path):
 
 def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tmp_path, demo):
     config = preset("demo", extra_train=str(write_extra(tmp_path, count=30)))
-    extra = load_challenge(config, check_images=True).extra
+    extra = load_challenge(config, images=tmp_path / "images.csv").extra
     assert len(extra) == 30 and question_kinds(extra).value_counts().between(8, 12).all()
     known = set(zip(*easy_vqa.get_train_questions()[:2], strict=True))
     assert {(row["question"], row[row["answer"]]) for row in extra.to_dict("records")} <= known
@@ -69,16 +73,25 @@ def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tm
 
 
 def test_the_base_never_saw_a_question_of_easy_vqa():
-    theirs = {
-        re.sub(r"\W+", " ", q).strip()
-        for q in easy_vqa.get_train_questions()[0] + easy_vqa.get_test_questions()[0]
-    }
     rng = random.Random(0)
-    mine = {
-        re.sub(r"\W+", " ", ask(draw_scene(seed)[1], rng)["question"]).strip()
-        for seed in range(10_000)
-    }
-    assert len(mine) > 400 and not mine & theirs
+    mine = {ask(draw_scene(seed)[1], rng)["question"] for seed in range(10_000)}
+    assert len(mine) > 400
+    _corpus.refuse_shared_questions(mine)
+
+
+def test_pretraining_refuses_a_question_of_easy_vqa(processor, monkeypatch):
+    assert len(_corpus.make_corpus(processor, 3, "cpu").ids) == 3
+    shared = easy_vqa.get_test_questions()[0][0]
+    in_other_spelling = f"  {shared.upper()} !"
+    monkeypatch.setattr(_corpus, "make_example", functools.partial(example_with, in_other_spelling))
+    with pytest.raises(ValueError, match=re.escape(in_other_spelling)):
+        _corpus.make_corpus(processor, 3, "cpu")
+
+
+def example_with(question, processor, seed):
+    """An example of the corpus that asks another question too."""
+    made = make_example(processor, seed)
+    return made._replace(questions=[*made.questions, question])
 
 
 def test_questions_about_scenes_have_one_right_answer():
@@ -118,15 +131,13 @@ def test_the_fast_forward_of_the_training_is_the_models_own(processor, monkeypat
     model = AutoModelForImageTextToText.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = model(**batch, logits_to_keep=1).logits
-        monkeypatch.setattr(
-            pretrain.qwen.Qwen3VLMoeVisionAttention, "forward", pretrain.equal_images_attention
-        )
-        pretrain.ALL_EXPERTS_FUNCTIONS.register("dense", pretrain.dense_experts)
-        model.set_experts_implementation("dense")
+        attention = fast.qwen.Qwen3VLMoeVisionAttention
+        monkeypatch.setattr(attention, "forward", attention.forward)  # undone after the test
+        fast.use_fast_forward(model)
+        assert attention.forward is fast.equal_images_attention
         pixels = torch.stack([torch.from_numpy(pixels) for pixels, _ in scenes])
-        found = pretrain.forward(
-            model, pixels, batch["input_ids"], processor.tokenizer.pad_token_id
-        ).logits
+        pad = processor.tokenizer.pad_token_id
+        found = fast.forward(model, pixels, batch["input_ids"], pad).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

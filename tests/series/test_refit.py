@@ -14,7 +14,7 @@ from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
-from vqa_utils.data.extra_rows import extra_rows
+from vqa_utils.data.fold_rows import extra_rows
 from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensembling.combining import combined
 from vqa_utils.ensembling.ensemble import of_folds

@@ -109,6 +109,11 @@ class RunPaths:
         return self.folder / "provenance.json"
 
     @property
+    def images(self) -> Path:
+        """What is known of each picture, so that it is read once (see `data.images`)."""
+        return self.folder / "images.csv"
+
+    @property
     def folds(self) -> Path:
         return self.folder / "folds.csv"
 

@@ -1,13 +1,22 @@
-"""The challenge's files: CSVs in the encodings the field uses, images opened when needed, all problems in one error."""
+"""A challenge's CSVs and images, checked: all problems come in one error, by file and line."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from vqa_utils.artifacts.paths import demo_data_dir
 from vqa_utils.config import DEMO_DATA, Config
-from vqa_utils.data._csv_files import listed, read_rows, row_problems
+from vqa_utils.data import easy_vqa
+from vqa_utils.data._checks import (
+    answer_problems,
+    image_problems,
+    question_problems,
+    sample_problems,
+    taken_id_problems,
+)
+from vqa_utils.data._csv_files import listed, read_rows
 from vqa_utils.data.images import read_images
 from vqa_utils.data.paraphrases import (
     PARAPHRASE_COLUMNS,
@@ -18,14 +27,34 @@ from vqa_utils.data.paraphrases import (
 from vqa_utils.errors import VqaError
 from vqa_utils.prompts import LETTERS
 
+TRAIN, TEST, SAMPLE = "train.csv", "test.csv", "sample_submission.csv"
 QUESTION_COLUMNS = ("id", "path", "question", *LETTERS)
 TRAIN_COLUMNS = (*QUESTION_COLUMNS, "answer")
-UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
-TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
+SAMPLE_COLUMNS = ("id", "answer")
 
 
 class DataError(VqaError):
     """Everything that is wrong with an input folder."""
+
+
+@dataclass(frozen=True)
+class KnownChallenge:
+    """A challenge that `data` may name instead of a folder."""
+
+    folder: Callable[[], Path]
+    """Its place. A function: VQA_RUNS_DIR may move it."""
+    write: Callable[[Path], Path]
+    """Writes the usual files there, unless they are there."""
+
+
+KNOWN_CHALLENGES = {DEMO_DATA: KnownChallenge(demo_data_dir, easy_vqa.write_challenge)}
+
+
+def data_dir(data: str) -> Path:
+    """The folder that `data` stands for; a challenge known by name may not be written there yet."""
+    if data in KNOWN_CHALLENGES:
+        return KNOWN_CHALLENGES[data].folder()
+    return Path(data)
 
 
 @dataclass(frozen=True)
@@ -34,171 +63,191 @@ class Challenge:
 
     folder: Path
     train: pd.DataFrame
-    """id, path, question, a, b, c, d, answer; where `paraphrase` is on, paraphrases (see `paraphrases.with_paraphrases`)"""
+    """id, path, question, a, b, c, d, answer; with `paraphrase` on, paraphrases (see
+    `paraphrases.with_paraphrases`)."""
     test: pd.DataFrame
-    """id, path, question, a, b, c, d"""
+    """id, path, question, a, b, c, d."""
     sample_submission: pd.DataFrame
-    """id, answer"""
+    """id, answer."""
     images: pd.DataFrame | None = None
-    """a line an image file, by its path (see `images.read_images`); None where they were not checked"""
-
+    """A row an image file, by its path (see `images.read_images`); None if they were not checked."""
     extra: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=TRAIN_COLUMNS, dtype=str)
+        default_factory=lambda: pd.DataFrame(columns=list(TRAIN_COLUMNS), dtype=str)
     )
-    """the rows of `extra_train`, the columns of train; their paths are absolute"""
+    """The rows of `extra_train`, the columns of train; their paths are absolute."""
     extra_file: Path | None = None
     paraphrase_file: Path | None = None
-    """None where `paraphrase` is off too"""
+    """None with `paraphrase` off, too."""
 
     @property
     def files(self) -> list[Path]:
-        own = [self.folder / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
-        return own + [file for file in (self.extra_file, self.paraphrase_file) if file]
+        """Every CSV that was read."""
+        files = [self.folder / TRAIN, self.folder / TEST, self.folder / SAMPLE]
+        more = (self.extra_file, self.paraphrase_file)
+        return files + [file for file in more if file is not None]
+
+    @property
+    def question_rows(self) -> dict[str, pd.DataFrame]:
+        """The rows with questions, by the name of their file."""
+        rows = {TRAIN: self.train, TEST: self.test}
+        if self.extra_file is not None:
+            rows[str(self.extra_file)] = self.extra
+        return rows
+
+    def images_of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The lines of `images` that some rows show, in the order of the rows, indexed by position.
+
+        Raises:
+            ValueError: the challenge was loaded without its images.
+        """
+        if self.images is None:
+            raise ValueError("expected a challenge loaded with `images`, found one without")
+        return self.images.loc[rows["path"]].reset_index(drop=True)
 
 
-def data_dir(config: Config) -> Path:
-    """The folder of the run's challenge; easy-VQA is written there first where it is asked for and missing."""
-    if config.data != DEMO_DATA:
-        return Path(config.data)
-    from vqa_utils.data.easy_vqa import write_challenge  # the demo stands beside the floors
-
-    return write_challenge(demo_data_dir())
-
-
-def load_challenge(config: Config, *, check_images: bool = False) -> Challenge:
+def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     """Read and check a run's challenge.
 
     Args:
-        config: `data` names the folder, `extra_train` a file of more rows, `limit` the number of rows; `paraphrase` asks for the
-            rows' other wordings.
-        check_images: read every image too.
+        config: `data` names the folder or a known challenge, which is written first. `extra_train`
+            names a file with more rows, `limit` the number of rows to keep, and `paraphrase` asks
+            for the rows' other wordings.
+        images: the run's images.csv; with it every picture is checked too. A picture is opened if
+            the file has no row of its present bytes and mtime, and the file then gets one.
 
     Raises:
-        DataError: with every missing column, duplicate or empty id, answer outside a to d, empty question or option,
-            missing or unreadable image, id of sample_submission.csv that test.csv lacks, extra id that either has, and
-            paraphrase of no row or without words.
+        DataError: with every missing column, duplicate or empty id, answer outside a to d, empty
+            question or option, missing or unreadable image, id of sample_submission.csv that
+            test.csv lacks, extra id that either has, and paraphrase of no row or without words.
     """
-    folder, extra_name = data_dir(config), config.extra_train
-    problems: list[str] = []
-    columns = {
-        "train.csv": TRAIN_COLUMNS,
-        "test.csv": QUESTION_COLUMNS,
-        "sample_submission.csv": ("id", "answer"),
-    }
-    columns |= {extra_name: TRAIN_COLUMNS} if extra_name else {}
-    columns |= (
-        {PARAPHRASES: PARAPHRASE_COLUMNS}
-        if config.paraphrase and (folder / PARAPHRASES).exists()
-        else {}
-    )
-    frames = {name: read_rows(folder, name, wanted, problems) for name, wanted in columns.items()}
-    if problems:
-        raise DataError(listed(folder, problems))
-    paraphrases = frames.pop(PARAPHRASES, None)
-    train, test, sample, *extra = frames.values()
-    for name, frame in frames.items():
-        if columns[name] == TRAIN_COLUMNS:
-            frame["answer"] = frame["answer"].str.strip().str.lower()
-            wrong_answer = ~frame["answer"].isin(LETTERS)
-            problems += row_problems(
-                folder, name, frame, wrong_answer, "answer: expected a, b, c or d, found {answer!r}"
-            )
-        if name != "sample_submission.csv":
-            problems += _question_problems(folder, name, frame)
-    for frame in extra:
-        problems += row_problems(
-            folder, extra_name, frame, frame["id"].isin([*train["id"], *test["id"]]), TAKEN_ID
-        )
-        frame["path"] = [
-            str(_place(path, Path(extra_name).parent, folder)) for path in frame["path"]
-        ]
-    problems += row_problems(
-        folder,
-        "sample_submission.csv",
-        sample,
-        sample["id"].duplicated(),
-        "id {id!r} stands there twice",
-    )
-    unknown = ~sample["id"].isin(test["id"])
-    problems += row_problems(folder, "sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    if config.data in KNOWN_CHALLENGES:
+        KNOWN_CHALLENGES[config.data].write(data_dir(config.data))
+    challenge, paraphrases = _read_files(data_dir(config.data), config)
+    challenge = _with_plain_answers(challenge)
+    problems = _row_problems(challenge)
     if paraphrases is not None:
-        problems += paraphrase_problems(
-            folder, paraphrases, [row_id for frame in (train, *extra) for row_id in frame["id"]]
-        )
+        ids = [*challenge.train["id"], *challenge.extra["id"]]
+        problems += paraphrase_problems(challenge.folder, paraphrases, ids)
+    challenge = _with_places_of_extra_images(challenge)
     if config.limit:
-        train, test = train.head(config.limit), test.head(config.limit)
-        sample = sample[sample["id"].isin(test["id"])].reset_index(drop=True)
-        extra = [frame.head(config.limit) for frame in extra]
-    shown = {"train.csv": train, "test.csv": test} | dict(
-        zip([extra_name] * len(extra), extra, strict=True)
-    )
-    images = (
-        read_images(folder, pd.concat([frame["path"] for frame in shown.values()]))
-        if check_images
-        else None
-    )
-    if check_images:
-        problems += _image_problems(folder, images, shown)
+        challenge = _first_rows(challenge, config.limit)
+    if images is not None:
+        question_rows = challenge.question_rows
+        paths = pd.concat([rows["path"] for rows in question_rows.values()])
+        pictures = read_images(challenge.folder, paths, images)
+        problems += image_problems(challenge.folder, question_rows, pictures)
+        challenge = replace(challenge, images=pictures)
     if problems:
-        raise DataError(listed(folder, problems))
+        raise DataError(listed(challenge.folder, problems))
     if config.paraphrase:
-        train, *extra = (with_paraphrases(frame, paraphrases) for frame in (train, *extra))
-    more = {"extra": extra[0], "extra_file": Path(extra_name)} if extra else {}
-    if paraphrases is not None:
-        more["paraphrase_file"] = folder / PARAPHRASES
-    return Challenge(folder, train, test, sample, images, **more)
+        train = with_paraphrases(challenge.train, paraphrases)
+        extra = with_paraphrases(challenge.extra, paraphrases)
+        challenge = replace(challenge, train=train, extra=extra)
+    return challenge
 
 
-def load_test(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a test set alone, and the rows to submit: its sample_submission.csv, or all of test.csv without one.
+def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read and check a test set alone.
+
+    Args:
+        images: as for `load_challenge`.
+
+    Returns:
+        The rows of test.csv, and the rows to submit: those of sample_submission.csv, or without
+        such a file the ids of test.csv.
 
     Raises:
-        DataError: as `load_challenge`, images included.
+        DataError: as `load_challenge`.
     """
     problems: list[str] = []
-    test = read_rows(folder, "test.csv", QUESTION_COLUMNS, problems)
-    name = "sample_submission.csv"
-    sample = (
-        read_rows(folder, name, ("id", "answer"), problems) if (folder / name).exists() else None
-    )
-    if not problems:
-        problems += _question_problems(folder, "test.csv", test)
-        problems += _image_problems(folder, read_images(folder, test["path"]), {"test.csv": test})
-    if not problems and sample is not None:
-        unknown = ~sample["id"].isin(test["id"])
-        problems += row_problems(folder, "sample_submission.csv", sample, unknown, UNKNOWN_ID)
+    test = read_rows(folder, TEST, QUESTION_COLUMNS, problems)
+    sample = test[["id"]]
+    if (folder / SAMPLE).exists():
+        sample = read_rows(folder, SAMPLE, SAMPLE_COLUMNS, problems)
     if problems:
         raise DataError(listed(folder, problems))
-    return test, test[["id"]] if sample is None else sample
+    problems += question_problems(folder, TEST, test)
+    problems += sample_problems(folder, SAMPLE, sample, test)
+    if images is not None:
+        pictures = read_images(folder, test["path"], images)
+        problems += image_problems(folder, {TEST: test}, pictures)
+    if problems:
+        raise DataError(listed(folder, problems))
+    return test, sample
 
 
-def _place(path: str, *folders: Path) -> Path:
-    """Where an image lies: in the first of the folders that has it, or as it stands where its path is absolute."""
-    places = [(folder / path).absolute() for folder in folders]
-    return next((place for place in places if place.is_file()), places[0])
+def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame | None]:
+    """Read the tables, unchecked, and the paraphrases, if there are some and they are asked for.
 
-
-def _question_problems(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
-    problems = row_problems(
-        folder, name, frame, frame["id"].str.strip() == "", "id: expected a value, found none"
+    Raises:
+        DataError: some cannot be read as tables with the columns that they need.
+    """
+    problems: list[str] = []
+    challenge = Challenge(
+        folder,
+        train=read_rows(folder, TRAIN, TRAIN_COLUMNS, problems),
+        test=read_rows(folder, TEST, QUESTION_COLUMNS, problems),
+        sample_submission=read_rows(folder, SAMPLE, SAMPLE_COLUMNS, problems),
     )
-    again = frame["id"].duplicated() & (frame["id"] != "")
-    problems += row_problems(folder, name, frame, again, "id {id!r}: expected once, found again")
-    for column in ("path", "question", *LETTERS):
-        empty = frame[column].str.strip() == ""
-        problems += row_problems(
-            folder, name, frame, empty, f"{column}: expected a value, found none (id {{id!r}})"
-        )
-    return problems
+    if config.extra_train:
+        extra = read_rows(folder, config.extra_train, TRAIN_COLUMNS, problems)
+        challenge = replace(challenge, extra=extra, extra_file=Path(config.extra_train))
+    paraphrases = None
+    if config.paraphrase and (folder / PARAPHRASES).exists():
+        paraphrases = read_rows(folder, PARAPHRASES, PARAPHRASE_COLUMNS, problems)
+        challenge = replace(challenge, paraphrase_file=folder / PARAPHRASES)
+    if problems:
+        raise DataError(listed(folder, problems))
+    return challenge, paraphrases
 
 
-def _image_problems(
-    folder: Path, images: pd.DataFrame, frames: dict[str, pd.DataFrame]
-) -> list[str]:
+def _with_plain_answers(challenge: Challenge) -> Challenge:
+    """Take answers such as "B " for b."""
+    train = challenge.train.assign(answer=_plain(challenge.train["answer"]))
+    extra = challenge.extra.assign(answer=_plain(challenge.extra["answer"]))
+    return replace(challenge, train=train, extra=extra)
+
+
+def _plain(answers: pd.Series) -> pd.Series:
+    return answers.str.strip().str.lower()
+
+
+def _row_problems(challenge: Challenge) -> list[str]:
+    """Describe everything that is wrong with the rows of the CSVs."""
+    folder, train, test = challenge.folder, challenge.train, challenge.test
     problems = []
-    for name, frame in frames.items():
-        rows = frame.assign(problem=frame["path"].map(images["problem"]))
-        problems += row_problems(
-            folder, name, rows, rows["problem"] != "", "{path}: expected an image, {problem}"
-        )
+    for name, rows in challenge.question_rows.items():
+        if "answer" in rows:
+            problems += answer_problems(folder, name, rows)
+        problems += question_problems(folder, name, rows)
+    if challenge.extra_file is not None:
+        own_ids = [*train["id"], *test["id"]]
+        problems += taken_id_problems(folder, str(challenge.extra_file), challenge.extra, own_ids)
+    problems += sample_problems(folder, SAMPLE, challenge.sample_submission, test)
     return problems
+
+
+def _with_places_of_extra_images(challenge: Challenge) -> Challenge:
+    """Make the paths of extra rows absolute: beside their CSV, or else in the data folder."""
+    if challenge.extra_file is None:
+        return challenge
+    places = []
+    for path in challenge.extra["path"]:
+        beside = (challenge.extra_file.parent / path).absolute()
+        in_data = (challenge.folder / path).absolute()
+        is_in_data = in_data.is_file() and not beside.is_file()
+        places.append(str(in_data if is_in_data else beside))
+    return replace(challenge, extra=challenge.extra.assign(path=places))
+
+
+def _first_rows(challenge: Challenge, limit: int) -> Challenge:
+    """Keep the first rows of each file with questions, and those to submit of the test rows left."""
+    test = challenge.test.head(limit)
+    sample = challenge.sample_submission
+    return replace(
+        challenge,
+        train=challenge.train.head(limit),
+        test=test,
+        sample_submission=sample[sample["id"].isin(test["id"])].reset_index(drop=True),
+        extra=challenge.extra.head(limit),
+    )

@@ -1,4 +1,4 @@
-"""Pictures and questions that stand in the data more than once, and the sizes of the pictures."""
+"""Pictures and questions that occur more than once in the data, and the sizes of the pictures."""
 
 import pandas as pd
 
@@ -6,35 +6,37 @@ from vqa_utils.data.challenge import Challenge
 
 
 def duplicate_table(challenge: Challenge) -> pd.DataFrame:
-    """How many rows share their picture, or their question, with another row.
+    """Count the rows that share their picture, or their question, with another row.
 
     Args:
         challenge: loaded with its images checked.
 
     Returns:
-        A line each for `pictures` and `questions`: `different` ones, `train rows` and `test rows` that share theirs
-        with another row of the same file, and `test rows in train`.
+        A row each for `pictures` and `questions`: `different` ones, `train rows` and `test rows`
+        that share theirs with another row of the same file, and `test rows in train`.
     """
     train, test = challenge.train, challenge.test
-    hashes = [rows["path"].map(challenge.images["hash"]) for rows in (train, test)]
-    lines = {}
-    for name, (a, b) in {
-        "pictures": hashes,
-        "questions": (train["question"], test["question"]),
-    }.items():
-        lines[name] = {
-            "different": pd.concat([a, b]).nunique(),
-            "train rows": int(a.duplicated(keep=False).sum()),
-            "test rows": int(b.duplicated(keep=False).sum()),
-            "test rows in train": int(b.isin(set(a)).sum()),
-        }
-    return pd.DataFrame(lines).T
+    pictures = _repeats(challenge.images_of(train)["hash"], challenge.images_of(test)["hash"])
+    questions = _repeats(train["question"], test["question"])
+    return pd.DataFrame({"pictures": pictures, "questions": questions}).T
+
+
+def _repeats(train: pd.Series, test: pd.Series) -> dict[str, int]:
+    return {
+        "different": pd.concat([train, test]).nunique(),
+        "train rows": int(train.duplicated(keep=False).sum()),
+        "test rows": int(test.duplicated(keep=False).sum()),
+        "test rows in train": int(test.isin(train).sum()),
+    }
 
 
 def image_sizes(challenge: Challenge) -> pd.DataFrame:
-    """`split`, `width` and `height` in px of each row's picture, of a challenge that was loaded with its images checked."""
-    sizes = {
-        split: challenge.images.loc[rows["path"], ["width", "height"]]
-        for split, rows in (("train", challenge.train), ("test", challenge.test))
-    }
-    return pd.concat(sizes, names=["split", "path"]).reset_index("split").reset_index(drop=True)
+    """List `split`, `width` and `height` in px of each row's picture, train before test.
+
+    Args:
+        challenge: loaded with its images checked.
+    """
+    train = challenge.images_of(challenge.train)[["width", "height"]]
+    test = challenge.images_of(challenge.test)[["width", "height"]]
+    sizes = [train.assign(split="train"), test.assign(split="test")]
+    return pd.concat(sizes, ignore_index=True)[["split", "width", "height"]]

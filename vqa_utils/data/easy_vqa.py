@@ -1,136 +1,169 @@
-"""easy-VQA (the PyPI package, MIT licence) as a four-choice challenge of the usual files."""
+"""easy-VQA (the PyPI package, MIT licence) written as a four-choice challenge of the usual files."""
 
 import random
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from vqa_utils.artifacts.files import write_csv, write_json
+from vqa_utils.prompts import LETTERS
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
-# Each kind's answers, and wrong options from outside them where there are fewer than four
-KINDS = {
-    "yes/no": (("yes", "no"), ("maybe", "unknown")),
-    "shape": (SHAPES, ("star", "line")),
-    "colour": (COLOURS, ()),
+YES_NO, SHAPE, COLOUR = "yes/no", "shape", "colour"
+ANSWERS = {YES_NO: ("yes", "no"), SHAPE: SHAPES, COLOUR: COLOURS}
+FILLERS = {  # wrong options from outside a kind's answers, if those are fewer than four
+    YES_NO: ("maybe", "unknown"),
+    SHAPE: ("star", "line"),
+    COLOUR: (),
 }
 SEED = 7
 ROWS = {"train": 900, "test": 300}
 
 
-def write_challenge(folder: Path) -> Path:
-    """Write train.csv, test.csv, sample_submission.csv and the images into `folder`, and return it.
+class Question(NamedTuple):
+    """A question of the package."""
 
-    Does nothing where they are already there. The kinds of question are sampled evenly, and yes and no evenly within
-    each form of question, so that a reader of the questions alone gets 0.5, 0.33 and 0.25 of them right. Two rows
-    share an image on average; each row has a file of its own, as in the challenge.
+    text: str
+    answer: str
+    image: int
+    """The image's number in the package."""
+
+
+class Sample(NamedTuple):
+    """Some of the package's questions as rows of a challenge."""
+
+    rows: pd.DataFrame
+    """The columns of train.csv."""
+    images: list[str]
+    """The file of each row's image in the package."""
+
+
+def write_challenge(folder: Path) -> Path:
+    """Write train.csv, test.csv, sample_submission.csv and the images, unless they are there.
+
+    The kinds of question are sampled evenly, and yes and no evenly within each form of question:
+    a reader of the questions alone gets 0.5, 0.33 and 0.25 of them right. Two rows share an image
+    on average; each row has a file of its own, as in the challenge.
+
+    Returns:
+        The folder.
     """
-    marker = folder / "source.json"
+    marker = folder / "source.json"  # written last
     if marker.exists():
         return folder
-    for split in ROWS:
-        frame = _with_images(folder, *_rows(split))
-        write_csv(
-            folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer")
-        )
-        if split == "test":
-            write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
+    train = _sample("train", ROWS["train"])
+    test = _sample("test", ROWS["test"])
+    _copy_images(train, folder)
+    _copy_images(test, folder)
+    write_csv(folder / "train.csv", train.rows)
+    write_csv(folder / "test.csv", test.rows.drop(columns="answer"))
+    write_csv(folder / "sample_submission.csv", test.rows[["id"]].assign(answer="a"))
     write_json(marker, {"source": "easy-vqa 1.0 (PyPI, MIT)", "seed": SEED, "rows": ROWS})
     return folder
 
 
 def write_extra(folder: Path, count: int = ROWS["train"]) -> Path:
-    """More of easy-VQA's training questions for `--extra-train`: write extra.csv and its images, and return the file.
+    """Write more of easy-VQA's training questions, extra.csv and its images, for `--extra-train`.
 
-    They are drawn anew from all, so that some show or ask what the demo's own rows do.
+    They are drawn anew from all, so that some show or ask the same as the challenge's own rows.
+
+    Returns:
+        The CSV.
     """
-    write_csv(folder / "extra.csv", _with_images(folder, *_rows("extra", count)))
+    extra = _sample("extra", count)
+    _copy_images(extra, folder)
+    write_csv(folder / "extra.csv", extra.rows)
     return folder / "extra.csv"
 
 
 def known_test_answers() -> pd.DataFrame:
-    """`id` and `answer` of the test rows, which test.csv keeps to itself: easy-VQA has them."""
-    return _rows("test")[0][["id", "answer"]]
+    """`id` and `answer` of the test rows: test.csv lacks the answers, and easy-VQA has them."""
+    return _sample("test", ROWS["test"]).rows[["id", "answer"]]
 
 
-def _rows(split: str, count: int | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """A split's rows with their answers, and each one's image in the package."""
+def all_questions() -> list[str]:
+    """Every question of the package, of its training and test split."""
     import easy_vqa
 
-    train = easy_vqa.get_train_questions, easy_vqa.get_train_image_paths
-    source = {
-        "train": train,
-        "extra": train,
-        "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths),
-    }
-    questions, image_paths = (read() for read in source[split])
+    return [*easy_vqa.get_train_questions()[0], *easy_vqa.get_test_questions()[0]]
+
+
+def _sample(split: str, count: int) -> Sample:
+    """Draw `count` rows; `train` and `extra` are both drawn from the package's training split."""
+    import easy_vqa
+
+    if split == "test":
+        columns, files = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
+    else:
+        columns, files = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
+    questions = [Question(*values) for values in zip(*columns, strict=True)]
     rng = random.Random(f"{SEED} {split}")
-    picked = _pick(list(zip(*questions, strict=True)), count or ROWS[split], rng)
-    rows = [_row(f"{split}_{i + 1:04d}", *question, rng) for i, question in enumerate(picked)]
-    return pd.DataFrame(rows), [image_paths[image_id] for _, _, image_id in picked]
+    picked = _pick(questions, count, rng)
+    rows = []
+    for number, question in enumerate(picked, 1):
+        row_id = f"{split}_{number:04d}"
+        path = f"{split}/{row_id}.png"
+        rows.append({"id": row_id, "path": path, **_question_columns(question, rng)})
+    return Sample(pd.DataFrame(rows), [files[question.image] for question in picked])
 
 
-def _with_images(folder: Path, frame: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
-    """The rows, with their images copied to where their paths say."""
-    for path, image in zip(frame["path"], images, strict=True):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image, folder / path)
-    return frame
-
-
-def _pick(
-    questions: list[tuple[str, str, int]], count: int, rng: random.Random
-) -> list[tuple[str, str, int]]:
-    """`count` questions about half as many images: a third of each kind, half of the yes/no ones answered yes."""
-    images = set(rng.sample(sorted({image for _, _, image in questions}), count // 2))
-    cells: dict[tuple[str, ...], list] = {}
+def _pick(questions: list[Question], count: int, rng: random.Random) -> list[Question]:
+    """Draw questions about half as many images: a third of each kind, half of yes/no ones yes."""
+    all_images = sorted({question.image for question in questions})
+    images = set(rng.sample(all_images, count // 2))
+    cells: dict[tuple[str, ...], list[Question]] = {}  # questions that can stand for each other
     for question in rng.sample(questions, len(questions)):
-        text, answer, image = question
-        if image in images:
-            kind = _kind(answer)
-            cells.setdefault(
-                (kind, _form(text), answer) if kind == "yes/no" else (kind,), []
-            ).append(question)
-    yes_no = [cell for cell in cells if cell[0] == "yes/no"]
-    share = {cell: count // 3 // len(yes_no) for cell in yes_no} | {
-        ("shape",): count // 3,
-        ("colour",): count // 3,
-    }
-    share[("shape",)] += count - sum(share.values())  # what the division left
-    picked = [question for cell, number in share.items() for question in cells[cell][:number]]
+        if question.image in images:
+            cells.setdefault(_cell(question), []).append(question)
+    yes_no_cells = [cell for cell in cells if cell[0] == YES_NO]
+    share = dict.fromkeys(yes_no_cells, count // 3 // len(yes_no_cells))
+    share[(SHAPE,)] = count // 3
+    share[(COLOUR,)] = count // 3
+    share[(SHAPE,)] += count - sum(share.values())  # the rest of the divisions
+    picked = []
+    for cell, number in share.items():
+        picked += cells[cell][:number]
     return rng.sample(picked, len(picked))
 
 
+def _cell(question: Question) -> tuple[str, ...]:
+    """The kind of a question; of a yes/no one its form and answer too."""
+    kind = _kind(question.answer)
+    if kind == YES_NO:
+        return kind, _form(question.text), question.answer
+    return (kind,)
+
+
 def _form(text: str) -> str:
-    """Asks for a shape or a colour, and whether it is there or not: what the answer yes must not follow from."""
-    asks_for = "shape" if any(shape in text for shape in SHAPES) else "colour"
-    return f"{asks_for} {'not' if ' not ' in text or ' no ' in text else 'is'}"
+    """A yes/no question's form, which must not give its answer away: "shape is", "colour not"."""
+    asks_for_shape = any(shape in text for shape in SHAPES)
+    is_negated = " not " in text or " no " in text
+    return f"{SHAPE if asks_for_shape else COLOUR} {'not' if is_negated else 'is'}"
 
 
 def _kind(answer: str) -> str:
-    return next(kind for kind, (answers, _) in KINDS.items() if answer in answers)
+    return next(kind for kind, answers in ANSWERS.items() if answer in answers)
 
 
-def _row(
-    row_id: str, question: str, answer: str, image_id: int, rng: random.Random
-) -> dict[str, str]:
-    answers, fill = KINDS[_kind(answer)]
-    wrong = _sample([option for option in answers if option != answer], 3, rng)
-    options = [answer, *wrong, *_sample(fill, 3 - len(wrong), rng)]
+def _question_columns(question: Question, rng: random.Random) -> dict[str, str]:
+    """`question`, four options in random order as `a` to `d`, and the letter of the `answer`."""
+    kind = _kind(question.answer)
+    others = [option for option in ANSWERS[kind] if option != question.answer]
+    wrong = rng.sample(others, min(3, len(others)))
+    missing = 3 - len(wrong)
+    wrong += rng.sample(FILLERS[kind], missing)
+    options = [question.answer, *wrong]
     rng.shuffle(options)
-    letters = dict(zip("abcd", options, strict=True))
-    path = f"{row_id.split('_')[0]}/{row_id}.png"
-    return {
-        "id": row_id,
-        "path": path,
-        "question": question,
-        **letters,
-        "answer": "abcd"[options.index(answer)],
-    }
+    letters = dict(zip(LETTERS, options, strict=True))
+    answer = LETTERS[options.index(question.answer)]
+    return {"question": question.text, **letters, "answer": answer}
 
 
-def _sample(options: Sequence[str], count: int, rng: random.Random) -> list[str]:
-    return rng.sample(options, min(count, len(options)))
+def _copy_images(sample: Sample, folder: Path) -> None:
+    """Copy each row's image to its path."""
+    for path, image in zip(sample.rows["path"], sample.images, strict=True):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, folder / path)

@@ -1,4 +1,6 @@
-"""One number that changes with a challenge's CSVs or with any picture."""
+"""A run's data in one number, which changes with its CSVs or with any picture."""
+
+from pathlib import Path
 
 import pandas as pd
 
@@ -8,16 +10,20 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.images import image_hashes
 
 
-def data_hash(config: Config) -> str:
-    """Changes with the CSVs and with the contents of any picture, not with where they lie or when they were copied."""
+def data_hash(config: Config, images: Path | None = None) -> str:
+    """Hash the contents of the CSVs and of all pictures, not their places or times.
+
+    Args:
+        config: names the data (see `challenge.load_challenge`).
+        images: the run's images.csv, which has the hashes of pictures that have not changed since;
+            the others, or without it all, are read.
+    """
     challenge = load_challenge(config)
-    paths = pd.concat([challenge.train["path"], challenge.test["path"]])
-    extra = challenge.extra["path"]
-    pictures = image_hashes(
-        challenge.folder, [path for path in [*paths, *extra] if (challenge.folder / path).is_file()]
-    )
-    return str(
-        pd.util.hash_pandas_object(
-            pd.Series([*map(sha256, challenge.files), *paths, *pictures])
-        ).sum()
-    )
+    folder = challenge.folder
+    paths = [*challenge.train["path"], *challenge.test["path"]]
+    # The paths of extra rows are absolute: they would say where the files are
+    shown = [*paths, *challenge.extra["path"]]
+    there = [path for path in shown if (folder / path).is_file()]
+    contents = [sha256(file) for file in challenge.files]
+    parts = pd.Series([*contents, *paths, *image_hashes(folder, there, images)])
+    return str(pd.util.hash_pandas_object(parts).sum())

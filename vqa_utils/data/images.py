@@ -1,12 +1,13 @@
-"""Image files, side by side and each read once however many rows show it: contents' hashes, size, and what is wrong."""
+"""Image files: content hash, size and perceptual hash of each, from one reading that the run's images.csv keeps."""
 
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,111 +15,173 @@ from PIL import Image, ImageOps
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from vqa_utils.artifacts.files import sha256
+from vqa_utils.artifacts.files import sha256, write_csv
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
+THUMBNAIL_PX = (
+    64  # a JPEG is decoded no larger than it must be for this; a perceptual hash needs 32
+)
 GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
 FILES_A_TASK = 16  # a task a file, of all files at once, takes more memory than what is read
-BAR_AFTER_SECONDS = 3  # what is done by then, such as the demo's pictures, has no bar
+BAR_AFTER_SECONDS = 3  # shorter work, such as reading the demo's pictures, has no bar
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
+NO_IMAGE = (OSError, SyntaxError, ValueError)  # Pillow's errors for a torn file, or no image at all
 
 
-def image_hashes(folder: Path, paths: Iterable[str]) -> list[str]:
-    """SHA-256 of each image file, 16 hex digits: equal pictures under different names have equal hashes."""
-    paths = list(paths)
-    found = _each_file(lambda path: sha256(folder / path)[:HASH_DIGITS], paths, "hashing images")
-    return [found[path] for path in paths]
+class ImageFile(NamedTuple):
+    """A row of images.csv, without its path."""
+
+    bytes: int
+    mtime_ns: int
+    """Time of the last change; a file of other bytes or another time is read anew."""
+    hash: str
+    """SHA-256 of the contents, 16 hex digits; empty if the file cannot be read."""
+    width: int
+    height: int
+    """px; 0 if the file is no image."""
+    perceptual_hash: str
+    """16 hex digits (see `perceptual_hash`); empty if the picture cannot be decoded."""
+    problem: str
+    """Empty if there is none."""
 
 
-def read_images(folder: Path, paths: Iterable[str]) -> pd.DataFrame:
-    """Read and decode each image file (a JPEG, to a thumbnail's worth).
+NO_FILE = ImageFile(0, 0, "", 0, 0, "", "found no file")
+
+
+def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -> pd.DataFrame:
+    """Read and decode each image file once, whatever the number of rows that show it.
+
+    Args:
+        folder: the paths are relative to it; an absolute path needs none.
+        table: the run's images.csv. Its rows are trusted for files of the same bytes and mtime_ns,
+            so that only new and changed files are opened; then it is written anew.
 
     Returns:
-        A line a file, by its path: `hash` (as `image_hashes`), `perceptual_hash`, `width` and `height` in px, and `problem`,
-        empty where there is none. A file that cannot be read has empty hashes or a size of 0.
+        A row a file with the fields of `ImageFile`, indexed by `path`.
     """
-    found = _each_file(lambda path: _read(folder / path), paths, "reading images")
-    columns = ["hash", "perceptual_hash", "width", "height", "problem"]
-    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
+    different = list(dict.fromkeys(paths))
+    known = _unchanged(folder, different, table)
+    unread = [path for path in different if path not in known]
+    read = _each_file(lambda path: _read(folder / path), unread, "reading images")
+    rows = [known.get(path) or read[path] for path in different]
+    images = pd.DataFrame(rows, index=pd.Index(different, name="path"), columns=ImageFile._fields)
+    if table is not None and unread:
+        write_csv(table, images.reset_index())
+    return images
+
+
+def image_hashes(folder: Path, paths: Iterable[str], table: Path | None = None) -> list[str]:
+    """Hash each image file: copies of one picture under several names have equal hashes.
+
+    Args:
+        table: the run's images.csv, trusted as in `read_images` and left as it is.
+
+    Returns:
+        SHA-256, 16 hex digits, in the order of `paths`.
+    """
+    paths = list(paths)
+    different = list(dict.fromkeys(paths))
+    known = _unchanged(folder, different, table)
+    unread = [path for path in different if path not in known]
+    read = _each_file(lambda path: sha256(folder / path)[:HASH_DIGITS], unread, "hashing images")
+    hashes = {path: file.hash for path, file in known.items()} | read
+    return [hashes[path] for path in paths]
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """pHash, 64 bits as 16 hex digits: alike pictures differ in few bits, whatever their size, format and colours.
+    """pHash, 64 bits as 16 hex digits: alike pictures differ in few bits, whatever their size and format.
 
-    A bit says whether one of the 8 x 8 lowest frequencies of the grey picture's cosine transform is above their median
-    (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"; the mean brightness is no part of it).
+    A bit says if one of the 8 x 8 lowest frequencies of the grey picture's cosine transform is
+    above their median (Zauner 2010, "Implementation and benchmarking of perceptual image hash
+    functions"). The median leaves out the mean brightness.
     """
     grey = image.convert("L").resize((GREY_SIDE, GREY_SIDE), Image.Resampling.LANCZOS)
-    lowest = dctn(np.asarray(grey, float))[:FREQUENCIES, :FREQUENCIES].ravel()
+    lowest = dctn(np.asarray(grey, float))[:FREQUENCIES, :FREQUENCIES].ravel()  # [64]
     return np.packbits(lowest > np.median(lowest[1:])).tobytes().hex()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, turned the way its EXIF data says, on white where it is transparent."""
+    """Convert an image to RGB, turned as its EXIF data says, on white if it is transparent."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
-        turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8))
+        grey = np.asarray(turned).astype(np.uint32) >> 8
+        turned = Image.fromarray(grey.astype(np.uint8))
     if turned.has_transparency_data:
-        turned = Image.alpha_composite(
-            Image.new("RGBA", turned.size, "white"), turned.convert("RGBA")
-        )
+        white = Image.new("RGBA", turned.size, "white")
+        turned = Image.alpha_composite(white, turned.convert("RGBA"))
     return turned.convert("RGB")
 
 
-def image_pixels(folder: Path, paths: Iterable[str]) -> np.ndarray:
-    """Width times height of each image, int [N], from the files' headers alone; 0 where a file cannot be read."""
-    paths = list(paths)
-    found = _each_file(lambda path: _pixels(folder / path), paths, "measuring images")
-    return np.array([found[path] for path in paths])
-
-
-def _each_file(work: Callable[[str], Any], paths: Iterable[str], title: str) -> dict[str, Any]:
-    """`work` on each different path, in threads: reading, hashing and decoding all let go of Python's lock."""
-    different = list(dict.fromkeys(paths))
-    with ThreadPool(os.cpu_count()) as pool:
-        results = pool.imap(work, different, FILES_A_TASK)
-        # disable=None: a bar in a terminal alone. A notebook would keep it as an output that depends on the machine's speed
-        bar = tqdm(
-            results, title, len(different), leave=False, delay=BAR_AFTER_SECONDS, disable=None
-        )
-        return dict(zip(different, bar, strict=True))
-
-
-def _read(path: Path) -> tuple[str, str, int, int, str]:
-    if not path.is_file():
-        return "", "", 0, 0, "found no file"
-    digest, alike, width, height = "", "", 0, 0
-    try:
-        contents = path.read_bytes()
-        digest = hashlib.sha256(contents).hexdigest()[:HASH_DIGITS]
-        with Image.open(io.BytesIO(contents)) as image:
-            width, height = image.size
-            image.draft("RGB", (64, 64))
-            alike = perceptual_hash(upright_rgb(image))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # what Pillow raises for a file that is no image, or a torn one
-        return digest, alike, width, height, f"found {error}"
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        problem = (
-            f"found one of {width} x {height} px, longer than {MAX_ASPECT_RATIO} times its width"
-        )
-        return digest, alike, width, height, problem
-    return digest, alike, width, height, ""
-
-
-def _pixels(path: Path) -> int:
-    try:
-        with Image.open(path) as image:
-            return image.width * image.height
-    except (OSError, SyntaxError, ValueError):
-        return 0
-
-
 def open_image(path: Path) -> Image.Image:
-    """The image as the model sees it, see `images.upright_rgb`."""
+    """Open an image as the model sees it (see `upright_rgb`)."""
     with Image.open(path) as image:
         return upright_rgb(image)
+
+
+def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, ImageFile]:
+    """The rows of images.csv, by path, for those files that have not changed since."""
+    saved = _read_table(table)
+    here = [path for path in paths if path in saved]
+    stamps = _each_file(lambda path: _stamp(folder / path), here, "looking at images")
+    unchanged = {}
+    for path in here:
+        row = saved[path]
+        if (row.bytes, row.mtime_ns) == stamps[path] and not row.problem:
+            unchanged[path] = row
+    return unchanged
+
+
+def _read_table(table: Path | None) -> dict[str, ImageFile]:
+    """The rows of images.csv by path; none of a file with other columns, from another version."""
+    if table is None or not table.exists():
+        return {}
+    texts = dict.fromkeys(("path", "hash", "perceptual_hash", "problem"), str)
+    frame = pd.read_csv(table, dtype=texts, keep_default_na=False)
+    if list(frame) != ["path", *ImageFile._fields]:
+        return {}
+    return {path: ImageFile(*row) for path, *row in frame.itertuples(index=False)}
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """A file's bytes and mtime_ns; None if there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # no such file, or no such name: too long, or with a null byte
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _read(path: Path) -> ImageFile:
+    """Read, hash and decode one file. A JPEG is decoded at a fraction of its size."""
+    stamp = _stamp(path)  # before the contents: a change in between shows as another time later
+    if stamp is None:
+        return NO_FILE
+    file = NO_FILE._replace(bytes=stamp[0], mtime_ns=stamp[1], problem="")
+    try:
+        contents = path.read_bytes()
+        file = file._replace(hash=hashlib.sha256(contents).hexdigest()[:HASH_DIGITS])
+        with Image.open(io.BytesIO(contents)) as image:
+            file = file._replace(width=image.width, height=image.height)
+            image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
+            file = file._replace(perceptual_hash=perceptual_hash(upright_rgb(image)))
+    except NO_IMAGE as error:
+        return file._replace(problem=f"found {error}")
+    longer, shorter = max(file.width, file.height), min(file.width, file.height)
+    if longer > MAX_ASPECT_RATIO * shorter:
+        size = f"{file.width} x {file.height} px"
+        problem = f"found one of {size}, longer than {MAX_ASPECT_RATIO} times its width"
+        return file._replace(problem=problem)
+    return file
+
+
+def _each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
+    """Do `work` on each path in threads: reading, hashing and decoding let go of Python's lock."""
+    with ThreadPool(os.cpu_count()) as pool:
+        results = pool.imap(work, paths, FILES_A_TASK)
+        # A bar in a terminal alone (disable=None): a notebook would keep it as an output, which
+        # then depends on the machine's speed
+        bar = tqdm(results, title, len(paths), leave=False, delay=BAR_AFTER_SECONDS, disable=None)
+        return dict(zip(paths, bar, strict=True))

@@ -1,4 +1,4 @@
-"""Other words to train a row in (`paraphrase`): its question's, from paraphrases.csv, and without them its instruction's."""
+"""Other words to train a row in (`paraphrase`): its paraphrases, or else other instructions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +13,7 @@ from vqa_utils.prompts import INSTRUCTION
 PARAPHRASES = "paraphrases.csv"
 PARAPHRASE_COLUMNS = ("id", "question")
 UNKNOWN_ROW = "id {id!r}: expected an id of train.csv or of extra_train, found none there"
+NO_WORDS = "question: expected a value, found none (id {id!r})"
 ENGLISH = (
     INSTRUCTION,
     "Answer the question about the image with the letter of the correct option.",
@@ -32,59 +33,62 @@ WORD = re.compile(r"[^\W\d_]+")
 
 
 def paraphrase_problems(folder: Path, paraphrases: pd.DataFrame, ids: Iterable[str]) -> list[str]:
-    """What is wrong with the rows of paraphrases.csv; `ids` are those of the rows to train on."""
-    problems = row_problems(
-        folder, PARAPHRASES, paraphrases, ~paraphrases["id"].isin(ids), UNKNOWN_ROW
-    )
-    empty = paraphrases["question"].str.strip() == ""
-    return problems + row_problems(
-        folder,
-        PARAPHRASES,
-        paraphrases,
-        empty,
-        "question: expected a value, found none (id {id!r})",
-    )
+    """Describe the wrong rows of paraphrases.csv.
+
+    Args:
+        ids: of the rows to train on.
+    """
+    is_unknown = ~paraphrases["id"].isin(list(ids))
+    is_empty = paraphrases["question"].str.strip() == ""
+    problems = row_problems(folder, PARAPHRASES, paraphrases, is_unknown, UNKNOWN_ROW)
+    return problems + row_problems(folder, PARAPHRASES, paraphrases, is_empty, NO_WORDS)
 
 
 def with_paraphrases(rows: pd.DataFrame, paraphrases: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with a column `paraphrases`: other wordings of the question, a tuple that is empty where there are none."""
-    known = (
-        {} if paraphrases is None else paraphrases.groupby("id")["question"].agg(tuple).to_dict()
-    )
-    return rows.assign(paraphrases=[known.get(row_id, ()) for row_id in rows["id"]])
+    """Add a column `paraphrases`: a tuple of the row's other questions, empty if it has none."""
+    if paraphrases is None:
+        return rows.assign(paraphrases=[()] * len(rows))
+    questions = paraphrases.groupby("id")["question"].agg(tuple).to_dict()
+    return rows.assign(paraphrases=[questions.get(row_id, ()) for row_id in rows["id"]])
 
 
 def is_korean(question: str) -> bool:
-    """Whether at least half of the words have Hangul: Korean puts its endings on foreign names too."""
+    """Tell if at least half of the words have Hangul: foreign names get Korean endings too."""
     words = WORD.findall(question)
-    return 2 * sum(HANGUL.search(word) is not None for word in words) >= len(words) > 0
+    korean = [word for word in words if HANGUL.search(word)]
+    return len(words) > 0 and 2 * len(korean) >= len(words)
 
 
 def wordings_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of `with_paraphrases` in all its wordings, as it stands first.
+    """List a row of `with_paraphrases` in all its wordings, its own first.
 
-    With paraphrases, the question differs and the instruction is the usual one; without, the other way round.
+    With paraphrases, the question differs and the instruction is the usual one; without, the other
+    way round.
     """
     if row["paraphrases"]:
-        return [
-            {**row, "question": question}
-            for question in dict.fromkeys([row["question"], *row["paraphrases"]])
-        ]
-    return [
-        {**row, "instruction": text} for text in (KOREAN if is_korean(row["question"]) else ENGLISH)
-    ]
+        questions = dict.fromkeys([row["question"], *row["paraphrases"]])
+        return [{**row, "question": question} for question in questions]
+    instructions = KOREAN if is_korean(row["question"]) else ENGLISH
+    return [{**row, "instruction": instruction} for instruction in instructions]
 
 
 def describe_wordings(train: pd.DataFrame) -> str:
-    """What a training draws its rows' wordings from, in words."""
+    """Say how many rows are asked in paraphrases, and how many after other instructions."""
     if "paraphrases" not in train:
         return "Each epoch asks every row in the same words."
-    own = train[train["paraphrases"].map(len) == 0]
-    korean = sum(map(is_korean, own["question"]))
-    lines = [
-        f"{len(train) - len(own)} of {len(train)} rows have paraphrases: each epoch draws one of them or the row's own question."
-    ] * (len(own) < len(train))
-    lines += [
-        f"{len(own)} of {len(train)} rows have none, {korean} of these in Korean: each epoch draws the wording of the instruction."
-    ] * (len(own) > 0)
+    has_none = train["paraphrases"].map(len) == 0
+    without = train[has_none]
+    paraphrased = len(train) - len(without)
+    korean = without["question"].map(is_korean).sum()
+    lines = []
+    if paraphrased:
+        lines.append(
+            f"{paraphrased} of {len(train)} rows have paraphrases: each epoch draws one of them or "
+            "the row's own question."
+        )
+    if len(without):
+        lines.append(
+            f"{len(without)} of {len(train)} rows have none, {korean} of these in Korean: each "
+            "epoch draws the wording of the instruction."
+        )
     return "\n".join(lines)

@@ -1,25 +1,32 @@
-"""What a question asks for, told from its words."""
+"""The kinds of question, told from their words."""
 
 import numpy as np
 import pandas as pd
 
 from vqa_utils.prompts import LETTERS
 
+YES_WORDS = ["yes", "예", "네"]
+NO_WORDS = ["no", "아니요", "아니오"]
 QUESTION_PATTERNS = {
     "counting": r"how many|몇|개수",
     "colour": r"\bcolou?r|색",
     "shape": r"\bshape|모양",
     "text": r"written|\btext\b|글자|적힌|적혀",
-}  # of a question in lower case
+}  # of a question in lower case; the first one counts
 
 
 def question_kinds(rows: pd.DataFrame) -> pd.Series:
-    """A coarse kind of each row's question, in English or Korean: yes/no, counting, colour, shape, text (in the image), other."""
+    """Sort questions, English or Korean, into coarse kinds.
+
+    Returns:
+        yes/no, counting, colour, shape, text (in the image) or other, indexed as `rows`.
+    """
     options = rows[list(LETTERS)].apply(lambda column: column.str.strip().str.lower())
-    yes, no = (
-        options.isin(words).any(axis=1)
-        for words in (["yes", "예", "네"], ["no", "아니요", "아니오"])
-    )
     question = rows["question"].str.lower()
-    signs = [yes & no, *(question.str.contains(pattern) for pattern in QUESTION_PATTERNS.values())]
-    return pd.Series(np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other"), rows.index)
+    has_yes = options.isin(YES_WORDS).any(axis=1)
+    has_no = options.isin(NO_WORDS).any(axis=1)
+    signs = [has_yes & has_no]
+    for pattern in QUESTION_PATTERNS.values():
+        signs.append(question.str.contains(pattern))
+    kinds = np.select(signs, ["yes/no", *QUESTION_PATTERNS], "other")
+    return pd.Series(kinds, rows.index)

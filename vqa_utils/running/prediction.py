@@ -10,6 +10,7 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
+from vqa_utils.data.images import image_hashes
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import temperatures_of
@@ -29,9 +30,9 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
     """
     folder = folder.resolve()
-    test, sample = load_test(folder)
     numbers = _trained_adapters(paths, config)
     out = paths.predicting(str(folder))
+    test, sample = load_test(folder, out.images)
     _claim(out, folder)
     if config.calibrate and not paths.members.exists():
         console.print(
@@ -39,7 +40,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
             "has not run",
             style="yellow",
         )
-    test_hash = _hash_of_test(folder, test)
+    test_hash = _hash_of_test(folder, test, out.images)
     runner = Runner(paths, config, console, reuse=True, out=out, hash_data=lambda _: test_hash)
     runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
     members = []
@@ -84,6 +85,7 @@ def _claim(out: RunPaths, folder: Path) -> None:
     write_json(out.provenance, asked)
 
 
-def _hash_of_test(folder: Path, test: pd.DataFrame) -> str:
-    """Name the contents of test.csv and of its pictures."""
-    return ids_hash(sha256(folder / name) for name in ("test.csv", *test["path"].unique()))
+def _hash_of_test(folder: Path, test: pd.DataFrame, images: Path) -> str:
+    """Name the contents of test.csv and of its pictures, whose hashes are in `images`."""
+    pictures = image_hashes(folder, test["path"], images)
+    return ids_hash([sha256(folder / "test.csv"), *pictures])

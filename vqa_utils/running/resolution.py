@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vqa_utils.artifacts.files import hashes, read_json, write_json
-from vqa_utils.artifacts.paths import RunPaths, demo_data_dir, runs_dir, shown
+from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import read_config
-from vqa_utils.config import DEMO_DATA, Config, parse_settings, to_dict
-from vqa_utils.data.challenge import Challenge, load_challenge
+from vqa_utils.config import Config, parse_settings, to_dict
+from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.forecast import RowCounts
@@ -95,7 +95,7 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
-    if changes.get("data") not in (None, DEMO_DATA):
+    if changes.get("data") is not None and changes["data"] not in KNOWN_CHALLENGES:
         changes["data"] = str(Path(changes["data"]).resolve())
     if changes.get("extra_train"):
         changes["extra_train"] = _absolute(changes["extra_train"])
@@ -142,7 +142,7 @@ def rows_here(config: Config) -> RowCounts | None:
         data = with_data(config).data
     except RunError:
         return None
-    folder = demo_data_dir() if data == DEMO_DATA else Path(data)
+    folder = data_dir(data)
     files = [folder / "train.csv", folder / "test.csv"]
     if config.extra_train:
         files.append(Path(config.extra_train))
@@ -172,7 +172,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         DataError: the data have problems.
         FoldError: the folds are missing, are of other rows, or one picture stands in several.
     """
-    challenge = load_challenge(config, check_images=True)
+    challenge = load_challenge(config, images=paths.images)
     if check_folds:
         _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))
@@ -183,11 +183,8 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
 
 
 def _check_folds(paths: RunPaths, challenge: Challenge) -> None:
-    if challenge.images is None:
-        raise ValueError("expected a challenge whose images were checked")
     folds = read_folds(paths.folds, challenge.train)
-    pictures = challenge.images["hash"]
-    by_contents = folds.assign(group=list(pictures[challenge.train["path"]]))
+    by_contents = folds.assign(group=challenge.images_of(challenge.train)["hash"])
     check_leaks(by_contents, f"{paths.folds}, by the files' contents")
 
 

@@ -70,7 +70,8 @@ class Runner:
         self.console = console
         self.reuse = reuse
         self.ladder = ladder
-        self._hash_data = functools.cache(hash_data or data_hash)  # reads every picture
+        hash_data = hash_data or functools.partial(data_hash, images=paths.images)
+        self._hash_data = functools.cache(hash_data)  # pictures that have changed are read
 
     @property
     def _markers(self) -> Markers:

@@ -20,7 +20,7 @@ from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
-from vqa_utils.data.folds import held_out_rows
+from vqa_utils.data.fold_rows import rows_of_fold
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.prompts import LETTERS, cyclic_order
@@ -43,16 +43,17 @@ def questions_of_fold(
         ArtifactError: the fold's adapter held out other rows than folds.csv says now.
     """
     if predict:
-        return Path(predict), {"test": load_test(Path(predict))[0]}
+        test, _ = load_test(Path(predict), paths.predicting(predict).images)
+        return Path(predict), {"test": test}
     challenge = load_challenge(config)
-    held_out = held_out_rows(paths.folds, challenge.train, config, fold)
+    held_out = rows_of_fold(paths, config, challenge, fold).held_out
     meta = read_json(paths.fold(fold).meta) if paths.fold(fold).meta.exists() else {}
-    if meta.get("held_out_ids") != ids_hash(challenge.train["id"][held_out]):
+    if meta.get("held_out_ids") != ids_hash(held_out["id"]):
         raise ArtifactError(
             f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in folds.csv, found one that "
             "held out others, and may have trained on these; run notebook 03_train_fold again"
         )
-    oof = {"oof": challenge.train[held_out].drop(columns="answer")} if held_out.any() else {}
+    oof = {"oof": held_out.drop(columns="answer")} if len(held_out) else {}
     return challenge.folder, oof | {"test": challenge.test}
 
 

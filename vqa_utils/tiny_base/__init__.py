@@ -1,6 +1,8 @@
-"""The demo's base model, of Qwen3-VL-MoE's architecture, and how it was trained.
+"""The demo's base model, of Qwen3-VL-MoE's architecture, and its training.
 
-_architecture  The tiny base's shape and its processor: real Qwen3-VL-MoE classes with small numbers
-pretraining    Train the tiny base from scratch on drawn scenes: `python -m vqa_utils.tiny_base.pretraining` (about ten minutes on one GPU)
-scenes         Drawn scenes with four-choice questions: what the tiny base model learned from
+_architecture  The tiny base's shape and its processor: real Qwen3-VL-MoE classes, small numbers
+_corpus        Drawn scenes and their questions, tokenized before the training
+_fast_forward  The forward for a batch of equal images, without loops over images and experts
+pretraining    Train the tiny base: `python -m vqa_utils.tiny_base.pretraining`, ten minutes on a GPU
+scenes         Drawn scenes with four-choice questions
 """

@@ -1,6 +1,7 @@
 """The tiny base's shape and its processor: real Qwen3-VL-MoE classes with small numbers."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from transformers import Qwen2Tokenizer, Qwen3VLMoeConfig, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
@@ -34,29 +35,40 @@ CHAT_TEMPLATE = """\
 
 
 def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
-    """A byte-level BPE tokenizer of Qwen's class trained on `texts`, with the image processor for `PATCH_PX`.
+    """Train a byte-level BPE tokenizer of Qwen's class, and join it with an image processor.
 
     All 256 bytes are tokens, so it reads any script (Korean takes three tokens a syllable).
+
+    Args:
+        texts: what the tokenizer learns its merges from.
     """
     tokenizer = Qwen2Tokenizer().train_new_from_iterator(
         texts, VOCABULARY - len(SPECIAL), new_special_tokens=list(SPECIAL)
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    sizes = {"patch_size": PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
-    half = [0.5, 0.5, 0.5]
-    images = Qwen2VLImageProcessor(image_mean=half, image_std=half, **sizes)
-    videos = Qwen3VLVideoProcessor(image_mean=half, image_std=half, **sizes)
+    options: dict[str, Any] = {
+        "patch_size": PATCH_PX,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    images = Qwen2VLImageProcessor(**options)
+    videos = Qwen3VLVideoProcessor(**options)
     return Qwen3VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
 
 
 def tiny_config(tokenizer: Qwen2Tokenizer, **text: int) -> Qwen3VLMoeConfig:
-    """About 5 M parameters, 2.4 M of them in fused experts whose sizes all differ (no silent transpose fits).
+    """Describe a model of about 5 M parameters, 2.4 M of them in fused experts.
+
+    The experts' sizes (256, 192, 96) all differ, so that a weight that was transposed by mistake
+    does not fit.
 
     Args:
         tokenizer: gives the ids of the special tokens.
-        text: values that replace those of the text part, such as `num_hidden_layers`.
+        text: replaces values of the text part, such as `num_hidden_layers`.
     """
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     rope = {
         "rope_type": "default",
         "rope_theta": 1e4,

@@ -1,15 +1,19 @@
-"""Drawn scenes with four-choice questions: what the tiny base model learned from.
+"""Drawn scenes with four-choice questions: the data that the tiny base was trained on.
 
-Nothing here comes from easy-VQA: the scenes are drawn (rotated shapes, several at a time, colours that vary), and
-`pretrain.py` refuses a question that easy-VQA asks in the same words.
+Nothing here comes from easy-VQA. The scenes are drawn (several shapes at a time, turned, in varying
+colours), and no question has the words of one of easy-VQA's: `pretraining` compares all of them and
+refuses to train otherwise.
 """
 
 import math
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from vqa_utils.prompts import LETTERS
 
 SIDE_PX = 64
 COLOURS = {
@@ -32,130 +36,169 @@ class Item(NamedTuple):
     y: float
 
 
+class Question(NamedTuple):
+    """A question about a scene."""
+
+    text: str
+    answer: str
+    options: Sequence[str]
+    """The answer and at least three wrong ones."""
+
+
 def draw_scene(seed: int) -> tuple[np.ndarray, list[Item]]:
-    """One to three shapes on a light ground: uint8 [64, 64, 3] and what is on it."""
+    """Draw one to three shapes on a light ground: uint8 [64, 64, 3], and the list of them."""
     rng = random.Random(seed)
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), tuple(rng.randint(200, 255) for _ in range(3)))
+    ground = tuple(rng.randint(200, 255) for _ in range(3))
+    image = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
     pen = ImageDraw.Draw(image)
     count = rng.choice((1, 1, 1, 1, 2, 3))
     items = []
     for colour in rng.sample(list(COLOURS), count):
-        size = rng.uniform(5, 24) if count == 1 else rng.uniform(7, 13)
-        item = Item(rng.choice(SHAPES), colour, *(rng.uniform(size, SIDE_PX - size) for _ in "xy"))
-        fill = tuple(max(0, min(255, v + rng.randint(-30, 30))) for v in COLOURS[colour])
+        size = rng.uniform(5, 24) if count == 1 else rng.uniform(7, 13)  # px, the circumradius
+        shape = rng.choice(SHAPES)
+        x = rng.uniform(size, SIDE_PX - size)
+        y = rng.uniform(size, SIDE_PX - size)
+        item = Item(shape, colour, x, y)
+        fill = tuple(_near(value, rng) for value in COLOURS[colour])
         _draw(pen, item, size, fill, rng)
         items.append(item)
     return np.asarray(image).copy(), items
 
 
+def _near(value: int, rng: random.Random) -> int:
+    """A value of a colour's channel up to 30 lighter or darker."""
+    return max(0, min(255, value + rng.randint(-30, 30)))
+
+
 def _draw(
-    pen: ImageDraw.ImageDraw, item: Item, size: float, fill: tuple, rng: random.Random
+    pen: ImageDraw.ImageDraw,
+    item: Item,
+    size: float,
+    fill: tuple[int, ...],
+    rng: random.Random,
 ) -> None:
-    """Half of the shapes stand upright, the others are turned by any angle."""
-    x, y, turn = item.x, item.y, rng.uniform(0, math.tau) if rng.random() < 0.5 else 0.0
-
-    def corner(radius: float, angle: float) -> tuple[float, float]:
-        return x + radius * math.cos(turn + angle), y + radius * math.sin(turn + angle)
-
+    """Draw an item. Half of them stand upright, the others are turned by any angle."""
+    is_turned = rng.random() < 0.5
+    turn = rng.uniform(0, math.tau) if is_turned else 0.0
     if item.shape == "circle":
+        x, y = item.x, item.y
         pen.ellipse((x - size, y - size, x + size, y + size), fill)
-    elif item.shape == "rectangle":
-        half = math.atan(rng.uniform(0.4, 2.5))
-        angles = (half, math.pi - half, math.pi + half, -half)
-        pen.polygon([corner(size, angle) for angle in angles], fill)
-    elif item.shape == "triangle":
-        pen.polygon([corner(size, k * math.tau / 3 - math.pi / 2) for k in range(3)], fill)
-    elif item.shape == "line":
-        pen.line((*corner(size, 0), *corner(size, math.pi)), fill, width=3)
+        return
+    corners = []
+    for radius, angle in _corners(item.shape, size, rng):
+        x = item.x + radius * math.cos(turn + angle)
+        y = item.y + radius * math.sin(turn + angle)
+        corners.append((x, y))
+    if item.shape == "line":
+        pen.line(corners, fill, width=3)
     else:
-        points = [corner(size if k % 2 else size * 0.4, k * math.tau / 10) for k in range(10)]
-        pen.polygon(points, fill)
+        pen.polygon(corners, fill)
+
+
+def _corners(shape: str, size: float, rng: random.Random) -> list[tuple[float, float]]:
+    """The corners of an upright shape: distance from the centre in px, and angle."""
+    if shape == "line":
+        return [(size, 0), (size, math.pi)]
+    if shape == "triangle":
+        return [(size, k * math.tau / 3 - math.pi / 2) for k in range(3)]
+    if shape == "star":  # of five points; ten corners, near and far in turns
+        return [(size if k % 2 else size * 0.4, k * math.tau / 10) for k in range(10)]
+    half = math.atan(rng.uniform(0.4, 2.5))  # of the angle between a rectangle's diagonals
+    return [(size, angle) for angle in (half, math.pi - half, math.pi + half, -half)]
 
 
 def ask(items: list[Item], rng: random.Random) -> dict[str, str]:
-    """A four-choice question about a scene: `question`, the options `a` to `d`, `answer`."""
+    """Ask about a scene: `question`, the options `a` to `d` in random order, the right `answer`."""
     item = rng.choice(items)
     kinds = [_is_there, _is_there_not, _shape_of, _colour_of, _count, _side_of]
-    question, answer, others = rng.choices(kinds, weights=(4, 3, 4, 4, 1, 1))[0](item, items, rng)
-    wrong = rng.sample([option for option in others if option != answer], 3)
-    options = rng.sample([answer, *wrong], 4)
-    row = dict(zip("abcd", options, strict=True))
-    return {"question": question, **row, "answer": "abcd"[options.index(answer)]}
+    (kind,) = rng.choices(kinds, weights=(4, 3, 4, 4, 1, 1))
+    question = kind(item, items, rng)
+    others = [option for option in question.options if option != question.answer]
+    wrong = rng.sample(others, 3)
+    options = rng.sample([question.answer, *wrong], 4)
+    row = dict(zip(LETTERS, options, strict=True))
+    answer = LETTERS[options.index(question.answer)]
+    return {"question": question.text, **row, "answer": answer}
 
 
 def _name_present_or_not(items: list[Item], rng: random.Random) -> tuple[str, bool]:
-    """A shape ("a star") or a colour ("something red") to ask for, and whether the scene has it: half of them do."""
+    """A shape ("a star") or colour ("something red") to ask for, and if the scene has it.
+
+    Half of the names are of the scene.
+    """
     attribute, names = rng.choice((("shape", SHAPES), ("colour", tuple(COLOURS))))
     there = {getattr(item, attribute) for item in items}
-    present = rng.random() < 0.5
-    name = rng.choice([name for name in names if (name in there) == present])
-    words = (
-        (f"a {name}", f"one {name}")
-        if attribute == "shape"
-        else (f"something {name}", f"a {name} thing")
-    )
-    return rng.choice(words), present
+    is_present = rng.random() < 0.5
+    name = rng.choice([name for name in names if (name in there) == is_present])
+    if attribute == "shape":
+        words = (f"a {name}", f"one {name}")
+    else:
+        words = (f"something {name}", f"a {name} thing")
+    return rng.choice(words), is_present
 
 
-def _is_there(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    what, present = _name_present_or_not(items, rng)
-    question = rng.choice((
+def _is_there(item: Item, items: list[Item], rng: random.Random) -> Question:
+    name, is_present = _name_present_or_not(items, rng)
+    text = rng.choice((
         "can you see {} here?", "does this picture show {}?", "is {} in this picture?",
         "is {} visible?", "does the image have {} in it?", "do you see {} in the image?",
     ))  # fmt: skip
-    return question.format(what), "yes" if present else "no", YES_NO
+    return Question(text.format(name), "yes" if is_present else "no", YES_NO)
 
 
-def _is_there_not(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    what, present = _name_present_or_not(items, rng)
-    question = rng.choice((
+def _is_there_not(item: Item, items: list[Item], rng: random.Random) -> Question:
+    name, is_present = _name_present_or_not(items, rng)
+    text = rng.choice((
         "does this picture not show {}?", "is {} not in this picture?", "is {} not visible?",
-        "is it true that there is not {} here?", "does the image not have {} in it?", "is there no sign of {}?",
+        "is it true that there is not {} here?", "does the image not have {} in it?",
+        "is there no sign of {}?",
     ))  # fmt: skip
-    return question.format(what), "no" if present else "yes", YES_NO
+    return Question(text.format(name), "no" if is_present else "yes", YES_NO)
 
 
-def _shape_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    named = (
+def _shape_of(item: Item, items: list[Item], rng: random.Random) -> Question:
+    texts = [
         "which shape is {}?",
         "name the {} shape.",
         "what is the {} thing?",
         "the {} thing is what shape?",
-    )
-    alone = (
-        "what shape do you see?",
-        "which shape does this picture show?",
-        "name the shape in the image.",
-    )
-    templates = named + alone if len(items) == 1 else named
-    return rng.choice(templates).format(item.colour), item.shape, SHAPES
+    ]
+    if len(items) == 1:  # then the colour need not be named
+        texts += [
+            "what shape do you see?",
+            "which shape does this picture show?",
+            "name the shape in the image.",
+        ]
+    return Question(rng.choice(texts).format(item.colour), item.shape, SHAPES)
 
 
-def _colour_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    named = (
+def _colour_of(item: Item, items: list[Item], rng: random.Random) -> Question:
+    same_shape = [other for other in items if other.shape == item.shape]
+    if len(same_shape) > 1:  # the shape does not say which one is meant
+        return _count(item, items, rng)
+    texts = [
         "which color does the {} have?",
         "tell the color of the {}.",
         "the {} is of what color?",
-    )
-    alone = ("what color do you see?", "the shape has which color?", "name the color of the shape.")
-    unique = sum(other.shape == item.shape for other in items) == 1
-    if not unique:
-        return _count(item, items, rng)
-    templates = named + alone if len(items) == 1 else named
-    return rng.choice(templates).format(item.shape), item.colour, tuple(COLOURS)
+    ]
+    if len(items) == 1:
+        texts += [
+            "what color do you see?",
+            "the shape has which color?",
+            "name the color of the shape.",
+        ]
+    return Question(rng.choice(texts).format(item.shape), item.colour, tuple(COLOURS))
 
 
-def _count(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    question = rng.choice(("how many shapes are there?", "how many things can you count?"))
-    return question, COUNTS[len(items)], COUNTS
+def _count(item: Item, items: list[Item], rng: random.Random) -> Question:
+    text = rng.choice(("how many shapes are there?", "how many things can you count?"))
+    return Question(text, COUNTS[len(items)], COUNTS)
 
 
-def _side_of(item: Item, items: list[Item], rng: random.Random) -> tuple:
-    """The wrong options are sides that are wrong: left or right of the middle, or above or below it, never both."""
-    across, down = (
-        ("left" if item.x < SIDE_PX / 2 else "right"),
-        ("top" if item.y < SIDE_PX / 2 else "bottom"),
-    )
+def _side_of(item: Item, items: list[Item], rng: random.Random) -> Question:
+    """Ask for a side. An item at the top left is on both sides: one is asked for, one left out."""
+    across = "left" if item.x < SIDE_PX / 2 else "right"
+    down = "top" if item.y < SIDE_PX / 2 else "bottom"
     answer, other = rng.sample((across, down), 2)
-    question = f"on which side is the {item.colour} {item.shape}?"
-    return question, answer, tuple(side for side in SIDES if side != other)
+    options = [side for side in SIDES if side != other]
+    return Question(f"on which side is the {item.colour} {item.shape}?", answer, options)

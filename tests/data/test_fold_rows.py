@@ -1,19 +1,26 @@
-"""More rows to train on: checked like train.csv, in every training but where they would leak, never held out."""
+"""The rows of a fold; extra rows are checked like train.csv, never held out, and left out if they leak."""
 
 import dataclasses
+import re
 import shutil
 
 import pandas as pd
 import pytest
 from conftest import arguments, write_korean_challenge
 from PIL import Image
+from test_challenge import has_line, problems_of
 from test_groups import photos, run_02  # noqa: F401
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import DataError, load_challenge
-from vqa_utils.data.extra_rows import describe_extra_rows, extra_folds, extra_rows
 from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.fold_rows import (
+    describe_extra_rows,
+    extra_folds,
+    extra_rows,
+    rows_of_fold,
+)
 from vqa_utils.data.folds import ALWAYS_TRAIN, FoldError
 from vqa_utils.presets import preset
 from vqa_utils.running.resolution import resolve_run, start_run
@@ -57,7 +64,7 @@ def folds_of_train(challenge):
 
 
 def test_paths_are_found_beside_the_csv_then_in_the_data_folder(folder, extra):
-    found = load_challenge(settings(folder, extra), check_images=True)
+    found = load_challenge(settings(folder, extra), images=folder.parent / "images.csv")
     expected = [extra.parent / "images" / f"train_00{n}.png" for n in (24, "05")]
     expected += [
         extra.parent / "images/copy.png",
@@ -79,46 +86,35 @@ def test_all_problems_of_the_file_come_at_once_with_those_of_the_others(folder, 
     rows.to_csv(extra, index=False)
     train = pd.read_csv(folder / "train.csv", dtype=str)
     train.assign(answer=["z", *train["answer"][1:]]).to_csv(folder / "train.csv", index=False)
-    with pytest.raises(DataError) as error:
-        load_challenge(settings(folder, extra), check_images=True)
-    for line in (
-        "7 problems",
-        "train.csv line 2: answer: expected a, b, c or d, found 'z'",
-        f"{extra} line 2: id 'train_0001': expected one that is not in train.csv or test.csv, found it there",
-        f"{extra} line 3: id 'test_0012': expected one",
-        f"{extra} line 4: answer: expected a, b, c or d, found 'x'",
-        f"{extra} line 5: id 'e2': expected once, found again",
-        f"{extra} line 6: {extra.parent / 'images/none.png'}: expected an image, found no file",
-        f"{extra} line 7: question: expected a value, found none",
-    ):
-        assert line in str(error.value)
+    lines = problems_of(folder, extra_train=str(extra))
+    assert len(lines) == 7
+    assert has_line(lines, "train.csv line 2", "answer", "'z'")
+    assert has_line(lines, f"{extra} line 2", "'train_0001'", "train.csv")
+    assert has_line(lines, f"{extra} line 3", "'test_0012'", "test.csv")
+    assert has_line(lines, f"{extra} line 4", "answer", "'x'")
+    assert has_line(lines, f"{extra} line 5", "'e2'")
+    assert has_line(lines, f"{extra} line 6", str(extra.parent / "images/none.png"))
+    assert has_line(lines, f"{extra} line 7", "question: ")
 
 
 def test_a_missing_file_or_column_is_an_error(folder, extra, tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv: expected a file, found none"):
+    with pytest.raises(DataError, match=r"none\.csv"):
         load_challenge(settings(folder, tmp_path / "none.csv"))
     pd.read_csv(extra, dtype=str).drop(columns="answer").to_csv(extra, index=False)
-    with pytest.raises(DataError, match=r"more\.csv: expected the columns .* lacks answer"):
+    with pytest.raises(DataError, match=r"more\.csv.* lacks answer"):
         load_challenge(settings(folder, extra))
 
 
 def test_a_row_is_left_out_where_its_picture_is_held_out(folder, extra):
     config = settings(folder, extra)
-    challenge = load_challenge(config, check_images=True)
+    challenge = load_challenge(config, images=folder.parent / "images.csv")
     left_out = extra_folds(challenge, folds_of_train(challenge), config)
-    assert left_out["left_out_of"].tolist() == [
-        "",
-        "2",
-        "0",
-        "",
-        "1",
-        "",
-    ]  # the pictures of rows 5, 3 and 4
-    said = describe_extra_rows(challenge, left_out)
-    assert (
-        "6 extra rows join the training; 3 of them" in said
-        and "1 show a picture of a test row" in said
-    )
+    # The pictures of rows 5, 3 and 4
+    assert left_out["left_out_of"].tolist() == ["", "2", "0", "", "1", ""]
+    numbers = [
+        int(number) for number in re.findall(r"\d+", describe_extra_rows(challenge, left_out))
+    ]
+    assert numbers == [6, 3, 1]  # extra rows, left out, with a test picture
     always = folds_of_train(challenge).assign(fold=ALWAYS_TRAIN)
     assert set(extra_folds(challenge, always, config)["left_out_of"]) == {""}
 
@@ -133,7 +129,7 @@ def test_an_extra_row_whose_paraphrase_is_held_out_is_left_out(folder, extra):
     found = {}
     for paraphrase in (True, False):
         config = settings(folder, extra, group_questions=True, paraphrase=paraphrase)
-        challenge = load_challenge(config, check_images=True)
+        challenge = load_challenge(config, images=folder.parent / "images.csv")
         found[paraphrase] = extra_folds(challenge, folds_of_train(challenge), config)[
             "left_out_of"
         ].tolist()
@@ -153,7 +149,7 @@ def test_near_copies_and_equal_questions_are_left_out_where_they_are_grouped(fol
     train.assign(question=[f"{i}?" for i in range(11)] + ["그림은 무슨  색인가요"]).to_csv(
         folder / "train.csv", index=False
     )
-    challenge = load_challenge(settings(folder, extra), check_images=True)
+    challenge = load_challenge(settings(folder, extra), images=folder.parent / "images.csv")
     folds = folds_of_train(challenge).assign(fold=[0] * 5 + [2] + [0] * 5 + [1])
 
     def found(**changes):
@@ -166,20 +162,35 @@ def test_near_copies_and_equal_questions_are_left_out_where_they_are_grouped(fol
     assert {"1", "2"} <= set(found(near_duplicates=4, group_questions=True).split())
 
 
-def test_a_fold_trains_on_the_rest(folder, extra, tmp_path):
+def test_a_fold_leaves_out_the_extra_rows_that_name_it(folder, extra, tmp_path):
     rows = load_challenge(settings(folder, extra)).extra
     path = tmp_path / "folds_extra.csv"
-    with pytest.raises(FoldError, match="run notebook 02_folds first"):
+    with pytest.raises(FoldError, match="02_folds"):
         extra_rows(path, rows, 0)
-    pd.DataFrame({"id": rows["id"], "left_out_of": ["", "0 10", "", "1", "10", ""]}).to_csv(
-        path, index=False
-    )
-    assert [list(extra_rows(path, rows, k)["id"]) for k in (0, 1, 10)] == [
-        ["e0", "e2", "e3", "e4", "e5"], ["e0", "e1", "e2", "e4", "e5"], ["e0", "e2", "e3", "e5"],
-    ]  # fmt: skip
-    with pytest.raises(FoldError, match="expected the 3 rows of extra_train in order"):
+    left_out = {"id": rows["id"], "left_out_of": ["", "0 10", "", "1", "10", ""]}
+    pd.DataFrame(left_out).to_csv(path, index=False)
+    assert list(extra_rows(path, rows, 0)["id"]) == ["e0", "e2", "e3", "e4", "e5"]
+    assert list(extra_rows(path, rows, 1)["id"]) == ["e0", "e1", "e2", "e4", "e5"]
+    assert list(extra_rows(path, rows, 10)["id"]) == ["e0", "e2", "e3", "e5"]
+    with pytest.raises(FoldError, match="3 rows"):
         extra_rows(path, rows.head(3), 0)
     assert extra_rows(tmp_path / "none.csv", rows.head(0), 0).empty
+
+
+def test_the_rows_of_a_fold_are_all_others_and_its_extra_rows(folder, extra, tmp_path, monkeypatch):
+    config = settings(folder, extra, refit=True)
+    folds = run_02(folder, tmp_path, monkeypatch, extra_train=str(extra), refit=True)
+    challenge = load_challenge(config)
+    left_out = pd.read_csv(RunPaths("interactive").extra_folds, keep_default_na=False, dtype=str)
+    for fold in range(3):
+        rows = rows_of_fold(RunPaths("interactive"), config, challenge, fold)
+        extra_ids = list(left_out["id"][left_out["left_out_of"] != str(fold)])
+        assert list(rows.held_out["id"]) == list(folds["id"][folds["fold"] == fold])
+        assert list(rows.extra["id"]) == extra_ids
+        assert list(rows.train["id"]) == [*folds["id"][folds["fold"] != fold], *extra_ids]
+        assert list(rows.train.index) == list(range(len(rows.train)))
+    refit = rows_of_fold(RunPaths("interactive"), config, challenge, 3)
+    assert (len(refit.train), len(refit.held_out), len(refit.extra)) == (18, 0, 6)
 
 
 def test_notebook_02_writes_what_is_left_out_and_no_extra_row_is_held_out(
@@ -189,7 +200,7 @@ def test_notebook_02_writes_what_is_left_out_and_no_extra_row_is_held_out(
     assert list(folds["id"]) == list(pd.read_csv(folder / "train.csv")["id"])
     left_out = pd.read_csv(RunPaths("interactive").extra_folds, dtype=str, keep_default_na=False)
     assert left_out["left_out_of"].tolist()[2] == str(folds["fold"][3])
-    assert "6 extra rows join the training" in capsys.readouterr().out
+    assert "6 extra rows" in capsys.readouterr().out
 
 
 def test_a_run_notices_another_extra_file(folder, extra, tmp_path, monkeypatch):

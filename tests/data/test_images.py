@@ -1,0 +1,225 @@
+"""Pictures as the model sees them, and what is kept of each in images.csv so that it is read once."""
+
+import builtins
+import dataclasses
+import io
+import os
+import runpy
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_korean_challenge
+from PIL import Image
+
+from vqa_utils.artifacts.files import sha256
+from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
+from vqa_utils.data import images as images_module
+from vqa_utils.data.challenge import DataError, load_challenge, load_test
+from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.images import (
+    ImageFile,
+    image_hashes,
+    open_image,
+    perceptual_hash,
+    read_images,
+)
+from vqa_utils.presets import preset
+from vqa_utils.running.execution import execute
+from vqa_utils.running.resolution import start_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_korean_challenge(tmp_path / "data", train=6, test=3)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How often each picture is opened, by its name."""
+    counts = Counter()
+
+    def counting(open_file):
+        def count_and_open(file, *arguments, **options):
+            if isinstance(file, str | Path) and str(file).endswith((".png", ".jpg")):
+                counts[Path(file).name] += 1
+            return open_file(file, *arguments, **options)
+
+        return count_and_open
+
+    for module in (builtins, io):  # Pillow opens by the first, pathlib by the second
+        monkeypatch.setattr(module, "open", counting(module.open))
+    return counts
+
+
+def edit(image, **pixels):
+    """Draw another picture into a file."""
+    Image.new("RGB", (64, 64), **pixels).save(image)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_sixteen_bits_of_grey_do_not_turn_white(tmp_path):
+    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / "grey.png")
+    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (117, 117, 117)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_put_on_white(tmp_path, mode):
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).convert(mode).save(tmp_path / "clear.png")
+    assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_picture_that_many_rows_show_is_opened_once(folder, tmp_path, opened):
+    table = tmp_path / "images.csv"
+    images = read_images(folder, ["images/train_0000.png"] * 6 + ["images/train_0001.png"], table)
+    assert opened == {"train_0000.png": 1, "train_0001.png": 1} and len(images) == 2
+
+
+def test_a_row_says_all_that_one_reading_found(folder, tmp_path):
+    path = "images/train_0000.png"
+    images = read_images(folder, [path], tmp_path / "images.csv")
+    status = (folder / path).stat()
+    with Image.open(folder / path) as image:
+        look = perceptual_hash(image)
+    expected = ImageFile(
+        status.st_size, status.st_mtime_ns, sha256(folder / path)[:16], 64, 64, look, ""
+    )
+    assert ImageFile(*images.loc[path]) == expected
+    saved = pd.read_csv(tmp_path / "images.csv", dtype=str, keep_default_na=False)
+    assert saved.loc[0].tolist() == [path, *map(str, expected)]
+    assert list(saved) == ["path", *ImageFile._fields]
+
+
+def test_only_new_and_changed_files_are_opened_again(folder, tmp_path, opened):
+    table = tmp_path / "images.csv"
+    paths = [f"images/train_{i:04d}.png" for i in range(4)]
+    first = read_images(folder, paths[:3], table)
+    edit(folder / paths[1], color="red")
+    status = (folder / paths[2]).stat()  # the same bytes at another time
+    os.utime(folder / paths[2], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    opened.clear()
+    second = read_images(folder, paths, table)
+    assert opened == {"train_0001.png": 1, "train_0002.png": 1, "train_0003.png": 1}
+    assert (first["hash"] == second["hash"].head(3)).tolist() == [True, False, True]
+    opened.clear()
+    pd.testing.assert_frame_equal(read_images(folder, paths, table), second)
+    assert not opened
+
+
+def test_a_file_of_another_version_is_not_trusted(folder, tmp_path, opened):
+    table = tmp_path / "images.csv"
+    pd.DataFrame({"path": ["images/train_0000.png"], "hash": ["0"]}).to_csv(table, index=False)
+    images = read_images(folder, ["images/train_0000.png"], table)
+    assert opened["train_0000.png"] == 1 and len(images["hash"].iloc[0]) == 16
+
+
+def test_after_an_error_only_the_mended_picture_is_opened(folder, tmp_path, opened):
+    config = preset("demo", data=str(folder))
+    broken = folder / "images/train_0003.png"
+    contents = broken.read_bytes()
+    status = broken.stat()
+    broken.write_bytes(contents[:60])
+    with pytest.raises(DataError, match="train_0003"):
+        load_challenge(config, images=tmp_path / "images.csv")
+    broken.write_bytes(contents)
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
+    opened.clear()
+    challenge = load_challenge(config, images=tmp_path / "images.csv")
+    assert opened == {"train_0003.png": 1} and challenge.images["problem"].eq("").all()
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(folder, tmp_path):
+    images = read_images(folder, ["x" * 5000, "a\0b", "images"], tmp_path / "images.csv")
+    assert images["problem"].eq("found no file").all()
+
+
+def test_a_run_opens_each_picture_once(folder, tmp_path, monkeypatch, opened):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    paths, config = RunPaths("interactive"), preset("demo", data=str(folder), n_folds=2)
+    pictures = sorted(path.name for path in (folder / "images").iterdir())
+    start_run(paths, config)
+    assert opened == dict.fromkeys(pictures, 1)
+    data_hash(config, paths.images)
+    runpy.run_path(str(NOTEBOOKS / "02_folds.py"))
+    start_run(paths, config, check_folds=True)
+    assert opened == dict.fromkeys(pictures, 1)
+    runpy.run_path(str(NOTEBOOKS / "01_eda.py"))
+    shown = [name for name in pictures if name.startswith("train")]  # a gallery of eight at most
+    assert opened == Counter(pictures) + Counter(shown)
+
+
+def test_pictures_of_another_test_set_are_opened_once(folder, tmp_path, opened):
+    for _ in range(3):  # the command, and notebook 04 of two folds
+        test, _ = load_test(folder, tmp_path / "images.csv")
+    assert opened == {Path(path).name: 1 for path in test["path"]}
+    (folder / test["path"][1]).unlink()
+    with pytest.raises(DataError, match=r"test\.csv line 3: .*test_0007"):
+        load_test(folder, tmp_path / "images.csv")
+
+
+def test_the_datas_hash_is_of_contents_alone(folder, tmp_path):
+    table = tmp_path / "images.csv"
+    config = preset("demo", data=str(folder))
+    load_challenge(config, images=table)
+    known = data_hash(config)
+    assert data_hash(config, table) == known
+    other = tmp_path / "elsewhere"
+    shutil.copytree(folder, other, copy_function=shutil.copyfile)  # with new times
+    moved = dataclasses.replace(config, data=str(other))
+    assert data_hash(moved) == data_hash(moved, table) == known
+    for name in ("train_0002", "test_0008"):
+        edit(folder / f"images/{name}.png", color="red")
+        changed = data_hash(config, table)
+        assert changed == data_hash(config) != known
+        known = changed
+
+
+def test_the_datas_hash_changes_with_a_picture_that_is_gone(folder, tmp_path):
+    table = tmp_path / "images.csv"
+    config = preset("demo", data=str(folder))
+    load_challenge(config, images=table)
+    before = data_hash(config, table)
+    (folder / "images/test_0008.png").unlink()
+    assert data_hash(config, table) == data_hash(config) != before
+
+
+def test_a_look_at_the_hash_leaves_no_file(folder, tmp_path):
+    data_hash(preset("demo", data=str(folder)), tmp_path / "images.csv")
+    assert not (tmp_path / "images.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("delay", "is_terminal", "shown"), [(0, True, True), (60, True, False), (0, False, False)]
+)
+def test_a_bar_is_shown_in_a_terminal_if_reading_takes_long(
+    folder, monkeypatch, delay, is_terminal, shown
+):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(images_module, "BAR_AFTER_SECONDS", delay)
+    image_hashes(folder, ["images/train_0000.png"])
+    assert ("hashing images" in terminal.getvalue()) == shown
+
+
+def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
+    slow = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"
+        "from vqa_utils.data import images; images.BAR_AFTER_SECONDS = 0"
+    )
+    reads = f"images.image_hashes(Path({str(folder)!r}), ['images/train_0000.png'])"
+    notebooks("reads", slow, reads)
+    execute("reads", tmp_path / "out.ipynb", {})
+    *_, cell = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    assert [output.output_type for output in cell.outputs] == ["execute_result"]

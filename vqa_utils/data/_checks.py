@@ -1,0 +1,69 @@
+"""Checks of a challenge's rows: each finds the wrong rows of a file and describes them by line."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from vqa_utils.data._csv_files import row_problems
+from vqa_utils.prompts import LETTERS
+
+EMPTY_ID = "id: expected a value, found none"
+REPEATED_ID = "id {id!r}: expected once, found again"
+UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
+TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
+WRONG_ANSWER = "answer: expected a, b, c or d, found {answer!r}"
+WRONG_IMAGE = "{path}: expected an image, {problem}"
+
+
+def question_problems(folder: Path, name: str, rows: pd.DataFrame) -> list[str]:
+    """Describe empty or repeated ids, and empty paths, questions and options."""
+    is_empty = rows["id"].str.strip() == ""
+    is_repeated = rows["id"].duplicated() & (rows["id"] != "")
+    problems = row_problems(folder, name, rows, is_empty, EMPTY_ID)
+    problems += row_problems(folder, name, rows, is_repeated, REPEATED_ID)
+    for column in ("path", "question", *LETTERS):
+        is_empty = rows[column].str.strip() == ""
+        template = f"{column}: expected a value, found none (id {{id!r}})"
+        problems += row_problems(folder, name, rows, is_empty, template)
+    return problems
+
+
+def answer_problems(folder: Path, name: str, rows: pd.DataFrame) -> list[str]:
+    """Describe answers other than a to d."""
+    is_wrong = ~rows["answer"].isin(LETTERS)
+    return row_problems(folder, name, rows, is_wrong, WRONG_ANSWER)
+
+
+def sample_problems(folder: Path, name: str, sample: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    """Describe repeated ids of the sample submission, and those that test.csv lacks."""
+    is_repeated = sample["id"].duplicated()
+    is_unknown = ~sample["id"].isin(test["id"])
+    problems = row_problems(folder, name, sample, is_repeated, REPEATED_ID)
+    return problems + row_problems(folder, name, sample, is_unknown, UNKNOWN_ID)
+
+
+def taken_id_problems(
+    folder: Path, name: str, extra: pd.DataFrame, own_ids: Iterable[str]
+) -> list[str]:
+    """Describe extra rows with the id of another row of the challenge."""
+    is_taken = extra["id"].isin(list(own_ids))
+    return row_problems(folder, name, extra, is_taken, TAKEN_ID)
+
+
+def image_problems(
+    folder: Path, rows_by_file: dict[str, pd.DataFrame], images: pd.DataFrame
+) -> list[str]:
+    """Describe rows whose image cannot be used.
+
+    Args:
+        folder: holds the files.
+        rows_by_file: `path`, by the file's name.
+        images: `problem`, by path (see `images.read_images`).
+    """
+    problems = []
+    for name, rows in rows_by_file.items():
+        described = rows.assign(problem=rows["path"].map(images["problem"]))
+        is_wrong = described["problem"] != ""
+        problems += row_problems(folder, name, described, is_wrong, WRONG_IMAGE)
+    return problems
