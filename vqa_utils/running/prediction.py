@@ -11,7 +11,7 @@ from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
 from vqa_utils.ensembling.combining import combined, submission
 from vqa_utils.ensembling.members import has_settings
-from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
+from vqa_utils.ensembling.temperature import read_temperatures, scaled, temperature_of
 from vqa_utils.errors import RunError
 from vqa_utils.running.execution import execute
 from vqa_utils.running.terminal import follow, progress_lines
@@ -57,7 +57,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
             follow(progress, console, f"04_infer-fold{k}", None),
         ):
             execute("04_infer", out.notebooks / f"04_infer-fold{k}.ipynb", parameters)
-    temperatures = temperatures_of(paths)
+    temperatures = read_temperatures(paths)
     members = [read_probabilities(out.fold(k).probs("test"), test["id"]) for k in trained]
     probs = combined(
         [
