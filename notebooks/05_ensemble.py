@@ -10,9 +10,9 @@ import sys
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
 from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.ensembling.combining import agreement
-from vqa_utils.ensembling.combining import describe_agreement
-from vqa_utils.ensembling.ensemble import of_folds, of_runs
+from vqa_utils.ensembling.combining import agreement, describe_agreement
+from vqa_utils.ensembling.ensemble_of_folds import of_folds
+from vqa_utils.ensembling.ensemble_of_runs import of_runs
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -50,28 +50,29 @@ figures.agreement(agree)
 # such rows: it gets the geometric mean of the folds' temperatures.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.decision)
-ensemble.fitted.round(4)
+print(ensemble.fit.decision)
+ensemble.fit.table.round(4)
 
 # %% [markdown]
 # On the dashed line, a probability means what it says: of the rows with 80 % confidence, 80 % are right.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.describe_calibration())
-figures.reliability_diagrams(ensemble.compared, ensemble.answers)
+print(ensemble.fit.describe_calibration())
+figures.reliability_diagrams(ensemble.fit.compared, ensemble.fit.answers)
 
 # %% [markdown]
 # ## One answer a row
 
 # %%
-print(f"{len(ensemble.members)} member(s), {len(ensemble.submission)} answers in the order of sample_submission.csv")
-print(ensemble.describe_ties())
+outcome = ensemble.outcome
+print(f"{len(ensemble.members)} member(s), {len(outcome.submission)} answers in the order of sample_submission.csv")
+print(outcome.describe_ties())
 
 # %% tags=["nbval-ignore-output"]
-ensemble.submission["answer"].value_counts().sort_index()
+outcome.submission["answer"].value_counts().sort_index()
 
 # %%
-print("wrote", *map(shown, ensemble.write(RunPaths(run_id))))
+print("wrote", *map(shown, outcome.write(RunPaths(run_id))))
 
 # %% [markdown]
 # **Recap.** The submission is ready to upload. [06_analysis](06_analysis.ipynb) looks at where the model is wrong.

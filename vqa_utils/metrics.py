@@ -31,6 +31,16 @@ def option_matrix(probs: pd.DataFrame) -> np.ndarray:
     return probs[list(LETTERS)].to_numpy(dtype=float)
 
 
+def with_options(frame: pd.DataFrame, matrix: np.ndarray) -> pd.DataFrame:
+    """The frame with the columns a to d from float [N, 4]; the inverse of `option_matrix`."""
+    return frame.assign(**dict(zip(LETTERS, matrix.T, strict=True)))
+
+
+def one_hot(letters: pd.Series) -> np.ndarray:
+    """1.0 at each row's letter, float [N, 4]."""
+    return (letters.to_numpy()[:, None] == np.array(LETTERS)).astype(float)
+
+
 def at_letter(matrix: np.ndarray, letters: pd.Series) -> np.ndarray:
     """Take each row's value at its letter: [N] from [N, 4]."""
     columns = [LETTERS.index(letter) for letter in letters]

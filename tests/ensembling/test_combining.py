@@ -4,23 +4,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from run_all import STAGES
-from vqa_utils.artifacts.files import ArtifactError, write_json
-from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
-from vqa_utils.config import to_dict
-from vqa_utils.ensembling.combining import agreement, combined, submission
-from vqa_utils.ensembling.ensemble import of_folds
-from vqa_utils.ensembling.members import pooled, read_members, scored_folds
+from vqa_utils.ensembling.combining import (
+    agreement,
+    combine_members,
+    combined,
+    describe_agreement,
+    describe_unanimity,
+    submission,
+    unanimity,
+)
+from vqa_utils.ensembling.members import Member
+from vqa_utils.ensembling.temperature import scaled
 from vqa_utils.metrics import predictions, tied
-from vqa_utils.presets import preset
-from vqa_utils.running.resolution import start_run
-from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import select_steps
+
+LETTERS = list("abcd")
 
 
 def frame(ids, *rows):
-    return pd.concat([pd.DataFrame({"id": ids}), pd.DataFrame(rows, columns=list("abcd"))], axis=1)
+    return pd.DataFrame(rows, columns=LETTERS).assign(id=ids)[["id", *LETTERS]]
+
+
+def first_row(probs):
+    return probs[LETTERS].iloc[0].tolist()
 
 
 FIRST = frame(["x", "y"], (0.6, 0.4, 0, 0), (0.1, 0.2, 0.3, 0.4))
@@ -29,114 +34,88 @@ SECOND = frame(["x", "y"], (0.1, 0.9, 0, 0), (0.1, 0.2, 0.3, 0.4))
 
 def test_the_mean_can_change_the_answer():
     mean = combined([FIRST, SECOND], "mean")
-    assert mean.loc[0, list("abcd")].tolist() == pytest.approx([0.35, 0.65, 0, 0])
-    assert submission(pd.DataFrame({"id": ["y", "x"]}), mean).to_dict("list") == {
-        "id": ["y", "x"],
-        "answer": ["d", "b"],
-    }
+    assert list(mean) == ["id", *LETTERS]
+    assert first_row(mean) == pytest.approx([0.35, 0.65, 0, 0])
+    assert predictions(FIRST)[0] == "a" and predictions(mean)[0] == "b"
 
 
 def test_members_of_other_rows_are_refused():
-    with pytest.raises(ValueError, match="same ids in the same order"):
+    with pytest.raises(ValueError, match="same ids"):
         combined([FIRST, SECOND.iloc[::-1]], "mean")
+    with pytest.raises(ValueError, match="none"):
+        combined([], "mean")
 
 
-def test_the_geometric_mean_is_the_normalised_one_and_survives_zeros():
-    probs = combined([FIRST, SECOND], "geometric")[list("abcd")].to_numpy()
+def test_the_geometric_mean_is_normalised_and_survives_zeros():
+    probs = combined([FIRST, SECOND], "geometric")[LETTERS].to_numpy()
     products = np.sqrt(np.array([0.6 * 0.1, 0.4 * 0.9]))
-    assert (
-        probs[0, :2] == pytest.approx(products / products.sum(), abs=1e-9)
-        and probs[0, 2:].max() < 1e-9
-    )
+    assert probs[0, :2] == pytest.approx(products / products.sum(), abs=1e-9)
+    assert probs[0, 2:].max() < 1e-9
     assert probs[1] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     opposed = [frame(["x"], (1, 0, 0, 0)), frame(["x"], (0, 1, 0, 0))]
-    assert combined(opposed, "geometric").iloc[0, 1:].tolist() == pytest.approx(
-        [0.5, 0.5, 0, 0], abs=1e-5
-    )
+    assert first_row(combined(opposed, "geometric")) == pytest.approx([0.5, 0.5, 0, 0], abs=1e-5)
 
 
 def test_a_vote_counts_letters_and_the_mean_decides_between_equal_counts():
-    ones = [frame(["x"], row) for row in ((0.4, 0.3, 0.3, 0), (0.4, 0.3, 0.3, 0), (0, 0, 0, 1))]
-    shares = combined(ones, "vote")
-    assert (
-        shares.iloc[0, 1:].tolist() == pytest.approx([2 / 3, 0, 0, 1 / 3], abs=1e-3)
-        and shares.iloc[0, 1:].sum() == 1
-    )
-    assert combined(ones, "mean").iloc[0, 1:].idxmax() == "d"
-    assert predictions(combined([FIRST, SECOND], "vote")).tolist() == [
-        "b",
-        "d",
-    ]  # one vote each, and b has the higher mean
+    rows = ((0.4, 0.3, 0.3, 0), (0.4, 0.3, 0.3, 0), (0, 0, 0, 1))
+    members = [frame(["x"], row) for row in rows]
+    shares = first_row(combined(members, "vote"))
+    assert shares == pytest.approx([2 / 3, 0, 0, 1 / 3], abs=1e-3) and sum(shares) == 1
+    assert predictions(combined(members, "mean"))[0] == "d"
+    one_vote_each = combined([FIRST, SECOND], "vote")
+    assert predictions(one_vote_each)[0] == "b"  # has the higher mean
 
 
 def test_tied_letters_give_the_first_one_in_any_order_of_the_members():
+    assert (0.6 + 0.4) + 0.2 != (0.2 + 0.4) + 0.6  # b would win by the rounding error
     clear = (0.7, 0.1, 0.1, 0.1)
-    members = [
-        frame(["x", "y"], row, clear)
-        for row in ((0.6, 0.2, 0.2, 0), (0.4, 0.4, 0.2, 0), (0.2, 0.6, 0.2, 0))
-    ]
-    assert (0.6 + 0.4) + 0.2 != (0.2 + 0.4) + 0.6  # what b would win by
+    rows = ((0.6, 0.2, 0.2, 0), (0.4, 0.4, 0.2, 0), (0.2, 0.6, 0.2, 0))
+    members = [frame(["x", "y"], row, clear) for row in rows]
     for order in itertools.permutations(members):
         probs = combined(order, "mean")
-        assert predictions(probs).tolist() == ["a", "a"] and tied(probs).tolist() == [True, False]
+        assert predictions(probs).tolist() == ["a", "a"]
+        assert tied(probs).tolist() == [True, False]
 
 
-def test_the_mean_decides_a_vote_that_three_folds_cast_for_three_letters(
-    stand_in, console, korean_folder
-):
-    config, paths = (
-        preset("demo", data=str(korean_folder), ensemble="vote", calibrate=False),
-        RunPaths("three-letters"),
-    )
-    start_run(paths, config)
-    Runner(paths, config, console, reuse=True).run(select_steps(STAGES, config.fold_numbers)[:-2])
-    split = ((0.6, 0.3, 0.1, 0), (0, 0.9, 0.1, 0), (0.1, 0.3, 0.6, 0))
-    even = ((0.6, 0.2, 0.2, 0), (0.2, 0.6, 0.2, 0), (0.2, 0.2, 0.6, 0))
-    for k in config.fold_numbers:
-        probs = read_probabilities(paths.fold(k).probs("test"))
-        probs.loc[0, list("abcd")], probs.loc[1, list("abcd")] = split[k], even[k]
-        write_probabilities(paths.fold(k).probs("test"), probs)
-    ensemble = of_folds("three-letters")
-    assert (
-        ensemble.submission["answer"].head(2).tolist() == ["b", "a"]
-        and "combined by: vote" in ensemble.who
-    )
-    assert ensemble.describe_ties() == "Rows with a tie, which the first letter gets: 1 of 8."
+@pytest.mark.parametrize("how", ["mean", "geometric", "vote"])
+def test_members_are_scaled_before_they_are_combined(how):
+    members = [Member(0, "fold 0", FIRST), Member(1, "fold 1", SECOND), Member(2, "refit", FIRST)]
+    found = combine_members(members, {0: 1.0, 1: 4.0}, how)
+    # The refit has no temperature of its own: it gets the geometric mean of 1 and 4
+    expected = combined([FIRST, scaled(SECOND, 4.0), scaled(FIRST, 2.0)], how)
+    pd.testing.assert_frame_equal(found, expected)
+    unscaled = combine_members(members, {}, how)
+    pd.testing.assert_frame_equal(unscaled, combined([FIRST, SECOND, FIRST], how))
 
 
-def test_a_row_without_probabilities_is_an_error():
-    with pytest.raises(ValueError, match=r"found none for \['z'\]"):
+def test_a_submission_has_the_rows_of_the_sample_in_its_order():
+    sample = pd.DataFrame({"id": ["y", "x"]})
+    answers = submission(sample, FIRST)
+    assert answers.to_dict("list") == {"id": ["y", "x"], "answer": ["d", "a"]}
+
+
+def test_a_row_of_the_sample_without_probabilities_is_an_error():
+    with pytest.raises(ValueError, match="'z'"):
         submission(pd.DataFrame({"id": ["x", "z"]}), FIRST)
 
 
-def test_agreement_of_two_members():
+def test_agreement_is_the_share_of_equal_letters():
     table = agreement({"fold 0": FIRST, "fold 2": SECOND})
-    assert table.loc["fold 0", "fold 2"] == 0.5 and table.loc["fold 0", "fold 0"] == 1
+    assert table.to_numpy().tolist() == [[1, 0.5], [0.5, 1]]
+    assert list(table.index) == list(table.columns) == ["fold 0", "fold 2"]
+    members = [Member(0, "fold 0", FIRST), Member(2, "fold 2", SECOND)]
+    assert unanimity(members) == 0.5
+    assert "50.0%" in describe_unanimity(members)
 
 
-def test_folds_that_are_there_are_used_and_the_missing_named():
-    paths, config = RunPaths("ensemble-test"), preset("demo")
-    folds = pd.DataFrame({"id": ["p", "q", "r"], "fold": [0, 1, 2]})
-    with pytest.raises(ArtifactError, match="run notebooks 03_train_fold and 04_infer first"):
-        scored_folds(paths, config)
-    for k, row in ((0, "p"), (2, "r")):
-        write_probabilities(paths.fold(k).probs("oof"), frame([row], (1, 0, 0, 0)))
-        write_probabilities(paths.fold(k).probs("test"), FIRST)
-    assert scored_folds(paths, config) == ([0, 2], [1])
-    assert [member.number for member in read_members(paths, config, ["x", "y"])] == [0, 2]
-    assert pooled(paths, config, folds, "oof")[["id", "fold"]].to_numpy().tolist() == [
-        ["p", 0],
-        ["r", 2],
-    ]
-    assert pooled(paths, config, folds, "blank") is None
+def test_the_two_members_with_the_least_agreement_are_named():
+    shares = [[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]]
+    table = pd.DataFrame(shares, index=list("xyz"), columns=list("xyz"))
+    said = describe_agreement(table)
+    assert "x and z" in said and "70.0%" in said and "30.0%" in said
 
 
-def test_a_fold_of_other_settings_is_no_member():
-    paths, config = RunPaths("mixed-test"), preset("demo")
-    for k in (0, 1, 2):
-        write_probabilities(paths.fold(k).probs("test"), FIRST)
-        write_json(
-            paths.fold(k).adapter_config,
-            to_dict(preset("demo", lora_r=4) if k == 1 else preset("demo", score_batch=k + 1)),
-        )
-    assert scored_folds(paths, config) == ([0, 2], [1])
+def test_one_member_agrees_with_nobody():
+    alone = pd.DataFrame([[1.0]], index=["x"], columns=["x"])
+    assert "%" not in describe_agreement(alone)
+    assert "%" not in describe_unanimity([Member(0, "fold 0", FIRST)])

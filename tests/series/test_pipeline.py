@@ -15,7 +15,7 @@ from vqa_utils.artifacts.files import ArtifactError, read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.ensembling.temperature import scaled, temperatures_of
+from vqa_utils.ensembling.temperature import read_temperatures, scaled
 from vqa_utils.scoring.options import questions_of_fold
 
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def test_the_files_keep_the_contracts_between_the_stages(paths, folder):
             == 12 - read_json(paths.fold(k).meta)["train_rows"]
         )
         assert read_json(paths.fold(k).adapter / "vqa_config.json") == read_json(paths.config)
-    temperatures = temperatures_of(paths)
+    temperatures = read_temperatures(paths)
     members = [
         scaled(
             read_probabilities(paths.fold(k).probs("test"), test["id"]), temperatures.get(k, 1.0)

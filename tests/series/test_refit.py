@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import run_all
-from vqa_utils.analysis import figures, report
+from vqa_utils.analysis import figures
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv, write_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities, write_probabilities
@@ -17,10 +17,11 @@ from vqa_utils.config import to_dict
 from vqa_utils.data.fold_rows import extra_rows
 from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensembling.combining import combined
-from vqa_utils.ensembling.ensemble import of_folds
+from vqa_utils.ensembling.ensemble_of_folds import of_folds
+from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import describe_refit, pooled, scored_folds
 from vqa_utils.ensembling.other_runs import check_finished
-from vqa_utils.ensembling.temperature import scaled, temperature_of, temperatures_of
+from vqa_utils.ensembling.temperature import read_temperatures, scaled, temperature_of
 from vqa_utils.errors import RunError
 from vqa_utils.experiments.comparison import comparison, read_scored
 from vqa_utils.forecasting.forecast import RowCounts, _last_end, forecast
@@ -174,7 +175,7 @@ def test_a_refit_starts_with_the_rungs_that_a_fold_needed(command, stand_in):
     assert read_json(paths.fold(2).rungs) == read_json(paths.fold(1).rungs)
     assert open_run("r", 2)[1].lora_r == config.lora_r // 2
     check_finished(paths, config)
-    table = report.fold_table(paths, config, *folds_and_train(paths, config))
+    table = fold_table(paths, config, *folds_and_train(paths, config))
     assert table.set_index("fold")["after out of memory"].to_dict() == {
         0: "", 1: "LoRA r", "refit (fold 2)": "LoRA r", "all": "",
     }  # fmt: skip
@@ -190,10 +191,10 @@ def folds_and_train(paths, config):
 def test_a_refit_costs_but_has_no_score(command):
     command(*command.new)
     paths, config = open_run("r")
-    without = report.fold_table(paths, config, *folds_and_train(paths, config)).set_index("fold")
+    without = fold_table(paths, config, *folds_and_train(paths, config)).set_index("fold")
     command("--resume", "--refit")
     config = open_run("r")[1]
-    table = report.fold_table(paths, config, *folds_and_train(paths, config)).set_index("fold")
+    table = fold_table(paths, config, *folds_and_train(paths, config)).set_index("fold")
     assert list(table.index) == [0, 1, "refit (fold 2)", "all"]
     scores = ["rows", "accuracy", "low", "high", "log_loss"]
     pd.testing.assert_frame_equal(
@@ -249,13 +250,13 @@ def test_the_test_answers_have_one_more_member_and_the_out_of_fold_rows_none(sco
     paths = scored_run("off", ensemble=how, calibrate=True)
     scored_run("on", ensemble=how, calibrate=True, refit=True)
     off, on = of_folds("off"), of_folds("on")
-    pd.testing.assert_frame_equal(on.oof, off.oof, check_exact=True)
+    pd.testing.assert_frame_equal(on.outcome.oof, off.outcome.oof, check_exact=True)
     pd.testing.assert_frame_equal(on.scores.query("fold != 'refit (fold 2)'")[["rows", "accuracy", "log_loss"]],
                                   off.scores[["rows", "accuracy", "log_loss"]].set_index(pd.Index([0, 1, 3])), check_exact=True)  # fmt: skip
-    pd.testing.assert_frame_equal(on.fitted, off.fitted, check_exact=True)
-    assert list(on.members) == [*off.members, "refit (fold 2)"] == on.record["members"]
-    temperatures = on.record["temperatures"]
-    assert temperatures == off.record["temperatures"] | {
+    pd.testing.assert_frame_equal(on.fit.table, off.fit.table, check_exact=True)
+    assert list(on.members) == [*off.members, "refit (fold 2)"] == on.outcome.record["members"]
+    temperatures = on.outcome.record["temperatures"]
+    assert temperatures == off.outcome.record["temperatures"] | {
         2: pytest.approx((temperatures[0] * temperatures[1]) ** 0.5)
     }
     assert min(temperatures.values()) > 1.5, (
@@ -263,20 +264,20 @@ def test_the_test_answers_have_one_more_member_and_the_out_of_fold_rows_none(sco
     )
     as_scored = [read_probabilities(paths.fold(k).probs("test")) for k in (0, 1, 2)]
     pd.testing.assert_frame_equal(
-        on.test, combined([scaled(as_scored[k], temperatures[k]) for k in (0, 1, 2)], how)
+        on.outcome.test, combined([scaled(as_scored[k], temperatures[k]) for k in (0, 1, 2)], how)
     )
-    assert (on.test[LETTERS] - off.test[LETTERS]).abs().to_numpy().max() > 0.01
+    assert (on.outcome.test[LETTERS] - off.outcome.test[LETTERS]).abs().to_numpy().max() > 0.01
     assert (
         "refit (fold 2): trained on all rows, a member for the test rows alone" in on.who
         and "No model is refitted" in off.who
     )
-    assert f"refit (fold 2) {temperatures[2]:.2f}." in on.decision
+    assert f"refit (fold 2) {temperatures[2]:.2f}." in on.fit.decision
 
 
 def test_a_refit_without_calibration_stays_as_it_is_scored(scored_run):
     paths = scored_run("on", calibrate=False, refit=True)
     on = of_folds("on")
-    assert on.record["temperatures"] == {}
+    assert on.outcome.record["temperatures"] == {}
     pd.testing.assert_frame_equal(
         on.members["refit (fold 2)"], read_probabilities(paths.fold(2).probs("test"))
     )
@@ -291,7 +292,9 @@ def test_a_model_without_rows_of_its_own_gets_the_geometric_mean():
         RunPaths("refit-temperatures").members, {"temperatures": {"0": 1.0, "1": 4.0, "2": 2.0}}
     )
     assert (
-        temperatures_of(RunPaths("refit-temperatures"))[2] == 2 == statistics.geometric_mean([1, 4])
+        read_temperatures(RunPaths("refit-temperatures"))[2]
+        == 2
+        == statistics.geometric_mean([1, 4])
     )
 
 
@@ -300,9 +303,9 @@ def test_a_single_split_has_a_refit_too(scored_run):
     single = of_folds("single")
     assert (
         list(single.members) == ["fold 0", "refit (fold 1)"]
-        and single.submission_path.name == "submission_single.csv"
+        and single.outcome.submission_path.name == "submission_single.csv"
     )
-    assert len(single.oof) == 8
+    assert len(single.outcome.oof) == 8
 
 
 def test_a_refit_alone_is_no_ensemble(scored_run):

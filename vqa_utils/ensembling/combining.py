@@ -1,7 +1,7 @@
-"""Members' probabilities combined into one answer a row, and how far the members agree."""
+"""Members' probabilities combined into one answer a row, and the members' agreement."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,22 +9,42 @@ from scipy.special import softmax
 
 from vqa_utils.ensembling.members import Member
 from vqa_utils.ensembling.temperature import scaled, temperature_of
-from vqa_utils.metrics import P_FLOOR, predictions
-from vqa_utils.prompts import LETTERS
+from vqa_utils.metrics import P_FLOOR, one_hot, option_matrix, predictions, with_options
 
-TIE_BREAK = 1e-3  # of a vote: what the mean weighs where letters have as many votes
+# The weight of the mean beside the votes, in votes: enough to decide between letters with as many
+# votes, too little to outweigh one
+TIE_BREAK = 1e-3
+
+
+def combine_members(
+    members: Sequence[Member], temperatures: Mapping[int, float], how: str
+) -> pd.DataFrame:
+    """Scale each member's test probabilities by its temperature, then combine them.
+
+    Args:
+        members: a run's, from `read_members`.
+        temperatures: by fold (see `temperature_of`); empty if calibration is off.
+        how: "mean", "geometric" or "vote" (see `combined`).
+
+    Returns:
+        `id`, `a` to `d`: one distribution a test row.
+    """
+    frames = []
+    for member in members:
+        frames.append(scaled(member.test, temperature_of(temperatures, member.number)))
+    return combined(frames, how)
 
 
 def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
-    """One distribution a row from the members': `id`, `a` to `d`.
+    """Combine several distributions a row into one: `id`, `a` to `d`.
 
     Args:
-        frames: `id` and `a` to `d`, with the same ids in the same order.
-        how: "mean"; "geometric", the normalised exp(mean log p); or "vote", the share of members that choose each letter, with
-            the mean added at a weight that decides between equal shares alone.
+        frames: `id` and `a` to `d` of each member, with the same ids in the same order.
+        how: "mean"; "geometric", the normalised exp(mean log p); or "vote", the share of members
+            with that letter as their first, the mean deciding between equal shares.
 
     Raises:
-        ValueError: there is no member, or two name different rows.
+        ValueError: there is no member, or two have different rows.
     """
     if not frames:
         raise ValueError("expected at least one member to combine, found none")
@@ -33,55 +53,31 @@ def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
         raise ValueError(
             "expected the same ids in the same order in all members, found different ones"
         )
-    values = np.stack([frame[list(LETTERS)].to_numpy() for frame in frames])  # [members, N, 4]
-    probs = values.mean(axis=0)
+    by_member = np.stack([option_matrix(frame) for frame in frames])  # [members, N, 4]
     if how == "geometric":
-        probs = softmax(np.log(values.clip(P_FLOOR)).mean(axis=0), axis=1)
+        mean_log = np.log(by_member.clip(P_FLOOR)).mean(axis=0)
+        probs = softmax(mean_log, axis=1)
     elif how == "vote":
-        votes = sum(
-            pd.get_dummies(predictions(frame)).reindex(columns=list(LETTERS), fill_value=0)
-            for frame in frames
-        )
-        probs = (votes.to_numpy() + TIE_BREAK * probs) / (len(frames) + TIE_BREAK)
-    return pd.DataFrame({"id": ids, **dict(zip(LETTERS, probs.T, strict=True))})
-
-
-class Combination(NamedTuple):
-    """Members' test probabilities, each scaled by its temperature, and their combination."""
-
-    temperatures: dict[int, float]
-    """by the member's number"""
-    members: dict[str, pd.DataFrame]
-    """`id`, `a` to `d` by the member's name"""
-    test: pd.DataFrame
-    """`id`, `a` to `d`"""
-
-
-def combine_members(
-    members: Sequence[Member], temperatures: Mapping[int, float], how: str
-) -> Combination:
-    """Scale each member's test probabilities by its temperature, and combine them.
-
-    Args:
-        members: the adapters' probabilities.
-        temperatures: those in use by fold, see `temperature_of`; empty if calibration is off.
-        how: see `combined`.
-    """
-    used = {member.number: temperature_of(temperatures, member.number) for member in members}
-    calibrated = {member.name: scaled(member.test, used[member.number]) for member in members}
-    return Combination(used, calibrated, combined(list(calibrated.values()), how))
+        votes = np.sum([one_hot(predictions(frame)) for frame in frames], axis=0)
+        weighted = votes + TIE_BREAK * by_member.mean(axis=0)
+        probs = weighted / (len(frames) + TIE_BREAK)
+    else:
+        probs = by_member.mean(axis=0)
+    return with_options(pd.DataFrame({"id": ids}), probs)
 
 
 def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The share of rows on which each pair of members predicts the same letter: a symmetric table.
+    """The share of rows on which two members predict the same letter: a symmetric table.
 
     Args:
         members: `a` to `d` by the member's name, the same rows in the same order.
     """
     letters = {name: predictions(probs).to_numpy() for name, probs in members.items()}
-    return pd.DataFrame(
-        {a: {b: float((x == y).mean()) for b, y in letters.items()} for a, x in letters.items()}
-    )
+    table = pd.DataFrame(index=list(letters), columns=list(letters), dtype=float)
+    for first in letters:
+        for second in letters:
+            table.loc[first, second] = (letters[first] == letters[second]).mean()
+    return table
 
 
 def unanimity(members: Sequence[Member]) -> float:
@@ -91,31 +87,39 @@ def unanimity(members: Sequence[Member]) -> float:
 
 
 def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:
-    """`id`, `answer`: the ids of sample_submission.csv in its order, each with its most probable letter.
+    """The most probable letter of each id of sample_submission.csv, in its order: `id`, `answer`.
 
     Raises:
         ValueError: a row of `sample` has no probabilities.
     """
-    answers = dict(zip(probs["id"], predictions(probs), strict=True))
-    missing = [i for i in sample["id"] if i not in answers]
+    letters = dict(zip(probs["id"], predictions(probs), strict=True))
+    missing = [row_id for row_id in sample["id"] if row_id not in letters]
     if missing:
         raise ValueError(
-            f"expected probabilities for every id of sample_submission.csv, found none for {missing[:3]}"
+            "expected probabilities for every id of sample_submission.csv, "
+            f"found none for {missing[:3]}"
         )
-    return pd.DataFrame({"id": sample["id"], "answer": [answers[i] for i in sample["id"]]})
+    return pd.DataFrame({"id": sample["id"], "answer": sample["id"].map(letters)})
 
 
 def describe_agreement(table: pd.DataFrame) -> str:
-    """The agreement of members (see `ensemble.agreement`) in words."""
+    """Name the two members with the least `agreement`."""
     if len(table) < 2:
         return "There is one member; agreement takes two."
-    pairs = table.where(np.triu(np.ones(table.shape, bool), k=1)).stack()
-    (a, b), least = pairs.idxmin(), pairs.min()
-    return f"Least agreement: {a} and {b} choose the same letter in {least:.1%} of the test rows, different ones in {1 - least:.1%}."
+    pairs = combinations(table.columns, 2)
+    first, second = min(pairs, key=lambda pair: table.loc[pair])
+    least = table.loc[first, second]
+    return (
+        f"Least agreement: {first} and {second} choose the same letter in {least:.1%} of the "
+        f"test rows, different ones in {1 - least:.1%}."
+    )
 
 
 def describe_unanimity(members: Sequence[Member]) -> str:
-    """How often all members agree, in words."""
+    """Say how often all members agree."""
     if len(members) < 2:
         return "There is one member; agreement takes two."
-    return f"All {len(members)} members choose the same letter in {unanimity(members):.1%} of {len(members[0].test)} test rows."
+    return (
+        f"All {len(members)} members choose the same letter in {unanimity(members):.1%} "
+        f"of {len(members[0].test)} test rows."
+    )

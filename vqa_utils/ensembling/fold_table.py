@@ -1,6 +1,6 @@
-"""A run's adapters side by side: scores on the rows that each held out, minutes and memory."""
+"""A run's adapters side by side: out-of-fold scores, minutes and memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,61 +13,62 @@ from vqa_utils.config import Config
 from vqa_utils.ensembling.members import pooled, rows_of, scored_adapters
 from vqa_utils.metrics import accuracy, accuracy_interval, correct, log_loss
 
+RUNGS = "after out of memory"
+
 
 def fold_table(
     paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame
 ) -> pd.DataFrame:
-    """A line a scored adapter and one for all; a refit holds out no row, so that it has costs alone.
+    """One line a scored adapter and one for all.
+
+    A refit holds out no row, and so has costs alone.
 
     Returns:
-        `fold` (its number, or the name of a refit), `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`,
-        `minutes`, `peak_gib`; where memory ran out, also what was changed then.
+        `fold` (its number, or the name of a refit), `rows`, `accuracy` with its 95 % interval from
+        `low` to `high`, `log_loss`, `minutes`, `peak_gib`; if memory ran out, also the changes
+        that followed.
     """
-    oof, scored = pooled(paths, config, folds, "oof"), scored_adapters(paths, config)
-    metas = {k: read_json(paths.fold(k).meta) for k in scored if paths.fold(k).meta.exists()}
+    oof = pooled(paths, config, folds, "oof")
     lines = []
-    for k in scored:
-        name = k if k in config.fold_numbers else config.adapter_name(k)
-        rungs = "; ".join(rung.name for rung in read_rungs(paths.fold(k)))
-        costs = _costs([metas[k]] if k in metas else [])
-        lines.append(
-            {
-                "fold": name,
-                **_scores(oof[oof["fold"] == k], train),
-                **costs,
-                "after out of memory": rungs,
-            }
-        )
-    lines.append(
-        {
-            "fold": "all",
-            **_scores(oof, train),
-            **_costs(list(metas.values())),
-            "after out of memory": "",
-        }
-    )
+    all_metas = []
+    for number in scored_adapters(paths, config):
+        fold = paths.fold(number)
+        metas = [read_json(fold.meta)] if fold.meta.exists() else []
+        rungs = read_rungs(fold)
+        lines.append({
+            "fold": number if number in config.fold_numbers else config.adapter_name(number),
+            **_scores(oof[oof["fold"] == number], train),
+            **_costs(metas),
+            RUNGS: "; ".join(rung.name for rung in rungs),
+        })  # fmt: skip
+        all_metas += metas
+    lines.append({"fold": "all", **_scores(oof, train), **_costs(all_metas), RUNGS: ""})
     table = pd.DataFrame(lines)
-    return (
-        table if table["after out of memory"].any() else table.drop(columns="after out of memory")
-    )
+    if not table[RUNGS].any():
+        return table.drop(columns=RUNGS)
+    return table
 
 
 def _scores(probs: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
+    """The scores of some out-of-fold rows; NaN of no rows."""
     if probs.empty:
-        return {"rows": 0} | dict.fromkeys(("accuracy", "low", "high", "log_loss"), np.nan)
-    probs, answers = probs.reset_index(drop=True), rows_of(probs, train)["answer"]
+        return {"rows": 0, "accuracy": np.nan, "low": np.nan, "high": np.nan, "log_loss": np.nan}
+    probs = probs.reset_index(drop=True)
+    answers = rows_of(probs, train)["answer"]
     low, high = accuracy_interval(correct(probs, answers))
-    scores = {
+    return {
+        "rows": len(probs),
         "accuracy": accuracy(probs, answers),
         "low": low,
         "high": high,
         "log_loss": log_loss(probs, answers),
     }
-    return {"rows": len(probs), **scores}
 
 
-def _costs(metas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {
-        "minutes": sum(meta["seconds"] for meta in metas) / 60 if metas else np.nan,
-        "peak_gib": max((max(meta["peak_memory_gib"]) for meta in metas), default=np.nan),
-    }
+def _costs(metas: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Minutes of training in all and the highest peak of a GPU, from the folds' meta.json."""
+    if not metas:
+        return {"minutes": np.nan, "peak_gib": np.nan}
+    seconds = sum(meta["seconds"] for meta in metas)
+    peaks = [max(meta["peak_memory_gib"]) for meta in metas]
+    return {"minutes": seconds / 60, "peak_gib": max(peaks)}

@@ -1,6 +1,6 @@
-"""From the folds' probabilities to one answer a row."""
+"""The scored adapters of a run, their test probabilities, and the folds' out-of-fold rows pooled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,7 +14,7 @@ from vqa_utils.config import Config, from_dict
 
 @dataclass(frozen=True)
 class Member:
-    """One adapter's probabilities."""
+    """One adapter's test probabilities."""
 
     number: int
     """of its fold, or the refit's"""
@@ -24,74 +24,94 @@ class Member:
 
 
 def scored_adapters(paths: RunPaths, config: Config) -> list[int]:
-    """The adapters of the run, the refit among them, whose test probabilities are there.
+    """The adapters with test probabilities, the refit among them.
 
-    One that was trained with other settings than the run has now counts as missing: it is no member.
+    An adapter trained with other settings than the run's present ones is no member.
     """
-    return [
-        k
-        for k in config.adapter_numbers
-        if paths.fold(k).probs("test").exists() and has_settings(paths.fold(k), config)
-    ]
+    scored = []
+    for number in config.adapter_numbers:
+        fold = paths.fold(number)
+        if fold.probs("test").exists() and has_settings(fold, config):
+            scored.append(number)
+    return scored
 
 
 def scored_folds(paths: RunPaths, config: Config) -> tuple[list[int], list[int]]:
-    """The folds whose test probabilities are there (see `scored_adapters`), and those that are missing.
+    """The folds with test probabilities (see `scored_adapters`), and the missing ones.
 
     Raises:
-        ArtifactError: none is there.
+        ArtifactError: no fold has any.
     """
-    there = [k for k in scored_adapters(paths, config) if k in config.fold_numbers]
-    if not there:
+    adapters = scored_adapters(paths, config)
+    scored = [k for k in config.fold_numbers if k in adapters]
+    missing = [k for k in config.fold_numbers if k not in adapters]
+    if not scored:
         raise ArtifactError(
-            f"{paths.folder}: expected fold*/probs_test.csv, found none; run notebooks 03_train_fold and 04_infer first"
+            f"{paths.folder}: expected fold*/probs_test.csv, found none; "
+            "run notebooks 03_train_fold and 04_infer first"
         )
-    return there, [k for k in config.fold_numbers if k not in there]
+    return scored, missing
 
 
-def read_members(paths: RunPaths, config: Config, test_ids: Sequence[str]) -> list[Member]:
-    """The members that are there, each checked against the rows that it should have scored."""
-    return [
-        Member(k, config.adapter_name(k), read_probabilities(paths.fold(k).probs("test"), test_ids))
-        for k in scored_adapters(paths, config)
-    ]
+def read_members(paths: RunPaths, config: Config, test_ids: Iterable[str]) -> list[Member]:
+    """Read the test probabilities of each scored adapter, checked against the ids of test.csv."""
+    test_ids = list(test_ids)
+    members = []
+    for number in scored_adapters(paths, config):
+        probs = read_probabilities(paths.fold(number).probs("test"), test_ids)
+        members.append(Member(number, config.adapter_name(number), probs))
+    return members
 
 
 def describe_refit(paths: RunPaths, config: Config) -> str:
-    """Whether a model of all rows is a member, and what the scores say of it, in words."""
+    """Say if a model of all rows is a member, and if any score judges it."""
     if not config.refit:
         return "No model is refitted on all rows."
-    name = config.adapter_name(config.adapter_numbers[-1])
-    if config.adapter_numbers[-1] not in scored_adapters(paths, config):
+    number = config.adapter_numbers[-1]
+    name = config.adapter_name(number)
+    if number not in scored_adapters(paths, config):
         return f"{name}: not scored yet, and no member."
-    return f"{name}: trained on all rows, a member for the test rows alone; out-of-fold scores judge the folds' models, not it."
+    return (
+        f"{name}: trained on all rows, a member for the test rows alone; "
+        "out-of-fold scores judge the folds' models, not it."
+    )
 
 
-def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, rows: str) -> pd.DataFrame | None:
-    """The out-of-fold probabilities of all scored folds as one frame, with the column `fold`; None where not asked for.
+def has_split(paths: RunPaths, config: Config, split: str) -> bool:
+    """Whether all scored folds have probabilities of `split`: oof, zero_shot or blank."""
+    scored, _ = scored_folds(paths, config)
+    return all(paths.fold(k).probs(split).exists() for k in scored)
+
+
+def pooled(paths: RunPaths, config: Config, folds: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Read the probabilities of all held-out rows, fold after fold.
 
     Args:
-        rows: oof, zero_shot or blank.
+        folds: `id` and `fold` of the train rows.
+        split: oof, zero_shot or blank.
+
+    Returns:
+        `id`, `a` to `d`, `fold`.
+
+    Raises:
+        ArtifactError: a scored fold lacks the file, or the file has other rows.
     """
-    there = scored_folds(paths, config)[0]
-    if not all(paths.fold(k).probs(rows).exists() for k in there):
-        return None
-    parts = [
-        read_probabilities(paths.fold(k).probs(rows), folds["id"][folds["fold"] == k]).assign(
-            fold=k
-        )
-        for k in there
-    ]
+    scored, _ = scored_folds(paths, config)
+    parts = []
+    for k in scored:
+        held_out_ids = folds["id"][folds["fold"] == k]
+        probs = read_probabilities(paths.fold(k).probs(split), held_out_ids)
+        parts.append(probs.assign(fold=k))
     return pd.concat(parts, ignore_index=True)
 
 
 def rows_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """The train rows of the rows in `probs`, in their order."""
+    """The rows of `train` with the ids of `probs`, in the order of `probs`."""
     return train.set_index("id").loc[probs["id"]].reset_index()
 
 
 def has_settings(fold: FoldPaths, config: Config) -> bool:
-    """Whether the fold's adapter was trained with the settings that the fold has now."""
+    """Whether the fold's adapter has the run's present settings, its own rungs included."""
     if not fold.adapter_config.exists():
         return True
     trained_with = from_dict(read_json(fold.adapter_config))

@@ -1,8 +1,9 @@
 """Finished runs as the members of one ensemble: found, and checked against each other."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,154 +14,197 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
-from vqa_utils.ensembling.members import scored_adapters
+from vqa_utils.ensembling.members import rows_of, scored_adapters
 from vqa_utils.errors import RunError, VqaError
+
+ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answers
+SPLITS = ("oof", "test")
+
+Frames = dict[str, pd.DataFrame]
+"""`id`, `a` to `d` by run"""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs over the same rows, which stand in the same order in all of them."""
+    """Runs over the same rows, in the same order in all of them."""
 
     config: Config
-    """of the first: where the data is"""
+    """of the first, with the place of the data"""
     groups: pd.DataFrame
     """`id`, `group` of the out-of-fold rows"""
-    oof: dict[str, pd.DataFrame]
-    """`id`, `a` to `d` by run"""
-    test: dict[str, pd.DataFrame]
+    oof: Frames
+    test: Frames
 
 
 def read_runs(run_ids: Sequence[str]) -> Runs:
-    """The probabilities that 05_ensemble wrote in each run.
+    """Read the probabilities that 05_ensemble wrote in each run.
+
+    The runs must share the data and its rows; their extra rows and paraphrases may differ.
 
     Raises:
-        RunError: with every run that is missing, unfinished or named twice, whose data has changed since, or which has other
-            CSV files or rows than the first. What each was trained on besides, its extra rows or paraphrases, may differ.
+        RunError: with every run that is missing, unfinished or named twice, with data that changed
+            since, or with other CSV files or rows than the first.
     """
-    names = [RunPaths(name).folder.resolve().name for name in run_ids]  # what `latest` stands for
-    problems = [
-        f"{name}: expected each run once, found it again"
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    ]
-    if len(set(names)) < 2:
-        problems.append(f"expected at least two runs, found {len(set(names))}")
-    files: dict[str, dict[str, pd.DataFrame]] = {"oof": {}, "test": {}}
+    names = [RunPaths(name).folder.resolve().name for name in run_ids]  # `latest` is a link
+    problems = _naming_problems(names)
     configs: dict[str, Config] = {}
-    tables, hash_of = {}, functools.cache(data_hash)
-    for paths in map(RunPaths, dict.fromkeys(names)):
-        if not paths.config.exists():
-            problems.append(
-                f"{shown(paths.folder)}: expected a run that has its answers, found none"
-            )
-            continue
+    hash_of = functools.cache(data_hash)  # runs often share their data
+    for name in dict.fromkeys(names):
         try:
-            config = open_run(paths.run_id)[1]
-            check_finished(paths, config)
-            check_data(paths, config, hash_of)
+            configs[name] = _finished_config(RunPaths(name), hash_of)
         except VqaError as error:
-            problems.append(
-                f"{shown(paths.folder)}: {error}; see run_all.py status --run-id {paths.run_id}"
-            )
-            continue
-        configs[paths.run_id] = config
-        challenge = load_challenge(config)
-        tables[paths.run_id] = hashes(challenge.files[:3], challenge.folder)
-        for rows, frames in files.items():
-            try:
-                frames[paths.run_id] = read_probabilities(paths.ensemble / f"probs_{rows}.csv")
-            except ArtifactError as error:
-                problems.append(str(error))
-    for rows, frames in files.items():
-        problems += _differences(rows, frames)
-    first, *others = tables or [""]
-    for name in others:
-        other = [file for file, known in tables[name].items() if known != tables[first][file]]
-        problems += [
-            f"{name}: expected {', '.join(other)} as of {first}, found other contents"
-        ] * bool(other)
+            problems.append(str(error))
+    problems += _differing_csvs(configs)
+
+    files: dict[str, Frames] = {}
+    for split in SPLITS:
+        files[split], unreadable = _read_split(configs, split)
+        problems += unreadable
+        problems += _differing_rows(split, files[split])
     if problems:
-        raise RunError(
-            "\n".join(["runs that cannot be blended:", *(f"  - {problem}" for problem in problems)])
-        )
-    return _aligned(configs[first], RunPaths(first), files)
+        lines = [f"  - {problem}" for problem in problems]
+        raise RunError("\n".join(["runs that cannot be blended:", *lines]))
 
-
-def _differences(rows: str, frames: dict[str, pd.DataFrame]) -> list[str]:
-    """How the ids of each run differ from the first one's."""
-    problems, ids = [], {name: set(frame["id"]) for name, frame in frames.items()}
-    first = next(iter(ids), "")
-    for name in ids:
-        lacks, has = sorted(ids[first] - ids[name]), sorted(ids[name] - ids[first])
-        if lacks or has:
-            problems.append(
-                f"{name}: expected the {len(ids[first])} {rows} rows of {first}, found {len(ids[name])}: lacks {len(lacks)} "
-                f"(such as {lacks[:3]}), has {len(has)} others (such as {has[:3]})"
-            )
-    return problems
-
-
-def _aligned(config: Config, paths: RunPaths, files: dict[str, dict[str, pd.DataFrame]]) -> Runs:
-    """All runs in the order of the rows of one of them, whose settings and paths are given."""
-    aligned = {
-        rows: {
-            name: frame.set_index("id").loc[frames[paths.run_id]["id"]].reset_index()
-            for name, frame in frames.items()
-        }
-        for rows, frames in files.items()
-    }
-    groups = pd.read_csv(paths.folds, dtype={"id": str, "group": str}, keep_default_na=False)
+    first = names[0]
+    oof = _aligned(files["oof"], first)
+    folds = pd.read_csv(
+        RunPaths(first).folds, dtype={"id": str, "group": str}, keep_default_na=False
+    )
     return Runs(
-        config,
-        groups.set_index("id").loc[files["oof"][paths.run_id]["id"], ["group"]].reset_index(),
-        **aligned,
+        config=configs[first],
+        groups=rows_of(oof[first], folds)[["id", "group"]],
+        oof=oof,
+        test=_aligned(files["test"], first),
     )
 
 
-ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answers
-
-
 def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> None:
-    """Check that the data is still what a finished run has seen.
+    """Check the data against what a finished run has seen.
 
     Args:
-        hash_of: `runs.data_hash`, cached where many runs are about the same data.
+        hash_of: `fingerprint.data_hash`, cached if many runs share their data.
 
     Raises:
         RunError: it has changed.
     """
-    data = Config(
+    # Only the settings that name the data, so that the cache knows the same data in other runs
+    data_alone = Config(
         data=config.data,
         limit=config.limit,
         extra_train=config.extra_train,
         paraphrase=config.paraphrase,
     )
-    if hash_of(data) != read_json(paths.stages / f"{ENSEMBLE}.json")["data"]:
+    seen = read_json(_marker(paths))["data"]
+    if hash_of(data_alone) != seen:
         raise RunError(
-            f"expected the data that it has seen in {config.data}, found other; bring back the files of then"
+            f"expected the data that it has seen in {config.data}, found other; "
+            "bring back the files of then"
         )
 
 
 def check_finished(paths: RunPaths, config: Config) -> None:
-    """Check that a run's answers are there, of all its adapters and of its settings now.
+    """Check that a run's answers are there, from all its adapters and its present settings.
 
     Raises:
-        RunError: what is missing, or has changed.
+        RunError: something is missing, or has changed.
     """
-    marker = paths.stages / f"{ENSEMBLE}.json"
-    if not marker.exists():
-        raise RunError(
-            f"not finished: {len(list(paths.stages.glob('*.json')))} notebooks are whole, {ENSEMBLE} is missing"
-        )
-    record = read_json(marker)
-    files = record["inputs"] | record["outputs"]
-    if (
-        record["config"] != config.hash_for(ENSEMBLE)
-        or hashes([paths.folder / name for name in files], paths.folder) != files
-    ):
+    if not _marker(paths).exists():
+        whole = len(list(paths.stages.glob("*.json")))
+        raise RunError(f"not finished: {whole} notebooks are whole, {ENSEMBLE} is missing")
+    record = read_json(_marker(paths))
+    recorded = record["inputs"] | record["outputs"]
+    present = hashes([paths.folder / name for name in recorded], paths.folder)
+    if record["config"] != config.hash_for(ENSEMBLE) or present != recorded:
         raise RunError(f"not finished: its settings or files have changed since {ENSEMBLE}")
     missing = sorted(set(config.adapter_numbers) - set(scored_adapters(paths, config)))
     if missing:
+        names = ", ".join(config.adapter_name(number) for number in missing)
+        raise RunError(f"not finished: without scores: {names}")
+
+
+def _marker(paths: RunPaths) -> Path:
+    """The file that says that 05_ensemble is whole."""
+    return paths.stages / f"{ENSEMBLE}.json"
+
+
+def _naming_problems(names: Sequence[str]) -> list[str]:
+    """Runs that are named twice, and too few of them."""
+    problems = []
+    different = sorted(set(names))
+    for name in different:
+        if names.count(name) > 1:
+            problems.append(f"{name}: expected each run once, found it again")
+    if len(different) < 2:
+        problems.append(f"expected at least two runs, found {len(different)}")
+    return problems
+
+
+def _finished_config(paths: RunPaths, hash_of: Callable[[Config], str]) -> Config:
+    """The settings of a run that is finished, on data that has not changed since.
+
+    Raises:
+        RunError: it is not such a run.
+    """
+    if not paths.config.exists():
+        raise RunError(f"{shown(paths.folder)}: expected a run that has its answers, found none")
+    try:
+        config = open_run(paths.run_id)[1]
+        check_finished(paths, config)
+        check_data(paths, config, hash_of)
+    except VqaError as error:
         raise RunError(
-            f"not finished: without scores: {', '.join(map(config.adapter_name, missing))}"
-        )
+            f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}"
+        ) from error
+    return config
+
+
+def _read_split(run_ids: Iterable[str], split: str) -> tuple[Frames, list[str]]:
+    """The probabilities of a split by run, and the problems of files that cannot be used."""
+    frames, problems = {}, []
+    for run_id in run_ids:
+        file = RunPaths(run_id).ensemble / f"probs_{split}.csv"
+        try:
+            frames[run_id] = read_probabilities(file)
+        except ArtifactError as error:
+            problems.append(str(error))
+    return frames, problems
+
+
+def _differing_csvs(configs: Mapping[str, Config]) -> list[str]:
+    """The CSV files of the challenge with other contents than in the first run."""
+    by_run = {}
+    for name, config in configs.items():
+        challenge = load_challenge(config)
+        by_run[name] = hashes(challenge.files[:3], challenge.folder)  # train, test, sample
+    problems = []
+    first = next(iter(by_run), "")
+    for name, csvs in by_run.items():
+        other = [file for file in csvs if csvs[file] != by_run[first].get(file)]
+        if other:
+            problems.append(
+                f"{name}: expected {', '.join(other)} as of {first}, found other contents"
+            )
+    return problems
+
+
+def _differing_rows(split: str, frames: Frames) -> list[str]:
+    """The runs with other ids than the first one's."""
+    problems = []
+    ids = {name: set(frame["id"]) for name, frame in frames.items()}
+    first = next(iter(ids), "")
+    for name in ids:
+        lacks = sorted(ids[first] - ids[name])
+        has = sorted(ids[name] - ids[first])
+        if lacks or has:
+            problems.append(
+                f"{name}: expected the {len(ids[first])} {split} rows of {first}, "
+                f"found {len(ids[name])}: lacks {len(lacks)} (such as {lacks[:3]}), "
+                f"has {len(has)} others (such as {has[:3]})"
+            )
+    return problems
+
+
+def _aligned(frames: Frames, first: str) -> Frames:
+    """All runs with their rows in the order of the first one."""
+    ids = frames[first]["id"]
+    return {name: frame.set_index("id").loc[ids].reset_index() for name, frame in frames.items()}

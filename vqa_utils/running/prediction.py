@@ -13,7 +13,7 @@ from vqa_utils.data.challenge import load_test
 from vqa_utils.data.images import image_hashes
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
-from vqa_utils.ensembling.temperature import temperatures_of
+from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import PREDICTION, Step
@@ -47,9 +47,9 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     for number in numbers:
         probs = read_probabilities(out.fold(number).probs("test"), test["id"])
         members.append(Member(number, config.adapter_name(number), probs))
-    combination = combine_members(members, temperatures_of(paths), config.ensemble)
+    probs = combine_members(members, read_temperatures(paths), config.ensemble)
     path = out.submission(config.use_kfold)
-    write_csv(path, submission(sample, combination.test))
+    write_csv(path, submission(sample, probs))
     return path
 
 
