@@ -153,7 +153,7 @@ def _finished_config(paths: RunPaths, hash_of: Callable[[Config], str]) -> Confi
         check_data(paths, config, hash_of)
     except VqaError as error:
         raise RunError(
-            f"{shown(paths.folder)}: {error}; see --status --run-id {paths.run_id}"
+            f"{shown(paths.folder)}: {error}; see run_all.py status --run-id {paths.run_id}"
         ) from error
     return config
 
