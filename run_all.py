@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Run the notebook series: explore, fold, train and score each fold, ensemble, analyse. Every notebook is archived.
+"""Run the notebook series: explore, fold, train and score each fold, ensemble, analyse.
+
+Every executed notebook is archived in the run's folder.
 
 python run_all.py                              a small demo, on any machine
 python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Execute one command; show an error that a user can mend as one message, exit status 1."""
+    """Execute one command; an error for the user to mend is one message and exit status 1."""
     args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
 
+    # Wide enough for the tables in a notebook's `!` or a log file, of unknown width
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         run(args, console)
@@ -49,7 +52,7 @@ def run(args: "Namespace", console: "Console") -> None:
 
 
 def describe_going_on(args: "Namespace") -> str:
-    """Say how to go on with a command that was stopped."""
+    """Say how to go on with a stopped command."""
     if args.command != "run":
         return "the same command goes on from here"
     run_id = f" --run-id {args.run_id}" if args.run_id else ""
@@ -145,7 +148,7 @@ def show_presets(args: "Namespace", console: "Console") -> None:
 
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
-    """Execute the notebooks of a run that are due, or show which those are."""
+    """Execute the due notebooks of a run; with --dry-run, show them."""
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
     from vqa_utils.running.lock import locked
@@ -164,7 +167,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         execute_steps(runner, steps)
 
 
-COMMANDS = {
+COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "run": run_series,
     "plan": show_plan,
     "status": show_status,

@@ -10,7 +10,7 @@ from conftest import write_korean_challenge
 
 from run_all import STAGES
 from vqa_utils.artifacts.files import write_json
-from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file
+from vqa_utils.artifacts.paths import ROOT, RunPaths, comparison_file, runs_dir
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import parse_settings, to_dict
 from vqa_utils.data.challenge import load_challenge
@@ -64,22 +64,18 @@ def test_the_best_run_comes_first_and_the_others_are_judged_against_it(finished,
     assert table["settings"].tolist() == ["lora_r=4 n_folds=2", "n_folds=2", "n_folds=2 seed=7"]
     assert table["log_loss"][0] == pytest.approx(-np.log(0.7))
     assert table["calibration_error"].tolist() == pytest.approx([0.3, 0.0, 0.2])
-    assert np.isnan(table["mcnemar_p"][0]) and table["mcnemar_p"][1:].tolist() == pytest.approx(
-        [2 / 2**12] * 2
-    )
+    twelve_wrong = 2 / 2**12  # McNemar's p if all 12 differences favour one side
+    assert np.isnan(table["mcnemar_p"][0])
+    assert table["mcnemar_p"][1:].tolist() == pytest.approx([twelve_wrong] * 2)
     assert (table["low"][1], table["high"][1]) == accuracy_interval(np.arange(24) < 12)
-    assert (
-        table["train_minutes"].tolist() == [3.0] * 3
-        and table["notebook_minutes"].tolist() == [4.0] * 3
-    )
+    assert table["train_minutes"].tolist() == [3.0] * 3
+    assert table["notebook_minutes"].tolist() == [4.0] * 3
     assert table["peak_gib"].tolist() == [3.0] * 3 and table["rungs"].tolist() == [1, 0, 0]
-    assert describe_comparison(table) == "Behind all beyond chance (p < 0.01): unsure, half, of 2."
-    assert describe_comparison(table.iloc[:1]) == "all is alone on its rows."
+    assert describe_comparison(table).endswith(": unsure, half, of 2.")
+    assert describe_comparison(table.iloc[:1]).startswith("all is alone")
 
 
-def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(
-    finished, stand_in, console
-):
+def test_calibrated_scores_stand_in_brackets_beside_those_before(finished, stand_in, console):
     stand_in.right |= {"plain": 2, "calibrated": 2}
     stand_in.calibrated["calibrated"] = 0.5
     finished("plain")
@@ -94,23 +90,19 @@ def test_scores_after_calibration_stand_beside_those_before_where_it_was_on(
     assert table.loc["plain", ["log_loss_calibrated", "calibration_error_calibrated"]].isna().all()
     before = -(np.log(0.7) + np.log(0.1)) / 2
     lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 5}
-    assert (
-        f"│ {before:.3f} (1.242)" in lines["calibrated"]
-        and "│ 0.200 (0.000)" in lines["calibrated"]
-    )
-    assert (
-        f"│ {before:.3f} " in lines["plain"]
-        and "(0" not in lines["plain"].split(f"{before:.3f}")[1]
-    )
+    assert f"│ {before:.3f} (1.242)" in lines["calibrated"]
+    assert "│ 0.200 (0.000)" in lines["calibrated"]
+    assert f"│ {before:.3f} " in lines["plain"]
+    assert "(0" not in lines["plain"].split(f"{before:.3f}")[1]
 
 
 def test_rows_are_paired_by_id_whatever_the_folds(finished, stand_in):
     finished("first")
     finished("other-folds", seed=7)
-    first, second = read_scored("first"), read_scored("other-folds")
-    assert (first.paths.folds.read_text() != second.paths.folds.read_text()) and (
-        first.right == second.right
-    ).all()
+    first = read_scored("first")
+    second = read_scored("other-folds")
+    assert first.paths.folds.read_text() != second.paths.folds.read_text()
+    assert (first.right == second.right).all()
     assert comparison([first, second])["mcnemar_p"].tolist()[1] == 1.0
 
 
@@ -132,10 +124,8 @@ def test_runs_on_other_rows_or_answers_are_compared_among_themselves(
         finished(run_id, **changes)
     text = printed(console)
     table = pd.read_csv(comparison_file()).set_index("run")
-    assert (
-        table["rows_hash"].nunique() == 3
-        and table["rows_hash"]["one"] == table["rows_hash"]["best"]
-    )
+    assert table["rows_hash"].nunique() == 3
+    assert table["rows_hash"]["one"] == table["rows_hash"]["best"]
     assert table["mcnemar_p"].isna().to_dict() == {
         "best": True,
         "one": False,
@@ -143,18 +133,13 @@ def test_runs_on_other_rows_or_answers_are_compared_among_themselves(
         "others": True,
     }
     captions = re.findall(r"(\d+) out-of-fold rows of (\S+);", text)
-    assert sorted(rows for rows, _ in captions) == ["20", "24", "24"] and str(other) in dict(
-        map(reversed, captions)
-    )
-    assert (
-        "limited is alone on its rows." in text
-        and "Behind best beyond chance (p < 0.01): none, of 1." in text
-    )
+    assert sorted(rows for rows, _ in captions) == ["20", "24", "24"]
+    assert str(other) in [data for _, data in captions]
+    assert "limited is alone" in text
+    assert re.search(r"Behind best .*: none, of 1\.", text)
 
 
-def test_runs_that_are_not_finished_are_left_out_and_why(
-    finished, console, korean_folder, tmp_path
-):
+def test_unfinished_runs_are_left_out_with_the_reason(finished, console, korean_folder, tmp_path):
     finished("whole")
     finished("early", steps=3)
     half = finished("half")
@@ -169,17 +154,11 @@ def test_runs_that_are_not_finished_are_left_out_and_why(
     text = printed(console)
     assert pd.read_csv(comparison_file())["run"].tolist() == ["whole"]
     reasons = dict(re.findall(r"left out: (\S+): (.*)", text))
-    assert reasons.pop("early") == "not finished: 3 notebooks are whole, 05_ensemble is missing"
-    assert (
-        reasons.pop("half")
-        == reasons.pop("changed")
-        == "not finished: its settings or files have changed since 05_ensemble"
-    )
-    assert reasons.pop("old").startswith(
-        "runs/old/config.json: settings of another version of the code: it lacks accumulation, "
-    )
-    assert "expected the data that it has seen in" in reasons.pop("moved")
-    assert not reasons
+    assert set(reasons) == {"early", "half", "changed", "old", "moved"}
+    assert re.search(r"\b3 notebooks.* 05_ensemble", reasons["early"])
+    assert reasons["half"] == reasons["changed"] and "05_ensemble" in reasons["half"]
+    assert reasons["old"].startswith("runs/old/config.json: ") and "accumulation" in reasons["old"]
+    assert str(moved) in reasons["moved"]
 
 
 def test_an_ensemble_of_some_folds_is_not_finished(finished, console):
@@ -187,20 +166,22 @@ def test_an_ensemble_of_some_folds_is_not_finished(finished, console):
     (paths.fold(1).probs("test")).unlink()
     runner = Runner(paths, open_run("one-fold")[1], console, reuse=True)
     runner.run([step for step in select_steps(STAGES, (0, 1)) if step.name == "05_ensemble"])
-    assert "left out: one-fold: not finished: without scores: fold 1" in printed(console)
+    assert re.search(r"left out: one-fold: .*: fold 1$", printed(console), re.MULTILINE)
 
 
 def test_named_runs_alone_are_compared(finished, console):
     for run_id in ("one", "two", "three"):
         finished(run_id)
     text = printed(console, "one", "latest")
-    assert pd.read_csv(comparison_file())["run"].tolist() == ["one", "three"] and "two" not in text
-    with pytest.raises(RunError, match="found none called nowhere, neither"):
+    assert pd.read_csv(comparison_file())["run"].tolist() == ["one", "three"]
+    assert "two" not in text
+    with pytest.raises(RunError, match="nowhere, neither"):
         compare_runs(console, ["one", "nowhere", "neither"])
 
 
 def test_without_runs_there_is_no_table(stand_in, console):
-    assert "no runs below" in printed(console) and not comparison_file().exists()
+    assert str(runs_dir()) in printed(console).replace("\n", "")
+    assert not comparison_file().exists()
 
 
 def test_a_setting_that_differs_from_its_preset_is_named():

@@ -14,7 +14,7 @@ from vqa_utils.running.terminal import follow, progress_lines
 
 
 def blend_runs(run_ids: Sequence[str], run_id: str, console: Console) -> None:
-    """Execute 05_ensemble on finished runs, into a new folder that is no run to go on with.
+    """Execute 05_ensemble on finished runs, into a new folder; no run can go on from there.
 
     Args:
         run_ids: the members.

@@ -1,4 +1,4 @@
-"""Compares finished runs: their scores on the same out-of-fold rows, and tests of the differences."""
+"""Compares finished runs by their scores on the same out-of-fold rows."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -119,8 +119,9 @@ def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
         and GPU, `mcnemar_p` tests a run against the best of its group.
     """
     table = pd.DataFrame([_line(run) for run in runs])
-    table["run_index"] = range(len(runs))
+    table["run_index"] = range(len(runs))  # back to `runs` after the sort
     table = table.sort_values(["accuracy", "log_loss"], ascending=[False, True])
+    # Groups in the order of their best runs, as the table is sorted already
     groups = [group for _, group in table.groupby("rows_hash", sort=False)]
     table = pd.concat(groups, ignore_index=True)
     best_of_group = table.groupby("rows_hash")["run_index"].transform("first")
@@ -132,7 +133,7 @@ def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
 
 
 def describe_comparison(group: pd.DataFrame) -> str:
-    """Name the runs of a group (same rows) that are behind its best by more than chance."""
+    """Name the runs behind the best of their group (same rows) by more than chance."""
     best = group.iloc[0]
     others = group.iloc[1:]
     if others.empty:
@@ -156,7 +157,7 @@ def _existing(run_ids: Sequence[str]) -> list[str]:
 
 
 def _line(run: Scored) -> dict[str, object]:
-    """Make the line of a run: its settings, scores, costs, and the rows that it was scored on."""
+    """Make the line of a run: its settings, scores, costs and rows."""
     settings = [f"{name}={setting_text(value)}" for name, value in differences(run.config).items()]
     return {
         "run": run.paths.run_id,
@@ -192,7 +193,7 @@ def _scores(run: Scored) -> dict[str, float]:
 def _costs(run: Scored) -> dict[str, object]:
     seconds = 0.0
     peaks_gib: list[float] = []  # of each fold and GPU
-    rungs = []
+    rungs = []  # number of out-of-memory errors of each fold
     for number in run.config.adapter_numbers:
         fold = run.paths.fold(number)
         meta = read_json(fold.meta)
@@ -200,6 +201,7 @@ def _costs(run: Scored) -> dict[str, object]:
         peaks_gib += meta["peak_memory_gib"]
         rungs.append(len(read_rungs(fold)))
     notebooks = time_table(run.paths.notebooks, _notebook_names(run))
+    # A sweep's point may have taken over notebooks of others
     executed_in = set(notebooks.get(EXECUTED_IN, ())) - {"", run.paths.run_id}
     return {
         "train_minutes": seconds / 60,
@@ -211,7 +213,7 @@ def _costs(run: Scored) -> dict[str, object]:
 
 
 def _notebook_names(run: Scored) -> list[str]:
-    """List the run's complete notebooks, without those of a refit that was switched off again."""
+    """List the complete notebooks of a run, without a refit switched off again."""
     endings = tuple(f"-fold{number}" for number in run.config.adapter_numbers)
     names = []
     for marker in sorted(run.paths.stages.glob("*.json")):

@@ -1,6 +1,6 @@
 """Runs the points of a sweep one after the other, each an ordinary run.
 
-So a stopped sweep goes on where it was, and a point shows up in every comparison.
+So a stopped sweep goes on from there, and a point shows up in every comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def sweep_table(points: Sequence[Point], stages: Sequence[Stage], console: Conso
 
 
 def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
-    """Describe the progress of a point under the settings that the file gives it now.
+    """Describe the progress of a point under its present settings.
 
     Returns:
         `new`, `finished`, or the number of complete notebooks.
@@ -50,7 +50,7 @@ def _steps_done(runner: Runner, steps: Sequence[Step]) -> list[Step]:
 def take_over(
     point: Point, others: Sequence[Point], stages: Sequence[Stage], console: Console
 ) -> None:
-    """Copy into a point's run the complete steps of another point that trains the same adapters.
+    """Copy the complete steps of another point with the same adapters into a point's run.
 
     A step is copied if its marker has the same data, inputs, and settings as far as they count for
     the step. Nothing is copied unless a training is saved by it.
@@ -58,6 +58,7 @@ def take_over(
     alike = []
     for other in others:
         is_alike = other.config.training_hash == point.config.training_hash
+        # The markers decide; this only avoids hashing the files of points that cannot help
         if is_alike and other.paths.config.exists():
             alike.append(other)
     if not alike:
@@ -113,7 +114,7 @@ def run_sweep(
                 continue
             if reuse:
                 others = [other for other in points if other != point]
-                with locked(point.paths):
+                with locked(point.paths):  # `run` takes the lock again
                     take_over(point, others, stages, console)
             run(point)
         except VqaError as error:
@@ -128,7 +129,7 @@ def run_sweep(
 
 
 def _check_machine(points: Sequence[Point]) -> None:
-    """Check that this machine can run every point, before the first one starts."""
+    """Check every point against this machine, before the first one starts."""
     points_with: dict[str, list[str]] = {}  # by problem, as many points share one
     for point in points:
         try:

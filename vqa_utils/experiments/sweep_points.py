@@ -33,7 +33,7 @@ Settings = dict[str, Any]
 
 
 class SweepError(VqaError):
-    """A sweep that cannot start, with all problems of all points; or one with failed points."""
+    """An unusable sweep, with all problems of all points; or the failed points of one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
 
     Args:
         file: YAML, as in README.md.
-        gpus: the machine's; batches that are "auto" get a number by their memory.
+        gpus: the machine's; their memory gives a number to each "auto" batch.
 
     Raises:
         SweepError: with everything wrong with the file, or with every point of unusable settings.
@@ -75,14 +75,14 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
 
 
 def refuse(title: str, problems: Iterable[str]) -> None:
-    """Raise a SweepError that lists the problems, if there are any."""
+    """Raise a SweepError with the problems, if there are any."""
     lines = ["  - " + problem.replace("\n", "\n    ") for problem in problems]
     if lines:
         raise SweepError("\n".join([title, *lines]))
 
 
 def _own_settings(content: Settings) -> list[Settings]:
-    """List the settings of each point, without those of all points."""
+    """List the own settings of each point, without the common ones."""
     points = []
     grid = content.get("grid", {})
     if grid:  # the product of nothing is one empty point
@@ -103,7 +103,7 @@ def _point(stem: str, common: Settings, own: Settings, gpus: Sequence[Gpu]) -> P
 
 
 def _run_id(stem: str, own: Settings) -> str:
-    """Name a folder; a character that no such name has becomes an underscore."""
+    """Name a folder; a character unfit for such a name becomes an underscore."""
     settings = [f"{name}={setting_text(value)}" for name, value in own.items()]
     return re.sub(r"[^\w.=-]", "_", "-".join([stem, *settings]))
 

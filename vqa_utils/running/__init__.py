@@ -1,9 +1,9 @@
-"""Drives the series for run_all.py: its command line, the steps of a run, their execution, the terminal.
+"""Drives the series: the command line, the steps of a run, their execution, the terminal.
 
 arguments   The commands of run_all.py, and the options of each. Standard library only
 execution   One notebook through papermill: executed into the archive, in this process or in one with its share of the machine
 lock        One command at a time works on a run
-plan_table  Prints the memory plan and the expected minutes, without the imports that other tables need
+plan_table  Prints the memory plan and the expected minutes
 prediction  Answers to another test set, by the adapters that a run has trained
 resolution  A run's folder: which one a command means, its settings, its origin, and what its data is known by
 results     Prints the scores of a run, its baselines and calibration, and the paths of its files

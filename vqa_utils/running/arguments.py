@@ -15,9 +15,10 @@ def parse_arguments(description: str = "") -> argparse.Namespace:
         description: run_all.py's own, for its help.
 
     Returns:
-        `command` and its options. An option of `run` that the command lacks has its default.
+        `command` and its options. Options of `run` missing in the command have their defaults.
     """
     words = sys.argv[1:]
+    # `run` is the default, but a first word that is no option may be a misspelt command
     asks_for_help = words[:1] in (["-h"], ["--help"])
     if not words or (words[0].startswith("-") and not asks_for_help):
         words = ["run", *words]
@@ -29,7 +30,7 @@ def parse_arguments(description: str = "") -> argparse.Namespace:
 
 
 def _describe_unknown(unknown: list[str], command: str, commands: Commands) -> str:
-    """Say what to do about words that a command does not take."""
+    """Explain words unknown to a command."""
     other = unknown[0].lstrip("-")
     if other in commands:
         return f"{unknown[0]}: `{other}` is a command and comes first: {PROGRAM} {other} --help"
@@ -59,7 +60,7 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             usage=f"{PROGRAM} {usage} [options]",
-            allow_abbrev=False,
+            allow_abbrev=False,  # a new option would make a short form ambiguous
         )
         return commands[name]
 
@@ -81,7 +82,7 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
         add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
     )
     add("presets", "list the named settings", "presets")
-    # Every command runs through the same code, which may ask for any option of `run`
+    # resolve_run and run_steps serve several commands, and ask for any option of `run`
     parser.set_defaults(**vars(commands["run"].parse_args([])))
     return parser, commands
 
@@ -152,7 +153,7 @@ def _add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options that change settings of a run; None means as the preset or the run has it."""
+    """Add the options for settings of a run; None keeps the value of the preset or the run."""
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
@@ -176,7 +177,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     settings.add_argument(
         "--refit",
         action="store_true",
-        default=None,
+        default=None,  # not False, which would switch off the refit of a run to go on with
         help="train one more adapter on all rows, for the test set",
     )
     settings.add_argument(
@@ -195,7 +196,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_execution_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose which notebooks are executed, and how."""
+    """Add the options to choose notebooks, and how they are executed."""
     execution = parser.add_argument_group("which notebooks, and how")
     execution.add_argument(
         "--folds",

@@ -1,4 +1,4 @@
-"""Prints the memory plan and the expected minutes, without the imports that other tables need."""
+"""Prints the memory plan and the expected minutes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,11 +16,12 @@ from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
 
 GIB = 2**30
 PEAK = "peak"
-LAST_OF_A_SECTION = (LORA, LOGITS, PEAK)  # rows of the table with a rule below
+# Rows of the table with a rule below: weights, what training adds, each phase's sum, the limits
+LAST_OF_A_SECTION = (LORA, LOGITS, PEAK)
 
 
 def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
-    """Print each GPU's memory by group of weights and by phase, and whether the run fits.
+    """Print each GPU's memory by group of weights and by phase, and the verdict.
 
     Returns:
         The plan.
@@ -32,6 +33,7 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     console.print(_memory_table(config, plan, gpus))
     for number, gpu in enumerate(plan.gpus):
         console.print(f"GPU {number}: {_describe_layers(gpu)}")
+    # May be more than the run's own micro-batch, if a preset or --set gives that
     largest = largest_micro_batch(config, shape, limits)
     console.print(
         f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step"
@@ -92,7 +94,7 @@ def _describe_layers(gpu: GpuPlan) -> str:
 def print_forecast(
     console: Console, config: Config, gpus: Sequence[Gpu], rows: RowCounts | None
 ) -> None:
-    """Print the minutes that a run will take by the cost model.
+    """Print the expected minutes of a run by the cost model.
 
     Args:
         console: the terminal.

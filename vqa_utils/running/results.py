@@ -14,7 +14,7 @@ from vqa_utils.running.terminal import print_table
 
 
 def print_results(paths: RunPaths, config: Config, console: Console) -> None:
-    """Print the scores of the folds that have some, then where submission and report are."""
+    """Print the scores of the scored folds, then the paths of submission and report."""
     if any(paths.fold(k).probs("test").exists() for k in config.fold_numbers):
         _print_scores(paths, config, console)
     files = {

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vqa_utils.presets import PRESETS, preset
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # a step of the demo takes 0.2 s, of the 30B some seconds
 LINE_SECONDS = 60  # between lines if the output is no terminal (a notebook's `!`, a log file)
 PACE_STEPS = 20  # the pace is the mean of the latest steps, as batches of many lengths differ
 # Columns with three decimals; a difference of 0.001 is one row in a thousand
@@ -89,8 +89,9 @@ def _modified(path: Path) -> int:
 
 
 def last_step(train_log: Path) -> LastStep:
-    """Read the latest step of a training log that may be growing."""
+    """Read the latest step of a growing training log."""
     lines = train_log.read_text().splitlines()
+    # A training appends line by line, so only the last one can be incomplete
     is_half_written = lines and lines[-1].count(",") != lines[0].count(",")
     if len(lines) < 2 or is_half_written:
         return LastStep(0, 1, "")
@@ -108,7 +109,7 @@ def last_step(train_log: Path) -> LastStep:
 
 
 def print_presets(console: Console) -> None:
-    """Print two lines a preset: its purpose, and the settings that matter most."""
+    """Print two lines a preset: its purpose, and its most important settings."""
     for name, described in PRESETS.items():
         config = preset(name)
         settings = (

@@ -29,7 +29,7 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         folder: `notebooks/` of a run.
-        names: of notebooks; those that were never executed are left out.
+        names: of notebooks; a notebook without an archived copy is left out.
 
     Returns:
         A line a notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
@@ -59,6 +59,7 @@ def time_split(notebook: dict[str, Any]) -> TimeSplit:
     """Read papermill's clock in an executed notebook."""
     whole = notebook["metadata"]["papermill"]
     code = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    # papermill's own clock starts before the kernel does
     kernel_start = (_start(code[0]["papermill"]) - _start(whole)).total_seconds()
     imports = 0.0
     for metadata in code:

@@ -1,0 +1,33 @@
+"""Tables and presets in the terminal."""
+
+import re
+
+import pandas as pd
+
+from vqa_utils.presets import PRESETS, preset
+from vqa_utils.running.terminal import print_presets, print_table
+
+
+def test_scores_have_three_decimals_and_other_numbers_four_digits(console):
+    frame = pd.DataFrame({
+        "fold": [0, "all"],
+        "rows": [30, 60],
+        "accuracy": [1.0, 0.97],
+        "log_loss": [0.08249, None],
+        "p": [1.8234e-19, 0.5],
+        "minutes": [12.3456, 107.0],
+    })  # fmt: skip
+    print_table(console, "scores", frame)
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    cells = [re.split(r"\s*│\s*", line.strip("│ ")) for line in lines]
+    assert cells[0] == ["0", "30", "1.000", "0.082", "1.823e-19", "12.35"]
+    assert cells[1] == ["all", "60", "0.970", "", "0.5", "107"]
+
+
+def test_each_preset_is_listed_with_its_model_and_step(console):
+    print_presets(console)
+    text = console.file.getvalue()
+    for name in PRESETS:
+        config = preset(name)
+        own = re.search(rf"^{name} .*\n(.*\n(?:  .*\n)?)", text, re.MULTILINE)[1]
+        assert config.model in own and f"{config.effective_batch} rows" in own
