@@ -1,14 +1,15 @@
 # %% [markdown]
 # # 1 · What is in the data?
 #
-# Four-choice questions about pictures. Before any model: are the letters balanced, how long are the texts, how large
-# are the pictures, and does anything stand there twice?
+# Four-choice questions about pictures. Before any model: are the letters balanced, how long are the
+# texts, how large are the pictures, and does anything occur twice?
 
 # %%
 import sys
 
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
+from vqa_utils.analysis.baselines import longest_option
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
@@ -18,13 +19,15 @@ from vqa_utils.data.duplicates import duplicate_table, image_sizes
 run_id: str = "interactive"  # the run's folder below runs/
 
 # %% [markdown]
-# Everything is checked here, each picture included. What is wrong is listed at once, with file and line.
+# Every row and every picture is checked. All problems come in one error, by file and line. A
+# picture is read once in a run: `images.csv` keeps its size and its hashes for the next reader.
 
 # %%
 paths, config = open_run(run_id)
 challenge = load_challenge(config, images=paths.images)
 train, test = challenge.train, challenge.test
-print(f"{len(train)} train rows, {len(test)} test rows, {len(challenge.sample_submission)} to submit")
+to_submit = len(challenge.sample_submission)
+print(f"{len(train)} train rows, {len(test)} test rows, {to_submit} to submit")
 
 # %% tags=["nbval-ignore-output"]
 train.head(3)
@@ -34,7 +37,8 @@ train.head(3)
 
 # %%
 shares = train["answer"].value_counts(normalize=True)
-print(f"Always answering {shares.index[0]} would be right in {shares.iloc[0]:.1%} of the train rows.")
+common = shares.index[0]
+print(f"Always answering {common} would be right in {shares[common]:.1%} of the train rows.")
 
 # %% tags=["nbval-ignore-output"]
 figures.answer_balance(train)
@@ -45,9 +49,10 @@ figures.answer_balance(train)
 # Long texts cost memory and time; options that differ in length can give the answer away.
 
 # %%
-longest = train[["a", "b", "c", "d"]].map(len).idxmax(axis=1)
-print(f"The longest option is the answer in {(longest == train['answer']).mean():.1%} of the train rows (chance: 25 %).")
-print(f"Questions have {train['question'].str.len().median():.0f} characters in the median.")
+right = longest_option(train) == train["answer"]
+print(f"The longest option is the answer in {right.mean():.1%} of the train rows (chance: 25 %).")
+length = train["question"].str.len().median()
+print(f"Questions have {length:.0f} characters in the median.")
 
 # %% tags=["nbval-ignore-output"]
 figures.text_lengths(train, test)
@@ -58,29 +63,36 @@ figures.text_lengths(train, test)
 # %%
 sizes = image_sizes(challenge)
 pixels = sizes["width"] * sizes["height"]
-print(f"Pixels: median {pixels.median():,.0f}, largest {pixels.max():,}; the model gets at most {config.image_side**2:,}.")
+most = config.image_side**2
+print(
+    f"Pixels: median {pixels.median():,.0f}, largest {pixels.max():,}; "
+    f"the model gets at most {most:,}."
+)
 
 # %% tags=["nbval-ignore-output"]
 figures.image_sizes(sizes)
 
 # %% [markdown]
-# ## Does anything stand there twice?
+# ## Does anything occur twice?
 #
-# Equal pictures under different names, and equal questions. Rows that share a picture must not be split between training
-# and validation: [02_folds](02_folds.ipynb) sees to that.
+# Equal pictures under different names, and equal questions. Rows that share a picture must not be
+# split between training and validation: [02_folds](02_folds.ipynb) sees to that.
 
 # %%
 duplicates = duplicate_table(challenge)
 duplicates
 
 # %%
-print(f"{duplicates.loc['pictures', 'train rows']} train rows share their picture with another train row.")
+shared = duplicates.loc["pictures", "train rows"]
+print(f"{shared} train rows share their picture with another train row.")
 
 # %% [markdown]
 # ## A look at some rows
 
 # %% tags=["nbval-ignore-output"]
-gallery(train.sample(min(8, len(train)), random_state=config.seed), challenge.folder)
+some = train.sample(min(8, len(train)), random_state=config.seed)
+gallery(some, challenge.folder)
 
 # %% [markdown]
-# **Recap.** The data is whole and readable. This notebook writes nothing; [02_folds](02_folds.ipynb) reads the same files.
+# **Recap.** The data is whole and readable. [02_folds](02_folds.ipynb) reads the same files, and
+# `images.csv` instead of the pictures.

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 2 · Which rows validate which model?
 #
-# A model must not be judged on pictures that it was trained on. Rows are folded by picture and stratified by answer.
+# A model must not be judged on pictures that it was trained on. So rows are folded by picture, and
+# stratified by answer.
 
 # %%
 import sys
@@ -13,8 +14,23 @@ from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fold_rows import describe_extra_rows, extra_folds
-from vqa_utils.data.folds import check_leaks, copied_answers, describe_balance, describe_copied_answers, leaks, make_folds, plain_split
-from vqa_utils.data.groups import HINT_BITS, describe_groups, describe_near_leaks, near_leaks, row_groups, same_words
+from vqa_utils.data.folds import (
+    check_leaks,
+    copied_answers,
+    describe_balance,
+    describe_copied_answers,
+    leaks,
+    make_folds,
+    plain_split,
+)
+from vqa_utils.data.groups import (
+    HINT_BITS,
+    describe_groups,
+    describe_near_leaks,
+    near_leaks,
+    row_groups,
+    same_words,
+)
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -29,19 +45,22 @@ print(f"{len(train)} rows show {images['hash'].nunique()} different pictures.")
 # %% [markdown]
 # ## What would a plain split do?
 #
-# Stratified by answer alone, pictures end up on both sides, and the validation score is too good to be true.
+# Stratified by answer alone, pictures end up on both sides: the validation score is too good to be
+# true.
 
 # %%
 plain = plain_split(train, list(images["hash"]), config)
 leaked = len(leaks(plain))
-print(f"A split that ignores pictures would leak {leaked} of {len(train)} rows ({leaked / len(train):.1%}).")
-print(describe_copied_answers(train, copied_answers(train, plain, same_words(train["question"]))))
+share = leaked / len(train)
+print(f"A split that ignores pictures would leak {leaked} of {len(train)} rows ({share:.1%}).")
+copied = copied_answers(train, plain, same_words(train["question"]))
+print(describe_copied_answers(train, copied))
 
 # %% [markdown]
 # ## Folds by picture
 #
-# Equal files stay together; with `near_duplicates`, pictures that differ little too, and with `group_questions`, rows that ask
-# the same.
+# Rows with equal files stay together. With `near_duplicates`, so do rows with nearly equal
+# pictures, and with `group_questions`, rows with the same question.
 
 # %%
 groups = row_groups(challenge, config)
@@ -55,10 +74,13 @@ print("Rows a fold:", sizes.to_dict())
 # %%
 check_leaks(folds, "by group")
 check_leaks(folds.assign(group=images["hash"]), "by the files' contents")
-print(f"None of {len(folds)} rows has its picture, or another row of its group, in another fold.")
+print(
+    f"None of {len(folds)} rows has its picture, or another row of its group, in another fold."
+)
 
 # %% [markdown]
-# Copies in another size or quality are other files. Their perceptual hashes (64 bits) are equal or nearly so.
+# Copies in another size or quality are other files. Their perceptual hashes (64 bits) are equal or
+# nearly so.
 
 # %%
 bits = config.near_duplicates or HINT_BITS
@@ -66,7 +88,7 @@ near = near_leaks(folds, images["perceptual_hash"], bits)
 print(describe_near_leaks(near, bits, config))
 
 # %% [markdown]
-# Each fold should have the same mix of right letters as the others.
+# Each fold should have the same shares of right letters.
 
 # %%
 print(describe_balance(folds, train))
@@ -77,7 +99,8 @@ figures.fold_balance(folds, train)
 # %% [markdown]
 # ## Extra rows
 #
-# Those of `extra_train` join the training of each fold that holds out nothing of theirs.
+# The rows of `extra_train` join the training of every fold, except those that would leak a row held
+# out there: the same picture, or the same question if these are grouped.
 
 # %%
 left_out = extra_folds(challenge, folds, config)
@@ -90,5 +113,6 @@ if len(left_out):
 print("wrote", shown(paths.folds))
 
 # %% [markdown]
-# **Recap.** `folds.csv` has `id`, `group` (the hash of the group's first picture) and `fold` (the fold that holds the row out).
-# [03_train_fold](03_train_fold.ipynb) reads it, once a fold, and where there are extra rows `folds_extra.csv` too.
+# **Recap.** `folds.csv` has `id`, `group` (the hash of the group's first picture) and `fold` (the
+# fold that holds the row out). [03_train_fold](03_train_fold.ipynb) reads it, once a fold; with
+# extra rows it reads `folds_extra.csv` too.

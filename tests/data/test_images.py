@@ -24,6 +24,7 @@ from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.images import (
     ImageFile,
     image_hashes,
+    keep_images,
     open_image,
     perceptual_hash,
     read_images,
@@ -56,6 +57,12 @@ def opened(monkeypatch):
     return counts
 
 
+def read_and_keep(folder, paths, table):
+    images = read_images(folder, paths, table)
+    keep_images(images, table)
+    return images
+
+
 def edit(image, **pixels):
     """Draw another picture into a file."""
     Image.new("RGB", (64, 64), **pixels).save(image)
@@ -79,15 +86,14 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_picture_that_many_rows_show_is_opened_once(folder, tmp_path, opened):
-    table = tmp_path / "images.csv"
-    images = read_images(folder, ["images/train_0000.png"] * 6 + ["images/train_0001.png"], table)
+def test_a_picture_that_many_rows_show_is_opened_once(folder, opened):
+    images = read_images(folder, ["images/train_0000.png"] * 6 + ["images/train_0001.png"])
     assert opened == {"train_0000.png": 1, "train_0001.png": 1} and len(images) == 2
 
 
 def test_a_row_says_all_that_one_reading_found(folder, tmp_path):
     path = "images/train_0000.png"
-    images = read_images(folder, [path], tmp_path / "images.csv")
+    images = read_and_keep(folder, [path], tmp_path / "images.csv")
     status = (folder / path).stat()
     with Image.open(folder / path) as image:
         look = perceptual_hash(image)
@@ -103,23 +109,24 @@ def test_a_row_says_all_that_one_reading_found(folder, tmp_path):
 def test_only_new_and_changed_files_are_opened_again(folder, tmp_path, opened):
     table = tmp_path / "images.csv"
     paths = [f"images/train_{i:04d}.png" for i in range(4)]
-    first = read_images(folder, paths[:3], table)
+    first = read_and_keep(folder, paths[:3], table)
     edit(folder / paths[1], color="red")
     status = (folder / paths[2]).stat()  # the same bytes at another time
     os.utime(folder / paths[2], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     opened.clear()
-    second = read_images(folder, paths, table)
+    second = read_and_keep(folder, paths, table)
     assert opened == {"train_0001.png": 1, "train_0002.png": 1, "train_0003.png": 1}
     assert (first["hash"] == second["hash"].head(3)).tolist() == [True, False, True]
     opened.clear()
-    pd.testing.assert_frame_equal(read_images(folder, paths, table), second)
-    assert not opened
+    written = table.stat()
+    pd.testing.assert_frame_equal(read_and_keep(folder, paths, table), second)
+    assert not opened and table.stat().st_ino == written.st_ino  # nor is the table written
 
 
 def test_a_file_of_another_version_is_not_trusted(folder, tmp_path, opened):
     table = tmp_path / "images.csv"
     pd.DataFrame({"path": ["images/train_0000.png"], "hash": ["0"]}).to_csv(table, index=False)
-    images = read_images(folder, ["images/train_0000.png"], table)
+    images = read_and_keep(folder, ["images/train_0000.png"], table)
     assert opened["train_0000.png"] == 1 and len(images["hash"].iloc[0]) == 16
 
 
@@ -138,8 +145,21 @@ def test_after_an_error_only_the_mended_picture_is_opened(folder, tmp_path, open
     assert opened == {"train_0003.png": 1} and challenge.images["problem"].eq("").all()
 
 
+@pytest.mark.parametrize("spoilt", ["a picture", "a row"])
+def test_a_run_that_is_refused_leaves_no_folder(folder, tmp_path, monkeypatch, spoilt):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    if spoilt == "a picture":
+        (folder / "images/train_0003.png").unlink()
+    else:
+        train = pd.read_csv(folder / "train.csv").assign(answer="z")
+        train.to_csv(folder / "train.csv", index=False)
+    with pytest.raises(DataError):
+        start_run(RunPaths("r"), preset("demo", data=str(folder)))
+    assert not RunPaths("r").folder.exists()
+
+
 def test_a_name_that_no_file_can_have_is_a_missing_file(folder, tmp_path):
-    images = read_images(folder, ["x" * 5000, "a\0b", "images"], tmp_path / "images.csv")
+    images = read_images(folder, ["x" * 5000, "a\0b", "images"])
     assert images["problem"].eq("found no file").all()
 
 

@@ -17,7 +17,7 @@ from vqa_utils.data._checks import (
     taken_id_problems,
 )
 from vqa_utils.data._csv_files import listed, read_rows
-from vqa_utils.data.images import read_images
+from vqa_utils.data.images import keep_images, read_images
 from vqa_utils.data.paraphrases import (
     PARAPHRASE_COLUMNS,
     PARAPHRASES,
@@ -132,10 +132,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
     if images is not None:
-        question_rows = challenge.question_rows
-        paths = pd.concat([rows["path"] for rows in question_rows.values()])
-        pictures = read_images(challenge.folder, paths, images)
-        problems += image_problems(challenge.folder, question_rows, pictures)
+        pictures = _read_images(challenge.folder, challenge.question_rows, images, problems)
         challenge = replace(challenge, images=pictures)
     if problems:
         raise DataError(listed(challenge.folder, problems))
@@ -169,8 +166,7 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
     problems += question_problems(folder, TEST, test)
     problems += sample_problems(folder, SAMPLE, sample, test)
     if images is not None:
-        pictures = read_images(folder, test["path"], images)
-        problems += image_problems(folder, {TEST: test}, pictures)
+        _read_images(folder, {TEST: test}, images, problems)
     if problems:
         raise DataError(listed(folder, problems))
     return test, sample
@@ -251,3 +247,20 @@ def _first_rows(challenge: Challenge, limit: int) -> Challenge:
         sample_submission=sample[sample["id"].isin(test["id"])].reset_index(drop=True),
         extra=challenge.extra.head(limit),
     )
+
+
+def _read_images(
+    folder: Path, rows_by_file: dict[str, pd.DataFrame], table: Path, problems: list[str]
+) -> pd.DataFrame:
+    """Read the images of all rows, or their rows of the run's images.csv, and keep them there.
+
+    Args:
+        problems: those found before; gets a line for each row without a usable image.
+    """
+    paths = pd.concat([rows["path"] for rows in rows_by_file.values()])
+    images = read_images(folder, paths, table)
+    problems += image_problems(folder, rows_by_file, images)
+    is_run = table.parent.exists()
+    if is_run or not problems:  # a run that is refused at its start leaves no folder
+        keep_images(images, table)
+    return images

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from vqa_utils.artifacts.files import sha256, write_csv
+from vqa_utils.artifacts.files import sha256, write_text
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
@@ -54,8 +54,8 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
 
     Args:
         folder: the paths are relative to it; an absolute path needs none.
-        table: the run's images.csv. Its rows are trusted for files of the same bytes and mtime_ns,
-            so that only new and changed files are opened; then it is written anew.
+        table: the run's images.csv, if there is one. Its rows are trusted for files of the same
+            bytes and mtime_ns, so that only new and changed files are opened.
 
     Returns:
         A row a file with the fields of `ImageFile`, indexed by `path`.
@@ -65,17 +65,21 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
     unread = [path for path in different if path not in known]
     read = _each_file(lambda path: _read(folder / path), unread, "reading images")
     rows = [known.get(path) or read[path] for path in different]
-    images = pd.DataFrame(rows, index=pd.Index(different, name="path"), columns=ImageFile._fields)
-    if table is not None and unread:
-        write_csv(table, images.reset_index())
-    return images
+    return pd.DataFrame(rows, index=pd.Index(different, name="path"), columns=ImageFile._fields)
+
+
+def keep_images(images: pd.DataFrame, table: Path) -> None:
+    """Write the rows of `read_images` to the run's images.csv, unless it has the same ones."""
+    text = images.to_csv()
+    if not table.exists() or table.read_text(encoding="utf-8") != text:
+        write_text(table, text)
 
 
 def image_hashes(folder: Path, paths: Iterable[str], table: Path | None = None) -> list[str]:
     """Hash each image file: copies of one picture under several names have equal hashes.
 
     Args:
-        table: the run's images.csv, trusted as in `read_images` and left as it is.
+        table: the run's images.csv, trusted as in `read_images`.
 
     Returns:
         SHA-256, 16 hex digits, in the order of `paths`.
