@@ -10,16 +10,22 @@ import pandas as pd
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_orders
 from vqa_utils.config import Config
-from vqa_utils.ensembling.members import scored_folds
-from vqa_utils.metrics import DECIMALS, correct, mean_interval, option_matrix, predictions
+from vqa_utils.ensembling.members import rows_of, scored_folds
+from vqa_utils.metrics import (
+    DECIMALS,
+    correct,
+    mean_interval,
+    one_hot,
+    option_matrix,
+    predictions,
+)
 from vqa_utils.prompts import LETTERS, cyclic_order
 
 # With fewer rows the bootstrap's intervals are too short: at 24 rows an unbiased model was called
 # biased in 9 % of cases
 MIN_ROWS = 30
-LEVEL = (
-    0.05  # the share of cases in which an interval, or a joint set of intervals, misses the truth
-)
+# The share of cases in which an interval, or a joint set of intervals, misses the truth
+LEVEL = 0.05
 AS_WRITTEN = "options as written"
 
 
@@ -62,8 +68,11 @@ class PositionBias:
 
     def _describe_places(self) -> str:
         by_size = self.places.sort_values("beyond", ascending=False, kind="stable")
-        most, least = (_in_points(by_size.iloc[end], "beyond") for end in (0, -1))
-        extremes = f"{by_size['place'].iloc[0]} {most}, {by_size['place'].iloc[-1]} {least}"
+        most, least = by_size.iloc[0], by_size.iloc[-1]
+        extremes = (
+            f"{most['place']} {_in_points(most, 'beyond')}, "
+            f"{least['place']} {_in_points(least, 'beyond')}"
+        )
         if self.order_count == 1:
             return (
                 "All rows share no more than one order of their options (as with tta=1), which "
@@ -104,13 +113,14 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
         answers: the right letters, in the order of `probs`.
     """
     by_shift: dict[int, pd.DataFrame] = {}
-    for shift, frame in orders.groupby("order"):
-        by_shift[int(shift)] = frame.set_index("id").loc[probs["id"]].reset_index()
+    for shift in sorted(orders["order"].unique()):
+        frame = orders[orders["order"] == shift]
+        by_shift[int(shift)] = rows_of(probs, frame)
     if len(by_shift) > 1:
         beyond = beyond_deserved(by_shift)
         table, changed = _compare_orders(by_shift, probs, answers)
     else:
-        beyond = _one_hot(predictions(probs)) - _one_hot(answers)
+        beyond = one_hot(predictions(probs)) - one_hot(answers)
         table, changed = pd.DataFrame(), 0.0
     return PositionBias(len(probs), len(by_shift), _place_table(beyond), table, changed)
 
@@ -187,11 +197,6 @@ def _place_table(beyond: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _one_hot(letters: pd.Series) -> np.ndarray:
-    """1.0 at each row's letter, [N, 4]."""
-    return (letters.to_numpy()[:, None] == np.array(LETTERS)).astype(float)
-
-
 class _Points(NamedTuple):
     """A share and its interval as text, in points."""
 
@@ -204,5 +209,8 @@ class _Points(NamedTuple):
 
 
 def _in_points(line: pd.Series, column: str) -> _Points:
-    numbers = (round(100 * line[name], 2) + 0.0 for name in (column, "low", "high"))  # no -0.0
-    return _Points(*(f"{number:+.2f}" for number in numbers))
+    texts = []
+    for name in (column, "low", "high"):
+        points = round(100 * line[name], 2) + 0.0  # no -0.0
+        texts.append(f"{points:+.2f}")
+    return _Points(*texts)
