@@ -40,8 +40,8 @@ probs = pooled(paths, config, folds, "oof")
 print(f"{len(probs)} out-of-fold rows from folds {scored}; missing folds: {missing or 'none'}")
 
 # %% [markdown]
-# The train rows of these probabilities, and whether each is answered right. What follows is shown here and added to the
-# run's report, section by section.
+# The train rows of these probabilities, and whether each is answered right. Each section below adds itself to the run's
+# report.
 
 # %%
 rows = rows_of(probs, train)
@@ -187,5 +187,5 @@ gallery(mistakes.head(8), challenge.folder)
 print("wrote", shown(report.write()))
 
 # %% [markdown]
-# **Recap.** `report/index.html` shows these tables and figures on one page (a click on a column's head sorts its table),
-# `report/worst_mistakes.csv` lists the rows.
+# **Recap.** `report/index.html` shows these tables and figures on one page (a click on a column's head sorts its table). Each
+# table is a CSV and each figure a PNG beside it; `report/worst_mistakes.csv` lists the rows to look at first.

@@ -7,7 +7,7 @@ FRUIT = {"바나나": "노란색", "딸기": "빨간색", "포도": "보라색",
 
 
 def fruit_rows(count):
-    """Questions whose answer follows from the fruit that they name, whatever letter it stands at."""
+    """Questions with an answer that follows from their fruit, at any letter."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(count):

@@ -17,7 +17,10 @@ LETTERS = list("abcd")
 
 
 def orders_of(pull, orders=(0, 1, 2, 3), rows=300, seed=0, noise=0.5):
-    """A model's probabilities by order: logits of the options, `pull` [4] at the places, and noise; and the answers."""
+    """A model's probabilities by order, and the answers.
+
+    Its logits are the options' worth, `pull` [4] at the places, and noise.
+    """
     rng = np.random.default_rng(seed)
     worth = rng.normal(size=(rows, 4))  # of the options, where they are written
     parts = []

@@ -40,7 +40,7 @@ def baseline_table(
         without_images: more baselines by name, from `blind_answers.answers_without_images`.
 
     Returns:
-        `model`, `accuracy` with its 95 % interval from `low` to `high`, `not_yes_no` (accuracy
+        `model`, `accuracy` with Wilson's 95 % interval from `low` to `high`, `not_yes_no` (accuracy
         without the yes/no questions), `log_loss` and `calibration_error` (NaN for a rule without
         probabilities), `mcnemar_p` (against the fine-tuned model).
     """

@@ -32,9 +32,9 @@ def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
         groups: bool [N, G], from `question_groups.question_groups`.
 
     Returns:
-        `by`, `group`, `rows`, `accuracy` with its 95 % interval from `low` to `high`, `rest` (the
-        accuracy of all other rows), `p_worse` (Fisher's exact test, one-sided, adjusted for all
-        tested groups by Holm's method; NaN for groups of fewer than `MIN_ROWS` rows or of all
+        `by`, `group`, `rows`, `accuracy` with Wilson's 95 % interval from `low` to `high`, `rest`
+        (the accuracy of all other rows), `p_worse` (Fisher's exact test, one-sided, adjusted for
+        all tested groups by Holm's method; NaN for groups of fewer than `MIN_ROWS` rows or of all
         rows) and `worse` (`p_worse` below `LEVEL`).
     """
     lines = []
@@ -172,7 +172,7 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
 
 
 def describe_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
-    """Say how many of the wrong rows are in `worst_mistakes`, and how sure the model was of them."""
+    """Give the number of mistakes listed and of all, and the model's confidence in them."""
     wrong = int((~right).sum())
     if wrong == 0:
         return f"None of the {len(right)} rows is wrong."
@@ -185,6 +185,6 @@ def describe_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
 
 
 def _accuracy_line(right: np.ndarray) -> dict[str, Any]:
-    """The accuracy of some rows, with its 95 % interval."""
+    """The accuracy of some rows, with Wilson's 95 % interval."""
     low, high = accuracy_interval(right)
     return {"rows": len(right), "accuracy": right.mean(), "low": low, "high": high}
