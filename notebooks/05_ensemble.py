@@ -50,15 +50,16 @@ figures.agreement(agree)
 # such rows: it gets the geometric mean of the folds' temperatures.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.fit.decision)
-ensemble.fit.table.round(4)
+fit = ensemble.fit
+print(fit.decision)
+fit.table.round(4)
 
 # %% [markdown]
 # On the dashed line, a probability means what it says: of the rows with 80 % confidence, 80 % are right.
 
 # %% tags=["nbval-ignore-output"]
-print(ensemble.fit.describe_calibration())
-figures.reliability_diagrams(ensemble.fit.compared, ensemble.fit.answers)
+print(fit.describe_calibration())
+figures.reliability_diagrams(fit.compared, fit.answers)
 
 # %% [markdown]
 # ## One answer a row
@@ -75,4 +76,5 @@ outcome.submission["answer"].value_counts().sort_index()
 print("wrote", *map(shown, outcome.write(RunPaths(run_id))))
 
 # %% [markdown]
-# **Recap.** The submission is ready to upload. [06_analysis](06_analysis.ipynb) looks at where the model is wrong.
+# **Recap.** The submission is ready to upload; `ensemble/` has the probabilities behind it, and the temperatures or weights in
+# use. [06_analysis](06_analysis.ipynb) looks at where the model is wrong.

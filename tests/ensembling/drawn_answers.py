@@ -8,7 +8,7 @@ LETTERS = list("abcd")
 
 
 def drawn(rows, temperature, seed=0):
-    """Probabilities and answers; the answers are drawn from the probabilities scaled by `temperature`."""
+    """Probabilities, and answers drawn from them after scaling by `temperature`."""
     rng = np.random.default_rng(seed)
     true = softmax(rng.normal(scale=2, size=(rows, 4)), axis=1)
     answers = pd.Series([LETTERS[rng.choice(4, p=p)] for p in true])

@@ -1,10 +1,13 @@
-"""Where the model is wrong, and what that is worth. Notebook 06 shows it.
+"""Where the model is wrong, and what a score is worth. Notebook 06 shows it.
 
-baselines       What a score is worth: the fine-tuned model beside its base, blank images, and answers that never see an image
-clusters        Questions that ask for like things, found by their words
-error_analysis  Which rows are answered wrong: groups of questions, what chance makes of their differences, and the worst mistakes
-figures         The notebooks' figures. Each function returns a closed matplotlib figure, which a notebook shows once
-gallery         Rows as cards that a notebook or a page shows: picture, question, options
-position_bias   What the place of an option does to an answer, read off the views of a row: orders of its options, rotations of its picture
-report          The run's gallery, its table of folds and its HTML page
+_templates       The HTML templates of this folder, rendered with every value escaped
+baselines        The fine-tuned model beside its base, blank images and blind answers
+blind_answers    Answers that never see an image: by letters, lengths and words
+clusters         Questions about like things, found by their words
+error_analysis   Hard groups beyond chance, confidence, confusions, the worst mistakes
+figures          All figures of the notebooks, with their colours
+gallery          Rows as cards for a notebook or a page: picture, question, options
+position_bias    What the place of an option does to an answer
+question_groups  Groups of questions that may be hard
+report           The run's page: sections of words, tables and figures
 """

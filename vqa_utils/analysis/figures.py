@@ -1,24 +1,45 @@
-"""The notebooks' figures. Each function returns a closed matplotlib figure, which a notebook shows once."""
+"""The notebooks' figures. Each function returns a closed matplotlib figure, shown once."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from vqa_utils.metrics import predictions, reliability
+from vqa_utils.metrics import option_matrix, predictions, reliability
 from vqa_utils.prompts import LETTERS
 
-sns.set_theme(style="whitegrid", palette="deep", rc={"figure.dpi": 80})
+# The colours. Several sets of rows, such as train and test, take those of PALETTE in its order
+PALETTE = "deep"
+BLUE = sns.color_palette(PALETTE)[0]
+GREY_DASHES: dict[str, Any] = {
+    "color": "grey",
+    "linestyle": "--",
+}  # chance, an even share, no difference
+BARS = BLUE
+INTERVALS = "black"
+HEATMAP = "crest"
+RELIABILITY_DOTS = BLUE
+RELIABILITY_DIAGONAL = GREY_DASHES  # confidence as high as accuracy
+LABEL_BOX = "#f2b04b"  # amber: the token that the loss sees
+TOKEN_BOX = "#eef1f5"  # light grey: all other tokens
+
+CHANCE = 1 / len(LETTERS)
+DOT_SIZES = (20, 250)  # points^2, of the bin with the fewest rows and of that with the most
+
+# 80 dots an inch keep the committed notebooks small
+sns.set_theme(style="whitegrid", palette=PALETTE, rc={"figure.dpi": 80})
 
 
 def answer_balance(train: pd.DataFrame) -> Figure:
     """Rows by right letter, with the even share as a line."""
     fig, ax = plt.subplots(figsize=(5, 3))
     sns.countplot(train, x="answer", order=list(LETTERS), ax=ax)
-    ax.axhline(len(train) / len(LETTERS), color="grey", linestyle="--")
+    ax.axhline(len(train) * CHANCE, **GREY_DASHES)
     ax.set(title="Right letters", ylabel="rows")
     return _done(fig)
 
@@ -26,10 +47,13 @@ def answer_balance(train: pd.DataFrame) -> Figure:
 def text_lengths(train: pd.DataFrame, test: pd.DataFrame) -> Figure:
     """Characters of questions and of options, train against test."""
     rows = pd.concat([train.assign(split="train"), test.assign(split="test")])
-    rows["question, characters"] = rows["question"].str.len()
-    rows["longest option, characters"] = rows[list(LETTERS)].map(len).max(axis=1)
+    lengths = {
+        "question, characters": rows["question"].str.len(),
+        "longest option, characters": rows[list(LETTERS)].map(len).max(axis=1),
+    }
+    rows = rows.assign(**lengths)
     fig, axes = plt.subplots(1, 2, figsize=(10, 3))
-    for ax, column in zip(axes, rows.columns[-2:], strict=True):
+    for ax, column in zip(axes, lengths, strict=True):
         sns.histplot(rows, x=column, hue="split", stat="density", common_norm=False, ax=ax)
     return _done(fig)
 
@@ -44,24 +68,19 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
 
 def fold_balance(folds: pd.DataFrame, train: pd.DataFrame) -> Figure:
     """Rows by fold and right letter."""
+    rows = folds.merge(train[["id", "answer"]])
     fig, ax = plt.subplots(figsize=(6, 3))
-    sns.countplot(
-        folds.merge(train[["id", "answer"]]), x="fold", hue="answer", hue_order=list(LETTERS), ax=ax
-    )
+    sns.countplot(rows, x="fold", hue="answer", hue_order=list(LETTERS), ax=ax)
     ax.set(title="Right letters in each fold", ylabel="rows")
     return _done(fig)
 
 
 def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -> Figure:
     """One example's tokens in reading order; those that the loss sees are filled."""
-    rows = -(-len(tokens) // columns)
+    rows = -(-len(tokens) // columns)  # rounded up
     fig, ax = plt.subplots(figsize=(11, 0.34 * rows + 0.4))
     for i, (token, is_label) in enumerate(zip(tokens, labelled, strict=True)):
-        box = {
-            "boxstyle": "round",
-            "facecolor": "#f2b04b" if is_label else "#eef1f5",
-            "edgecolor": "none",
-        }
+        colour = LABEL_BOX if is_label else TOKEN_BOX
         ax.text(
             i % columns,
             -(i // columns),
@@ -69,7 +88,7 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
             fontsize=7,
             ha="center",
             va="center",
-            bbox=box,
+            bbox={"boxstyle": "round", "facecolor": colour, "edgecolor": "none"},
         )
     ax.set(
         xlim=(-0.6, columns - 0.4),
@@ -81,7 +100,7 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
 
 
 def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
-    """The loss a step, and accuracy and log loss on the held-out rows an epoch, where any were held out."""
+    """The loss a step; accuracy and log loss on the held-out rows an epoch, if there are any."""
     columns = [] if epochs.empty else ["accuracy", "log_loss"]
     fig, axes = plt.subplots(1, 1 + len(columns), figsize=(5 + 4 * len(columns), 3), squeeze=False)
     loss, *scores = axes[0]
@@ -96,13 +115,22 @@ def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
 
 def confidences(probs: dict[str, pd.DataFrame]) -> Figure:
     """The probability of the chosen option, for each set of rows."""
+    parts = []
+    for name, frame in probs.items():
+        confidence = option_matrix(frame).max(axis=1)
+        parts.append(pd.DataFrame({"confidence": confidence, "rows": name}))
     fig, ax = plt.subplots(figsize=(6, 3))
-    rows = [
-        frame[list(LETTERS)].max(axis=1).to_frame("confidence").assign(rows=name)
-        for name, frame in probs.items()
-    ]
-    sns.histplot(pd.concat(rows, ignore_index=True), x="confidence", hue="rows", bins=20, binrange=(0.25, 1),
-                 stat="proportion", common_norm=False, element="step", ax=ax)  # fmt: skip
+    sns.histplot(
+        pd.concat(parts, ignore_index=True),
+        x="confidence",
+        hue="rows",
+        bins=20,
+        binrange=(CHANCE, 1),  # the largest of four probabilities is no lower than chance
+        stat="proportion",
+        common_norm=False,
+        element="step",
+        ax=ax,
+    )
     ax.set(title="Probability of the chosen option")
     return _done(fig)
 
@@ -110,79 +138,93 @@ def confidences(probs: dict[str, pd.DataFrame]) -> Figure:
 def agreement(table: pd.DataFrame) -> Figure:
     """How often two members choose the same letter."""
     fig, ax = plt.subplots(figsize=(4.5, 3.5))
-    sns.heatmap(table, annot=True, fmt=".3f", vmin=0.5, vmax=1, cmap="crest", ax=ax)
+    sns.heatmap(table, annot=True, fmt=".3f", vmin=0.5, vmax=1, cmap=HEATMAP, ax=ax)
     ax.set(title="Agreement on the test rows")
     return _done(fig)
 
 
 def confusion(probs: pd.DataFrame, answers: pd.Series) -> Figure:
     """Right letters against chosen ones."""
+    letters = list(LETTERS)
+    counts = confusion_matrix(answers, predictions(probs), labels=letters)
+    table = pd.DataFrame(counts, index=letters, columns=letters)
     fig, ax = plt.subplots(figsize=(4.5, 3.5))
-    counts = confusion_matrix(answers, predictions(probs), labels=list(LETTERS))
-    sns.heatmap(
-        pd.DataFrame(counts, list(LETTERS), list(LETTERS)), annot=True, fmt="d", cmap="crest", ax=ax
-    )
+    sns.heatmap(table, annot=True, fmt="d", cmap=HEATMAP, ax=ax)
     ax.set(title="Out-of-fold answers", xlabel="chosen", ylabel="right")
     return _done(fig)
 
 
 def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
-    """Bars of accuracy from a table with `group`, `accuracy`, `rows`; its interval from `low` to `high` where it is there."""
+    """Bars of accuracy, with intervals if they are there.
+
+    Args:
+        table: `group`, `accuracy`, `rows`, and `low`, `high` if known.
+        title: above the bars.
+    """
     fig, ax = plt.subplots(figsize=(8, 0.35 * len(table) + 1.2))
     labels = table["group"].astype(str) + " (" + table["rows"].astype(str) + ")"
-    sns.barplot(x=table["accuracy"], y=labels, ax=ax, color=sns.color_palette()[0])
+    sns.barplot(x=table["accuracy"], y=labels, ax=ax, color=BARS)
     if "low" in table:
-        ax.hlines(range(len(table)), table["low"], table["high"], color="black")
-    ax.axvline(0.25, color="grey", linestyle="--")
+        ax.hlines(range(len(table)), table["low"], table["high"], color=INTERVALS)
+    ax.axvline(CHANCE, **GREY_DASHES)
     ax.set(title=f"{title} (dashed: chance)", xlim=(0, 1), ylabel="")
     return _done(fig)
 
 
 def position_bias(places: pd.DataFrame, orders: pd.DataFrame, title: str) -> Figure:
-    """Points at each place beyond what is due there, and each order's accuracy against the mean of all, with intervals.
+    """Points at each place beyond what is due there, and each order's gain over the mean.
 
     Args:
         places: `place`, `beyond`, `low`, `high` (shares).
-        orders: `order`, `against_mean`, `low`, `high` (shares); a panel of its own if it has lines.
-        title: what `beyond` is.
+        orders: `order`, `against_mean`, `low`, `high` (shares); without lines it has no panel.
+        title: of the places' panel: what `beyond` is.
     """
-    panels = {
-        title: (places, "place", "beyond", "points, with intervals that hold together in 95 %")
-    }
-    if len(orders):
-        panels["Accuracy of an order alone, against the mean of all"] = (
-            orders, "order", "against_mean", "points, with the 95 % interval",
-        )  # fmt: skip
-    fig, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.2), squeeze=False)
-    for ax, (name, (table, labels, values, words)) in zip(axes[0], panels.items(), strict=True):
-        sns.barplot(x=100 * table[values], y=table[labels], ax=ax, color=sns.color_palette()[0])
-        ax.hlines(range(len(table)), 100 * table["low"], 100 * table["high"], color="black")
-        ax.axvline(0, color="grey", linestyle="--")
-        ax.set(title=name, xlabel=words, ylabel="")
+    panels = 2 if len(orders) else 1
+    fig, axes = plt.subplots(1, panels, figsize=(6 * panels, 3.2), squeeze=False)
+    of_places, *of_orders = axes[0]
+    _bars_in_points(of_places, places, "place", "beyond")
+    of_places.set(title=title, xlabel="points, with intervals that hold together in 95 %")
+    for ax in of_orders:
+        _bars_in_points(ax, orders, "order", "against_mean")
+        ax.set(
+            title="Accuracy of an order alone, against the mean of all",
+            xlabel="points, with the 95 % interval",
+        )
     return _done(fig)
 
 
 def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> Figure:
-    """The same rows' confidence against accuracy, a panel for each set of probabilities; the dots' sizes compare."""
-    tables = [reliability(probs, answers) for probs in sets.values()]
-    largest = max(table["rows"].max() for table in tables)
+    """Confidence against accuracy, a panel for each set of probabilities of the same rows.
+
+    The dots' sizes compare between the panels.
+    """
+    tables = {name: reliability(probs, answers) for name, probs in sets.items()}
+    most_rows = max(table["rows"].max() for table in tables.values())
     fig, axes = plt.subplots(1, len(tables), figsize=(4.5 * len(tables), 4), squeeze=False)
-    for ax, title, table in zip(axes[0], sets, tables, strict=True):
-        ax.plot([0, 1], [0, 1], color="grey", linestyle="--")
+    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        ax.plot([0, 1], [0, 1], **RELIABILITY_DIAGONAL)
         sns.scatterplot(
             table,
             x="confidence",
             y="accuracy",
             size="rows",
-            sizes=(20, 250),
-            size_norm=(1, largest),
+            sizes=DOT_SIZES,
+            size_norm=(1, most_rows),
+            color=RELIABILITY_DOTS,
             ax=ax,
         )
         ax.set(title=title, xlim=(0.2, 1.02), ylim=(0, 1.05))
-        ax.legend(
-            title="rows", loc="lower right"
-        )  # where confidence is high and accuracy low, few dots are
+        # At high confidence and low accuracy, dots are few
+        ax.legend(title="rows", loc="lower right")
     return _done(fig)
+
+
+def _bars_in_points(ax: Axes, table: pd.DataFrame, labels: str, values: str) -> None:
+    """Bars of shares with their intervals, in points; the labels stand at the left."""
+    sns.barplot(x=100 * table[values], y=table[labels], ax=ax, color=BARS)
+    ax.hlines(range(len(table)), 100 * table["low"], 100 * table["high"], color=INTERVALS)
+    ax.axvline(0, **GREY_DASHES)
+    ax.set(ylabel="")
 
 
 def _done(fig: Figure) -> Figure:

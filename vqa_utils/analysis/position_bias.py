@@ -1,4 +1,4 @@
-"""What the place of an option does to an answer, told from several cyclic orders of a row's options."""
+"""The effect of an option's place on the answer, told from several cyclic orders of the options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,22 +10,28 @@ import pandas as pd
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_orders
 from vqa_utils.config import Config
-from vqa_utils.ensembling.members import scored_folds
-from vqa_utils.metrics import DECIMALS, correct, mean_interval, option_matrix, predictions
+from vqa_utils.ensembling.members import rows_of, scored_folds
+from vqa_utils.metrics import (
+    DECIMALS,
+    correct,
+    mean_interval,
+    one_hot,
+    option_matrix,
+    predictions,
+)
 from vqa_utils.prompts import LETTERS, cyclic_order
 
 # With fewer rows the bootstrap's intervals are too short: at 24 rows an unbiased model was called
 # biased in 9 % of cases
 MIN_ROWS = 30
-LEVEL = (
-    0.05  # the share of cases in which an interval, or a joint set of intervals, misses the truth
-)
+# The share of cases in which an interval, or a joint set of intervals, misses the truth
+LEVEL = 0.05
 AS_WRITTEN = "options as written"
 
 
 @dataclass(frozen=True)
 class PositionBias:
-    """What the places of the options do to a model's answers."""
+    """The effect of the options' places on a model's answers."""
 
     rows: int
     order_count: int
@@ -35,9 +41,9 @@ class PositionBias:
     `beyond` is the probability at a place beyond what the options there deserve; with one, the
     share of rows that choose the letter minus the share where it is right"""
     orders: pd.DataFrame
-    """a line an order, if there are several: `order`, `accuracy`, `against_mean` (its accuracy minus
-    that of the mean over the orders) with its interval `low` to `high`, and `changed` (the share of
-    rows with another answer than the mean's)"""
+    """one line an order, if there are several: `order`, `accuracy`, `against_mean` (its accuracy
+    minus that of the mean over the orders) with its interval `low` to `high`, and `changed` (the
+    share of rows with another answer than the mean's)"""
     changed: float
     """the share of rows that the orders do not all answer alike"""
 
@@ -62,13 +68,16 @@ class PositionBias:
 
     def _describe_places(self) -> str:
         by_size = self.places.sort_values("beyond", ascending=False, kind="stable")
-        most, least = (_in_points(by_size.iloc[end], "beyond") for end in (0, -1))
-        extremes = f"{by_size['place'].iloc[0]} {most}, {by_size['place'].iloc[-1]} {least}"
+        most, least = by_size.iloc[0], by_size.iloc[-1]
+        extremes = (
+            f"{most['place']} {_in_points(most, 'beyond')}, "
+            f"{least['place']} {_in_points(least, 'beyond')}"
+        )
         if self.order_count == 1:
             return (
                 "All rows share no more than one order of their options (as with tta=1), which "
-                "cannot tell a place from the options there. Rows where a letter is chosen less rows "
-                f"where it is right, in points: {extremes}. {self._describe_chance()}"
+                "cannot tell a place from the options there. Rows where a letter is chosen less "
+                f"rows where it is right, in points: {extremes}. {self._describe_chance()}"
             )
         pairs = ""
         if self.order_count == 2:
@@ -104,13 +113,14 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
         answers: the right letters, in the order of `probs`.
     """
     by_shift: dict[int, pd.DataFrame] = {}
-    for shift, frame in orders.groupby("order"):
-        by_shift[int(shift)] = frame.set_index("id").loc[probs["id"]].reset_index()
+    for shift in sorted(orders["order"].unique()):
+        frame = orders[orders["order"] == shift]
+        by_shift[int(shift)] = rows_of(probs, frame)
     if len(by_shift) > 1:
         beyond = beyond_deserved(by_shift)
         table, changed = _compare_orders(by_shift, probs, answers)
     else:
-        beyond = _one_hot(predictions(probs)) - _one_hot(answers)
+        beyond = one_hot(predictions(probs)) - one_hot(answers)
         table, changed = pd.DataFrame(), 0.0
     return PositionBias(len(probs), len(by_shift), _place_table(beyond), table, changed)
 
@@ -143,33 +153,41 @@ def pooled_orders(
 def beyond_deserved(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
     """The probability at each place beyond what its options deserve, [N, 4], mean over the orders.
 
-    An option deserves its mean over the orders. Over all cyclic orders it stands once at each place,
-    so what is left is the place's own: like the prior of Zheng et al. 2024 ("Large Language Models
-    Are Not Robust Multiple Choice Selectors", PriDe), but of probabilities where they average
-    logarithms, and minus 1/4.
+    An option deserves its mean over the orders. Over all cyclic orders it stands once at each
+    place, so the remainder is the place's own:
+
+        place      a  b  c  d
+        shift 0    A  B  C  D
+        shift 1    B  C  D  A
+        shift 2    C  D  A  B
+        shift 3    D  A  B  C
+
+    Like the prior of Zheng et al. 2024 ("Large Language Models Are Not Robust Multiple Choice
+    Selectors", PriDe), minus 1/4, but a mean of probabilities in place of their logarithms.
 
     Args:
         orders: `a` to `d` of the same N rows, by the shift of their cyclic order.
     """
-    by_shift = {shift: option_matrix(frame) for shift, frame in orders.items()}  # [N, 4] by option
-    deserved = np.mean(list(by_shift.values()), axis=0)
-    at_places = []
+    by_shift = {shift: option_matrix(frame) for shift, frame in orders.items()}
+    deserved = np.mean(list(by_shift.values()), axis=0)  # [N, 4] by option
+    beyond = []
     for shift, option_probs in by_shift.items():
-        at_places.append((option_probs - deserved)[:, cyclic_order(shift)])
-    return np.mean(at_places, axis=0)
+        beyond_by_option = option_probs - deserved  # [N, 4]
+        beyond.append(beyond_by_option[:, cyclic_order(shift)])  # [N, 4] by place
+    return np.mean(beyond, axis=0)
 
 
 def _compare_orders(
     orders: Mapping[int, pd.DataFrame], probs: pd.DataFrame, answers: pd.Series
 ) -> tuple[pd.DataFrame, float]:
     """The table `PositionBias.orders`, and the share of rows that the orders answer differently."""
-    chosen = np.array([predictions(frame) for frame in orders.values()])  # [orders, N]
-    right = chosen == answers.to_numpy()
-    against_mean = right.astype(float) - correct(probs, answers)
+    chosen = np.array([predictions(frame) for frame in orders.values()])  # letters [orders, N]
+    right = chosen == answers.to_numpy()  # [orders, N]
+    against_mean = right.astype(float) - correct(probs, answers)  # -1, 0 or 1, [orders, N]
     low, high = mean_interval(against_mean.T, 1 - LEVEL)
     differs_from_mean = chosen != predictions(probs).to_numpy()
     table = pd.DataFrame({
-        "order": [f"options turned by {shift}" if shift else AS_WRITTEN for shift in orders],
+        "order": [_order_name(shift) for shift in orders],
         "accuracy": right.mean(axis=1),
         "against_mean": against_mean.mean(axis=1),
         "low": low,
@@ -179,17 +197,19 @@ def _compare_orders(
     return table, float((chosen != chosen[0]).any(axis=0).mean())
 
 
+def _order_name(shift: int) -> str:
+    return f"options turned by {shift}" if shift else AS_WRITTEN
+
+
 def _place_table(beyond: np.ndarray) -> pd.DataFrame:
-    """The table `PositionBias.places` from [N, 4]; Bonferroni makes the four intervals hold jointly."""
+    """The table `PositionBias.places` from [N, 4].
+
+    Bonferroni's correction makes the four intervals hold jointly.
+    """
     beyond = beyond.round(DECIMALS)  # sums of the same numbers in another order are no bias
     low, high = mean_interval(beyond, 1 - LEVEL / len(LETTERS))
     columns = {"place": LETTERS, "beyond": beyond.mean(axis=0), "low": low, "high": high}
     return pd.DataFrame(columns)
-
-
-def _one_hot(letters: pd.Series) -> np.ndarray:
-    """1.0 at each row's letter, [N, 4]."""
-    return (letters.to_numpy()[:, None] == np.array(LETTERS)).astype(float)
 
 
 class _Points(NamedTuple):
@@ -204,5 +224,8 @@ class _Points(NamedTuple):
 
 
 def _in_points(line: pd.Series, column: str) -> _Points:
-    numbers = (round(100 * line[name], 2) + 0.0 for name in (column, "low", "high"))  # no -0.0
-    return _Points(*(f"{number:+.2f}" for number in numbers))
+    texts = []
+    for name in (column, "low", "high"):
+        points = round(100 * line[name], 2) + 0.0  # no -0.0
+        texts.append(f"{points:+.2f}")
+    return _Points(*texts)

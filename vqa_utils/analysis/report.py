@@ -1,116 +1,149 @@
-"""The run's gallery, its table of folds and its HTML page."""
+"""A run's report: an HTML page of its tables and figures, each of them as a file too."""
 
-import html
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_utils.analysis.gallery import Markup, illustrated
+from vqa_utils.analysis._templates import render
+from vqa_utils.analysis.gallery import Card, cards_of
 from vqa_utils.artifacts.files import write_atomically, write_csv, write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.presets import differences
+from vqa_utils.prompts import LETTERS
 from vqa_utils.setting_types import setting_text
 
-STYLE = """
-body { font-family: system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #223 }
-div.wide { overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde }
-th { cursor: pointer }
-.text { text-align: left; max-width: 22rem }
-p { white-space: pre-line }
-img { max-width: 100% }
-"""
-# A click on a column's head sorts the table by it, a second one the other way: by number where both cells are numbers
-SORT = """
-document.querySelectorAll("th").forEach(head => head.addEventListener("click", () => {
-  const column = head.cellIndex, body = head.closest("table").tBodies[0];
-  const way = head.dataset.way = head.dataset.way === "1" ? -1 : 1;
-  const value = row => row.cells[column].textContent;
-  const compare = (x, y) => x !== "" && y !== "" && !isNaN(x) && !isNaN(y) ? x - y : x.localeCompare(y);
-  [...body.rows].sort((a, b) => way * compare(value(a), value(b))).forEach(row => body.append(row));
-}));
-"""
+PICTURE_SIDE_PX = 96  # small enough for 50 rows on a page
 
 
-def write_report(
-    paths: RunPaths,
-    config: Config,
-    tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, Figure],
-    words: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-) -> Path:
-    """Write each table as CSV and each figure as PNG into `report/`, and `index.html` that shows them all.
+class Column(NamedTuple):
+    """A column's head on the page."""
 
-    Args:
-        paths: the run's.
-        config: the run's.
-        tables: by title; of one with the column `path`, the page shows the pictures, at its end.
-        figures: by title.
-        words: what the table or the figure of that title says.
-        folder: where the pictures are.
-    """
-    words = words or {}
-    for title, table in tables.items():
-        write_csv(paths.report / f"{_slug(title)}.csv", table)
-    long = {
-        title: illustrated(table, folder)
-        for title, table in tables.items()
-        if folder and "path" in table
-    }
-    parts = [f"<h1>{html.escape(paths.run_id)}</h1><p>{html.escape(_settings(config))}</p>"]
-    parts += [
-        _head(title, words) + _table(table) for title, table in tables.items() if title not in long
-    ]
-    for title, figure in figures.items():
-        name = f"{_slug(title)}.png"
-        write_atomically(
-            paths.report / name, lambda path, figure=figure: figure.savefig(path, format="png")
+    name: str
+    is_text: bool
+    """all cells are text: it stands at the left, as they do"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report: words, with a table or a figure or both."""
+
+    title: str
+    words: str = ""
+    table: pd.DataFrame | None = None
+    figure: Figure | None = None
+    cards: list[Card] | None = None
+    """the rows of `table` with their pictures, if it is about questions"""
+
+    @property
+    def table_file(self) -> str:
+        """Such as "worst_mistakes.csv"."""
+        return f"{_slug(self.title)}.csv"
+
+    @property
+    def figure_file(self) -> str:
+        """Such as "accuracy_by_group.png"."""
+        return f"{_slug(self.title)}.png"
+
+    @property
+    def columns(self) -> list[Column]:
+        """The heads of the table on the page, without what the cards show."""
+        columns = []
+        table = self._without_cards()
+        for name in table:
+            is_text = len(table) > 0 and all(isinstance(cell, str) for cell in table[name])
+            columns.append(Column(str(name), is_text))
+        return columns
+
+    @property
+    def lines(self) -> list[list[object]]:
+        """The cells of the table on the page, line by line, without what the cards show."""
+        return [list(line) for line in self._without_cards().itertuples(index=False, name=None)]
+
+    def _without_cards(self) -> pd.DataFrame:
+        table = pd.DataFrame() if self.table is None else self.table
+        if self.cards is None:
+            return table
+        on_card = ["path", "question", *LETTERS, "chosen", "answer"]
+        return table.drop(columns=on_card, errors="ignore")
+
+
+class Report:
+    """Sections that are added one by one, and written at the end."""
+
+    def __init__(self, paths: RunPaths, config: Config, picture_folder: Path):
+        self.paths = paths
+        self.config = config
+        self.picture_folder = picture_folder
+        self.sections: list[Section] = []
+
+    def add(
+        self,
+        title: str,
+        words: str = "",
+        table: pd.DataFrame | None = None,
+        figure: Figure | None = None,
+    ) -> None:
+        """Add a section.
+
+        Args:
+            title: its head, and the name of its files.
+            words: what the table or the figure says.
+            table: one with the column `path` is shown with the pictures, its questions and options
+                as on cards.
+            figure: shown as PNG.
+        """
+        cards = None
+        if table is not None and "path" in table:
+            cards = cards_of(table, self.picture_folder, PICTURE_SIDE_PX)
+        self.sections.append(Section(title, words, table, figure, cards))
+
+    def write(self) -> Path:
+        """Write `report/`: each table as CSV, each figure as PNG, and `index.html` with all.
+
+        Returns:
+            The page's path.
+        """
+        folder = self.paths.report
+        for section in self.sections:
+            if section.table is not None:
+                write_csv(folder / section.table_file, section.table)
+            if section.figure is not None:
+                _write_png(folder / section.figure_file, section.figure)
+        page = render(
+            "report.html.jinja",
+            run_id=self.paths.run_id,
+            settings=_describe_settings(self.config),
+            sections=sorted(self.sections, key=_place_on_page),
         )
-        parts.append(f'{_head(title, words)}<img src="{name}" alt="{html.escape(title)}">')
-    parts += [_head(title, words) + _table(table) for title, table in long.items()]
-    page = paths.report / "index.html"
-    head = f"<meta charset=utf-8><title>{html.escape(paths.run_id)}</title><style>{STYLE}</style>"
-    body = f"{''.join(parts)}<script>{SORT}</script>"
-    write_text(page, f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n")
-    return page
+        write_text(folder / "index.html", page)
+        return folder / "index.html"
 
 
-def _settings(config: Config) -> str:
+def _place_on_page(section: Section) -> int:
+    """Tables first, then figures; rows with pictures are long and come last."""
+    if section.cards is not None:
+        return 2
+    return 0 if section.table is not None else 1
+
+
+def _write_png(path: Path, figure: Figure) -> None:
+    # The temporary file that is moved to `path` has another suffix: the format must be named
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _describe_settings(config: Config) -> str:
     changed = [f"{name}={setting_text(value)}" for name, value in differences(config).items()]
-    return f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\nModel {config.model}, data {config.data}."
-
-
-def _table(table: pd.DataFrame) -> str:
-    of_text = {
-        column
-        for column in table
-        if len(table) and table[column].map(lambda cell: isinstance(cell, str)).all()
-    }
-    head = "".join(
-        f"<th{' class=text' * (column in of_text)}>{html.escape(str(column))}</th>"
-        for column in table
-    )
-    lines = ("".join(map(_cell, row)) for row in table.itertuples(index=False))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, str):
-        return f'<td class="text">{value if isinstance(value, Markup) else html.escape(value)}</td>'
-    return f"<td>{'' if pd.isna(value) else f'{value:.4g}' if isinstance(value, float) else html.escape(str(value))}</td>"
-
-
-def _head(title: str, words: Mapping[str, str]) -> str:
-    return f"<h2>{html.escape(title)}</h2>" + (
-        f"<p>{html.escape(words[title])}</p>" if title in words else ""
+    return (
+        f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\n"
+        f"Model {config.model}, data {config.data}."
     )
 
 
 def _slug(title: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in title.lower()).strip("_")
+    """The title as the stem of a file's name: letters, digits and underscores."""
+    kept = [char if char.isalnum() else "_" for char in title.lower()]
+    return "".join(kept).strip("_")

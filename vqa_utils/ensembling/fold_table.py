@@ -24,9 +24,9 @@ def fold_table(
     A refit holds out no row, and so has costs alone.
 
     Returns:
-        `fold` (its number, or the name of a refit), `rows`, `accuracy` with its 95 % interval from
-        `low` to `high`, `log_loss`, `minutes`, `peak_gib`; if memory ran out, also the changes
-        that followed.
+        `fold` (its number, or the name of a refit), `rows`, `accuracy` with Wilson's 95 % interval
+        from `low` to `high`, `log_loss`, `minutes`, `peak_gib`; if memory ran out, also the
+        changes that followed.
     """
     oof = pooled(paths, config, folds, "oof")
     lines = []

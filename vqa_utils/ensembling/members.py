@@ -1,4 +1,4 @@
-"""The scored adapters of a run, their test probabilities, and the folds' out-of-fold rows pooled."""
+"""The scored adapters of a run: their test probabilities, and all out-of-fold rows pooled."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

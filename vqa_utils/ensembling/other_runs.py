@@ -123,7 +123,7 @@ def check_finished(paths: RunPaths, config: Config) -> None:
 
 
 def _marker(paths: RunPaths) -> Path:
-    """The file that says that 05_ensemble is whole."""
+    """Written last: 05_ensemble is whole."""
     return paths.stages / f"{ENSEMBLE}.json"
 
 
@@ -140,10 +140,10 @@ def _naming_problems(names: Sequence[str]) -> list[str]:
 
 
 def _finished_config(paths: RunPaths, hash_of: Callable[[Config], str]) -> Config:
-    """The settings of a run that is finished, on data that has not changed since.
+    """Open a finished run, with unchanged data.
 
     Raises:
-        RunError: it is not such a run.
+        RunError: it is missing, unfinished, or its data has changed since.
     """
     if not paths.config.exists():
         raise RunError(f"{shown(paths.folder)}: expected a run that has its answers, found none")
