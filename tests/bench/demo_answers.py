@@ -1,9 +1,10 @@
-"""How many of the demo's test rows runs answer right: easy-VQA has the answers, which no notebook sees.
+"""How many of the demo's test rows do runs answer right? easy-VQA has the answers.
 
-python tests/bench/demo_answers.py RUN RUN ...
+    python tests/bench/demo_answers.py RUN RUN ...
 
-It is how to measure what no out-of-fold score judges, such as a refit: runs with it and without, each with several seeds. The
-p-value is McNemar's against the first run.
+No notebook sees these answers. With them one can measure what no out-of-fold score judges, such as
+a refit: take runs with it and without, each with several seeds. The p-value is McNemar's against
+the first run.
 """
 
 import argparse
@@ -24,28 +25,33 @@ from vqa_utils.running.terminal import print_table
 
 
 def scores_of(run_ids: Sequence[str]) -> pd.DataFrame:
-    """A line a run: `run`, `rows`, `accuracy` with its 95 % interval from `low` to `high`, `log_loss`, `mcnemar_p`.
+    """Score the test answers of runs that answered the same rows (the same --limit).
 
-    The runs must have answered the same rows (the same --limit).
+    Returns:
+        A line a run: `run`, `rows`, `accuracy` with its 95 % interval from `low` to `high`,
+        `log_loss`, `mcnemar_p`.
     """
-    known, lines, first = known_test_answers().set_index("id")["answer"], [], None
+    known = known_test_answers().set_index("id")["answer"]
+    first_right = None
+    lines = []
     for run_id in run_ids:
-        probs = read_probabilities(RunPaths(run_id).ensemble / "probs_test.csv").sort_values(
-            "id", ignore_index=True
-        )
+        probs = read_probabilities(RunPaths(run_id).ensemble / "probs_test.csv")
+        probs = probs.sort_values("id", ignore_index=True)
         answers = known.loc[probs["id"]].reset_index(drop=True)
-        right = correct(probs, answers)
-        first = right if first is None else first
+        right = correct(probs, answers)  # bool [N]
+        if first_right is None:
+            first_right = right
         low, high = accuracy_interval(right)
-        scores = {
+        line = {
+            "run": run_id,
+            "rows": len(right),
             "accuracy": right.mean(),
             "low": low,
             "high": high,
             "log_loss": log_loss(probs, answers),
+            "mcnemar_p": mcnemar(first_right, right),
         }
-        lines.append(
-            {"run": run_id, "rows": len(right), **scores, "mcnemar_p": mcnemar(first, right)}
-        )
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

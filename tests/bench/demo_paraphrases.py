@@ -1,9 +1,9 @@
-"""The demo's challenge with two paraphrases of each training question, to measure what `paraphrase` does with them.
+"""The demo's challenge with two paraphrases of each training question, to measure `paraphrase`.
 
     python tests/bench/demo_paraphrases.py FOLDER
     python run_all.py --preset demo --data FOLDER --set paraphrase=true
 
-easy-VQA asks in 24 patterns; each has two rules here, written by hand.
+easy-VQA asks in 24 patterns; each has two wordings here, written by hand.
 """
 
 import argparse
@@ -53,23 +53,27 @@ RULES = {
 
 
 def paraphrased(question: str) -> list[str]:
-    """The question in two other wordings.
+    """Put the question in two other wordings.
 
     Raises:
         ValueError: no rule has its pattern.
     """
     for pattern, versions in RULES.items():
-        if found := re.fullmatch(rf"{pattern}\?", question):
+        found = re.fullmatch(rf"{pattern}\?", question)
+        if found:
             return [f"{found.expand(version)}?" for version in versions]
     raise ValueError(f"expected a question of easy-VQA, found {question!r}")
 
 
 def write_paraphrases(folder: Path) -> Path:
     """Write the demo's challenge and its paraphrases.csv, and return the file."""
-    train = pd.read_csv(write_challenge(folder) / "train.csv", dtype=str, keep_default_na=False)
-    rows = [(row.id, other) for row in train.itertuples() for other in paraphrased(row.question)]
-    write_csv(folder / "paraphrases.csv", pd.DataFrame(rows, columns=["id", "question"]))
-    return folder / "paraphrases.csv"
+    train_csv = write_challenge(folder) / "train.csv"
+    train = pd.read_csv(train_csv, dtype=str, keep_default_na=False)
+    questions = train["question"].map(paraphrased)  # two a row
+    rows = train.assign(question=questions).explode("question", ignore_index=True)
+    file = folder / "paraphrases.csv"
+    write_csv(file, rows[["id", "question"]])
+    return file
 
 
 if __name__ == "__main__":

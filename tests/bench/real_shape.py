@@ -1,9 +1,10 @@
-"""Do the presets fit, and how fast are they? The published shapes with random weights, through the project's own code.
+"""Do the presets fit, and how fast are they? Published shapes, random weights, the project's own code.
 
-    python tests/bench/real_shape.py --out results.json safe balanced performance low_memory single_gpu dense_8b
+    python tests/bench/real_shape.py --out results.json safe balanced performance low_memory dense_8b
 
-Random weights are quantised parameter by parameter on the GPU through the loader that a checkpoint takes. Where a preset
-names two GPUs and one is there, that one is capped at the sum of their limits. Each case trains 32 rows and scores 64.
+Random weights are quantised parameter by parameter on the GPU, through the loader of a checkpoint.
+If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each case
+trains 32 rows and scores 64.
 """
 
 import argparse
@@ -11,21 +12,24 @@ import gc
 import json
 import random
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from timing import GIB
+from timing import GIB, GPU, idle
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
+from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import (
     add_lora,
@@ -36,159 +40,190 @@ from vqa_utils.model.loading import (
 )
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.model.nf4.quantizer import offloading
-from vqa_utils.planning.plan import make_plan, resolve_batches, with_text
-from vqa_utils.planning.shapes import published_config, read_shape
+from vqa_utils.planning.plan import Plan, make_plan, resolve_batches, with_text
+from vqa_utils.planning.shapes import ModelShape, published_config, read_shape
 from vqa_utils.presets import preset
-from vqa_utils.scoring.options import score_options
+from vqa_utils.prompts import LETTERS
+from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
-TRAIN_ROWS, SCORE_ROWS, TEXT_WORDS = (
-    32,
-    64,
-    60,
-)  # two steps, so that the optimizer is there at the peak
+TRAIN_ROWS = 32  # two steps of the largest batch, so that the optimizer's state is in the peak
+SCORE_ROWS = 64
+TEXT_WORDS = 60
+WORDS = ("red", "circle", "is", "the", "colour", "shape", "blue")
+
+Case = tuple[str, Config]  # its name on the command line, and its settings
 
 
 class RandomWeight:
-    """Stands where the loader expects a slice of a file; drawn when it is read, as [...] reads a file's."""
+    """A stand-in for the loader's slice of a file, drawn when [...] would read the file."""
 
     def __init__(self, name: str, shape: tuple[int, ...]):
-        self.name, self.shape = name, shape
+        self.name = name
+        self.shape = shape
 
     def get_shape(self) -> tuple[int, ...]:
+        """Return the shape, as safetensors' slices do."""
         return self.shape
 
     def __getitem__(self, index: object) -> torch.Tensor:
         if "norm" in self.name and self.name.endswith("weight"):
             return torch.ones(self.shape, dtype=torch.bfloat16)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.empty(self.shape, dtype=torch.float16, device=device).normal_(std=0.02)
+        empty = torch.empty(self.shape, dtype=torch.float16, device="cuda" if GPU else "cpu")
+        return empty.normal_(std=0.02)
 
 
-def checkpoint(shape) -> dict[str, RandomWeight]:
-    """The official layout: experts as [E, H, 2I] and [E, I, H], which the loader transposes."""
+def checkpoint(shape: ModelShape) -> dict[str, RandomWeight]:
+    """Make the official layout: experts as [E, H, 2I] and [E, I, H], transposed by the loader."""
     weights = {}
     for name, size in shape.parameters.items():
-        weights[name] = RandomWeight(
-            name, (size[0], size[2], size[1]) if ".experts." in name else size
-        )
+        if ".experts." in name:
+            size = (size[0], size[2], size[1])
+        weights[name] = RandomWeight(name, size)
     return weights
 
 
-def load(config: Config, processor) -> PreTrainedModel:
-    """`load_base` without a checkpoint on a disk."""
+def load(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
+    """Load as `load_base` does, without a checkpoint on a disk."""
     return finish_base(load_stock(config, processor), config, memory_plan(config))
 
 
-def load_stock(config: Config, processor) -> PreTrainedModel:
-    """The model with its experts in NF4, and otherwise as transformers leaves it."""
+def load_stock(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
+    """Load the model with its experts in NF4, and the rest as transformers leaves it."""
     published = published_config(config.model)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(published))
         model_config = AutoConfig.from_pretrained(folder)
+    # The demo's tokenizer has ids of its own for these
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
-    for name, token in zip(names, SPECIAL[2:], strict=True):  # the demo's tokenizer has its own
+    for name, token in zip(names, SPECIAL[2:], strict=True):
         setattr(model_config, name, processor.tokenizer.convert_tokens_to_ids(token))
     plan = memory_plan(config)
     model_class = AutoModelForImageTextToText._model_mapping[type(model_config)]
-    weights = checkpoint(read_shape(published))
     with offloading(plan.offloaded_layers if plan else ()):
         return model_class.from_pretrained(
-            None, config=model_config, state_dict=weights, **loading_options(config, plan)
+            None,
+            config=model_config,
+            state_dict=checkpoint(read_shape(published)),
+            **loading_options(config, plan),
         )
 
 
 def make_processor(patch_px: int) -> Qwen3VLProcessor:
-    """The demo's tokenizer with the model's patches."""
+    """Join the demo's tokenizer with the model's patches."""
     tokenizer = load_processor(preset("demo")).tokenizer
     images = Qwen2VLImageProcessor(patch_size=patch_px, merge_size=2, temporal_patch_size=2)
-    return Qwen3VLProcessor(
-        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
-    )
+    videos = Qwen3VLVideoProcessor()
+    return Qwen3VLProcessor(images, tokenizer, videos, chat_template=tokenizer.chat_template)
 
 
 def make_rows(folder: Path, side: int, count: int) -> pd.DataFrame:
-    """Noise of `side` px with questions of some length."""
-    rng, rows = np.random.default_rng(side), []
-    for i in range(count):
-        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(
-            folder / f"{side}_{i}.bmp"
-        )
-        words = " ".join(
-            random.Random(i).choices(
-                ("red", "circle", "is", "the", "colour", "shape", "blue"), k=TEXT_WORDS
-            )
-        )
-        options = dict(zip("abcd", ("red", "blue", "green", "yellow"), strict=True))
-        rows.append(
-            {
-                "id": str(i),
-                "path": f"{side}_{i}.bmp",
-                "question": words,
-                **options,
-                "answer": "abcd"[i % 4],
-            }
-        )
+    """Write images of noise, `side` px wide, and return rows with questions of TEXT_WORDS words."""
+    rng = np.random.default_rng(side)
+    options = dict(zip(LETTERS, ("red", "blue", "green", "yellow"), strict=True))
+    rows = []
+    for number in range(count):
+        path = f"{side}_{number}.bmp"
+        noise = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / path)
+        words = random.Random(number).choices(WORDS, k=TEXT_WORDS)
+        row = {
+            "id": str(number),
+            "path": path,
+            "question": " ".join(words),
+            **options,
+            "answer": LETTERS[number % 4],
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder: Path) -> dict:
-    """Train and score; predicted and measured peaks in GiB, seconds a row."""
-    side = (
-        config.image_side // 32 * 32
-        if processor.image_processor.patch_size == 16
-        else config.image_side // 28 * 28
-    )
+def run_case(
+    name: str, base: PreTrainedModel, processor: Qwen3VLProcessor, config: Config, folder: Path
+) -> dict[str, Any]:
+    """Train and score; return predicted and measured peaks in GiB, and seconds a row."""
+    images = processor.image_processor
+    factor_px = images.patch_size * images.merge_size
+    side = config.image_side // factor_px * factor_px
     rows = make_rows(folder, side, SCORE_ROWS)
+    train, held_out = rows.head(TRAIN_ROWS), rows.tail(config.score_batch)
     encoder = Encoder(processor, folder, config.image_side)
     shape = read_shape(published_config(config.model))
-    longest = encoder.examples(rows.head(TRAIN_ROWS).to_dict("records"))["input_ids"].shape[1]
-    text = longest - side**2 // shape.pixels_per_token
+    image_tokens = side**2 // shape.pixels_per_token
+    tokens = encoder.examples(train.to_dict("records"))["input_ids"].shape[1]
     limits = [size_in_bytes(size) for size in config.max_memory]
-    plan = with_text(make_plan(config, shape, limits), config, shape, text)
-    gpus = range(len(limits)) if torch.cuda.is_available() else []
+    plan = with_text(make_plan(config, shape, limits), config, shape, tokens - image_tokens)
+
     model = add_lora(base, config)
     paths = FoldPaths(folder / name)
-    meta = train_fold(
-        model, config, encoder, rows.head(TRAIN_ROWS), rows.tail(config.score_batch), paths
-    )
+    meta = train_fold(model, config, encoder, train, held_out, paths)
     log = pd.read_csv(paths.train_log)
-    trained = [torch.cuda.max_memory_allocated(gpu) / GIB for gpu in gpus]
-    reserved = [torch.cuda.max_memory_reserved(gpu) / GIB for gpu in gpus]
+    gpus = range(len(limits)) if GPU else range(0)
+    trained = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
+    reserved = [torch.cuda.max_memory_reserved(gpu) for gpu in gpus]
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
+
     timer = Timer()
-    options = {
-        "batch_size": config.score_batch,
-        "orders": config.tta,
-        "num_workers": config.num_workers,
-    }
-    probs = score_options(model.eval(), encoder, rows, **options)
-    result = {
-        "case": name, "gpus": len(limits), "image": side, "tokens": text + side**2 // shape.pixels_per_token,
-        "micro_batch": config.micro_batch, "score_batch": config.score_batch, "lora_r": config.lora_r,
-        "predicted_gib": [round(gpu.total / GIB, 2) for gpu in plan.gpus],
-        "trained_gib": [round(x, 2) for x in trained], "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
-        "scored_gib": [round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) for gpu in gpus],
-        "reserved_gib": [round(x, 2) for x in reserved], "limit_gib": [round(limit / GIB, 2) for limit in limits],
-        "free_gib": [round(gpu.left / GIB, 2) for gpu in plan.gpus], "context_gib": context_gib(), "streamed_layers": len(plan.offloaded_layers), "kept_layers": [len(gpu.uncheckpointed_layers) for gpu in plan.gpus],
-        "layers": [sum(".layers." in module for module in gpu.modules) for gpu in plan.gpus],
-        "peaks_gib": {phase: round(size / GIB, 2) for phase, size in plan.gpus[0].peaks.items()},
-        "use": {group: round(size / GIB, 3) for group, size in (plan.gpus[0].weights | plan.gpus[0].training).items()},
-        "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
-        "score_s_per_row": round(timer.seconds() / SCORE_ROWS, 3),
-        "losses": log["loss"].round(3).tolist(), "grad_norms": log["grad_norm"].tolist(), "skipped": meta["skipped_steps"],
-        "finite": bool(np.isfinite(probs[list("abcd")].to_numpy()).all() and np.isfinite(log["loss"]).all()),
-    }  # fmt: skip
+    probs = option_matrix(
+        score_options(model.eval(), encoder, rows, ScoringSettings.of_run(config))
+    )
+    score_s = timer.seconds()
+    scored = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
     model.unload()
-    return result
+    return {
+        "case": name,
+        "gpus": len(limits),
+        "image": side,
+        "tokens": tokens,
+        "micro_batch": config.micro_batch,
+        "score_batch": config.score_batch,
+        "lora_r": config.lora_r,
+        **described(plan),
+        "limit_gib": gib(limits),
+        "trained_gib": gib(trained),
+        "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
+        "scored_gib": gib(scored),
+        "reserved_gib": gib(reserved),
+        "context_gib": context_gib(),
+        "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
+        "score_s_per_row": round(score_s / SCORE_ROWS, 3),
+        "losses": log["loss"].round(3).tolist(),
+        "grad_norms": log["grad_norm"].tolist(),
+        "skipped": meta["skipped_steps"],
+        "finite": bool(np.isfinite(probs).all() and np.isfinite(log["loss"]).all()),
+    }
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """Return the plan's placement and sizes; phases and groups are those of the first GPU."""
+    first = plan.gpus[0]
+    layers = []
+    for gpu in plan.gpus:
+        layers.append(sum(".layers." in module for module in gpu.modules))
+    return {
+        "predicted_gib": gib(gpu.total for gpu in plan.gpus),
+        "free_gib": gib(gpu.left for gpu in plan.gpus),
+        "streamed_layers": len(plan.offloaded_layers),
+        "kept_layers": [len(gpu.uncheckpointed_layers) for gpu in plan.gpus],
+        "layers": layers,
+        "peaks_gib": {phase: round(size / GIB, 2) for phase, size in first.peaks.items()},
+        "use": {
+            group: round(size / GIB, 3) for group, size in (first.weights | first.training).items()
+        },
+    }
+
+
+def gib(sizes: Iterable[int]) -> list[float]:
+    """Turn bytes into GiB."""
+    return [round(size / GIB, 2) for size in sizes]
 
 
 def context_gib() -> float:
-    """What CUDA itself takes on the first GPU, beside the allocator."""
-    if not torch.cuda.is_available():
+    """Return the memory of CUDA itself on the first GPU, beside the allocator's."""
+    if not GPU:
         return 0.0
     free, total = torch.cuda.mem_get_info(0)
     return round((total - free - torch.cuda.memory_reserved(0)) / GIB, 2)
@@ -198,46 +233,51 @@ class Timer:
     """Wall time between its making and `seconds`, with the GPUs idle at both ends."""
 
     def __init__(self):
-        import time
-
-        self.now = time.perf_counter
-        self.start = self._idle()
+        self.start = self._when_idle()
 
     def seconds(self) -> float:
-        return self._idle() - self.start
+        """Return the seconds since the start."""
+        return self._when_idle() - self.start
 
-    def _idle(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return self.now()
+    def _when_idle(self) -> float:
+        idle()
+        return time.perf_counter()
 
 
-def settings(case: str) -> tuple[str, Config]:
-    """`safe` or `safe:image_side=512,micro_batch=4`: a preset with changes; on one GPU, with the sum of its limits."""
+def settings(case: str) -> Case:
+    """Resolve `safe` or `safe:image_side=512,micro_batch=4`, a preset with changes.
+
+    With fewer GPUs than it names, one gets the sum of their limits.
+    """
     name, _, changes = case.partition(":")
-    config = preset(
-        name, **parse_settings(change.replace("+", ",") for change in changes.split(",") if change)
-    )
+    # A comma ends a change here, so a list of sizes is written with +
+    given = [change.replace("+", ",") for change in changes.split(",") if change]
+    config = preset(name, **parse_settings(given))
     if torch.cuda.device_count() < len(config.max_memory):
-        total = sum(map(size_in_bytes, config.max_memory))
+        total = sum(size_in_bytes(size) for size in config.max_memory)
         config = replace(config, max_memory=(f"{total / 1e9:g}GB",))
-    config = resolve_batches(
-        config,
-        read_shape(published_config(config.model)),
-        list(map(size_in_bytes, config.max_memory)),
-    )
+    limits = [size_in_bytes(size) for size in config.max_memory]
+    config = resolve_batches(config, read_shape(published_config(config.model)), limits)
     return case, replace(config, data="-", num_workers=0, epochs=1)
 
 
-def groups(cases: list[str]) -> Iterator[tuple[Config, list[tuple[str, Config]]]]:
-    """Cases that share a loaded base, with the settings that load it."""
-    waiting = [settings(case) for case in cases]
-    while waiting:
-        first = waiting[0][1]
-        same = [(name, c) for name, c in waiting if (c.model, c.max_memory, c.offload_experts) ==
-                (first.model, first.max_memory, first.offload_experts)]  # fmt: skip
-        yield first, same
-        waiting = [case for case in waiting if case not in same]
+def groups(cases: Sequence[str]) -> Iterable[list[Case]]:
+    """Group the cases that can share a loaded base, in the order of their first."""
+    by_base: dict[tuple[Any, ...], list[Case]] = {}
+    for case in map(settings, cases):
+        config = case[1]
+        base = config.model, config.max_memory, config.offload_experts
+        by_base.setdefault(base, []).append(case)
+    return by_base.values()
+
+
+def cap_gpus(config: Config) -> None:
+    """Cap each GPU at its limit, and measure its peak from here on."""
+    for gpu, size in enumerate(config.max_memory if GPU else ()):
+        total = torch.cuda.get_device_properties(gpu).total_memory
+        share = min(1.0, size_in_bytes(size) / total)
+        torch.cuda.set_per_process_memory_fraction(share, gpu)
+        torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def main() -> None:
@@ -249,18 +289,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     results = []
-    for config, cases in groups(args.cases):
-        for gpu, size in enumerate(config.max_memory if torch.cuda.is_available() else ()):
-            total = torch.cuda.get_device_properties(gpu).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, size_in_bytes(size) / total), gpu)
-            torch.cuda.reset_peak_memory_stats(gpu)
+    for cases in groups(args.cases):
+        _, config = cases[0]
+        cap_gpus(config)
         processor = make_processor(read_shape(published_config(config.model)).patch_px)
         timer = Timer()
         base = load(config, processor)
         loading = {
-            "load_s": round(timer.seconds(), 1), "load_peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+            "load_s": round(timer.seconds(), 1),
+            "load_peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
             "weights_gib": round(torch.cuda.memory_allocated() / GIB, 2),
-        }  # fmt: skip
+        }
         print(loaded_weights(base, config), flush=True)
         for name, case in cases:
             with tempfile.TemporaryDirectory() as folder:

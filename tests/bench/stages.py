@@ -2,10 +2,11 @@
 
     python tests/bench/stages.py --rows 1000 10000 100000 --out results.json
 
-A made-up challenge for each size: that many train rows and a quarter as many test rows, each with an image file of its
-own, four files to a picture, half of them PNG and half JPEG. 01_eda, 02_folds, 05_ensemble and 06_analysis run as
-`run_all.py` runs them, on made-up probabilities of three folds. Before and between notebooks, `run_all.py` itself checks
-the data and hashes it: that is the line `run_all`. Peak memory is the resident one of the kernel, or of `run_all`.
+A made-up challenge for each size: that many train rows and a quarter as many test rows, each with
+an image file of its own, four files to a picture, half of them PNG and half JPEG. 01_eda, 02_folds,
+05_ensemble and 06_analysis run as `run_all.py` runs them, on made-up probabilities of three folds.
+Before and between notebooks, `run_all.py` itself checks the data and hashes it: that is the line
+`run_all`. Peak memory is the resident one of the kernel, or of `run_all`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from rich.console import Console
+from scipy.special import softmax
 
 from vqa_utils.artifacts.files import write_csv, write_json
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, RunPaths
@@ -29,6 +32,7 @@ from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.config import to_dict
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.presets import preset
+from vqa_utils.prompts import LETTERS
 from vqa_utils.running.execution import execute
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.terminal import print_table
@@ -42,91 +46,124 @@ QUESTIONS = (
     ("what stands beside the {}?", ("a tree", "a car with its lights on", "a house", "nothing")),
 )
 WORDS = ("cat", "bridge", "sign", "window")
+ANSWER_LOGITS = {"oof": 3, "zero_shot": 1, "blank": 0}  # how much more the answer gets, by split
 
 
 def write_challenge(folder: Path, rows: int, side_px: int, rng: np.random.Generator) -> None:
-    """train.csv with `rows` rows, test.csv with a quarter of them, sample_submission.csv and the images."""
-    for split, count in (("train", rows), ("test", rows // 4)):
-        (folder / split).mkdir(parents=True)
-        paths = [
-            f"{split}/{i:06d}.{('png', 'jpg')[i // FILES_A_PICTURE % 2]}" for i in range(count)
-        ]
-        for i, path in enumerate(paths):
-            if i % FILES_A_PICTURE == 0:
-                coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BILINEAR).save(
-                    folder / path
-                )
-            else:
-                (folder / path).hardlink_to(folder / paths[i - i % FILES_A_PICTURE])
-        kinds, words = rng.integers(len(QUESTIONS), size=count), rng.choice(WORDS, count)
-        frame = pd.DataFrame({
-            "id": [f"{split}_{i:06d}" for i in range(count)],
-            "path": paths,
-            "question": [QUESTIONS[kind][0].format(word) for kind, word in zip(kinds, words, strict=True)],
-            **{letter: [QUESTIONS[kind][1][i] for kind in kinds] for i, letter in enumerate("abcd")},
-            "answer": rng.choice(list("abcd"), count),
-        })  # fmt: skip
-        write_csv(
-            folder / f"{split}.csv", frame if split == "train" else frame.drop(columns="answer")
-        )
-    write_csv(folder / "sample_submission.csv", frame[["id"]].assign(answer="a"))
+    """Write train.csv with `rows` rows, test.csv with a quarter of them, and the images."""
+    train = made_up_rows(folder, "train", rows, side_px, rng)
+    test = made_up_rows(folder, "test", rows // 4, side_px, rng)
+    write_csv(folder / "train.csv", train)
+    write_csv(folder / "test.csv", test.drop(columns="answer"))
+    write_csv(folder / "sample_submission.csv", test[["id"]].assign(answer="a"))
+
+
+def made_up_rows(
+    folder: Path, split: str, count: int, side_px: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Write the images of a split; return its rows, with random questions and answers."""
+    (folder / split).mkdir(parents=True)
+    paths = write_images(folder, split, count, side_px, rng)
+    kinds = rng.integers(len(QUESTIONS), size=count)
+    words = rng.choice(WORDS, count)
+    rows = []
+    for number in range(count):
+        question, options = QUESTIONS[kinds[number]]
+        row = {
+            "id": f"{split}_{number:06d}",
+            "path": paths[number],
+            "question": question.format(words[number]),
+            **dict(zip(LETTERS, options, strict=True)),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).assign(answer=rng.choice(LETTERS, count))
+
+
+def write_images(
+    folder: Path, split: str, count: int, side_px: int, rng: np.random.Generator
+) -> list[str]:
+    """Write an image for each row, FILES_A_PICTURE files to a picture; return their paths."""
+    paths = []
+    for number in range(count):
+        picture, copy = divmod(number, FILES_A_PICTURE)
+        suffix = ("png", "jpg")[picture % 2]
+        path = f"{split}/{number:06d}.{suffix}"
+        if copy == 0:
+            coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            smooth = Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BILINEAR)
+            smooth.save(folder / path)
+        else:
+            (folder / path).hardlink_to(folder / paths[number - copy])
+        paths.append(path)
+    return paths
 
 
 def write_scores(paths: RunPaths, folder: Path, rng: np.random.Generator) -> None:
-    """What three folds of 03_train_fold and 04_infer leave: probabilities, mostly right, and a training's facts."""
-    folds, test = pd.read_csv(paths.folds, dtype=str), pd.read_csv(folder / "test.csv", dtype=str)
-    answer = pd.read_csv(folder / "train.csv", dtype=str)["answer"].map("abcd".index).to_numpy()
-    for k in sorted(folds["fold"].unique()):
-        held_out = (folds["fold"] == k).to_numpy()
-        for rows, ids in (("oof", folds["id"][held_out]), ("zero_shot", folds["id"][held_out]),
-                          ("blank", folds["id"][held_out]), ("test", test["id"])):  # fmt: skip
-            logits = rng.normal(size=(len(ids), 4))
-            if rows != "test":
-                logits[np.arange(len(ids)), answer[held_out]] += {
-                    "oof": 3,
-                    "zero_shot": 1,
-                    "blank": 0,
-                }[rows]
-            values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-            frame = pd.DataFrame({"id": ids.to_numpy(), **dict(zip("abcd", values.T, strict=True))})
-            write_probabilities(paths.fold(k).probs(rows), frame)
-        write_json(paths.fold(k).meta, {"seconds": 60, "peak_memory_gib": [1.0]})
+    """Write the results of 03_train_fold and 04_infer for three folds, mostly right."""
+    folds = pd.read_csv(paths.folds, dtype=str)
+    test = pd.read_csv(folder / "test.csv", dtype=str)
+    train = pd.read_csv(folder / "train.csv", dtype=str)
+    for number in sorted(folds["fold"].unique()):
+        fold = paths.fold(number)
+        held_out = train[(folds["fold"] == number).to_numpy()]
+        for split, bonus in ANSWER_LOGITS.items():
+            write_probabilities(fold.probs(split), made_up_probabilities(held_out, bonus, rng))
+        write_probabilities(fold.probs("test"), made_up_probabilities(test, 0, rng))
+        write_json(fold.meta, {"seconds": 60, "peak_memory_gib": [1.0]})
+
+
+def made_up_probabilities(
+    rows: pd.DataFrame, answer_logit: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Draw probabilities from normal logits, with `answer_logit` more at the answer if not 0."""
+    logits = rng.normal(size=(len(rows), len(LETTERS)))  # [N, 4]
+    if answer_logit:
+        columns = rows["answer"].map(LETTERS.index)
+        logits[np.arange(len(rows)), columns] += answer_logit
+    probs = pd.DataFrame(softmax(logits, axis=1), columns=list(LETTERS))
+    return probs.assign(id=rows["id"].to_numpy())
 
 
 def measure(stage: str, paths: RunPaths, folder: Path) -> dict[str, float | str]:
-    """In a process of its own: seconds and peak resident memory of a stage."""
-    config, start = preset("demo", data=str(folder)), time.perf_counter()
+    """Run a stage in this process, a fresh one; return its seconds and peak resident memory."""
+    config = preset("demo", data=str(folder))
+    start = time.perf_counter()
     if stage == "run_all":
         start_run(paths, config)
         data_hash(config, paths.images)
+        who = resource.RUSAGE_SELF
     else:
         write_json(paths.config, to_dict(config))
         execute(stage, paths.notebooks / f"{stage}.ipynb", {"run_id": paths.run_id})
+        who = resource.RUSAGE_CHILDREN  # the peak is that of the largest child: the kernel
     seconds = time.perf_counter() - start
-    who = (
-        resource.RUSAGE_SELF if stage == "run_all" else resource.RUSAGE_CHILDREN
-    )  # of these, the largest: the kernel
     used = resource.getrusage(who)
-    cpu_seconds = used.ru_utime + used.ru_stime
-    return {"stage": stage, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
-            "peak_mib": round(used.ru_maxrss / 1024)}  # fmt: skip
+    return {
+        "stage": stage,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mib": round(used.ru_maxrss / 1024),
+    }
 
 
-def measure_all(rows: int, side_px: int, stages: list[str]) -> list[dict[str, float | str]]:
-    """The stages, in their order, at one size."""
-    rng, results = np.random.default_rng(0), []
+def measure_all(
+    rows: int, side_px: int, stages: Sequence[str]
+) -> list[dict[str, float | str | int]]:
+    """Run the stages, in their order, at one size."""
+    rng = np.random.default_rng(0)
+    spawn = multiprocessing.get_context("spawn")
+    results = []
     with tempfile.TemporaryDirectory() as work:
         os.environ[RUNS_VARIABLE] = f"{work}/runs"
-        folder, paths = Path(work) / "data", RunPaths("stages")
+        folder = Path(work) / "data"
+        paths = RunPaths("stages")
         write_challenge(folder, rows, side_px, rng)
         for stage in stages:
             if stage == "05_ensemble":
                 write_scores(paths, folder, rng)
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-                results.append(
-                    {"rows": rows, **fresh.submit(measure, stage, paths, folder).result()}
-                )
+            with ProcessPoolExecutor(1, mp_context=spawn) as fresh:
+                measured = fresh.submit(measure, stage, paths, folder).result()
+            results.append({"rows": rows, **measured})
             print(json.dumps(results[-1]), flush=True)
     return results
 
@@ -147,7 +184,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the pictures, px")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    results = [result for rows in args.rows for result in measure_all(rows, args.side, args.stages)]
+    results = []
+    for rows in args.rows:
+        results += measure_all(rows, args.side, args.stages)
     table = pd.DataFrame(results).pivot(
         index="stage", columns="rows", values=["seconds", "cpu_seconds", "peak_mib"]
     )

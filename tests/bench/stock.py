@@ -1,4 +1,7 @@
-"""What speed.py compares with: the 30B as transformers and PEFT have it, but for experts in 4 bits, a layer made dense at a time."""
+"""The opponents of speed.py: the 30B as transformers and PEFT have it, but with experts in 4 bits.
+
+Both dequantise a layer's experts at each use, one layer at a time.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -14,47 +17,54 @@ from vqa_utils.model.nf4.experts import NF4Experts
 
 
 def dense_view(experts: NF4Experts) -> SimpleNamespace:
-    """A layer's experts as transformers has them, made dense for one use."""
+    """Dequantise a layer's experts, with the attributes of transformers' own."""
     with torch.no_grad():
         weights = experts.dense()
-    flags = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-    flags |= {
-        "has_post_expert_norm": False,
-        "_is_expert_parallel": False,
-        "_apply_gate": functools.partial(_default_apply_gate, experts),
-    }
     return SimpleNamespace(
-        num_experts=experts.num_experts, act_fn=experts.act_fn, **flags, **weights
+        num_experts=experts.num_experts,
+        act_fn=experts.act_fn,
+        has_gate=True,
+        has_bias=False,
+        has_post_expert_norm=False,
+        is_transposed=False,
+        is_concatenated=True,
+        _is_expert_parallel=False,
+        _apply_gate=functools.partial(_default_apply_gate, experts),
+        **weights,
     )
 
 
 def usual(
     self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
+    """Forward by transformers' loop over the experts: [tokens, hidden]."""
     forward = Qwen3VLMoeTextExperts.forward
-    return getattr(forward, "__wrapped__", forward)(dense_view(self), x, index, weights)
+    loop = getattr(forward, "__wrapped__", forward)  # without the choice of another function
+    return loop(dense_view(self), x, index, weights)
 
 
 def stock(
     self: NF4Experts, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
+    """Forward by transformers' default, one grouped product for all experts: [tokens, hidden]."""
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](dense_view(self), x, index, weights)
 
 
 def stock_lora(base: torch.nn.Module, config: Config) -> torch.nn.Module:
-    """What the recipes do: PEFT, checkpointing, and the hook that makes the inputs need a gradient."""
+    """Add LoRA as the recipes do: PEFT, checkpointing, and inputs that need a gradient."""
     base.requires_grad_(False)
-    base.config.use_cache = base.config.get_text_config().use_cache = False
-    enable = (
-        getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    )
-    enable({"use_reentrant": False})
+    base.config.use_cache = False
+    base.config.get_text_config().use_cache = False
+    # transformers 5.23 renamed the method; 5.17 has the old name alone
+    if hasattr(base, "activation_checkpointing_enable"):
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
     base.enable_input_require_grads()
-    targets = rf"{LANGUAGE_MODEL}\.({'|'.join(config.target_modules)})"
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=rf"{LANGUAGE_MODEL}\.({'|'.join(config.target_modules)})",
     )
     return get_peft_model(base, lora)

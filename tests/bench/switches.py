@@ -1,10 +1,11 @@
-"""What each switch does to the out-of-fold score: the runs of a sweep over seeds, against those that have no switch on.
+"""How does each switch change the out-of-fold score? A sweep over seeds against runs without one.
 
     python run_all.py sweep tests/bench/switches.yaml
     python tests/bench/switches.py RUN ...          # all runs of the sweep, and more
 
-Runs that differ in their seed alone are one line. A row's difference to the runs without a switch is its mean over the seeds,
-and its p-value that of flipping signs, a picture's rows together. Training seconds are of all folds, side by side as they ran.
+Runs that differ in their seed alone are one line. A row's difference to the runs without a switch
+is its mean over the seeds, and its p-value that of flipping signs, a picture's rows together.
+Training seconds are of all folds, side by side as they ran.
 """
 
 import argparse
@@ -29,86 +30,113 @@ from vqa_utils.metrics import correct
 from vqa_utils.presets import differences, preset
 from vqa_utils.running.terminal import print_table
 
+NO_SWITCH = "none"
+SCORES = {"right": "accuracy", "loss": "log loss"}  # title by column
+
 
 def scored_rows(run_id: str) -> pd.DataFrame:
-    """A line an out-of-fold row: `run`, `seed`, `id`, `right`, `loss`, and the `seconds` of the run's trainings."""
+    """Score a run's out-of-fold rows.
+
+    Returns:
+        A line a row: `run`, `seed`, `id`, `right`, `loss`, and the `seconds` of the run's trainings.
+    """
     paths, config = open_run(run_id)
     check_finished(paths, config)
     train = load_challenge(config).train
     probs = pooled(paths, config, read_folds(paths.folds, train), "oof")
     answers = rows_of(probs, train)["answer"]
-    return pd.DataFrame({
-        "run": run_id,
-        "seed": config.seed,
-        "id": probs["id"],
-        "right": correct(probs, answers).astype(float),
-        "loss": -np.log(probability_of(probs, answers)),
-        "seconds": sum(read_json(paths.fold(number).meta)["seconds"] for number in config.fold_numbers),
-    })  # fmt: skip
+    seconds = [read_json(paths.fold(number).meta)["seconds"] for number in config.fold_numbers]
+    return pd.DataFrame(
+        {
+            "run": run_id,
+            "seed": config.seed,
+            "id": probs["id"],
+            "right": correct(probs, answers).astype(float),
+            "loss": -np.log(probability_of(probs, answers)),
+            "seconds": sum(seconds),
+        }
+    )
 
 
 def switch_of(run_ids: Sequence[str]) -> dict[str, str]:
-    """Each run's settings, without those that all have and the seed; "none" where that is all."""
-    changed = {run_id: set(_settings(run_id)) for run_id in run_ids}
-    common = set.intersection(*changed.values())
-    return {
-        run_id: ", ".join(sorted(names - common)) or "none" for run_id, names in changed.items()
-    }
+    """Name each run by its settings, without those that all have and the seed."""
+    settings = {run_id: set(_settings(run_id)) for run_id in run_ids}
+    common = set.intersection(*settings.values())
+    switches = {}
+    for run_id, of_run in settings.items():
+        switches[run_id] = ", ".join(sorted(of_run - common)) or NO_SWITCH
+    return switches
 
 
 def _settings(run_id: str) -> list[str]:
-    config = open_run(run_id)[1]
-    changes = differences(config) | (
-        {"data": config.data} if config.data != preset(config.preset).data else {}
-    )
+    _, config = open_run(run_id)
+    changes = differences(config)
+    if config.data != preset(config.preset).data:
+        changes = {**changes, "data": config.data}
     return [f"{name}={value}" for name, value in changes.items() if name != "seed"]
 
 
 def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
-    """A line a switch, which some runs must be without: accuracies, their mean, log loss, each with its difference to "none"
-    and p, and training seconds.
+    """Compare the switches with the runs that have none.
 
     Args:
         pictures: each row's picture, by id.
+
+    Returns:
+        A line a switch: accuracy by seed; accuracy and log loss, their means with the change to
+        NO_SWITCH and its p; training seconds as a multiple of those without.
     """
-    rows = pd.concat(map(scored_rows, run_ids), ignore_index=True)
+    rows = pd.concat([scored_rows(run_id) for run_id in run_ids], ignore_index=True)
     rows["switch"] = rows["run"].map(switch_of(run_ids))
-    seeds = rows.groupby("switch")["seed"].unique().map(sorted)
-    if (seeds.map(tuple) != tuple(seeds.get("none", ()))).any():
-        sys.exit(
-            f"expected every switch, and runs without one, with the same seeds, found {seeds.to_dict()}"
-        )
-    means = rows.groupby(["switch", "id"])[["right", "loss"]].mean()
+    check_seeds(rows)
+
+    means = rows.groupby(["switch", "id"])[list(SCORES)].mean()  # over the seeds
+    none = means.loc[NO_SWITCH]
     seconds = rows.groupby(["switch", "seed"])["seconds"].first().groupby("switch").mean()
-    lines, none = [], means.loc["none"]
-    for switch, found in means.groupby(level=0):
-        change = found.droplevel(0) - none
-        by_seed = rows[rows["switch"] == switch].groupby("seed")["right"].mean()
-        line = {"switch": switch, "accuracy by seed": " ".join(f"{value:.3f}" for value in by_seed)}
-        for name, title in (("right", "accuracy"), ("loss", "log loss")):
-            p = (
-                sign_flip_p(change[name].to_numpy(), pictures.loc[change.index], seed=0)
-                if switch != "none"
-                else 1.0
-            )
-            line |= {
-                title: found[name].mean(),
-                f"{title} change": change[name].mean(),
-                f"p ({title})": p,
-            }
-        lines.append(line | {"training": seconds[switch] / seconds["none"]})
+    lines = []
+    for switch, of_switch in rows.groupby("switch"):
+        by_seed = of_switch.groupby("seed")["right"].mean()
+        line = {
+            "switch": switch,
+            "accuracy by seed": " ".join(f"{accuracy:.3f}" for accuracy in by_seed),
+        }
+        found = means.loc[switch]
+        change = found - none
+        for column, title in SCORES.items():
+            p = 1.0
+            if switch != NO_SWITCH:
+                p = sign_flip_p(change[column].to_numpy(), pictures.loc[change.index], seed=0)
+            line[title] = found[column].mean()
+            line[f"{title} change"] = change[column].mean()
+            line[f"p ({title})"] = p
+        line["training"] = seconds[switch] / seconds[NO_SWITCH]
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
-if __name__ == "__main__":
+def check_seeds(rows: pd.DataFrame) -> None:
+    """Stop unless every switch, and no switch, was run with the same seeds."""
+    seeds = rows.groupby("switch")["seed"].unique().map(sorted).to_dict()
+    if any(of_switch != seeds.get(NO_SWITCH) for of_switch in seeds.values()):
+        sys.exit(f"expected every switch, and runs without one, with the same seeds, found {seeds}")
+
+
+def main() -> None:
+    """Print the table of the runs on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN")
     run_ids = parser.parse_args().runs
-    plain = next(
-        (run_id for run_id, switch in switch_of(run_ids).items() if switch == "none"), run_ids[0]
-    )
-    paths, config = open_run(plain)  # whose groups are pictures
-    pictures = read_folds(paths.folds, load_challenge(config).train).set_index("id")["group"]
-    print_table(Console(width=200), "out of fold", switches(run_ids, pictures))
+
+    # The groups of a run without a switch are pictures; group_questions, say, makes others
+    names = switch_of(run_ids)
+    without = [run_id for run_id in run_ids if names[run_id] == NO_SWITCH]
+    paths, config = open_run((without or run_ids)[0])
+    folds = read_folds(paths.folds, load_challenge(config).train)
+    table = switches(run_ids, folds.set_index("id")["group"])
+    print_table(Console(width=200), "out of fold", table)
+
+
+if __name__ == "__main__":
+    main()
