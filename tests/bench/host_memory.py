@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from vqa_utils.model.loading import load_base
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 
@@ -77,7 +78,7 @@ def load(folder: str, copies: str) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    model = load_base(config)
+    model = load_base(config, memory_plan(config))
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()

@@ -29,14 +29,13 @@ from vqa_utils.config import Config, parse_settings
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import (
     add_lora,
-    finish_base,
+    finish,
     load_processor,
     loading_options,
-    memory_plan,
 )
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.model.nf4.quantizer import offloading
-from vqa_utils.planning.plan import make_plan, resolve_batches, with_text
+from vqa_utils.planning.plan import make_plan, memory_plan, resolve_batches, with_text
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring.options import score_options
@@ -79,7 +78,7 @@ def checkpoint(shape) -> dict[str, RandomWeight]:
 
 def load(config: Config, processor) -> PreTrainedModel:
     """`load_base` without a checkpoint on a disk."""
-    return finish_base(load_stock(config, processor), config, memory_plan(config))
+    return finish(load_stock(config, processor), config, memory_plan(config))
 
 
 def load_stock(config: Config, processor) -> PreTrainedModel:
@@ -149,7 +148,7 @@ def run_case(name: str, base: PreTrainedModel, processor, config: Config, folder
     limits = [size_in_bytes(size) for size in config.max_memory]
     plan = with_text(make_plan(config, shape, limits), config, shape, text)
     gpus = range(len(limits)) if torch.cuda.is_available() else []
-    model = add_lora(base, config)
+    model = add_lora(base, config, memory_plan(config))
     paths = FoldPaths(folder / name)
     meta = train_fold(
         model, config, encoder, rows.head(TRAIN_ROWS), rows.tail(config.score_batch), paths

@@ -6,10 +6,10 @@ from collections import Counter
 import pandas as pd
 import pytest
 import torch
+from bases import base_with_lora
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, with_paraphrases
-from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.training._batches import StepTrainer, training_rows
 from vqa_utils.training._option_shuffling import ShuffledOptions
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
@@ -198,7 +198,7 @@ def test_a_fold_learns_from_other_words_and_is_judged_in_its_own(
     seen, examples = [], encoder.examples
     monkeypatch.setattr(encoder, "examples", lambda batch: seen.extend(batch) or examples(batch))
     meta = train_fold(
-        add_lora(load_base(config), config),
+        base_with_lora(config),
         config,
         encoder,
         learns,

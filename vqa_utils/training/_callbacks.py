@@ -103,20 +103,6 @@ class NonFiniteGuard(TrainerCallback):
             )
 
 
-class SeenSteps(TrainerCallback):
-    """Tells autograd that a step changed the weights.
-
-    The lean LoRA makes its 16-bit copies anew where a weight's version is new, and bitsandbytes' optimizers write past it.
-    """
-
-    def on_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **kwargs: Any
-    ) -> None:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                torch.autograd.graph.increment_version(parameter)
-
-
 class FreeMemory(TrainerCallback):
     """Gives the allocator's unused blocks back after each epoch and each evaluation, whose shapes differ."""
 

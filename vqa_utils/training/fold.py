@@ -26,7 +26,6 @@ from vqa_utils.training._batches import StepTrainer, training_rows, with_lengths
 from vqa_utils.training._callbacks import (
     FreeMemory,
     NonFiniteGuard,
-    SeenSteps,
     TrainLog,
     peak_memory_gib,
     reset_peak_memory,
@@ -78,7 +77,7 @@ def train_fold(
         compute_loss_func=answer_loss,
         preprocess_logits_for_metrics=lambda outputs, labels: letter_logits(outputs, letters),
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
-        callbacks=[TrainLog(paths.train_log), guard, SeenSteps(), FreeMemory()],
+        callbacks=[TrainLog(paths.train_log), guard, FreeMemory()],
     )
     trainer.remove_callback(
         PrinterCallback
