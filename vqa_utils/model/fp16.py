@@ -1,8 +1,9 @@
 """Compute in fp16 without overflow: products in 16 bits, everything that sums over layers in 32.
 
-A T4 has no bf16, and fp16 ends at 65,504. The products of a model trained in bf16 stay below that. The residual stream
-overflows, which adds up all layers' outputs, and so does the gradient that flows back along it. So the residual stream,
-the norms and the router are kept in fp32, and autocast takes the products' inputs down to fp16, one product at a time:
+A T4 has no bf16, and fp16 ends at 65,504. The products of a model trained in bf16 stay below that.
+The residual stream overflows, which adds up all layers' outputs, and so does the gradient that
+flows back along it. So the residual stream, the norms and the router are kept in fp32, and
+autocast takes the products' inputs down to fp16, one product at a time:
 
     fp32   x --+---------------------- + --+------------------------ + --> ...
                |                       |   |                         |
@@ -25,8 +26,8 @@ STREAM_STARTS = ("language_model.embed_tokens", "visual.patch_embed")  # of a re
 def keep_residual_stream_in_fp32(model: nn.Module) -> None:
     """Make a fp16 model's residual streams, norms and router fp32; the model then needs autocast.
 
-    A norm that feeds fp16 products alone returns fp16, and so does the rotary embedding: less to read and write, and no
-    cast in front of each product.
+    A norm that feeds fp16 products alone returns fp16, and so does the rotary embedding: less to
+    read and write, and no cast in front of each product.
     """
     for name, module in model.named_modules():
         is_router = name.endswith(".mlp.gate")
@@ -45,7 +46,10 @@ def keep_residual_stream_in_fp32(model: nn.Module) -> None:
 
 
 def grad_scaler() -> torch.amp.GradScaler:
-    """Scale the loss up so that small gradients survive fp16; start low and grow while the steps stay finite."""
+    """Make a scaler of the loss, so that small gradients survive fp16.
+
+    It starts low and grows while the steps stay finite.
+    """
     return torch.amp.GradScaler("cuda", init_scale=START_SCALE, growth_interval=GROWTH_STEPS)
 
 
@@ -66,13 +70,13 @@ def _is_read_in_fp32(name: str, model: nn.Module) -> bool:
 
 
 def _use_fused_norm(norm: nn.Module, *, returns_fp32: bool) -> None:
-    """Replace a norm's forward by torch's one kernel; its weights are frozen, so a fp16 copy stays true."""
+    """Replace a norm's forward by torch's one kernel; a fp16 copy of frozen weights stays true."""
     norm.weight_in_fp16 = norm.weight.detach().half()
     norm.forward = types.MethodType(_norm if returns_fp32 else _norm_in_fp16, norm)
 
 
 def _norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """Compute the RMS norm of Qwen2 and Qwen3, which sums in fp32; in the type of x [..., width]."""
+    """Compute the RMS norm of Qwen2 and Qwen3 in the type of x [..., width]; it sums in fp32."""
     with torch.autocast(x.device.type, enabled=False):
         weight = self.weight_in_fp16 if x.dtype == torch.float16 else self.weight
         return F.rms_norm(x, weight.shape, weight, self.variance_epsilon)

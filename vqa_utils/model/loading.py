@@ -1,4 +1,7 @@
-"""Load the processor, the 4-bit base, and the LoRA adapter on top. Every fold starts from a fresh base."""
+"""Load the processor, the 4-bit base, and the LoRA adapter on top.
+
+Every fold starts from a fresh base.
+"""
 
 import dataclasses
 import re
@@ -47,14 +50,17 @@ def load_processor(config: Config) -> ProcessorMixin:
 
 
 def compute_dtype(config: Config) -> torch.dtype:
-    """Return fp16 on a GPU, fp32 on a CPU; a T4 has no bf16, whatever `torch.cuda.is_bf16_supported` says."""
+    """Return fp16 on a GPU, fp32 on a CPU.
+
+    A T4 has no bf16, whatever `torch.cuda.is_bf16_supported` says.
+    """
     return torch.float16 if torch.cuda.is_available() and config.use_amp else torch.float32
 
 
 def loading_options(
     config: Config, plan: Plan | None, dtype: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """Choose what `from_pretrained` is told: the arithmetic's type, how weights are packed, where they go.
+    """Choose the arguments of `from_pretrained`: the arithmetic's type, the packing, the devices.
 
     Args:
         plan: the memory plan; None on a CPU, or where accelerate places the model.
@@ -78,8 +84,9 @@ def loading_options(
         options["device_map"] = {"": "cpu"}
     elif config.device_map == "plan":
         raise LoadError(
-            f"expected a memory plan for the {torch.cuda.device_count()} GPUs of this machine, found none: "
-            "nvidia-smi lists no GPU; --set device_map=auto leaves the placement to accelerate"
+            f"expected a memory plan for this machine's {torch.cuda.device_count()} GPUs, "
+            "found none, as nvidia-smi lists no GPU; "
+            "--set device_map=auto leaves the placement to accelerate"
         )
     else:
         options["device_map"] = config.device_map
@@ -120,7 +127,7 @@ def load_base(
 
 
 def finish(model: Any, config: Config, plan: Plan | None) -> Any:
-    """Take a model from transformers' and PEFT's state to ours; called for the base, and again with LoRA on it.
+    """Take a model from transformers' state to ours: the base, and later the base with LoRA on it.
 
     The whole way of a model, in its order:
 
@@ -134,7 +141,8 @@ def finish(model: Any, config: Config, plan: Plan | None) -> Any:
         model: the base, or a PeftModel around it.
     """
     if isinstance(model, PeftModel):
-        # Last: LoRA's products stand on PEFT's layers, and a decoder layer's forward on those and on checkpointing
+        # Last: LoRA's products stand on PEFT's layers, and a decoder layer's forward on those and
+        # on checkpointing
         use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
         return model
     model.config.use_cache = model.config.get_text_config().use_cache = (
@@ -167,13 +175,14 @@ def _keep(model: PreTrainedModel, copy: Path) -> None:
             model.save_pretrained(draft, save_original_format=False, max_shard_size=SHARD_SIZE)
     except OSError as error:
         warnings.warn(
-            f"{copy}: the quantised weights were not kept ({error}); the next fold reads the whole model",
+            f"{copy}: the quantised weights were not kept ({error}); "
+            "the next fold reads the whole model",
             stacklevel=2,
         )
 
 
 def add_lora(model: PreTrainedModel, config: Config, plan: Plan | None) -> PeftModel:
-    """Add new LoRA layers, in fp32, to the language model's `target_modules`, with checkpointing as planned.
+    """Add new LoRA layers, in fp32, to the language model's `target_modules`.
 
     Raises:
         ValueError: the language model has no linear layer of one of these names.
@@ -209,7 +218,10 @@ def _check_targets(model: PreTrainedModel, config: Config) -> None:
 
 
 def enable_checkpointing(model: PreTrainedModel, config: Config, plan: Plan | None) -> None:
-    """Turn on activation checkpointing in the decoder layers that the settings, or under "auto" the plan, do not keep."""
+    """Turn on activation checkpointing in decoder layers.
+
+    In all or none, as the settings say; under "auto", in those that the plan does not keep.
+    """
     setting = config.use_gradient_checkpointing
     if setting is False:
         return
@@ -226,10 +238,11 @@ def enable_checkpointing(model: PreTrainedModel, config: Config, plan: Plan | No
 
 
 def _end_backward_at_language_model(model: PeftModel) -> None:
-    """Stop the backward at the first LoRA layer: neither the embeddings nor the vision tower need a gradient.
+    """Stop the backward at the first LoRA layer: embeddings and vision tower need no gradient.
 
-    Checkpointing comes with hooks that make the inputs of both ask for one, which its older variant needs. With them,
-    each step would recompute the whole tower and go backward through it, for nothing.
+    Checkpointing comes with hooks that make the inputs of both ask for one, which its older
+    variant needs. With them, each step would recompute the whole tower and go backward through it,
+    for nothing.
     """
     model.disable_input_require_grads()
     for name, module in model.named_modules():
@@ -248,9 +261,10 @@ def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> 
 
     Args:
         folder: the adapter's.
-        run_config: the run's settings; they count where an adapter does not depend on them (data, memory limits, batch
-            of the scoring).
-        plan: of `run_config`; made here where there is none, or where the adapter's settings are others.
+        run_config: the run's settings; they count where an adapter does not depend on them (data,
+            memory limits, batch of the scoring).
+        plan: of `run_config`; made here where there is none, or where the adapter's settings are
+            others.
 
     Raises:
         ArtifactError: no trained adapter lies in `folder`.

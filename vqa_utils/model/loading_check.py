@@ -73,8 +73,8 @@ def check_loaded(model: PreTrainedModel, config: Config, plan: Plan | None) -> N
     """Hold what was loaded against what was planned.
 
     Raises:
-        LoadError: a planned weight that is missing, a matrix that is not in 4 bits, a weight on another device than the
-            device map says, or a group of another size.
+        LoadError: a planned weight that is missing, a matrix that is not in 4 bits, a weight on
+            another device than the device map says, or a group of another size.
     """
     weights = _weights(model)
     shapes = _planned_shapes(config)
@@ -109,7 +109,7 @@ def _not_packed(weights: list[_Weight], config: Config) -> list[str]:
 
 
 def _misplaced(weights: list[_Weight], model: PreTrainedModel, plan: Plan | None) -> list[str]:
-    """Describe weights on another device than the device map says; offloaded experts belong in host memory."""
+    """Describe weights on other devices than the map's; offloaded experts belong in host memory."""
     offloaded = [f"{layer}.mlp.experts." for layer in plan.offloaded_layers] if plan else []
     device_map: Mapping[str, int | str | torch.device] = getattr(model, "hf_device_map", {})
     problems = []
@@ -127,7 +127,7 @@ def _misplaced(weights: list[_Weight], model: PreTrainedModel, plan: Plan | None
 def _planned_device(
     name: str, device_map: Mapping[str, int | str | torch.device]
 ) -> torch.device | None:
-    """Return the device of the first module in the map that has the parameter; None where none has it."""
+    """Return the device of the first module in the map with the parameter; None without one."""
     for module, place in device_map.items():
         if module == "" or name.startswith(f"{module}."):
             return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
@@ -186,7 +186,7 @@ def _table(sums: dict[tuple[str, str], _Sum]) -> pd.DataFrame:
 
 
 def _planned_shapes(config: Config) -> dict[str, Shape]:
-    """Return each parameter's planned shape; none for an unknown family, which accelerate places."""
+    """Return each parameter's planned shape; no shapes for a family that accelerate places."""
     try:
         return shape_of(config).parameters
     except ShapeError:
@@ -210,7 +210,7 @@ def _weights(model: PreTrainedModel) -> list[_Weight]:
 
 
 def _of_experts(name: str, module: NF4Experts, projection: str) -> _Weight:
-    """Return a projection of all experts of a layer, with its statistics, in host memory where it is offloaded."""
+    """Return a layer's experts of one projection, with the statistics, wherever they are kept."""
     tensors: Mapping[str, torch.Tensor]
     if module.host is not None:
         tensors = module.host

@@ -1,8 +1,10 @@
-"""Compile the CUDA kernels of this folder by NVRTC when they are first asked for, and launch them on torch's stream.
+"""Compile this folder's CUDA kernels when they are first asked for; launch them on torch's stream.
 
-NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be installed.
+NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be
+installed.
 
-A launch is a few microseconds of Python, in a step of some thousand launches: what can be made once is made once.
+A launch is a few microseconds of Python, in a step of some thousand launches: what can be made
+once is made once.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import struct
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -27,7 +29,7 @@ SLOT = 8  # bytes of an argument's slot: the widest arguments are pointers and 6
 NUMBERS = {int: "i4x", float: "f4x"}  # struct's formats of a slot: four bytes, and four of padding
 POINTER = "Q"  # a tensor's address
 
-Argument = torch.Tensor | int | float | None
+Argument: TypeAlias = torch.Tensor | int | float | None  # of a kernel
 
 
 def launch(name: str, device: torch.device, threads: int, *args: Argument, rows: int = 1) -> None:
@@ -76,8 +78,8 @@ class _Slots:
         pointers -> [address of slot 0][address of slot 1] ...
         buffer   -> [slot 0: 8 bytes  ][slot 1: 8 bytes  ] ...
 
-    cuda-bindings would build the same from tuples in each launch, which takes longer than the launch. The driver copies
-    the slots before it returns, so the next launch may write into them.
+    cuda-bindings would build the same from tuples in each launch, which takes longer than the
+    launch. The driver copies the slots before it returns, so the next launch may write into them.
     """
 
     def __init__(self, *kinds: type):
@@ -113,8 +115,9 @@ def is_ready(device: torch.device) -> bool:
         return bool(_kernels(device))
     except (ImportError, RuntimeError) as error:
         warnings.warn(
-            f"{device}: slower without the CUDA kernels, which could not be made ({error}); what they need comes "
-            "with torch 2.10 and later, or as cuda-bindings of torch's CUDA version",
+            f"{device}: slower without the CUDA kernels, which could not be made ({error}); "
+            "what they need comes with torch 2.10 and later, "
+            "or as cuda-bindings of torch's CUDA version",
             stacklevel=2,
         )
         return False
@@ -171,7 +174,7 @@ def _source() -> str:
 
 
 def _read(size: Any, content: Any, program: Any) -> bytes:
-    """Return what NVRTC gives of a program: `size` says how many bytes, `content` fills a buffer with them."""
+    """Return NVRTC's log or code: `size` tells its bytes, `content` fills a buffer with it."""
     _, length = size(program)
     buffer = b" " * length
     content(program, buffer)

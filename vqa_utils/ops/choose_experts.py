@@ -1,9 +1,10 @@
-"""Choose each token's experts from the router's logits: the k largest, and the softmax over these, w.
+"""Choose each token's experts: the router's k largest logits, and the softmax w over these.
 
     forward   w = softmax(logits[chosen])
     backward  d logits[chosen] = w * (g - <w, g>), 0 elsewhere, for the gradient g of w
 
-transformers takes the softmax over all experts and divides by its sum over the chosen, which is the same.
+transformers takes the softmax over all experts and divides by its sum over the chosen, which is
+the same.
 """
 
 import torch

@@ -1,11 +1,12 @@
 """Make NF4 weights dense, bit by bit as bitsandbytes does it.
 
     weight = NF4[4-bit code] * absmax[its block of 64]
-    absmax = dynamic_map[8-bit code] * scale[its group of 256] + offset    (under double quantisation)
+    absmax = dynamic_map[8-bit code] * scale[its group of 256] + offset    (double quantisation)
 
-bitsandbytes takes several passes over memory for what one CUDA kernel does in one. The kernel makes fp16 on a GPU;
-bitsandbytes' own operations make everything else, and serve GPUs for which the kernel cannot be compiled. On a T4, which
-moves a tenth of what a newer GPU does, passes over memory are a third of a training step by the forecast's model.
+bitsandbytes takes several passes over memory for what one CUDA kernel does in one. The kernel
+makes fp16 on a GPU; bitsandbytes' own operations make everything else, and serve GPUs for which
+the kernel cannot be compiled. On a T4, which moves a tenth of what a newer GPU does, passes over
+memory are a third of a training step by the forecast's model.
 """
 
 import functools
@@ -27,7 +28,7 @@ class Packed(NamedTuple):
     weights: torch.Tensor
     """[E, n / 2] uint8, two weights a byte"""
     absmax: torch.Tensor
-    """The scale of each block of 64: [E, n / 64] fp32; or [E, groups, 256] in 8 bits, with the next two"""
+    """The blocks' scales: [E, n / 64] fp32; or [E, groups, 256] in 8 bits, with the next two"""
     scale: torch.Tensor | None = None
     """[E, groups] fp32"""
     offset: torch.Tensor | None = None
@@ -83,8 +84,9 @@ def _chosen(part: Packed, order: torch.Tensor) -> Packed:
 def _by_bitsandbytes(part: Packed, dtype: torch.dtype) -> torch.Tensor:
     """Make all matrices of a part dense, [E, n].
 
-    By bitsandbytes' operator itself, as `bnb.dequantize_4bit` transposes a tensor whose first size is 1. In rows of one
-    block, as its CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0.
+    By bitsandbytes' operator itself, as `bnb.dequantize_4bit` transposes a tensor whose first size
+    is 1. In rows of one block, as its CPU kernel (0.50.2) starts its blocks anew at each row and
+    is wrong where columns % 64 != 0.
     """
     count = len(part.weights)
     blocks = part.width // BLOCK

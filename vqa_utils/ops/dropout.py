@@ -2,8 +2,8 @@
 
     y = x / (1 - p) where the mask keeps a value, 0 elsewhere
 
-The mask of the kernel is a hash of the seed and of a value's place; the fall-back draws one from a generator. The two
-drop different values, each with probability p.
+The mask of the kernel is a hash of the seed and of a value's place; the fall-back draws one from a
+generator. The two drop different values, each with probability p.
 """
 
 import torch
@@ -12,7 +12,7 @@ from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 def draw_seed() -> int:
-    """Draw a mask's seed from torch's generator on the host, which `set_seed` sets and a checkpoint keeps."""
+    """Draw a mask's seed from torch's generator on the host; checkpoints keep its state."""
     return int(torch.randint(2**31 - 1, ()))
 
 

@@ -1,7 +1,8 @@
-"""Give each pair of token and expert a slot: experts by load, in chunks that share a batched product.
+"""Give each pair of token and expert a slot: experts by load, in chunks of one product each.
 
-In a chunk each expert has as many slots as its busiest one has pairs: few launches, at the price of padding slots.
-`planning.expert_chunks.split` weighs the two. Two chunks, of loads 3, 2 and 1 in this order of experts:
+In a chunk each expert has as many slots as its busiest one has pairs: few launches, at the price
+of padding slots. `planning.expert_chunks.split` weighs the two. Two chunks, of loads 3, 2 and 1 in
+this order of experts:
 
     expert     first        second       third
     slots     [0  1  2]    [3  4  .]    [5]
@@ -64,7 +65,8 @@ class Routing:
         groups: in the order of their slots; experts without tokens are in none.
         slots: their number, padding slots included.
         slot_of_pair: [T, k]
-        pair: [slots], the pair that a slot computes, by its flat place in [T, k]; a padding slot computes the first.
+        pair: [slots], the pair that a slot computes, by its flat place in [T, k]; a padding slot
+            computes the first.
         token: [slots], the pair's token.
         meanwhile: what the argument of this name returned.
     """
@@ -84,8 +86,8 @@ class Routing:
             num_experts: E.
             at_once: experts whose weights may be dense at the same time.
             padding_worth: padding slots that take as long as one more chunk.
-            meanwhile: called with `order` before the host waits for the loads; a GPU does what it queues while the host
-                waits and splits.
+            meanwhile: called with `order` before the host waits for the loads; a GPU does what it
+                queues while the host waits and splits.
         """
         load = count_loads(index, num_experts)  # [E]
         self.order = order_loads(load)

@@ -1,4 +1,4 @@
-"""Make heads of q, k and v side by side: RMS norm, rotary embedding, and k and v repeated for each head of q.
+"""Make heads of q, k and v side by side: RMS norm, rotary embedding, k and v repeated.
 
             q heads     kv heads    kv heads
 qkv row    |q q q q q q| k  k      | v  v      |    d values a head
@@ -165,6 +165,6 @@ def _inputs(
 
 
 def _sizes(heads: torch.Tensor, norms: HeadNorms) -> tuple[int, int, int, int, float]:
-    """Return what both kernels are told of the sizes: rows, heads of q, of k, threads a head, eps."""
+    """Return both kernels' sizes: rows, heads of q, heads of k, threads a head; and eps."""
     batch, length, _, d = heads.shape
     return batch * length, norms.q_heads, norms.kv_heads, d // EIGHT, norms.eps

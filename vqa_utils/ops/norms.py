@@ -1,11 +1,12 @@
-"""Norm a residual stream together with the sum in front of the norm: one pass over memory forward, one backward.
+"""Norm a residual stream together with the sum in front of it: one pass over memory each way.
 
     sum    s = x + delta
-    norm   n = s * r * weight, with r = (mean(s^2) + eps)^-1/2    (RMS norm; the forward does a layer norm too)
+    norm   n = s * r * weight, with r = (mean(s^2) + eps)^-1/2    (or a layer norm, forward only)
     back   d s = residual + r * (g - s * r^2 * mean(g * s)), with g = weight * d n
 
-The residual stream is fp32 on a GPU and the products read fp16 (model/fp16.py says why). torch takes three kernels to
-leave a layer's half and enter the next: the addition, the norm and the cast.
+The residual stream is fp32 on a GPU and the products read fp16 (model/fp16.py says why). torch
+takes three kernels to leave a layer's half and enter the next: the addition, the norm and the
+cast.
 """
 
 from typing import NamedTuple
@@ -60,7 +61,7 @@ def add_norm(
         return Normed(total, narrow, normed)
     total = x if delta is None else x + delta
     if isinstance(norm, nn.LayerNorm):
-        normed = F.layer_norm(total, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+        normed = F.layer_norm(total, weight.shape, weight.to(x.dtype), norm.bias.to(x.dtype), eps)
     else:
         normed = F.rms_norm(total, weight.shape, weight, eps)
     return Normed(total, normed.to(dtype), normed if wide else None)
@@ -109,5 +110,5 @@ def _has_kernel(x: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _eps(norm: nn.Module) -> float:
-    """Return what is added to the variance, by the name that Qwen's or torch's norms have for it."""
+    """Return the term beside the variance, by its name in Qwen's or in torch's norms."""
     return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps

@@ -1,6 +1,7 @@
-"""Sum the rows of each token, one of each expert that it went to: out[t] = onto[t] + rows[index[t, 0]] + ...
+"""Sum each token's rows, one from each of its experts: out[t] = onto[t] + rows[index[t, 0]] + ...
 
-The kernel sums in fp32, in the order of k. The fall-back is torch's `embedding_bag`, one kernel without atomics.
+The kernel sums in fp32, in the order of k. The fall-back is torch's `embedding_bag`, one kernel
+without atomics.
 """
 
 import torch

@@ -1,4 +1,8 @@
-"""Compute the language model's attention in few launches: one product for q, k and v, one kernel for their heads."""
+"""Compute the language model's attention in few launches.
+
+One product makes q, k and v, and one kernel does everything between it and the attention
+(ops/heads.py).
+"""
 
 import types
 from typing import Any
@@ -18,7 +22,7 @@ REPEATED = "sdpa_with_repeated_heads"
 
 
 def use_repeated_heads(model: nn.Module) -> None:
-    """Select `REPEATED` as the attention function of a language model; families without a forward below use it."""
+    """Select `REPEATED` as the attention function, for families without a fast forward."""
     model.config.get_text_config()._attn_implementation = REPEATED
 
 
@@ -30,10 +34,10 @@ def _with_repeated_heads(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Run sdpa as transformers calls it, [B, heads, L, d], with k and v repeated for each head of q.
+    """Run sdpa as transformers calls it, [B, heads, L, d], with k and v repeated for q's heads.
 
-    Without a mask, transformers has torch share them between heads. The only kernel on a T4 for shared heads is the one
-    that writes all scores out in fp32.
+    Without a mask, transformers has torch share them between heads. The only kernel on a T4 for
+    shared heads is the one that writes all scores out in fp32.
     """
     key = repeat_kv(key, module.num_key_value_groups)  # [B, heads, L, d]
     value = repeat_kv(value, module.num_key_value_groups)  # [B, heads, L, d]
@@ -53,7 +57,7 @@ def attention_forward(
     attention_mask: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Replace the forward of Qwen3-VL's language attention; with a cache it stays transformers' own.
+    """Replace the forward of Qwen3-VL's language attention; with a cache, call transformers' own.
 
     Args:
         hidden_states: [B, L, H]
@@ -97,9 +101,10 @@ def attend(
 
 
 def as_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Turn a boolean mask [B, 1, L, L] into what is added to the scores: 0, or minus infinity where it is False.
+    """Turn a boolean mask [B, 1, L, L] into a bias of the scores: 0, or -inf where it is False.
 
-    Given a boolean mask, sdpa would make the same tensor in every layer; here all layers of a forward share one.
+    Given a boolean mask, sdpa would make the same tensor in every layer; here all layers of a
+    forward share one.
     """
     if mask is None or mask.dtype != torch.bool:
         return mask

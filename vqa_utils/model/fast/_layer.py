@@ -1,12 +1,14 @@
 """Compute a decoder layer of Qwen3-VL's mixture of experts as one node of autograd.
 
-transformers' layer is dozens of operations, each with a node, saved tensors and, under activation checkpointing, hooks: a
-host takes longer to queue them than a GPU to compute them. Here the backward is written out. It keeps only what it needs,
-takes from the forward what it can (routing, dropout's seed), and under checkpointing recomputes the attention's half alone:
+transformers' layer is dozens of operations, each with a node, saved tensors and, under activation
+checkpointing, hooks: a host takes longer to queue them than a GPU to compute them. Here the
+backward is written out. It keeps only what it needs, takes from the forward what it can (routing,
+dropout's seed), and under checkpointing recomputes the attention's half alone:
 
-    x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle -> norm -> router, experts -> + middle = y
-         |----------- the attention's half ------------------------------|    |-- the experts' half --|
-         recomputed in the backward under checkpointing                       computed once
+    x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle      the attention's half:
+                                                                         recomputed in the backward
+    middle -> norm -> router -> experts -> + middle = y                  the experts' half:
+                                                                         computed once
 """
 
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
 
 
 def prepare_layer(layer: nn.Module) -> None:
-    """Take over activation checkpointing from transformers: the layer recomputes its own attention's half."""
+    """Take over activation checkpointing: the layer does its own recomputation."""
     layer.is_checkpointed = layer.gradient_checkpointing
     layer.gradient_checkpointing = False
 
@@ -55,18 +57,18 @@ def prepare_layer(layer: nn.Module) -> None:
 def layer_forward(
     self: nn.Module,
     hidden_states: torch.Tensor,
+    position_embeddings: Angles,
     attention_mask: torch.Tensor | None = None,
-    position_embeddings: Angles | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Replace a decoder layer's forward; with a cache or a merged adapter it stays transformers' own.
+    """Replace a decoder layer's forward; with a cache or a merged adapter, call transformers' own.
 
     It replaces accelerate's hook too, which would copy mask and angles to another GPU once a layer.
 
     Args:
         hidden_states: [B, L, H], the residual stream.
-        attention_mask: [B, 1, L, L], or None for causal attention.
         position_embeddings: cosines and sines, [B, L, d] each.
+        attention_mask: [B, 1, L, L], or None for causal attention.
 
     Returns:
         [B, L, H], the residual stream behind the layer.
@@ -199,6 +201,8 @@ class Layer:
         """
         mlp = self.module.mlp
         middle, normed, normed_wide, kept = self.attention_half(x, keep=keep, wide=True)
+        assert normed_wide is not None  # asked for
+        # The router reads fp32, as model/fp16.py has it
         logits = F.linear(normed_wide.flatten(0, -2), mlp.gate.weight)  # [T, E]
         del normed_wide  # fp32 [B, L, H], which would lie beside the experts' dense weights
         weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
@@ -211,7 +215,8 @@ class Layer:
     def attention_half(self, x: torch.Tensor, *, keep: bool, wide: bool) -> AttentionHalf:
         """Compute the residual stream behind the attention, and its norms.
 
-        What nothing reads any more is dropped at once, so that the next line's result takes its place in memory.
+        What nothing reads any more is dropped at once, so that the next line's result takes its
+        place in memory.
 
         Args:
             x: [B, L, H], the residual stream in front of the layer.
@@ -226,15 +231,18 @@ class Layer:
             normed, self.qkv.use, keep=keep, merge=merge
         )  # [B, L, (q_heads + 2 kv_heads) d]
         del normed
-        heads = split_heads(qkv, self._head_norms, *self.angles)  # [B, L, q_heads, d] each
+        cos, sin = self.angles
+        q, k, v = split_heads(qkv, self._head_norms, cos, sin)  # [B, L, q_heads, d] each
         if keep:
-            heads = tuple(part.requires_grad_() for part in heads)
+            q.requires_grad_()
+            k.requires_grad_()
+            v.requires_grad_()
         else:
             del qkv
         with torch.set_grad_enabled(keep):
-            attended = attend(*heads, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
+            attended = attend(q, k, v, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
         if not keep:
-            del heads
+            del q, k, v
         delta, out_dropped, out_low = self.out.projection.forward(
             attended.detach(), self.out.use, keep=keep, merge=merge
         )  # [B, L, H]
@@ -246,14 +254,14 @@ class Layer:
         if not keep:
             return AttentionHalf(middle, normed, normed_wide, None)
         kept = Attended(
-            qkv_dropped, qkv_low, qkv, heads, attended, out_dropped, out_low, middle, normed
+            qkv_dropped, qkv_low, qkv, (q, k, v), attended, out_dropped, out_low, middle, normed
         )
         return AttentionHalf(middle, normed, normed_wide, kept)
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Compute the gradients of x [B, L, H] and of `trainable` from that of `forward`'s y [B, L, H].
+        """Compute the gradients of x [B, L, H] and of `trainable` from that of y [B, L, H].
 
         Args:
             needs_x: otherwise the first result is None.
@@ -276,7 +284,7 @@ class Layer:
     def _backward_of_experts(
         self, grad: torch.Tensor, kept: Attended, routed: Routed
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the gradient of the residual stream between the halves: in its type, and in that of the products."""
+        """Compute the gradient of `middle`: in the residual stream's type, and in the products'."""
         mlp = self.module.mlp
         normed = kept.normed.flatten(0, -2)  # [T, H]
         grad_normed, grad_weights = experts.gradients(
@@ -297,7 +305,7 @@ class Layer:
 
 
 class _Compute(torch.autograd.Function):
-    """`Layer.forward` with its gradients; under checkpointing, the backward recomputes the attention's half."""
+    """`Layer.forward` with its gradients; the backward recomputes what was not kept."""
 
     @staticmethod
     def forward(

@@ -1,10 +1,12 @@
-"""Compute LoRA beside 4-bit matrices in few launches and few bytes: PEFT's own layers with another forward.
+"""Compute LoRA beside 4-bit matrices in few launches and few bytes, on PEFT's own layers.
 
-PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes over the widest activation
-of the layer. Here the product that makes the update adds it into the base's output; where nothing is dropped and nothing
-learns, it is added into the matrix itself. Layers with the same input, such as q, k and v, are one product with one
-dropout mask. The 16-bit copies of A and B are made once per optimizer step, not in each pass. The scales of adapted
-matrices are kept dense (0.36 bits a weight more), as two of the three launches that dequantise a matrix are for them.
+PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes
+over the widest activation of the layer. Here the product that makes the update adds it into the
+base's output; where nothing is dropped and nothing learns, it is added into the matrix itself.
+Layers with the same input, such as q, k and v, are one product with one dropout mask. The 16-bit
+copies of A and B are made once per optimizer step, not in each pass. The scales of adapted
+matrices are kept dense (0.36 bits a weight more), as two of the three launches that dequantise a
+matrix are for them.
 """
 
 import weakref
@@ -24,8 +26,11 @@ from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import draw_seed, dropout
 
 
+_fast_layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose copies a step makes old
+
+
 def has_plain_lora(module: nn.Module) -> bool:
-    """Whether a module is a 4-bit layer with one active LoRA adapter, and none of PEFT's variants of LoRA."""
+    """Whether a module is a 4-bit layer with one active adapter of plain LoRA."""
     return (
         isinstance(module, LoraLinear4bit)
         and len(module.active_adapters) == 1
@@ -34,7 +39,7 @@ def has_plain_lora(module: nn.Module) -> bool:
 
 
 def prepare_lora_layer(layer: LoraLinear4bit) -> None:
-    """Make a layer ready for `lora_forward`: dense scales, and copies of A and B that know when to go."""
+    """Make a layer ready for `lora_forward`: dense scales, hooks that drop copies of A and B."""
     _make_scales_dense(layer.get_base_layer().weight.quant_state)
     layer.projections = {}  # the products that it takes part in, by their layers
     layer.register_load_state_dict_post_hook(_after_loading)
@@ -42,7 +47,7 @@ def prepare_lora_layer(layer: LoraLinear4bit) -> None:
 
 
 def lora_forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
-    """Replace the forward of PEFT's 4-bit layer; PEFT's own where the adapter is merged, or none or several are active.
+    """Replace the forward of PEFT's 4-bit layer; where `projection_of` has none, call PEFT's.
 
     Args:
         x: [..., in]
@@ -57,7 +62,7 @@ def lora_forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
 
 
 def project(layers: tuple[nn.Module, ...], x: torch.Tensor) -> torch.Tensor:
-    """Return the layers' outputs for the same x [..., in], side by side [..., all out]; under autocast in its type."""
+    """Return the layers' outputs for the same x [..., in], side by side: [..., all out]."""
     projection = projection_of(layers)
     if projection is None:
         return torch.cat([layer(x) for layer in layers], -1)
@@ -76,7 +81,8 @@ def _apply(projection: "Projection", x: torch.Tensor) -> torch.Tensor:
 def projection_of(layers: tuple[nn.Module, ...]) -> "Projection | None":
     """Return the product of these layers, made when it is first asked for.
 
-    None where one layer has no fast LoRA or is merged, or where the layers differ in adapter or scaling.
+    None where one layer has no fast LoRA or is merged, or where the layers differ in adapter or
+    scaling.
     """
     in_use = _adapter_in_use(layers[0])
     if in_use is None:
@@ -103,7 +109,7 @@ class _InUse(NamedTuple):
 
 
 def _adapter_in_use(layer: nn.Module) -> _InUse | None:
-    """The layer's one active, plain and unmerged adapter; None for whatever PEFT's own forward has to compute."""
+    """Return the layer's one active, plain, unmerged adapter; None leaves it to PEFT's forward."""
     if not hasattr(layer, "projections") or layer.merged or len(layer.active_adapters) != 1:
         return None
     (adapter,) = layer.active_adapters
@@ -112,14 +118,11 @@ def _adapter_in_use(layer: nn.Module) -> _InUse | None:
     return _InUse(adapter, layer.scaling[adapter], layer.disable_adapters)
 
 
-_fast_layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
 def forget_copies(layer: nn.Module) -> None:
     """Drop the copies of A and B in all products that a layer takes part in.
 
-    To be called after anything that writes into A or B. Optimizers and `load_state_dict` (so PEFT's loading too) do so by
-    the two hooks below; who writes in another way calls it.
+    To be called after anything that writes into A or B. Optimizers and `load_state_dict` (so
+    PEFT's loading too) do so by the two hooks below; who writes in another way calls it.
     """
     for projection in layer.projections.values():
         projection.copies = None
@@ -134,7 +137,8 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
         forget_copies(layer)
 
 
-# For every optimizer: bitsandbytes' write without a trace in autograd's version counters, so nothing else would show it
+# On the steps of all optimizers, bitsandbytes' among them, which leave no trace in autograd's
+# version counters: no training loop can forget to say that it stepped
 register_optimizer_step_post_hook(_after_step)
 
 
@@ -149,7 +153,7 @@ def _make_scales_dense(state: QuantState) -> None:
 
 
 class Use(NamedTuple):
-    """How one forward uses a projection; its recomputation and its backward use it in the same way."""
+    """How one forward uses a projection, for its recomputation and its backward to do the same."""
 
     adapter: str | None
     """None where adapters are off"""
@@ -196,9 +200,9 @@ class Copies(NamedTuple):
 class Projection:
     """Layers with the same input, computed as one product: y = x W^T + bias + dropout(x) A^T B^T.
 
-    W [all out, in] are their frozen matrices, one below the other, and A [R, in] their LoRA matrices A, with R the sum
-    of their ranks r. B [all out, R] has their LoRA matrices B times the scaling on its diagonal and zeros elsewhere; for
-    q, k and v:
+    W [all out, in] are their frozen matrices, one below the other, and A [R, in] their LoRA
+    matrices A, with R the sum of their ranks r. B [all out, R] has their LoRA matrices B times the
+    scaling on its diagonal and zeros elsewhere; for q, k and v:
 
                  r     r     r
               +-----+-----+-----+
@@ -210,10 +214,12 @@ class Projection:
               +-----+-----+-----+
 
     Two things here are copies, and each has its owner:
-      - packed is W; the base layers' own weights become views of it, so nothing is kept twice. Merging an adapter puts
-        new parameters in their places; `follow_base` sees this and packs anew.
-      - copies are A and B in the type of the products. Whatever writes into A or B drops them, by `forget_copies`.
-        Another adapter, replaced parameters, another scaling and another type are seen when copies are asked for.
+      - packed is W; the base layers' own weights become views of it, so nothing is kept twice.
+        Merging an adapter puts new parameters in their places; `follow_base` sees this and packs
+        anew.
+      - copies are A and B in the type of the products. Whatever writes into A or B drops them, by
+        `forget_copies`. Another adapter, replaced parameters, another scaling and another type are
+        seen when copies are asked for.
     """
 
     def __init__(self, layers: Sequence[LoraLinear4bit]):
@@ -251,7 +257,7 @@ class Projection:
             self.bias = torch.cat([base.bias for base in self.bases])
 
     def next_use(self) -> Use:
-        """Decide how the next forward uses the layers: with which adapter, and with which dropout mask."""
+        """Decide how the next forward uses the layers: its adapter and its dropout mask."""
         first = self.layers[0]
         if first.disable_adapters:
             return Use(None)
@@ -263,10 +269,11 @@ class Projection:
 
     def trainable(self, use: Use) -> list[nn.Parameter]:
         """Return each A [r, in], then each B [out, r]; none where adapters are off."""
-        if use.adapter is None:
-            return []
-        a = [layer.lora_A[use.adapter].weight for layer in self.layers]
-        b = [layer.lora_B[use.adapter].weight for layer in self.layers]
+        return [] if use.adapter is None else self._parameters(use.adapter)
+
+    def _parameters(self, adapter: str) -> list[nn.Parameter]:
+        a = [layer.lora_A[adapter].weight for layer in self.layers]
+        b = [layer.lora_B[adapter].weight for layer in self.layers]
         return [*a, *b]
 
     def forward(
@@ -278,17 +285,17 @@ class Projection:
             x: in the type of the products.
             use: of this forward.
             keep: whether the result has what the backward needs beside y.
-            merge: where nothing is dropped, the update may be added into W, which is less work for many rows.
+            merge: where nothing is dropped, the update may be added into W, which is less work for
+                many rows.
         """
         dense = self._dense(x.dtype)  # [all out, in]
-        copies = self._copies(use, x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if copies is None:
+        if use.adapter is None:
             return Projected(F.linear(x, dense, bias))
+        copies = self._copies(use.adapter, x.dtype)
         in_width = copies.a.shape[1]
-        has_more_rows_than_columns = (
-            x.numel() > in_width**2
-        )  # then the sum over W is the smaller one
+        # With more rows in x than columns in W, adding to W is less work than adding to y
+        has_more_rows_than_columns = x.numel() > in_width**2
         if merge and use.seed is None and has_more_rows_than_columns:
             return Projected(F.linear(x, dense.addmm_(copies.b, copies.a), bias))
         dropped = x if use.seed is None else dropout(x, use.dropout, use.seed)  # [..., in]
@@ -315,9 +322,9 @@ class Projection:
             low: as the forward kept it.
             needs_x: otherwise the first result is None.
         """
-        copies = None if low is None else self._copies(use, low.dtype)
-        if copies is None:
+        if use.adapter is None or dropped is None or low is None:
             return grad @ self._dense(grad.dtype), []
+        copies = self._copies(use.adapter, low.dtype)
         grad = grad.flatten(0, -2)  # [T, all out]
         grad_low = grad @ copies.b  # [T, R]
         ranks = [layer.r[use.adapter] for layer in self.layers]
@@ -342,12 +349,10 @@ class Projection:
         (dense,) = dequantize([self.packed], None, dtype)
         return dense.view(self.shape)
 
-    def _copies(self, use: Use, dtype: torch.dtype) -> Copies | None:
-        """Return the adapter's A and B in `dtype`, made anew where they were dropped; None where adapters are off."""
-        if use.adapter is None:
-            return None
-        parameters = self.trainable(use)
-        scaling = self.layers[0].scaling[use.adapter]
+    def _copies(self, adapter: str, dtype: torch.dtype) -> Copies:
+        """Return the adapter's A and B in `dtype`, made anew where they were dropped."""
+        parameters = self._parameters(adapter)
+        scaling = self.layers[0].scaling[adapter]
         known = self.copies
         if known is not None and known.are_of(parameters, dtype, scaling):
             return known

@@ -1,8 +1,9 @@
 """Compute left-padded rows with their padding on the right, where causal attention needs no mask.
 
-Batches are padded on the left, so that all rows end with the answer. Each token then has to be kept from looking at the
-padding before it: attention reads a mask for every head, and computes later positions too, only to throw them away. On
-the right, padding comes after everything that counts:
+Batches are padded on the left, so that all rows end with the answer. Each token then has to be
+kept from looking at the padding before it: attention reads a mask for every head, and computes
+later positions too, only to throw them away. On the right, padding comes after everything that
+counts:
 
     as batched        computed          and back
     . . a b c         a b c . .         . . a b c
@@ -28,10 +29,10 @@ def language_model_forward(
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Wrap a language model's forward, which may already be accelerate's; inputs and outputs stay padded on the left.
+    """Wrap a language model's forward; its inputs and outputs stay padded on the left.
 
-    Rows are moved under a mask [B, L] whose ones form one run in each row. Under any other mask, with a cache, or when
-    the outputs of all layers are asked for, nothing is moved.
+    Rows are moved under a mask [B, L] whose ones form one run in each row. Under any other mask,
+    with a cache, or when the outputs of all layers are asked for, nothing is moved.
     """
     with one_forward():
         asks_for_more = (

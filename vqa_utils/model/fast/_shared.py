@@ -1,8 +1,9 @@
-"""Share tensors between the layers of one forward: made for the first layer that asks, dropped when the forward ends.
+"""Share tensors between the layers of one forward: made when first asked for, dropped at its end.
 
-All layers of a language model get the same mask and angles, and all blocks of a vision tower the same lengths. The
-forwards of fast/ derive tensors from these once per forward. Nothing is kept on the tensors themselves or between two
-forwards, so a batch cannot meet what another batch left behind.
+All layers of a language model get the same mask and angles, and all blocks of a vision tower the
+same lengths. The forwards of fast/ derive tensors from these once per forward. Nothing is kept on
+the tensors themselves or between two forwards, so a batch cannot meet what another batch left
+behind.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -23,13 +24,14 @@ class _Derived(NamedTuple):
     made: Any
 
 
-# A context variable, as each thread runs forwards of its own. A forward has a handful of these: a list is quick enough
+# A context variable, as each thread runs forwards of its own. A forward has a handful of these: a
+# list is quick enough
 _of_this_forward: ContextVar[list[_Derived] | None] = ContextVar("shared tensors", default=None)
 
 
 @contextmanager
 def one_forward() -> Iterator[None]:
-    """Enclose a forward of a language model or a vision tower: `shared` keeps its results until the end."""
+    """Enclose a forward of a language model or a vision tower, for `shared` to know its end."""
     token = _of_this_forward.set([])
     try:
         yield
@@ -38,7 +40,7 @@ def one_forward() -> Iterator[None]:
 
 
 def shared(source: torch.Tensor, kind: Hashable, make: Callable[[torch.Tensor], T]) -> T:
-    """Return `make(source)`; a later call of the same forward for the same source and kind gets the same object.
+    """Return `make(source)`: for a source and a kind, the same object in all of a forward.
 
     Outside `one_forward`, as in a layer called on its own, nothing is kept.
     """

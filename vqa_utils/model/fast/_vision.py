@@ -1,7 +1,8 @@
 """Run the vision tower for all images of a batch at once, and without autograd, as it is frozen.
 
-transformers cuts a batch's patches by image (or window) and attends to each in Python, with a synchronisation, in every
-layer. Here images become the rows of one padded batch; equal sizes, as most windows have, need no padding.
+transformers cuts a batch's patches by image (or window) and attends to each in Python, with a
+synchronisation, in every layer. Here images become the rows of one padded batch; equal sizes, as
+most windows have, need no padding.
 """
 
 import itertools
@@ -28,7 +29,8 @@ class Rows:
         2 3 4       2 3 4       2 3 4                      1 1 1
 
     Attributes:
-        index: [images * longest], the patch of each place; None where all images have the same length.
+        index: [images * longest], the patch of each place; None where all images have the same
+            length.
         back: [patches], the place of each patch; None as above.
         mask: [images, 1, 1, longest], True at patches; None as above.
     """
@@ -114,23 +116,25 @@ def vision_attention_forward(
 
     Args:
         hidden_states: [patches, width]
-        cu_seqlens: [images + 1], the cumulative lengths from 0; Qwen2.5-VL has another tensor for windows.
+        cu_seqlens: [images + 1], the cumulative lengths from 0; Qwen2.5-VL has another tensor for
+            windows.
         position_embeddings: cosines and sines, [patches, d] each.
     """
     patches = len(hidden_states)
     qkv = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1)
     rotate(qkv[:, :2].flatten(1, 2), *position_embeddings)  # q and k, where they are
     rows = shared(cu_seqlens, "rows", Rows)
-    heads = (rows.batch(part) for part in qkv.unbind(1))  # [images, heads, longest, d] each
-    attended = F.scaled_dot_product_attention(*heads, attn_mask=rows.mask, scale=self.scaling)
+    q, k, v = (rows.batch(part) for part in qkv.unbind(1))  # [images, heads, longest, d] each
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, scale=self.scaling)
+    del q, k, v  # copies where images are padded: they make room for the projection
     return self.proj(rows.flatten(attended))
 
 
 def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tensor:
     """Return each patch's row and column in its image, [patches, 2], for all images at once.
 
-    The same as `transformers.vision_utils.get_vision_position_ids`. Patches lie in blocks of merge x merge; for two
-    rows, four columns and a merge of 2 in this order:
+    The same as `transformers.vision_utils.get_vision_position_ids`. Patches lie in blocks of merge
+    x merge; for two rows, four columns and a merge of 2 in this order:
 
         0 1 4 5
         2 3 6 7

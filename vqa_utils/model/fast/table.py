@@ -1,7 +1,8 @@
 """Say which module gets which fast forward, in which order, and why: one table for all of fast/.
 
-A forward is replaced on the module itself, so weights, names and hooks stay those of transformers and PEFT. Modules that
-no row matches keep their forwards: a family that is new here works, only slower.
+A forward is replaced on the module itself, so weights, names and hooks stay those of transformers
+and PEFT. Modules that no row matches keep their forwards: a family that is new here works, only
+slower.
 """
 
 import enum
@@ -128,7 +129,7 @@ TABLE = (
 
 
 def use_fast_forwards(model: nn.Module, when: When) -> None:
-    """Apply the table's rows of this moment, one after the other, to all modules that they match."""
+    """Apply the table's rows of this moment, one after the other, to all modules they match."""
     if when is When.ON_THE_BASE:
         use_repeated_heads(model)  # for attention that has no row
     for row in TABLE:

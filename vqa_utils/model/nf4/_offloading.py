@@ -1,4 +1,7 @@
-"""Bring offloaded experts from host memory to the GPU, layer by layer: the next is copied while this one computes."""
+"""Bring offloaded experts from host memory to the GPU, layer by layer.
+
+The next layer is copied while this one computes.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,8 +16,8 @@ Tensors = dict[str, torch.Tensor]
 class ExpertOffloader:
     """Buffers on a GPU, OFFLOAD_SLOTS of them (two), that the layers' packed experts pass through.
 
-    Layer n takes buffer n % 2, so the next layer's copy never meets the layer that computes. The last step tells the next
-    layer: up in the forward, down in the backward under checkpointing.
+    Layer n takes buffer n % 2, so the next layer's copy never meets the layer that computes. The
+    last step tells the next layer: up in the forward, down in the backward under checkpointing.
 
         compute     layer 0     layer 1     layer 2
         buffer 0    layer 0     copies 2    layer 2
@@ -25,7 +28,8 @@ class ExpertOffloader:
         """Allocate the buffers.
 
         Args:
-            layers: the packed tensors of each offloaded layer, in the order of the forward, in (pinned) host memory.
+            layers: the packed tensors of each offloaded layer, in the order of the forward, in
+                (pinned) host memory.
             device: of the buffers.
         """
         self.layers = layers
@@ -41,7 +45,10 @@ class ExpertOffloader:
             self.copied = [torch.cuda.Event() for _ in self.slots]
 
     def fetch(self, layer: Tensors) -> Tensors:
-        """Return the layer's tensors on the GPU, for work that is queued on the current CUDA stream before the next call."""
+        """Return the layer's tensors on the GPU.
+
+        They are good for work that is queued on the current CUDA stream before the next call.
+        """
         number = next(i for i, known in enumerate(self.layers) if known is layer)
         if number != self.last:
             self.direction = 1 if number > self.last else -1

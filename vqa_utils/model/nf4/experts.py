@@ -1,4 +1,7 @@
-"""Keep a layer's frozen mixture-of-experts weights as packed NF4: pack them, offload them, make them dense again."""
+"""Keep a layer's frozen mixture-of-experts weights as packed NF4.
+
+They are packed, kept on the GPU or offloaded, and made dense for each use.
+"""
 
 import functools
 import math
@@ -34,7 +37,8 @@ class DenseExperts(NamedTuple):
 class NF4Experts(nn.Module):
     """A layer's frozen experts: `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] as packed NF4.
 
-    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of `bnb.functional.quantize_4bit(weight[e])`.
+    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of
+    `bnb.functional.quantize_4bit(weight[e])`.
 
     Attributes:
         host: the packed tensors in host memory, where the layer is offloaded; else None.
@@ -86,7 +90,8 @@ class NF4Experts(nn.Module):
                 f"found {rows} x {columns}"
             )
         self.shapes[name] = (rows, columns)
-        # A parameter has its 16-bit shape until it is quantised: the loader's transpose and device planner read it
+        # A parameter has its 16-bit shape until it is quantised: the loader's transpose and device
+        # planner read it
         if packed:
             two_a_byte = (count, rows * columns // 2)
             weight = torch.empty(two_a_byte, dtype=torch.uint8, device="meta")
@@ -96,7 +101,10 @@ class NF4Experts(nn.Module):
             self.register_buffer(prefix + name, statistic)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Where this layer is offloaded, keep a loaded tensor in host memory and leave an empty one behind."""
+        """Set an attribute; an offloaded layer keeps a loaded tensor in host memory instead.
+
+        An empty tensor is left in its place.
+        """
         is_loaded = isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS)
         if self.host is not None and is_loaded:
             tensor = value.detach()
@@ -119,8 +127,8 @@ class NF4Experts(nn.Module):
     def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return the type and the shape of an expert's statistics, by name prefix.
 
-        Not by suffix: the loader takes each name with `experts.gate_up_proj` in it for the weight, and would transpose
-        it.
+        Not by suffix: the loader takes each name with `experts.gate_up_proj` in it for the weight,
+        and would transpose it.
         """
         if not self.double_quant:
             return {"absmax_": (torch.float32, (blocks,))}
@@ -148,7 +156,7 @@ class NF4Experts(nn.Module):
         return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
     def _quantize_one(self, expert: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Pack one expert [rows, columns], with its absmax in whole groups under double quantisation."""
+        """Pack one expert [rows, columns]; a double-quantised absmax comes in whole groups."""
         packed, state = bnb.quantize_4bit(
             expert.contiguous(),
             blocksize=BLOCK,

@@ -1,12 +1,13 @@
 """Compute frozen experts that are kept in 4 bits, forward and backward.
 
-Experts are sorted by load and go through in chunks. The experts of a chunk share one batched product, in which each has as
-many slots as the busiest (ops/expert_slots.py): few launches, at the price of padding. Everything else is done for a group
-of chunks at a time, as many as may be dense together:
+Experts are sorted by load and go through in chunks. The experts of a chunk share one batched
+product, in which each has as many slots as the busiest (ops/expert_slots.py): few launches, at the
+price of padding. Everything else is done for a group of chunks at a time, as many as may be dense
+together:
 
-    x [T, H] -> slots [slots, H] -> gate_up -> gate -> down -> slots [slots, H] -> sum of each token's slots [T, H]
-                |---------------- a group at a time -----------|
-                            |--|           |--|   batched products, a chunk at a time
+    x [T, H] -> slots [slots, H] -> gate_up -> gate -> down -> slots [slots, H] -> sums [T, H]
+                                    |-----|            |--|    products, a chunk at a time
+                                    |--------------------|     a group at a time
 """
 
 import functools
@@ -23,21 +24,23 @@ from vqa_utils.ops.sum_rows import sum_rows
 def frozen_experts(
     x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, module: Any
 ) -> torch.Tensor:
-    """Compute y[t] = sum_k down_e(w[t, k] * gate(gate_up_e(x[t]))), with e the k-th expert of token t.
+    """Compute y[t] = sum_k down_e(w[t, k] * gate(gate_up_e(x[t]))); e is token t's k-th expert.
 
-    The weight stands before the product; transformers has it behind. The two are equal, this one takes fewer bytes, and an
-    expert's output that the router hardly trusts cannot overflow in fp16.
+    The weight stands before the product; transformers has it behind. The two are equal, this one
+    takes fewer bytes, and an expert's output that the router hardly trusts cannot overflow in
+    fp16.
 
-    Two nodes of autograd: the first saves the inputs, the second computes. Under activation checkpointing, recomputation
-    ends once the last tensor is saved again: before anything is routed, dequantised or multiplied a second time. The
-    forward's routing is kept for the backward (24 bytes a pair), which then waits for nothing.
+    Two nodes of autograd: the first saves the inputs, the second computes. Under activation
+    checkpointing, recomputation ends once the last tensor is saved again: before anything is
+    routed, dequantised or multiplied a second time. The forward's routing is kept for the backward
+    (24 bytes a pair), which then waits for nothing.
 
     Args:
         x: [T, H]; products are in the module's compute type.
         weights: [T, k], the router's.
         index: [T, k], the router's.
-        module: an NF4Experts, or what has its `num_experts`, `compute_dtype`, `at_once`, `padding_worth`, `dequantizer` and
-            `act_fn`.
+        module: an NF4Experts, or what has its `num_experts`, `compute_dtype`, `at_once`,
+            `padding_worth`, `dequantizer` and `act_fn`.
 
     Returns:
         [T, H] in x's type; gradients flow to x and weights, not to the experts.
@@ -52,7 +55,7 @@ def frozen_experts(
 
 
 def routed(index: torch.Tensor, module: Any) -> Routing:
-    """Route the pairs [T, k]; while the host waits for the loads, a GPU makes the first group dense."""
+    """Route the pairs [T, k]; while the host waits for loads, a GPU makes the first group dense."""
     first = slice(0, min(module.at_once, module.num_experts))
     # With fewer pairs than experts, most of the first group would have no token
     is_ahead = index.is_cuda and index.numel() > first.stop
@@ -104,10 +107,10 @@ def compute(
 def gradients(
     grad: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, routing: Routing, module: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the backward of `frozen_experts`; it dequantises once more and recomputes the hidden values.
+    """Compute the backward of `frozen_experts`; dequantise once more, recompute the hidden values.
 
-    With h = act(gate) * up, an expert's output is down(w * h). Its gradient is <down^T grad, h> in w, and w * down^T grad
-    in h.
+    With h = act(gate) * up, an expert's output is down(w * h). Its gradient is <down^T grad, h> in
+    w, and w * down^T grad in h.
 
     Args:
         grad: [T, H], of the result.
@@ -142,7 +145,7 @@ def gradients(
 
 
 class _KeepInputs(torch.autograd.Function):
-    """Save what the backward needs, and make a stand-in for the output: of its shape, without its memory."""
+    """Save what the backward needs; the output is a stand-in of the right shape, without memory."""
 
     @staticmethod
     def forward(

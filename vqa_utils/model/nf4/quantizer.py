@@ -1,12 +1,13 @@
-"""Quantise whole models to NF4: bitsandbytes' 4-bit linear layers, and fused mixture-of-experts weights beside them.
+"""Quantise whole models to NF4: bitsandbytes' 4-bit linear layers, and fused experts beside them.
 
-transformers keeps the experts of a layer as two 3-D parameters. bitsandbytes replaces `nn.Linear` alone, so with its own
-config they stay in 16 bits without a word: 28.99 of the 31.07 billion parameters of Qwen3-VL-30B-A3B. This module plugs
-into transformers' own extension points and quantises them too, one parameter at a time while it is read:
+transformers keeps the experts of a layer as two 3-D parameters. bitsandbytes replaces `nn.Linear`
+alone, so with its own config they stay in 16 bits without a word: 28.99 of the 31.07 billion
+parameters of Qwen3-VL-30B-A3B. This module plugs into transformers' own extension points and
+quantises them too, one parameter at a time while it is read:
 
     NF4Config       names the method        -> transformers picks NF4Quantizer by it
     NF4Quantizer    before loading          -> each module of fused experts becomes an NF4Experts
-    _QuantizeOne    for each parameter read -> one 16-bit stack becomes packed weights and their statistics
+    _QuantizeOne    for each parameter read -> a 16-bit stack becomes packed weights, statistics
     NF4Quantizer    after loading           -> offloaded layers of a GPU share its buffers
 """
 
@@ -37,7 +38,7 @@ IN_A_STOCK_CONFIG = ("load_in_4bit", "_load_in_4bit")
 
 
 class _QuantizeOne(Bnb4bitQuantize):
-    """Get one parameter at a time: fused experts become several tensors, everything else is bitsandbytes' own."""
+    """Convert a parameter: fused experts become several tensors, the rest is bitsandbytes'."""
 
     def convert(
         self, input_dict: dict[str, Any], model: nn.Module | None = None, **kwargs: Any
@@ -56,7 +57,7 @@ class _QuantizeOne(Bnb4bitQuantize):
 def _quantized(
     name: str, weight: torch.Tensor, module: NF4Experts, model: Any
 ) -> dict[str, torch.Tensor]:
-    """Pack the parameter `name` of a module; return the packed weights and their statistics by name in the model."""
+    """Pack the parameter `name`; return packed weights and statistics by name in the model."""
     if _was_left_transposed(model, weight):
         weight = weight.mT
     owner, _, projection = name.rpartition(".")
@@ -69,7 +70,7 @@ def _quantized(
 
 @register_quantization_config(METHOD)
 class NF4Config(BitsAndBytesConfig):
-    """bitsandbytes' NF4 settings under a method of our own, by which transformers picks `NF4Quantizer`."""
+    """bitsandbytes' NF4 settings under a method of our own, which names `NF4Quantizer`."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", **kwargs})
@@ -110,7 +111,7 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def param_element_size(self, model: nn.Module, param_name: str, param: torch.Tensor) -> float:
-        """Return bytes an element for the loader, which reserves a GPU's memory at once: none for offloaded experts."""
+        """Return bytes an element, for the loader's reserve on a GPU: 0 for offloaded experts."""
         module, _ = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts) and module.host is not None:
             return 0
@@ -124,8 +125,9 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         offloaded = []
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight for a kernel that has
-                # no autograd, and training that follows an evaluation goes on with wrong gradients (0.50.2)
+                # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight
+                # for a kernel that has no autograd, and training that follows an evaluation goes
+                # on with wrong gradients (0.50.2)
                 module.support_avx512bf16_for_cpu = False
             if isinstance(module, NF4Experts) and module.host is not None:
                 offloaded.append(module)
@@ -138,7 +140,7 @@ _offloaded_layers: ContextVar[tuple[str, ...]] = ContextVar("offloaded layers", 
 
 @contextmanager
 def offloading(layers: Collection[str]) -> Iterator[None]:
-    """Keep the experts of these decoder layers in host memory, for a model that is loaded meanwhile."""
+    """Keep these decoder layers' experts in host memory, for a model that is loaded meanwhile."""
     token = _offloaded_layers.set(tuple(layers))
     try:
         yield
@@ -148,17 +150,16 @@ def offloading(layers: Collection[str]) -> Iterator[None]:
 
 def _share_buffers(offloaded: list[NF4Experts]) -> None:
     """Give the offloaded layers of each GPU one offloader, in the layers' order."""
-    by_device: dict[torch.device, list[NF4Experts]] = {}
-    for module in offloaded:
-        by_device.setdefault(module.gate_up_proj.device, []).append(module)
-    for device, modules in by_device.items():
-        offloader = ExpertOffloader([module.host for module in modules], device)
+    for device in {module.gate_up_proj.device for module in offloaded}:
+        modules = [module for module in offloaded if module.gate_up_proj.device == device]
+        layers = [module.host for module in modules if module.host is not None]
+        offloader = ExpertOffloader(layers, device)
         for module in modules:
             module.offloader = offloader
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
-    """Choose NF4 for the language model's linear layers and experts; the vision tower and the head stay in 16 bits."""
+    """Choose NF4 for the language model's linear layers and experts; the rest stays in 16 bits."""
     return NF4Config(
         bnb_4bit_compute_dtype=compute_dtype,
         bnb_4bit_use_double_quant=double_quant,
@@ -169,8 +170,8 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
 def _was_left_transposed(model: Any, experts: torch.Tensor) -> bool:
     """Whether the loader could not see that the checkpoint has these experts as [E, in, out].
 
-    It transposes a parameter of another shape, so square experts of Qwen3-VL's official layout pass as they are.
-    transformers 4 wrote that layout; version 5 saves the model's own.
+    It transposes a parameter of another shape, so square experts of Qwen3-VL's official layout
+    pass as they are. transformers 4 wrote that layout; version 5 saves the model's own.
     """
     config = model.config
     is_square = experts.shape[1] == experts.shape[2]
