@@ -19,6 +19,7 @@ from vqa_utils.data.paraphrases import describe_wordings
 from vqa_utils.model.encoder import IGNORED, Encoder
 from vqa_utils.model.loading import add_lora, load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.training.fold import describe_epochs, train_fold
 
 # %% tags=["parameters"]
@@ -52,10 +53,13 @@ figures.label_mask(tokens, is_label)
 # %% [markdown]
 # ## The base
 #
-# What was loaded, and where to, against the plan.
+# The memory plan says which layer goes to which GPU; on a CPU there is none. Then what was loaded, and where to, against it.
+
+# %%
+plan = memory_plan(config)
 
 # %% tags=["nbval-ignore-output"]
-base = load_base(config)
+base = load_base(config, plan)
 loaded_weights(base, config)
 
 # %% [markdown]
@@ -64,7 +68,7 @@ loaded_weights(base, config)
 # The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept, or of the last where none is judged.
 
 # %% tags=["nbval-ignore-output"]
-result = train_fold(add_lora(base, config), config, encoder, train, held_out, paths.fold(fold))
+result = train_fold(add_lora(base, config, plan), config, encoder, train, held_out, paths.fold(fold))
 
 # %%
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")

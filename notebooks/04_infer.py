@@ -17,6 +17,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.metrics import predictions
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import load_adapter
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.scoring.options import questions_of_fold, score_fold
 
 # %% tags=["parameters"]
@@ -26,7 +27,7 @@ predict: str = ""  # a folder with another test.csv to answer; empty for the run
 
 # %% tags=["nbval-ignore-output"]
 paths, run_config = open_run(run_id, fold)
-model, processor, config = load_adapter(paths.fold(fold).adapter, run_config)
+model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, memory_plan(run_config))
 
 # %%
 folder, questions = questions_of_fold(paths, config, fold, predict)

@@ -103,9 +103,9 @@ def encoder(config, challenge, processor):
 @pytest.fixture(scope="session")
 def base(config):
     """The tiny base in NF4; tests must leave it as it is."""
-    from vqa_utils.model.loading import load_base
+    from bases import base_of
 
-    return load_base(config)
+    return base_of(config)
 
 
 def arguments(**given):

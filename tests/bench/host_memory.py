@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from vqa_utils.model.loading import load_base
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 
@@ -109,7 +110,7 @@ def load(folder: str, copies: str) -> None:
         torch.zeros(1, device="cuda")  # CUDA's own host memory is not the loader's
     with MemoryWatch() as watch:
         start = time.perf_counter()
-        model = load_base(config)
+        model = load_base(config, memory_plan(config))
         seconds = time.perf_counter() - start
     result = {
         "seconds": round(seconds, 1),

@@ -33,14 +33,13 @@ from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import (
     add_lora,
-    finish_base,
+    finish,
     load_processor,
     loading_options,
-    memory_plan,
 )
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.model.nf4.quantizer import offloading
-from vqa_utils.planning.plan import Plan, make_plan, resolve_batches, with_text
+from vqa_utils.planning.plan import Plan, make_plan, memory_plan, resolve_batches, with_text
 from vqa_utils.planning.shapes import ModelShape, published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
@@ -87,7 +86,7 @@ def checkpoint(shape: ModelShape) -> dict[str, RandomWeight]:
 
 def load(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
     """Load as `load_base` does, without a checkpoint on a disk."""
-    return finish_base(load_stock(config, processor), config, memory_plan(config))
+    return finish(load_stock(config, processor), config, memory_plan(config))
 
 
 def load_stock(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
@@ -156,7 +155,7 @@ def run_case(
     limits = [size_in_bytes(size) for size in config.max_memory]
     plan = with_text(make_plan(config, shape, limits), config, shape, tokens - image_tokens)
 
-    model = add_lora(base, config)
+    model = add_lora(base, config, memory_plan(config))
     paths = FoldPaths(folder / name)
     meta = train_fold(model, config, encoder, train, held_out, paths)
     log = pd.read_csv(paths.train_log)

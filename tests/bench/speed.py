@@ -36,15 +36,15 @@ from vqa_utils.config import Config, parse_settings
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import (
     add_lora,
-    finish_base,
+    finish,
     load_processor,
     loading_options,
-    memory_plan,
     model_path,
 )
 from vqa_utils.model.nf4.experts import NF4Experts
-from vqa_utils.ops import routing
+from vqa_utils.ops import expert_slots
 from vqa_utils.planning.memory import weights_by_module
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring._orders import encode_orders, shifts_of
@@ -81,17 +81,17 @@ def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def counting(found: dict[str, object]) -> Iterator[None]:
     """Of our experts, the rows computed for each that is needed, and the chunks of a layer."""
-    cuts, split = [], routing.split
+    cuts, split = [], expert_slots.split
 
     def counted(loads: Sequence[int], *args: int) -> list[tuple[int, int]]:
         cuts.append((sum(loads), split(loads, *args)))
         return cuts[-1][1]
 
-    routing.split = counted
+    expert_slots.split = counted
     try:
         yield
     finally:
-        routing.split = split
+        expert_slots.split = split
     if cuts:
         rows = sum(experts * each for _, sizes in cuts for experts, each in sizes)
         found["padded"] = float(f"{rows / sum(int(needed) for needed, _ in cuts):.4g}")
@@ -173,7 +173,8 @@ def adapted(
     gc.collect()
     if not ours:
         return stock_lora(base, config)
-    return add_lora(base if finished else finish_base(base, config, memory_plan(config)), config)
+    plan = memory_plan(config)
+    return add_lora(base if finished else finish(base, config, plan), config, plan)
 
 
 def case(

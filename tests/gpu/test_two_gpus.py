@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bases import base_of, base_with_lora
 
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import ROOT, FoldPaths, RunPaths
-from vqa_utils.model import loading as model
 from vqa_utils.model.fp16 import START_SCALE, grad_scaler
-from vqa_utils.model.loading import add_lora, load_adapter, load_base, memory_plan
+from vqa_utils.model.loading import add_lora, load_adapter, load_base
+from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
 from vqa_utils.scoring.options import ScoringSettings, score_options
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-STREAMED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
+OFFLOADED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
 
 
 def run(tuned, batch):
@@ -41,22 +42,21 @@ def run(tuned, batch):
     return logits, {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None}
 
 
-def test_streamed_experts_compute_the_same(config, encoder, challenge, monkeypatch):
+def test_offloaded_experts_compute_the_same(config, encoder, challenge):
     config = dataclasses.replace(config, lora_dropout=0.0)
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
-    wanted = run(add_lora(load_base(config), config).train(), batch)
+    wanted = run(base_with_lora(config).train(), batch)
     plan = memory_plan(config)
     offloading = dataclasses.replace(
-        plan, gpus=(dataclasses.replace(plan.gpus[0], offloaded_layers=STREAMED),)
+        plan, gpus=(dataclasses.replace(plan.gpus[0], offloaded_layers=OFFLOADED),)
     )
-    monkeypatch.setattr(model, "memory_plan", lambda config: offloading)
-    base = load_base(config)
+    base = load_base(config, offloading)
     experts = base.model.language_model.layers[2].mlp.experts
     assert (
         all(tensor.is_pinned() for tensor in experts.host.values())
         and experts.gate_up_proj.numel() == 0
     )
-    tuned = add_lora(base, config).train()
+    tuned = add_lora(base, config, offloading).train()
     for _ in range(3):  # a copy that came too late would show sooner or later
         tuned.zero_grad()
         found = run(tuned, batch)
@@ -69,7 +69,7 @@ def test_streamed_experts_compute_the_same(config, encoder, challenge, monkeypat
 def test_a_lean_layer_computes_what_transformers_own_does(config, encoder, challenge, again):
     config = dataclasses.replace(config, lora_dropout=0.0, use_gradient_checkpointing=again)
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
-    tuned = add_lora(load_base(config), config).train()
+    tuned = base_with_lora(config).train()
     found = run(tuned, batch)
     for layer in tuned.get_decoder().layers:
         del layer.forward
@@ -88,7 +88,7 @@ def test_the_copy_is_the_same_model_bit_by_bit(config, encoder, challenge, tmp_p
     config = dataclasses.replace(config, cache_dir=str(tmp_path / "kept"))
     batch = encoder.questions(challenge.test.head(4).to_dict("records")).to("cuda")
     with torch.autocast("cuda", torch.float16), torch.no_grad():
-        first, again = (load_base(config)(**batch).logits for _ in range(2))
+        first, again = (base_of(config)(**batch).logits for _ in range(2))
     assert torch.equal(first, again) and len(list((tmp_path / "kept").iterdir())) == 1
 
 
@@ -99,7 +99,7 @@ def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(
     monkeypatch.setattr(train, "grad_scaler", lambda: scaler)
     config = dataclasses.replace(config, use_amp=True, micro_batch=2, accumulation=2)
     rows = challenge.train
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     meta = train_fold(
         model, config, encoder, rows.head(16), rows.tail(4), FoldPaths(tmp_path / "fold")
     )
@@ -120,7 +120,7 @@ def test_two_gpus_train_and_answer_as_one_does(config, encoder, challenge, tmp_p
     for name, trained_on in (("one", one), ("two", two)):
         paths = FoldPaths(tmp_path / name)
         train_fold(
-            add_lora(load_base(trained_on), trained_on),
+            base_with_lora(trained_on),
             trained_on,
             encoder,
             rows.head(16),

@@ -1,14 +1,14 @@
 import pytest
 import torch
+from bases import base_of
 from transformers import DynamicCache
 
-from vqa_utils.model.loading import load_base
 from vqa_utils.ops.rotary import rotated
 
 
 @pytest.fixture
 def attention(config):
-    return load_base(config, torch.float32).model.language_model.layers[0].self_attn
+    return base_of(config, torch.float32).model.language_model.layers[0].self_attn
 
 
 def inputs(attention, length=7):
@@ -39,7 +39,7 @@ def test_without_a_mask_it_is_causal(attention):
 
 
 def test_a_loaded_model_uses_it_and_a_cache_is_left_to_transformers(config):
-    model = load_base(config)
+    model = base_of(config)
     assert all("forward" in vars(layer.self_attn) for layer in model.model.language_model.layers)
     tokens = torch.arange(5, 13)[None]
     with torch.no_grad():

@@ -10,7 +10,7 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.model.nf4.forward import frozen_experts
-from vqa_utils.ops.routing import Chunk, Group, Routing
+from vqa_utils.ops.expert_slots import Chunk, Group, Routing
 from vqa_utils.planning.expert_chunks import WORTH_SINCE_AMPERE, split
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bases import base_of, base_with_lora, lora_on
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2_5_VLConfig,
@@ -27,7 +28,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
+from vqa_utils.model.loading import load_adapter, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 from vqa_utils.scoring._orders import can_share
@@ -126,7 +127,7 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
     encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
     paths = FoldPaths(tmp_path / "fold0")
     meta = train_fold(
-        add_lora(load_base(family), family),
+        base_with_lora(family),
         family,
         encoder,
         challenge.train.head(8),
@@ -150,7 +151,7 @@ def test_train_keep_load_and_score(family, challenge, tmp_path):
 
 def test_four_option_orders_equal_four_full_passes(family, challenge):
     base, encoder = (
-        load_base(family),
+        base_of(family),
         Encoder(load_processor(family), challenge.folder, family.image_side),
     )
     rows = challenge.test.head(3)
@@ -175,7 +176,7 @@ def test_four_option_orders_equal_four_full_passes(family, challenge):
 
 def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(family):
     targets = ("gate_proj", "q_proj")
-    base = load_base(family)
+    base = base_of(family)
     matching = [
         name for name, _ in base.named_modules() if "visual" in name and name.endswith(targets)
     ]
@@ -184,7 +185,7 @@ def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(fami
         for name, _ in base.named_modules()
         if "language_model" in name and name.endswith(targets)
     ]
-    model = add_lora(base, dataclasses.replace(family, target_modules=targets))
+    model = lora_on(base, dataclasses.replace(family, target_modules=targets))
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(learning) == 2 * len(wanted) >= 8 and all(
         "language_model" in name for name in learning
@@ -196,11 +197,9 @@ def test_fp16_answers_as_fp32_does(family, challenge):
     batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(
         challenge.test.to_dict("records")
     )
-    exact = load_base(family, torch.float32)(**batch, logits_to_keep=1).logits.squeeze(1)
+    exact = base_of(family, torch.float32)(**batch, logits_to_keep=1).logits.squeeze(1)
     with torch.autocast("cpu", torch.float16), torch.no_grad():
-        found = (
-            load_base(family, torch.float16)(**batch, logits_to_keep=1).logits.squeeze(1).float()
-        )
+        found = base_of(family, torch.float16)(**batch, logits_to_keep=1).logits.squeeze(1).float()
     assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.999
 
 
@@ -209,7 +208,7 @@ def test_padding_on_the_right_changes_no_answer(family, challenge):
     rows[0]["question"], rows[2]["question"] = rows[0]["question"] * 3, rows[2]["question"][:4]
     batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(rows)
     assert (batch["attention_mask"] == 0).any()
-    base = load_base(family)
+    base = base_of(family)
     found = base(**batch, logits_to_keep=1).logits
     language_model = base.model.language_model
     language_model.forward = types.MethodType(type(language_model).forward, language_model)
@@ -224,7 +223,7 @@ def test_attention_is_what_a_t4_has_a_lean_kernel_for(family, challenge, monkeyp
     rows = [row, {**row, "question": row["question"] + "?" * 9 * uneven}]
     batch = Encoder(load_processor(family), challenge.folder, family.image_side).questions(rows)
     assert (batch["attention_mask"] == 0).any() == uneven
-    base = load_base(family)
+    base = base_of(family)
 
     def seen(q, k, v, *args, **kwargs):
         calls.append((q.shape[1], k.shape[1], v.shape[1], *args, kwargs))
@@ -246,12 +245,12 @@ def test_the_positions_are_those_of_the_model(family, challenge):
         challenge.train.to_dict("records")
     )
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-    wanted, _ = load_base(family).model.get_rope_index(**{name: batch[name] for name in names})
+    wanted, _ = base_of(family).model.get_rope_index(**{name: batch[name] for name in names})
     assert torch.equal(batch["position_ids"], wanted)
 
 
 def test_experts_are_packed_wherever_they_are(family):
-    base = load_base(family)
+    base = base_of(family)
     packed = [name for name, module in base.named_modules() if isinstance(module, NF4Experts)]
     assert len(packed) == (4 if base.config.model_type == "qwen3_5_moe" else 0)
     original = AutoModelForImageTextToText.from_pretrained(family.model, dtype=torch.float32)

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from bases import base_of, lora_on
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
-from vqa_utils.model.loading import add_lora, load_base
 
 
 def scaled_base(folder, scale):
@@ -26,7 +26,7 @@ def scaled_base(folder, scale):
 
 def gradient(model, config, batch):
     """All LoRA gradients as one vector, under fp16 autocast unless the model computes in fp32."""
-    model = add_lora(model, config).train()
+    model = lora_on(model, config).train()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
@@ -53,19 +53,19 @@ def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkey
             plain.setattr(
                 "vqa_utils.model.loading.keep_residual_stream_in_fp32", lambda model: None
             )
-            found = gradient(load_base(grown, torch.float16), grown, batch)
+            found = gradient(base_of(grown, torch.float16), grown, batch)
         if not found.isfinite().all():
             break
     else:
         pytest.fail("plain fp16 stayed finite at every scale: this tests nothing")
-    ours = gradient(load_base(grown, torch.float16), grown, batch)
-    exact = gradient(load_base(grown, torch.float32), grown, batch)
+    ours = gradient(base_of(grown, torch.float16), grown, batch)
+    exact = gradient(base_of(grown, torch.float32), grown, batch)
     assert ours.isfinite().all()
     assert cosine_similarity(ours, exact, dim=0) > 0.99
 
 
 def test_what_is_fp32_and_what_is_not(config):
-    model = load_base(config, torch.float16)
+    model = base_of(config, torch.float16)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     wide = {name for name, dtype in dtypes.items() if dtype == torch.float32}
     assert wide == {name for name in dtypes if "norm" in name or ".mlp.gate." in name}
@@ -83,7 +83,7 @@ def test_what_is_fp32_and_what_is_not(config):
 
 
 def test_an_fp32_model_is_left_alone(config):
-    model = load_base(config, torch.float32)
+    model = base_of(config, torch.float32)
     before = {name: parameter.dtype for name, parameter in model.named_parameters()}
     keep_residual_stream_in_fp32(model)
     assert {name: parameter.dtype for name, parameter in model.named_parameters()} == before

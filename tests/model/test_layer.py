@@ -7,12 +7,13 @@ import gc
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from bases import base_of, base_with_lora, lora_on
 from torch import nn
 from transformers import DynamicCache
 
-from vqa_utils.model.fast import _layer as lean
+from vqa_utils.model.fast import _layer as fast
 from vqa_utils.model.fast._lora import Projection
-from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.fast._shared import one_forward
 
 DROPOUT = 0.25
 
@@ -24,7 +25,7 @@ def settings(config):
 
 def tuned_model(settings, **changes):
     config = dataclasses.replace(settings, **changes)
-    return with_random_updates(add_lora(load_base(config), config).train())
+    return with_random_updates(base_with_lora(config).train())
 
 
 def with_random_updates(tuned):
@@ -132,9 +133,11 @@ def test_dropout_is_the_same_when_a_layer_is_computed_again(settings, batch):
 
 @pytest.mark.parametrize("again", [True, False])
 def test_with_dropout_it_is_transformers_own_with_these_masks(settings, batch, monkeypatch, again):
+    own = Projection.next_use
+    # another mask for q, k and v than for o
     monkeypatch.setattr(
-        Projection, "draw_seed", lambda self: 7 + len(self.layers)
-    )  # another for q, k and v than for o
+        Projection, "next_use", lambda self: own(self)._replace(seed=7 + len(self.layers))
+    )
     tuned = tuned_model(settings, lora_dropout=DROPOUT, use_gradient_checkpointing=again)
     with transformers_own(tuned):
         wanted = logits_and_gradients(tuned, batch)
@@ -142,14 +145,14 @@ def test_with_dropout_it_is_transformers_own_with_these_masks(settings, batch, m
 
 
 def test_what_a_layer_kept_is_gone_once_its_backward_is_done(settings, batch, monkeypatch):
-    held, backward = [], lean.Layer.backward
+    held, backward = [], fast.Layer.backward
 
     def watched(self, *args, **kwargs):
         gc.collect()
-        held.append(sum(type(one) is lean.Attended for one in gc.get_objects()))
+        held.append(sum(type(one) is fast.Attended for one in gc.get_objects()))
         return backward(self, *args, **kwargs)
 
-    monkeypatch.setattr(lean.Layer, "backward", watched)
+    monkeypatch.setattr(fast.Layer, "backward", watched)
     tuned = tuned_model(settings, use_gradient_checkpointing=False)
     logits_and_gradients(tuned, batch)
     count = len(layers_of(tuned))
@@ -186,9 +189,9 @@ def test_evaluation_between_forward_and_backward_changes_no_gradient(settings, b
 
 
 def test_a_layer_computed_again_stops_before_its_experts(settings, batch, monkeypatch):
-    made, compute = [], lean.experts.compute
+    made, compute = [], fast.experts.compute
     monkeypatch.setattr(
-        lean.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs)
+        fast.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs)
     )
     tuned = tuned_model(settings, use_gradient_checkpointing=True)
     logits_and_gradients(tuned, batch)
@@ -198,7 +201,7 @@ def test_a_layer_computed_again_stops_before_its_experts(settings, batch, monkey
 def test_without_the_adapter_it_is_the_base(settings, batch):
     tuned = tuned_model(settings, lora_dropout=DROPOUT)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    base = load_base(settings)
+    base = base_of(settings)
     with torch.no_grad(), tuned.disable_adapter():
         torch.testing.assert_close(
             tuned(**inputs).logits, base(**inputs).logits, rtol=1e-4, atol=1e-4
@@ -218,25 +221,27 @@ def test_a_cache_is_left_to_transformers(settings):
 
 def test_it_takes_the_place_of_the_hook_that_moves_inputs(settings, batch):
     wanted = logits_and_gradients(tuned_model(settings), batch)
-    base, moved = load_base(settings), []
+    base, moved = base_of(settings), []
     for layer in base.model.language_model.layers:
         hook = AlignDevicesHook(execution_device="cpu")
         hook.pre_forward = lambda module, *args, **kwargs: moved.append(module) or (args, kwargs)
         add_hook_to_module(layer, hook)
-    found = logits_and_gradients(with_random_updates(add_lora(base, settings).train()), batch)
+    found = logits_and_gradients(with_random_updates(lora_on(base, settings).train()), batch)
     assert_equal(found, wanted)
     assert not moved
 
 
-def test_layers_share_a_copy_of_the_mask_on_another_device():
-    mask, there = torch.ones(2, 1, 3, 3, dtype=torch.bool), torch.device("meta")
-    copy = lean._on(there, mask)
-    assert (
-        copy.device == there
-        and lean._on(there, mask) is copy
-        and lean._on(mask.device, mask) is mask
-    )
-    assert lean._on(there, None) is None
+def test_layers_of_one_forward_share_a_copy_of_the_mask_on_another_device():
+    mask = torch.ones(2, 1, 3, 3, dtype=torch.bool)
+    there = torch.device("meta")
+    with one_forward():
+        copy = fast._on(there, mask)
+        assert copy.device == there
+        assert fast._on(there, mask) is copy
+        assert fast._on(mask.device, mask) is mask
+    with one_forward():
+        assert fast._on(there, mask) is not copy
+    assert fast._on(there, None) is None
 
 
 def test_other_adapters_and_a_merged_one_are_left_to_transformers(settings, batch):

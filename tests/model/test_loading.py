@@ -2,25 +2,19 @@ import dataclasses
 
 import pytest
 import torch
+from bases import base_of, base_with_lora, lora_on
 
 from vqa_utils.artifacts.files import ArtifactError
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.config import from_dict
-from vqa_utils.model import loading as of_model
-from vqa_utils.model.loading import (
-    add_lora,
-    enable_checkpointing,
-    load_adapter,
-    load_base,
-    save_adapter,
-)
+from vqa_utils.model.loading import enable_checkpointing, load_adapter, save_adapter
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan
 from vqa_utils.training.fold import trainable_parameters
 
 
 def test_lora_is_on_the_language_models_attention_alone(config):
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
     assert all("language_model" in name and "lora_" in name for name in learning)
     assert {name.split(".lora_")[0].split(".")[-1] for name in learning} == set(
@@ -36,12 +30,12 @@ def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
         ValueError,
         match=r"target_modules: expected layers of the language model, found none named qkv",
     ):
-        add_lora(load_base(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
+        lora_on(base_of(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
 
 
 def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
     config = dataclasses.replace(config, use_gradient_checkpointing=True)
-    model = add_lora(load_base(config), config).train()
+    model = base_with_lora(config).train()
     seen = {}
     for name, module in model.named_modules():
         if name.endswith(
@@ -77,7 +71,7 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
 
 
 @pytest.mark.parametrize(
-    ("setting", "kept", "again"),
+    ("setting", "kept", "recomputed"),
     [
         ("auto", (), {0, 1, 2, 3}),
         ("auto", (2, 3), {0, 1}),
@@ -85,7 +79,7 @@ def test_the_backward_ends_at_the_language_model(config, encoder, challenge):
         (False, (0, 1, 2, 3), set()),
     ],
 )
-def test_the_plan_says_which_layers_are_computed_again(config, monkeypatch, setting, kept, again):
+def test_layers_are_recomputed_unless_the_plan_keeps_them(config, setting, kept, recomputed):
     plan = Plan(
         (
             GpuPlan(
@@ -98,29 +92,25 @@ def test_the_plan_says_which_layers_are_computed_again(config, monkeypatch, sett
             ),
         )
     )
-    base = load_base(config)
-    monkeypatch.setattr(of_model, "memory_plan", lambda config: plan)
-    enable_checkpointing(base, dataclasses.replace(config, use_gradient_checkpointing=setting))
+    base = base_of(config)
+    config = dataclasses.replace(config, use_gradient_checkpointing=setting)
+    enable_checkpointing(base, config, plan)
     found = {
         n
         for n, layer in enumerate(base.model.language_model.layers)
         if layer.gradient_checkpointing
     }
-    assert found == again
+    assert found == recomputed
 
 
 def test_a_cpu_keeps_every_layer(config):
-    tuned = add_lora(load_base(config), config)
+    tuned = base_with_lora(config)
     assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.modules())
 
 
 def test_the_same_seed_starts_from_the_same_adapter(config):
     first, again = (
-        {
-            n: p.clone()
-            for n, p in add_lora(load_base(config), config).named_parameters()
-            if "lora_A" in n
-        }
+        {n: p.clone() for n, p in base_with_lora(config).named_parameters() if "lora_A" in n}
         for _ in range(2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -130,7 +120,7 @@ def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(
     config, encoder, challenge, tmp_path
 ):
     config = dataclasses.replace(config, lora_r=3)
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -154,11 +144,11 @@ def test_a_missing_adapter_names_the_notebook_to_run(config, tmp_path):
 
 
 def test_loading_twice_shares_nothing(config):
-    first, second = load_base(config), load_base(config)
+    first, second = base_of(config), base_of(config)
     pointers = {p.data_ptr() for p in first.parameters()}
     assert not any(p.data_ptr() in pointers for p in second.parameters())
 
 
 def test_an_unquantised_base_is_the_checkpoint_itself(config):
-    model = load_base(dataclasses.replace(config, quantization="none"))
+    model = base_of(dataclasses.replace(config, quantization="none"))
     assert not any(p.dtype == torch.uint8 for p in model.parameters())

@@ -1,13 +1,18 @@
 import bitsandbytes as bnb
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from bases import base_with_lora
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from torch import nn
 
-from vqa_utils.model.fast._lora import project, use_fast_lora
-from vqa_utils.model.loading import add_lora, load_base
+from vqa_utils.model.fast._lora import forget_copies, project
+from vqa_utils.model.fast.table import When, use_fast_forwards
 from vqa_utils.ops.dropout import dropout
-from vqa_utils.training._callbacks import SeenSteps
 
 
 def adapted(dropout, bias, widths=(192,)):
@@ -56,7 +61,7 @@ def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
     wanted = outputs_and_gradients(model, x)
     if p:
         own["default"] = of_peft
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     assert "forward" in vars(model.base_model.model[0])
     found = outputs_and_gradients(model, x)
     assert len(found) == 4
@@ -75,7 +80,7 @@ def test_layers_with_one_input_equal_each_alone():
         return *outputs, *torch.autograd.grad(loss, [x, *weights])
 
     wanted = found([layer(x) for layer in layers])
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     got = found(project(layers, x).split([192, 64, 64], -1))
     assert len(got) == 3 + 1 + 6
     for a, b in zip(got, wanted, strict=True):
@@ -87,52 +92,163 @@ def test_layers_with_one_input_drop_the_same_of_it():
     first, second = model.base_model.model
     second.base_layer.weight = first.base_layer.weight
     second.lora_A, second.lora_B = first.lora_A, first.lora_B
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     assert torch.equal(*project((first, second), x).chunk(2, -1))
     assert not torch.equal(first(x), second(x))
 
 
-def test_an_optimizer_step_is_seen(monkeypatch):
-    model, x = adapted(0.0, False), torch.randn(3, 128)
-    use_fast_lora(model)
-    before = model(x)
-    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
-    assert torch.equal(model(x), before)  # no gradient yet
-    before.sum().backward()
-    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
-    after = model(x)
-    del model.base_model.model[0].forward
-    torch.testing.assert_close(after, model(x), rtol=1e-5, atol=1e-4)
-    assert (after - before).abs().max() > 0.1
+def several_adapters():
+    """Three layers with one input and two adapters, in fast forwards."""
+    model = adapted(0.0, True, (192, 64, 64))
+    model.add_adapter("other", LoraConfig(r=2, lora_alpha=8, target_modules=["0", "1", "2"]))
+    for layer in model.base_model.model:
+        nn.init.normal_(layer.lora_B["other"].weight)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
+    return model
 
 
-def test_a_step_that_autograd_does_not_know_of_is_seen_once_it_is_told():
-    model, x = adapted(0.0, False), torch.randn(3, 128)
-    use_fast_lora(model)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer, before = bnb.optim.AdamW(learning, lr=0.1), model(x)
-    before.sum().backward()
-    versions = [p._version for p in learning]
-    optimizer.step()
-    assert [p._version for p in learning] == versions  # the kind of optimizer that this is about
-    SeenSteps().on_optimizer_step(None, None, None, model=model)
-    after = model(x)
-    del model.base_model.model[0].forward
-    torch.testing.assert_close(after, model(x), rtol=1e-5, atol=1e-4)
-    assert (after - before).abs().max() > 0.1
+def assert_as_pefts_own(model):
+    """Side by side and each alone, with and without gradients, after whatever was done to the model."""
+    layers, x = tuple(model.base_model.model), torch.randn(3, 128)
+    wanted = [type(layer).forward(layer, x) for layer in layers]
+    for learns in (True, False):
+        with torch.set_grad_enabled(learns):
+            together = project(layers, x).split([192, 64, 64], -1)
+            alone = [layer(x) for layer in layers]
+        for found in (together, alone):
+            torch.testing.assert_close(list(found), wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_replaced_weights_are_seen():
-    model, x = adapted(0.0, False), torch.randn(3, 128)
-    use_fast_lora(model)
-    layer, before = model.base_model.model[0].lora_B["default"], model(x)
-    for scale in (2.0, 3.0, 4.0):
-        layer.weight = nn.Parameter(torch.full_like(layer.weight, scale))
-        found = model(x)
-        assert not torch.equal(found, before)
-        before = found
-    layer.weight.data = torch.zeros_like(layer.weight)
-    torch.testing.assert_close(model(x), model.base_model.model[0].base_layer(x))
+def optimizer_step(make):
+    def step(model):
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in learning:
+            parameter.grad = torch.randn_like(parameter)
+        make(learning, lr=0.1).step()
+
+    return step
+
+
+def new_state(model):
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    return {name: torch.randn_like(value) for name, value in state.items()}
+
+
+def load_state(model):
+    set_peft_model_state_dict(model, new_state(model), model.active_adapter)
+
+
+def load_by_replacing_parameters(model):
+    set_peft_model_state_dict(model, new_state(model), model.active_adapter, low_cpu_mem_usage=True)
+
+
+def load_into_one_layer(model):
+    layer, name = model.base_model.model[1], f"lora_A.{model.active_adapter}.weight"
+    layer.load_state_dict({name: torch.randn_like(layer.state_dict()[name])}, strict=False)
+
+
+def replace_a_parameter(model):
+    for adapters in (layer.lora_B for layer in model.base_model.model):
+        for module in adapters.values():
+            module.weight = nn.Parameter(torch.randn_like(module.weight))
+
+
+def switch(model):
+    model.set_adapter("other" if model.active_adapter == "default" else "default")
+
+
+def merge_and_unmerge(model):
+    model.merge_adapter()
+    assert_as_pefts_own(model)
+    model.unmerge_adapter()
+
+
+def merge_and_unmerge_unseen(model):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+def without_the_adapter(model):
+    with model.disable_adapter():
+        assert_as_pefts_own(model)
+
+
+def scale(model):
+    for layer in model.base_model.model:
+        layer.scale_layer(1.5)
+
+
+EVENTS = [
+    nn.Module.train,
+    nn.Module.eval,
+    optimizer_step(torch.optim.SGD),
+    optimizer_step(bnb.optim.AdamW),  # writes without a new version in autograd's eyes
+    load_state,
+    load_by_replacing_parameters,
+    load_into_one_layer,
+    replace_a_parameter,
+    switch,
+    merge_and_unmerge,
+    merge_and_unmerge_unseen,
+    without_the_adapter,
+    scale,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*rounding errors", "ignore:.*erge")
+@pytest.mark.parametrize("first", EVENTS)
+def test_no_copy_is_stale_after_any_two_events(first):
+    for second in EVENTS:
+        model = several_adapters()
+        assert_as_pefts_own(model)
+        for event in (first, second, first):
+            event(model)
+            assert_as_pefts_own(model)
+
+
+def test_bitsandbytes_steps_leave_no_trace_in_autograds_versions():
+    model = adapted(0.0, False)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    versions = [parameter._version for parameter in learning]
+    optimizer_step(bnb.optim.AdamW)(model)
+    assert [parameter._version for parameter in learning] == versions
+
+
+def test_a_change_by_hand_is_seen_once_the_copies_are_forgotten():
+    model = several_adapters()
+    assert_as_pefts_own(model)
+    for layer in model.base_model.model:
+        layer.lora_B["default"].weight.data = torch.zeros_like(layer.lora_B["default"].weight)
+        forget_copies(layer)
+    assert_as_pefts_own(model)
+
+
+def test_a_backward_uses_the_adapter_of_its_forward():
+    model, x = several_adapters(), torch.randn(3, 128)
+    layers = tuple(model.base_model.model)
+    of_default = [layer.lora_A["default"].weight for layer in layers]
+    wanted = torch.autograd.grad(project(layers, x).sum(), of_default)
+    y = project(layers, x).sum()
+    model.set_adapter("other")
+    for parameter in of_default:
+        parameter.requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(y, of_default), wanted)
+
+
+def test_copies_are_made_once_between_two_steps(monkeypatch):
+    model, x = several_adapters(), torch.randn(3, 128)
+    layers = tuple(model.base_model.model)
+    made, block_diag = [], torch.block_diag
+    monkeypatch.setattr(torch, "block_diag", lambda *parts: made.append(1) or block_diag(*parts))
+    for steps in (1, 2):
+        for _ in range(3):
+            model.train()
+            project(layers, x).sum().backward()
+            model.eval()
+            with torch.no_grad():
+                project(layers, x)
+        assert len(made) == steps
+        optimizer_step(torch.optim.SGD)(model)
 
 
 def test_the_scales_are_dense_and_the_same():
@@ -144,14 +260,14 @@ def test_the_scales_are_dense_and_the_same():
     base.weight = nested
     before = base(torch.eye(128))
     assert base.weight.quant_state.nested
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     assert not base.weight.quant_state.nested
     torch.testing.assert_close(base(torch.eye(128)), before)
 
 
 def test_where_nothing_learns_the_update_is_in_the_matrix_of_many_rows():
     model = adapted(0.3, True, (192, 64)).eval()
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     layers, few = model.base_model.model, torch.randn(5, 128)
     many = torch.cat([few, torch.randn(295, 128)])
     with torch.no_grad():
@@ -167,7 +283,7 @@ def test_where_nothing_learns_the_update_is_in_the_matrix_of_many_rows():
 
 def test_without_the_adapter_gradients_are_the_bases():
     model, x = adapted(0.3, True), torch.randn(3, 128, requires_grad=True)
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     base = model.base_model.model[0].base_layer
     wanted = torch.autograd.grad(base(x).square().sum(), x)
     with model.disable_adapter():
@@ -177,14 +293,14 @@ def test_without_the_adapter_gradients_are_the_bases():
 
 def test_without_the_adapter_it_is_the_base():
     model, x = adapted(0.0, False), torch.randn(3, 128)
-    use_fast_lora(model)
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     with model.disable_adapter():
         torch.testing.assert_close(model(x), model.base_model.model[0].base_layer(x))
     assert (model(x) - model.base_model.model[0].base_layer(x)).abs().max() > 0.1
 
 
 def test_all_adapted_layers_of_a_loaded_model_use_it(config):
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     layers = [
         module for name, module in model.named_modules() if name.endswith(config.target_modules)
     ]

@@ -5,8 +5,8 @@ import types
 import pandas as pd
 import pytest
 import torch
+from bases import base_of, base_with_lora
 
-from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.training._loss import answer_loss
 
 
@@ -40,7 +40,7 @@ def seen_by_layers(model):
 
 def test_no_layer_gets_a_mask_and_the_logits_are_the_same(config, uneven):
     model, inputs = (
-        load_base(config),
+        base_of(config),
         {name: value for name, value in uneven.items() if name != "labels"},
     )
     masks = seen_by_layers(model)
@@ -59,7 +59,7 @@ def test_the_gradients_are_the_same(config, uneven):
         answer_loss(model.eval()(**inputs), labels).backward()
         return [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
 
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # new ones are zero, and A's gradients with them
             torch.nn.init.normal_(
@@ -74,7 +74,7 @@ def test_the_gradients_are_the_same(config, uneven):
 
 
 def test_every_position_comes_back_to_its_place(config, uneven):
-    model = load_base(config)
+    model = base_of(config)
     inputs = {
         name: value for name, value in uneven.items() if name not in ("labels", "logits_to_keep")
     }
@@ -88,7 +88,7 @@ def test_every_position_comes_back_to_its_place(config, uneven):
 
 def test_with_a_cache_nothing_is_moved(config, uneven):
     model, inputs = (
-        load_base(config),
+        base_of(config),
         {name: value for name, value in uneven.items() if name != "labels"},
     )
     last = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": inputs["attention_mask"]}
@@ -108,7 +108,7 @@ def test_with_a_cache_nothing_is_moved(config, uneven):
 
 def test_where_all_layers_outputs_are_asked_for_nothing_is_moved(config, uneven):
     model, inputs = (
-        load_base(config),
+        base_of(config),
         {name: value for name, value in uneven.items() if name != "labels"},
     )
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_rows_that_need_no_moving_stay(config, encoder, challenge, processor, si
     texts = pd.DataFrame(rows)["question"].tolist()
     ids = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     assert (ids["attention_mask"][:, -1].min() == 0) == (side == "right")
-    model = load_base(config)
+    model = base_of(config)
     with torch.no_grad():
         found = model(**ids).logits
         as_transformers_has_it(model)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from bases import base_of
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.model import _quantized_copy as cache
 from vqa_utils.model import loading as model
 from vqa_utils.model._quantized_copy import MANIFEST, cache_key, copy_folder, is_whole, new_copy
-from vqa_utils.model.loading import load_base
 from vqa_utils.presets import preset
 
 
@@ -53,7 +53,7 @@ def test_the_copy_is_the_same_model_bit_by_bit(
 ):
     own_base = dataclasses.replace(own_base, use_double_quant=double_quant)
     seen = reads(monkeypatch)
-    first, again = load_base(own_base), load_base(own_base)
+    first, again = base_of(own_base), base_of(own_base)
     assert seen[0] == own_base.model and seen[1] == str(copies(own_base)[0])
     assert torch.equal(logits(first, encoder, challenge), logits(again, encoder, challenge))
     assert again.name_or_path == own_base.model  # what the adapter names as its base
@@ -86,7 +86,7 @@ def test_another_library_version_is_another_copy(own_base, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("damage", ["no manifest", "cut off", "a hole", "a file is gone"])
 def test_a_torn_copy_is_made_anew(own_base, encoder, challenge, monkeypatch, damage):
-    expected = logits(load_base(own_base), encoder, challenge)
+    expected = logits(base_of(own_base), encoder, challenge)
     (copy,) = copies(own_base)
     weights = copy / "model.safetensors"
     if damage == "no manifest":
@@ -99,9 +99,9 @@ def test_a_torn_copy_is_made_anew(own_base, encoder, challenge, monkeypatch, dam
         if damage == "a hole":
             os.truncate(weights, size)
     seen = reads(monkeypatch)
-    assert torch.equal(logits(load_base(own_base), encoder, challenge), expected)
+    assert torch.equal(logits(base_of(own_base), encoder, challenge), expected)
     assert seen == [own_base.model]
-    load_base(own_base)
+    base_of(own_base)
     assert seen[1:] == [str(copies(own_base)[0])] and len(copies(own_base)) == 1
 
 
@@ -119,14 +119,14 @@ def test_a_full_disk_costs_the_copy_alone(own_base, monkeypatch):
         lambda *a, **k: (_ for _ in ()).throw(OSError("no space")),
     )
     with pytest.warns(UserWarning, match="were not kept .no space."):
-        load_base(own_base)
+        base_of(own_base)
     assert copies(own_base) == []
 
 
 def test_no_folder_no_copy(own_base):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        load_base(dataclasses.replace(own_base, cache_dir=""))
+        base_of(dataclasses.replace(own_base, cache_dir=""))
     assert copies(own_base) == []
 
 

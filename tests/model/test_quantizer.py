@@ -5,12 +5,12 @@ import shutil
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from bases import base_of, lora_on
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model.nf4.quantizer import nf4_config
 from vqa_utils.tiny_base._architecture import tiny_config
@@ -127,7 +127,7 @@ def lora_gradients(model, batch):
 
 
 def with_lora(model, config, seed=0):
-    model = add_lora(model, config)
+    model = lora_on(model, config)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would leave lora_A without a gradient
@@ -143,7 +143,7 @@ def test_gradients_equal_those_of_the_dequantised_model(
     shutil.copytree(DEMO_MODEL, tmp_path / "base")
     if layout == "official":
         in_official_layout(tmp_path / "base")
-    packed = load_base(dataclasses.replace(config, model=str(tmp_path / "base")))
+    packed = base_of(dataclasses.replace(config, model=str(tmp_path / "base")))
     dense = AutoModelForImageTextToText.from_pretrained(DEMO_MODEL, dtype=torch.float32)
     for name, module in packed.named_modules():
         target = dense.get_submodule(name)
@@ -170,7 +170,7 @@ def test_an_evaluation_does_not_change_the_gradients_of_the_training_after_it(
     config, encoder, challenge
 ):
     batch = batch_of(encoder, challenge)
-    model = with_lora(load_base(config), config)
+    model = with_lora(base_of(config), config)
     before = lora_gradients(model, batch)
     with torch.no_grad():
         model.eval()(**{key: value for key, value in batch.items() if key != "labels"})

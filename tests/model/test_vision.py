@@ -5,7 +5,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_position_ids
 
-from vqa_utils.model.fast._vision import Rows, batch_images, patch_positions
+from vqa_utils.model.fast._vision import Rows, patch_positions
+from vqa_utils.model.fast.table import When, use_fast_forwards
 
 VISION = {
     "depth": 4,
@@ -47,7 +48,7 @@ def test_all_images_at_once_are_each_alone(name, grids):
     pixels = torch.randn(int(grid.prod(-1).sum()), 3 * 2 * 8 * 8)
     with torch.no_grad():
         expected = model.visual(pixels, grid_thw=grid)
-        batch_images(model)
+        use_fast_forwards(model, When.ON_THE_BASE)
         for _ in range(2):  # the second has tensors of its own
             found = model.visual(pixels, grid_thw=grid.clone())
             torch.testing.assert_close(
@@ -79,7 +80,7 @@ def test_layers_share_what_one_batch_needs(monkeypatch):
         "vqa_utils.model.fast._vision.Rows", lambda ends: made.append(len(ends)) or Rows(ends)
     )
     model = tower("qwen3_vl")
-    batch_images(model)
+    use_fast_forwards(model, When.ON_THE_BASE)
     grid = torch.tensor([(1, 4, 4), (1, 2, 2)])
     with torch.no_grad():
         model.visual(torch.randn(20, 384), grid_thw=grid)

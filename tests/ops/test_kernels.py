@@ -8,19 +8,14 @@ import torch
 from torch import nn
 
 from vqa_utils.ops import _launch as launch
+from vqa_utils.ops.choose_experts import choose_experts, choose_experts_backward
 from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import dropout
+from vqa_utils.ops.expert_slots import count_loads, order_loads, place_pairs
 from vqa_utils.ops.gate import gate, gate_backward
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
 from vqa_utils.ops.rotary import rotate, rotated
-from vqa_utils.ops.routing import (
-    choose_experts,
-    choose_experts_backward,
-    count_loads,
-    order_loads,
-    place_pairs,
-)
 from vqa_utils.ops.sum_rows import sum_rows
 
 NEEDS_GPU = [

@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bases import base_with_lora
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import letter_token_ids
-from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import memory
 from vqa_utils.planning.shapes import shape_of
@@ -108,7 +108,7 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
     base, config, encoder, challenge, tmp_path, orders
 ):
     config = dataclasses.replace(config, tta=orders)
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -145,7 +145,7 @@ def test_orders_give_the_mean_of_their_softmaxes_to_the_last_bit(base, encoder, 
 def test_the_mean_stands_beside_the_orders_and_nothing_stale_does(
     base, config, encoder, challenge, tmp_path
 ):
-    model = add_lora(load_base(config), config).eval()
+    model = base_with_lora(config).eval()
     rows = challenge.train.head(5).drop(columns="answer")
     questions = {"oof": rows, "test": challenge.test}
     out = FoldPaths(tmp_path)
@@ -196,7 +196,7 @@ def held(known=()):
 def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypatch):
     """Tensor by tensor, in fp16, while the experts of the layer behind the DeepStack's are at work."""
     model, rows = (
-        add_lora(load_base(config, torch.float16), config).eval(),
+        base_with_lora(config, torch.float16).eval(),
         challenge.train.to_dict("records"),
     )
     found, gate, shape = [], experts.gate, shape_of(config)

@@ -5,6 +5,7 @@ import re
 import easy_vqa
 import pytest
 import torch
+from bases import base_of, base_with_lora
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -17,7 +18,7 @@ from vqa_utils.data.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import add_lora, load_adapter, load_base, load_processor
+from vqa_utils.model.loading import load_adapter, load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
@@ -164,7 +165,7 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
     held_out = demo.train[(folds["fold"] == 0).to_numpy()].reset_index(drop=True)
     encoder = Encoder(load_processor(config), demo.folder, config.image_side)
     train_fold(
-        add_lora(load_base(config), config),
+        base_with_lora(config),
         config,
         encoder,
         demo.train[(folds["fold"] != 0).to_numpy()],
@@ -188,7 +189,7 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
 def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):
     config = preset("demo")
     encoder = Encoder(load_processor(config), demo.folder, config.image_side)
-    probs = score_options(load_base(config), encoder, demo.train, ScoringSettings(batch_size=32))
+    probs = score_options(base_of(config), encoder, demo.train, ScoringSettings(batch_size=32))
     found = accuracy(probs, demo.train["answer"])
     card = (DEMO_MODEL / "README.md").read_text(encoding="utf-8")
     said = float(re.search(r"zero-shot accuracy of ([\d.]+)", card)[1])

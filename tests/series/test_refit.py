@@ -375,10 +375,10 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
     config, encoder, challenge, tmp_path, monkeypatch
 ):
     import torch
+    from bases import base_with_lora
     from safetensors.torch import load_file
     from transformers import TrainerCallback
 
-    from vqa_utils.model.loading import add_lora, load_base
     from vqa_utils.training import fold as train
 
     config = dataclasses.replace(config, epochs=2, learning_rate=3e-2)
@@ -401,9 +401,7 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
 
     monkeypatch.setattr(train, "make_trainer", watched)
     paths, rows = FoldPaths(tmp_path / "fold3"), challenge.train.head(8)
-    meta = train.train_fold(
-        add_lora(load_base(config), config), config, encoder, rows, rows.head(0), paths
-    )
+    meta = train.train_fold(base_with_lora(config), config, encoder, rows, rows.head(0), paths)
     assert (meta["train_rows"], meta["held_out_rows"], meta["held_out_ids"]) == (8, 0, ids_hash([]))
     assert (
         meta["epochs"] == []

@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bases import base_with_lora
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import log_loss
-from vqa_utils.model.loading import add_lora, load_adapter, load_base
+from vqa_utils.model.loading import load_adapter
 from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.training import _trainer, fold
 from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
@@ -20,7 +21,7 @@ from vqa_utils.training.fold import train_fold
 
 
 def fresh(config):
-    return add_lora(load_base(config), config)
+    return base_with_lora(config)
 
 
 def weights(paths):

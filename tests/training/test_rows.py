@@ -1,10 +1,10 @@
 import dataclasses
 
 import pandas as pd
+from bases import base_with_lora
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.data.paraphrases import ENGLISH, KOREAN, with_paraphrases
-from vqa_utils.model.loading import add_lora, load_base
 from vqa_utils.training._rows import training_rows
 from vqa_utils.training.fold import train_fold
 
@@ -41,7 +41,7 @@ def test_a_fold_learns_from_other_words_and_is_judged_in_its_own(
         return examples(batch_rows)
 
     monkeypatch.setattr(encoder, "examples", watched)
-    model = add_lora(load_base(config), config)
+    model = base_with_lora(config)
     meta = train_fold(model, config, encoder, train, held_out, FoldPaths(tmp_path / "fold0"))
     assert meta["train_rows"] == 8
     assert [scores["epoch"] for scores in meta["epochs"]] == [1, 2]

@@ -1,8 +1,10 @@
-"""The model: loaded in 4 bits, checked, made safe in fp16 and fast, with LoRA on top.
+"""The model: loaded in 4 bits, checked, safe in fp16, fast, with LoRA on top; see README.md.
 
-_quantized_copy  Where quantised weights are kept between folds, and whether a kept copy can be trusted. Free of torch
-encoder          Rows and images -> the model's tensors, with labels where the model learns
-fp16             fp16 that does not overflow: matrices in 16 bits, everything that sums over layers in 32
-loading          Loading: the processor, the 4-bit base, and the LoRA adapter on top. Every fold starts from a fresh base
-loading_check    What was really loaded: bytes, types and GPUs of each group of weights, against the plan
+_quantized_copy  Quantised weights kept between folds; free of torch
+encoder          Rows and images -> the model's tensors, with labels for training
+fp16             fp32 residual streams, norms and router around fp16 products
+loading          The processor, the base, the adapter; the order of everything done to a model
+loading_check    Loaded weights against the plan: bytes, types, GPUs
+nf4/             Experts in 4 bits: quantised while read, computed with, offloaded
+fast/            Fast forwards in place of transformers' and PEFT's, in one table
 """

@@ -1,7 +1,8 @@
-"""Where quantised weights are kept between folds, and whether a kept copy can be trusted. Free of torch.
+"""Keep quantised weights between folds, and tell whether a kept copy can be trusted. Free of torch.
 
-A copy is a folder of safetensors in transformers' format with a manifest that is written last. Its name is a hash of all
-that it depends on, so another source, setting or library version is another folder.
+A copy is a folder of safetensors in transformers' format with a manifest that is written last. Its
+name has a hash of all that it depends on, so another source, setting or library version makes
+another folder.
 """
 
 import hashlib
@@ -19,57 +20,66 @@ from vqa_utils.config import Config
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the copies; to be raised when what is saved changes
-LIBRARIES = ("bitsandbytes", "transformers")
-EDGE = (
-    2**20
-)  # bytes at both ends of a file that the manifest's hash covers; the middle is left to the file's size
+LIBRARIES = ("bitsandbytes", "transformers")  # that decide how weights are packed and named
+EDGE = 2**20  # bytes at each end of a file that the manifest's hash covers
 KAGGLE_WORKING = Path("/kaggle/working")
-TEMPORARY = (
-    Path("/kaggle/tmp"),
-    Path(tempfile.gettempdir()),
-)  # what Kaggle clears, and has more room on
+TEMPORARY = (Path("/kaggle/tmp"), Path(tempfile.gettempdir()))  # Kaggle clears it, and has room
 FOLDER = "vqa_nf4"
 ROOM = 1.1  # of the copy's size, that has to be free
 WORTH_KEEPING = 10**9  # bytes; a smaller model is read in seconds
 
 
 def copy_folder(config: Config, name: str, size: int) -> Path | None:
-    """Where the copy `name` of `size` bytes lies, or may be made; None where none is kept.
+    """Find a place for the copy `name` of `size` bytes, made or not; None where none is kept.
 
-    In `cache_dir`, or for "auto" on the first disk that has it or has room for it. On Kaggle, only temporary disks count:
-    /kaggle/working has 20 GB, and a submission needs some of them.
+    It is in `cache_dir`, or for "auto" on the first disk that has it or has room for it. On
+    Kaggle, only temporary disks count: a submission needs some of the 20 GB of /kaggle/working.
     """
+    if config.cache_dir == "":
+        return None
     if config.cache_dir != "auto":
-        return Path(config.cache_dir).expanduser() / name if config.cache_dir else None
+        return Path(config.cache_dir).expanduser() / name
     if size < WORTH_KEEPING:
         return None
-    at_home = [] if KAGGLE_WORKING.exists() else [Path.home() / ".cache"]
-    disks = [
-        disk
-        for disk in (*at_home, *TEMPORARY)
-        if disk.is_dir() and _disk(disk) != _disk(KAGGLE_WORKING)
+    disks = _disks()
+    for disk in disks:
+        if is_whole(disk / FOLDER / name):
+            return disk / FOLDER / name
+    for disk in disks:
+        if shutil.disk_usage(disk).free > ROOM * size:
+            return disk / FOLDER / name
+    return None
+
+
+def _disks() -> list[Path]:
+    """List the folders that copies may go to, the best first."""
+    folders = list(TEMPORARY)
+    if not KAGGLE_WORKING.exists():
+        folders.insert(0, Path.home() / ".cache")
+    return [
+        folder for folder in folders if folder.is_dir() and _disk(folder) != _disk(KAGGLE_WORKING)
     ]
-    made = [disk for disk in disks if is_whole(disk / FOLDER / name)]
-    roomy = [disk for disk in disks if shutil.disk_usage(disk).free > ROOM * size]
-    return next((disk / FOLDER / name for disk in (*made, *roomy)), None)
 
 
 def cache_key(config: Config, source: Path, dtype: str) -> str:
-    """16 hex digits that change with the source's files, with how they are quantised, and with the libraries.
+    """Return 16 hex digits that change with the source's files, the quantisation and the libraries.
 
     Args:
-        source: the folder of the checkpoint; in the hub's cache, the commit that names it stands for its files.
+        config: the settings.
+        source: the checkpoint's folder; in the hub's cache, its name is a commit, which stands for
+            its files.
         dtype: of what is not quantised.
     """
-    shards = [] if source.parent.name == "snapshots" else sorted(source.glob("*.safetensors"))
-    files = [
-        source.name,
-        *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in shards),
-    ]
+    files: list[str | tuple[str, int, int]] = [source.name]
+    is_commit = source.parent.name == "snapshots"
+    if not is_commit:
+        for file in sorted(source.glob("*.safetensors")):
+            files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
     settings = [config.quantization, config.use_double_quant, dtype, FORMAT]
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = (source / "config.json").read_text(encoding="utf-8")
-    return hashlib.sha256(json.dumps([files, settings, versions, model]).encode()).hexdigest()[:16]
+    parts = json.dumps([files, settings, versions, model])
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def is_whole(folder: Path) -> bool:
@@ -77,20 +87,22 @@ def is_whole(folder: Path) -> bool:
     manifest = folder / MANIFEST
     if not manifest.exists():
         return False
-    return all(
-        (folder / name).is_file() and _print(folder / name) == known
-        for name, known in read_json(manifest).items()
-    )
+    for name, known in read_json(manifest).items():
+        file = folder / name
+        if not file.is_file() or _print(file) != known:
+            return False
+    return True
 
 
 @contextmanager
 def new_copy(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `folder` once it is whole; what fails leaves nothing behind."""
+    """Give a folder to write into; whole, it becomes `folder`; a failure leaves nothing."""
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
         yield draft
-        write_json(draft / MANIFEST, {file.name: _print(file) for file in sorted(draft.iterdir())})
+        manifest = {file.name: _print(file) for file in sorted(draft.iterdir())}
+        write_json(draft / MANIFEST, manifest)
         if not is_whole(folder):  # a fold beside this one may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
@@ -99,7 +111,10 @@ def new_copy(folder: Path) -> Iterator[Path]:
 
 
 def _print(file: Path) -> str:
-    """Size and hash of both ends: a torn or sparse file shows, and 17 GB need not be read twice."""
+    """Return a file's size and the hash of both ends.
+
+    A torn or sparse file shows, and 17 GB need not be read twice.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         edges = stream.read(EDGE)
@@ -109,4 +124,5 @@ def _print(file: Path) -> str:
 
 
 def _disk(path: Path) -> int | None:
+    """Return the number of the disk that a path is on."""
     return path.stat().st_dev if path.exists() else None

@@ -1,10 +1,13 @@
-"""Loading: the processor, the 4-bit base, and the LoRA adapter on top. Every fold starts from a fresh base."""
+"""Load the processor, the 4-bit base, and the LoRA adapter on top.
+
+Every fold starts from a fresh base.
+"""
 
 import dataclasses
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,184 +18,215 @@ from vqa_utils.artifacts.files import ArtifactError, read_json, write_json
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
 from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
-from vqa_utils.model.fast._attention import use_fast_attention
-from vqa_utils.model.fast._layer import use_fast_layers
-from vqa_utils.model.fast._lora import use_fast_lora
-from vqa_utils.model.fast._padding import pad_on_the_right
-from vqa_utils.model.fast._vision import batch_images
+from vqa_utils.model.fast.table import When, use_fast_forwards
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
-from vqa_utils.model.loading_check import check_loaded
+from vqa_utils.model.loading_check import LoadError, check_loaded
 from vqa_utils.model.nf4.quantizer import nf4_config, offloading
-from vqa_utils.planning.gpus import Gpu, gpu_limits
-from vqa_utils.planning.machine_check import check_machine
+from vqa_utils.planning.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
-from vqa_utils.planning.plan import Plan, plan_for
+from vqa_utils.planning.plan import Plan, memory_plan
 from vqa_utils.planning.shapes import shape_of
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
+SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
+
+
+class AdaptedModel(NamedTuple):
+    """A base with a trained adapter, and what belongs to it."""
+
+    model: PeftModel
+    processor: ProcessorMixin
+    config: Config
 
 
 def model_path(config: Config) -> str:
-    """The base's folder or its name on the hub."""
+    """Return the base's folder, or its name on the hub."""
     return str(DEMO_MODEL) if config.model == DEMO_MODEL_NAME else config.model
 
 
 def load_processor(config: Config) -> ProcessorMixin:
-    """The tokenizer, the image processor and the chat template of the base."""
+    """Load the tokenizer, the image processor and the chat template of the base."""
     return AutoProcessor.from_pretrained(model_path(config))
 
 
 def compute_dtype(config: Config) -> torch.dtype:
-    """fp16 on a GPU (a T4 has no bf16, whatever `torch.cuda.is_bf16_supported` says), fp32 on a CPU."""
-    return torch.float16 if torch.cuda.is_available() and config.use_amp else torch.float32
+    """Return fp16 on a GPU, fp32 on a CPU.
 
-
-def memory_plan(config: Config) -> Plan | None:
-    """The plan on the GPUs that torch sees; None on a CPU, or where accelerate places the model.
-
-    Raises:
-        MachineError: the model does not fit.
+    A T4 has no bf16, whatever `torch.cuda.is_bf16_supported` says.
     """
-    if not torch.cuda.is_available() or config.device_map != "plan":
-        return None
-    check_machine(config, _gpus())
-    return plan_for(config, _gpus())
+    return torch.float16 if torch.cuda.is_available() and config.use_amp else torch.float32
 
 
 def loading_options(
     config: Config, plan: Plan | None, dtype: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told: the arithmetic's type, how weights are packed, where they go.
+    """Choose the arguments of `from_pretrained`: the arithmetic's type, the packing, the devices.
 
     Args:
-        dtype: `compute_dtype` where it is not given.
+        plan: the memory plan; None on a CPU, or where accelerate places the model.
+        dtype: `compute_dtype` unless it is given.
+
+    Raises:
+        LoadError: a GPU without a plan.
     """
     dtype = dtype or compute_dtype(config)
-    quantization = (
-        nf4_config(dtype, config.use_double_quant) if config.quantization == "nf4" else None
-    )
-    options = {
+    options: dict[str, Any] = {
         "dtype": dtype,
-        "quantization_config": quantization,
+        "quantization_config": None,
         "attn_implementation": "sdpa",
         "use_safetensors": True,
     }
-    if plan:
-        return options | {"device_map": plan.device_map}
-    if torch.cuda.is_available():
-        return options | {
-            "device_map": config.device_map,
-            "max_memory": dict(enumerate(gpu_limits(config, _gpus()))),
-        }
-    return options | {"device_map": {"": "cpu"}}
+    if config.quantization == "nf4":
+        options["quantization_config"] = nf4_config(dtype, config.use_double_quant)
+    if plan is not None:
+        options["device_map"] = plan.device_map
+    elif not torch.cuda.is_available():
+        options["device_map"] = {"": "cpu"}
+    elif config.device_map == "plan":
+        raise LoadError(
+            f"expected a memory plan for this machine's {torch.cuda.device_count()} GPUs, "
+            "found none, as nvidia-smi lists no GPU; "
+            "--set device_map=auto leaves the placement to accelerate"
+        )
+    else:
+        options["device_map"] = config.device_map
+        options["max_memory"] = dict(enumerate(gpu_limits(config, find_gpus())))
+    return options
 
 
-def load_base(config: Config, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The base model, frozen, quantised while it is read, spread over the GPUs (or on the CPU).
+def load_base(
+    config: Config, plan: Plan | None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load the base, frozen, quantised while it is read, spread over the GPUs (or on the CPU).
 
-    What was quantised is kept under `cache_dir`, where the next fold finds it.
+    What was quantised is kept under `cache_dir`, and the next fold reads it from there.
+
+    Args:
+        plan: of `memory_plan`.
+        dtype: `compute_dtype` unless it is given.
 
     Raises:
-        MachineError: the plan says that it does not fit.
-        LoadError: it was not loaded as planned.
+        LoadError: the model was not loaded as planned.
     """
-    plan, source = memory_plan(config), model_path(config)
+    source = model_path(config)
     copy = _kept_copy(config, str(dtype or compute_dtype(config)))
     options = loading_options(config, plan, dtype)
-    with offloading(plan.offloaded_layers if plan else ()):
-        if copy and is_whole(copy):
-            del options["quantization_config"]  # the copy has its own
-            model = AutoModelForImageTextToText.from_pretrained(copy, **options)
-            model.name_or_path = source
-            return finish_base(model, config, plan)
-        model = AutoModelForImageTextToText.from_pretrained(source, **options)
-    if copy and not (plan and plan.offloaded_layers):
+    offloaded = plan.offloaded_layers if plan else []
+    from_copy = copy is not None and is_whole(copy)
+    if from_copy:
+        del options["quantization_config"]  # the copy has its own
+    with offloading(offloaded):
+        model = AutoModelForImageTextToText.from_pretrained(
+            copy if from_copy else source, **options
+        )
+    if from_copy:
+        model.name_or_path = source  # the adapter names its base by this
+    elif copy is not None and not offloaded:
         _keep(model, copy)
-    return finish_base(model, config, plan)
+    return finish(model, config, plan)
 
 
-def finish_base(
-    model: PreTrainedModel, config: Config, plan: Plan | None = None
-) -> PreTrainedModel:
-    """What every base goes through once its weights are there: safe in fp16, checked against the plan, frozen."""
-    model.config.use_cache = model.config.get_text_config().use_cache = False
+def finish(model: Any, config: Config, plan: Plan | None) -> Any:
+    """Take a model from transformers' state to ours: the base, and later the base with LoRA on it.
+
+    The whole way of a model, in its order:
+
+        from_pretrained       packed to 4 bits while it is read: nf4/quantizer.py
+        finish(base)          below
+        enable_checkpointing  in the decoder layers that the plan does not keep
+        get_peft_model        LoRA, in fp32
+        finish(adapted)       below
+
+    Args:
+        model: the base, or a PeftModel around it.
+    """
+    if isinstance(model, PeftModel):
+        # Last: LoRA's products stand on PEFT's layers, and a decoder layer's forward on those and
+        # on checkpointing
+        use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
+        return model
+    model.config.use_cache = model.config.get_text_config().use_cache = (
+        False  # nothing is generated
+    )
     if model.dtype == torch.float16:
+        # First: the check counts fp32 norms, and hooks of this kind stay around the fast forwards
         keep_residual_stream_in_fp32(model)
-    batch_images(model)
-    use_fast_attention(model)
-    pad_on_the_right(model)
-    check_loaded(model, config, plan.offloaded_layers if plan else ())
+    use_fast_forwards(model, When.ON_THE_BASE)
+    check_loaded(model, config, plan)  # before an hour is spent on the model
     return model.requires_grad_(False).eval()
 
 
 def _kept_copy(config: Config, dtype: str) -> Path | None:
-    """The folder of the quantised copy of these settings, whether it is there or not; None where none is kept."""
+    """Return the folder of these settings' quantised copy, made or not; None where none is kept."""
     if config.quantization != "nf4" or config.cache_dir == "" or config.device_map != "plan":
         return None
-    packed = sum(
-        sum(groups.values()) for groups in weights_by_module(shape_of(config), config).values()
-    )
+    packed = 0  # bytes
+    for groups in weights_by_module(shape_of(config), config).values():
+        packed += sum(groups.values())
     source = Path(cached_file(model_path(config), "config.json")).parent
     name = f"{Path(model_path(config)).name}-{cache_key(config, source, dtype)}"
     return copy_folder(config, name, packed)
 
 
 def _keep(model: PreTrainedModel, copy: Path) -> None:
-    """Save the packed weights; a disk that is full costs the copy alone."""
+    """Save the packed weights; a full disk costs the copy alone."""
     try:
         with new_copy(copy) as draft:
-            model.save_pretrained(draft, save_original_format=False, max_shard_size="2GB")
+            model.save_pretrained(draft, save_original_format=False, max_shard_size=SHARD_SIZE)
     except OSError as error:
         warnings.warn(
-            f"{copy}: the quantised weights were not kept ({error}); the next fold reads the whole model",
+            f"{copy}: the quantised weights were not kept ({error}); "
+            "the next fold reads the whole model",
             stacklevel=2,
         )
 
 
-def _gpus() -> list[Gpu]:
-    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [Gpu(gpu.name, gpu.total_memory / 2**30) for gpu in found]
-
-
-def add_lora(model: PreTrainedModel, config: Config) -> PeftModel:
-    """New LoRA layers, in fp32, on the language model's `target_modules`; with gradient checkpointing as the plan says.
+def add_lora(model: PreTrainedModel, config: Config, plan: Plan | None) -> PeftModel:
+    """Add new LoRA layers, in fp32, to the language model's `target_modules`.
 
     Raises:
-        ValueError: the model has no linear layer of one of these names there.
+        ValueError: the language model has no linear layer of one of these names.
     """
-    names = [name for name, _ in model.named_modules() if re.fullmatch(LANGUAGE_MODEL, name)]
-    missing = [
-        target
-        for target in config.target_modules
-        if not any(name.endswith(f".{target}") for name in names)
-    ]
-    if missing:
-        raise ValueError(
-            f"target_modules: expected layers of the language model, found none named {', '.join(missing)}"
-        )
+    _check_targets(model, config)
+    targets = "|".join(map(re.escape, config.target_modules))
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=rf"{LANGUAGE_MODEL}\.({'|'.join(map(re.escape, config.target_modules))})",
+        target_modules=rf"{LANGUAGE_MODEL}\.({targets})",
     )
-    torch.manual_seed(config.seed)
-    enable_checkpointing(model, config)
-    adapted = get_peft_model(
-        model, lora
-    )  # casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
-    _end_backward_at_language_model(model)
-    use_fast_lora(adapted)
-    use_fast_layers(adapted)
-    return adapted
+    torch.manual_seed(config.seed)  # of the new matrices A
+    enable_checkpointing(model, config, plan)
+    # PEFT casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
+    adapted = get_peft_model(model, lora)
+    _end_backward_at_language_model(adapted)
+    return finish(adapted, config, plan)
 
 
-def enable_checkpointing(model: PreTrainedModel, config: Config) -> None:
-    """Gradient checkpointing of the decoder layers that the settings, or under "auto" the memory plan, do not keep."""
-    plan = memory_plan(config)
-    without_plan = config.use_gradient_checkpointing == "auto" and not plan
-    if config.use_gradient_checkpointing is False or (without_plan and model.device.type == "cpu"):
+def _check_targets(model: PreTrainedModel, config: Config) -> None:
+    """Raise ValueError where the language model lacks one of the `target_modules`."""
+    names = [name for name, _ in model.named_modules() if re.fullmatch(LANGUAGE_MODEL, name)]
+    missing = []
+    for target in config.target_modules:
+        if not any(name.endswith(f".{target}") for name in names):
+            missing.append(target)
+    if missing:
+        raise ValueError(
+            "target_modules: expected layers of the language model, "
+            f"found none named {', '.join(missing)}"
+        )
+
+
+def enable_checkpointing(model: PreTrainedModel, config: Config, plan: Plan | None) -> None:
+    """Turn on activation checkpointing in decoder layers.
+
+    In all or none, as the settings say; under "auto", in those that the plan does not keep.
+    """
+    setting = config.use_gradient_checkpointing
+    if setting is False:
         return
+    if setting == "auto" and plan is None and model.device.type == "cpu":
+        return  # host memory is no concern
     # transformers 5.23 renamed the method; 5.17 has the old name alone
     enable = (
         getattr(model, "activation_checkpointing_enable", None)
@@ -203,11 +237,12 @@ def enable_checkpointing(model: PreTrainedModel, config: Config) -> None:
         model.get_submodule(name).gradient_checkpointing = False
 
 
-def _end_backward_at_language_model(model: PreTrainedModel) -> None:
-    """Nothing before the first LoRA layer needs a gradient: not the embeddings, and not the vision tower.
+def _end_backward_at_language_model(model: PeftModel) -> None:
+    """Stop the backward at the first LoRA layer: embeddings and vision tower need no gradient.
 
-    Checkpointing comes with hooks that make the inputs of both ask for one (its older variant needs that); left alone, each
-    step recomputes the whole tower and goes backward through it, for nothing.
+    Checkpointing comes with hooks that make the inputs of both ask for one, which its older
+    variant needs. With them, each step would recompute the whole tower and go backward through it,
+    for nothing.
     """
     model.disable_input_require_grads()
     for name, module in model.named_modules():
@@ -216,27 +251,32 @@ def _end_backward_at_language_model(model: PreTrainedModel) -> None:
 
 
 def save_adapter(model: PeftModel, config: Config, folder: Path) -> None:
-    """The adapter in safetensors, with the run's settings beside it."""
+    """Write the adapter in safetensors, with the run's settings beside it."""
     model.save_pretrained(folder)
     write_json(folder / CONFIG_BESIDE_ADAPTER, to_dict(config))
 
 
-def load_adapter(folder: Path, run: Config) -> tuple[PeftModel, ProcessorMixin, Config]:
-    """A fresh base with a trained adapter on it, as the settings beside the adapter say.
+def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> AdaptedModel:
+    """Load a fresh base with a trained adapter on it, as the settings beside the adapter say.
 
     Args:
-        run: where an adapter does not depend on a setting (data, memory limits, batch of the scoring), this one's is used.
+        folder: the adapter's.
+        run_config: the run's settings; they count where an adapter does not depend on them (data,
+            memory limits, batch of the scoring).
+        plan: of `run_config`; made here where there is none, or where the adapter's settings are
+            others.
 
     Raises:
         ArtifactError: no trained adapter lies in `folder`.
     """
-    if not (folder / CONFIG_BESIDE_ADAPTER).exists():
+    beside = folder / CONFIG_BESIDE_ADAPTER
+    if not beside.exists():
         raise ArtifactError(
             f"{folder}: expected a trained adapter, found none; run notebook 03_train_fold first"
         )
-    of_the_run = {name: getattr(run, name) for name in NOT_OF_THE_ADAPTER}
-    config = dataclasses.replace(from_dict(read_json(folder / CONFIG_BESIDE_ADAPTER)), **of_the_run)
-    model = PeftModel.from_pretrained(load_base(config), folder).eval()
-    use_fast_lora(model)
-    use_fast_layers(model)
-    return model, load_processor(config), config
+    of_the_run = {name: getattr(run_config, name) for name in NOT_OF_THE_ADAPTER}
+    config = dataclasses.replace(from_dict(read_json(beside)), **of_the_run)
+    if plan is None or config != run_config:
+        plan = memory_plan(config)
+    model = PeftModel.from_pretrained(load_base(config, plan), folder).eval()
+    return AdaptedModel(finish(model, config, plan), load_processor(config), config)

@@ -1,7 +1,8 @@
-"""What was really loaded: bytes, types and GPUs of each group of weights, against the plan."""
+"""Hold what was really loaded against the plan: bytes, types and GPUs of each group of weights."""
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -13,149 +14,215 @@ from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.planning.memory import weight_bytes
+from vqa_utils.planning.plan import Plan
 from vqa_utils.planning.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix, shape_of
 
-MOST_NAMED = 5
-TOLERANCE = (
-    0.01  # of a group's bytes: the codes of NF4 and the allocator's rounding are not planned
-)
-SMALL = 2**20  # bytes below which a group is not compared
+GIB = 2**30
+MOST_NAMED = 5  # problems in an error; one fault in all layers makes dozens
+# Of a group's bytes: the codes of NF4 and the allocator's rounding are not planned
+TOLERANCE = 0.01
+SMALL = 2**20  # bytes; a difference below says nothing
 
 
 class LoadError(VqaError):
     """A model that was not loaded as it was planned."""
 
 
+class _Weight(NamedTuple):
+    """A parameter as it was loaded."""
+
+    name: str
+    shape: tuple[int, ...]
+    """before packing"""
+    tensors: list[torch.Tensor]
+    """that keep it: the weights, then what NF4 has beside them"""
+
+    @property
+    def type(self) -> str:
+        dtype = self.tensors[0].dtype
+        return "NF4" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensors[0].device
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+
+@dataclass
+class _Sum:
+    """What a group of weights has on a device."""
+
+    count: int = 0
+    types: set[str] = field(default_factory=set)
+    planned: int = 0  # bytes
+    loaded: int = 0  # bytes
+
+
 def loaded_weights(model: PreTrainedModel, config: Config) -> pd.DataFrame:
-    """A line for each group of weights and device: parameters, types, planned and loaded GiB.
+    """List each group of weights on each device: parameters, types, planned and loaded GiB.
 
     Tensors that NF4 keeps beside its weights count as the weights' own.
     """
-    lines: dict[tuple[str, str], dict] = defaultdict(
-        lambda: {"count": 0, "types": set(), "planned": 0, "loaded": 0}
-    )
-    element_bytes, planned = (
-        model.get_input_embeddings().weight.element_size(),
-        _planned_shapes(config),
-    )
-    for name, shape, tensors in _weights(model):
-        line = lines[group_of(name), str(tensors[0].device)]
-        line["count"] += shape.numel()
-        line["types"].add(_type(tensors[0]))
-        line["planned"] += weight_bytes(name, planned.get(name, shape), config, element_bytes)
-        line["loaded"] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    ordered = sorted(lines.items(), key=lambda item: (item[0][1], GROUPS.index(item[0][0])))
-    return pd.DataFrame(
-        {
-            "weights": group, "on": device, "parameters (millions)": round(line["count"] / 1e6, 1),
-            "kept as": " + ".join(sorted(line["types"])), "planned GiB": line["planned"] / 2**30, "loaded GiB": line["loaded"] / 2**30,
-        }
-        for (group, device), line in ordered
-    ).round(3)  # fmt: skip
+    return _table(_sums(model, config, _weights(model), _planned_shapes(config)))
 
 
-def check_loaded(model: PreTrainedModel, config: Config, streamed: Collection[str] = ()) -> None:
-    """Hold what was loaded against what was planned, before an hour is spent on it.
-
-    Args:
-        streamed: decoder layers whose experts should be in host memory.
+def check_loaded(model: PreTrainedModel, config: Config, plan: Plan | None) -> None:
+    """Hold what was loaded against what was planned.
 
     Raises:
-        LoadError: matrices that are not in 4 bits, weights on no or on another device than the device map says, or a
-            group of another size.
+        LoadError: a planned weight that is missing, a matrix that is not in 4 bits, a weight on
+            another device than the device map says, or a group of another size.
     """
-    loaded = {name for name, _, _ in _weights(model)}
+    weights = _weights(model)
+    shapes = _planned_shapes(config)
     problems = [
-        f"{name}: expected by the plan, found none"
-        for name in _planned_shapes(config)
-        if name not in loaded
+        *_missing(weights, shapes),
+        *_not_packed(weights, config),
+        *_misplaced(weights, model, plan),
+        *_of_another_size(_sums(model, config, weights, shapes)),
     ]
-    device_map = getattr(model, "hf_device_map", {})
-    for name, shape, tensors in _weights(model):
-        if (
-            config.quantization == "nf4"
-            and is_matrix(name, shape)
-            and tensors[0].dtype != torch.uint8
-        ):
-            size = tensors[0].numel() * tensors[0].element_size() / 1e9
-            problems.append(f"{name}: expected 4 bits, found {_type(tensors[0])} ({size:.2f} GB)")
-        wanted = next((place for module, place in device_map.items() if _is_in(name, module)), None)
-        if wanted is not None and name.startswith(
-            tuple(f"{layer}.mlp.experts." for layer in streamed)
-        ):
-            wanted = "cpu"
-        if wanted is not None and tensors[0].device != _device(wanted):
-            problems.append(
-                f"{name}: expected it on {_device(wanted)}, found it on {tensors[0].device}"
-            )
-    table = loaded_weights(model, config).groupby("weights")[["planned GiB", "loaded GiB"]].sum()
-    for group, (planned, loaded) in table.iterrows():
-        if abs(loaded - planned) > max(TOLERANCE * planned, SMALL / 2**30):
+    if not problems:
+        return
+    lines = ["the model was not loaded as planned:", *problems[:MOST_NAMED]]
+    if len(problems) > MOST_NAMED:
+        lines.append(f"and {len(problems) - MOST_NAMED} more")
+    raise LoadError("\n  - ".join(lines))
+
+
+def _missing(weights: list[_Weight], shapes: dict[str, Shape]) -> list[str]:
+    loaded = {weight.name for weight in weights}
+    return [f"{name}: expected by the plan, found none" for name in shapes if name not in loaded]
+
+
+def _not_packed(weights: list[_Weight], config: Config) -> list[str]:
+    """Describe matrices in 16 or 32 bits under NF4."""
+    problems = []
+    for weight in weights:
+        should_be = config.quantization == "nf4" and is_matrix(weight.name, weight.shape)
+        if should_be and weight.type != "NF4":
+            gb = weight.tensors[0].numel() * weight.tensors[0].element_size() / 1e9
+            problems.append(f"{weight.name}: expected 4 bits, found {weight.type} ({gb:.2f} GB)")
+    return problems
+
+
+def _misplaced(weights: list[_Weight], model: PreTrainedModel, plan: Plan | None) -> list[str]:
+    """Describe weights on other devices than the map's; offloaded experts belong in host memory."""
+    offloaded = [f"{layer}.mlp.experts." for layer in plan.offloaded_layers] if plan else []
+    device_map: Mapping[str, int | str | torch.device] = getattr(model, "hf_device_map", {})
+    problems = []
+    for weight in weights:
+        wanted = _planned_device(weight.name, device_map)
+        if wanted is None:
+            continue
+        if weight.name.startswith(tuple(offloaded)):
+            wanted = torch.device("cpu")
+        if weight.device != wanted:
+            problems.append(f"{weight.name}: expected it on {wanted}, found it on {weight.device}")
+    return problems
+
+
+def _planned_device(
+    name: str, device_map: Mapping[str, int | str | torch.device]
+) -> torch.device | None:
+    """Return the device of the first module in the map with the parameter; None without one."""
+    for module, place in device_map.items():
+        if module == "" or name.startswith(f"{module}."):
+            return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    return None
+
+
+def _of_another_size(sums: dict[tuple[str, str], _Sum]) -> list[str]:
+    """Describe groups whose bytes on all devices are not the planned ones."""
+    groups: dict[str, _Sum] = {}
+    for (group, _), of_device in sums.items():
+        total = groups.setdefault(group, _Sum())
+        total.planned += of_device.planned
+        total.loaded += of_device.loaded
+    problems = []
+    for group, total in groups.items():
+        if abs(total.loaded - total.planned) > max(TOLERANCE * total.planned, SMALL):
+            planned, loaded = total.planned / GIB, total.loaded / GIB
             problems.append(f"{group}: expected {planned:.3f} GiB, found {loaded:.3f} GiB")
-    if problems:
-        more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
-        raise LoadError(
-            "\n  - ".join(["the model was not loaded as planned:", *problems[:MOST_NAMED], *more])
-        )
+    return problems
+
+
+def _sums(
+    model: PreTrainedModel, config: Config, weights: list[_Weight], shapes: dict[str, Shape]
+) -> dict[tuple[str, str], _Sum]:
+    """Sum up the weights by group and device."""
+    element_bytes = model.get_input_embeddings().weight.element_size()  # of what is not packed
+    sums: dict[tuple[str, str], _Sum] = {}
+    for weight in weights:
+        line = sums.setdefault((group_of(weight.name), str(weight.device)), _Sum())
+        shape = shapes.get(weight.name, weight.shape)
+        line.count += torch.Size(weight.shape).numel()
+        line.types.add(weight.type)
+        line.planned += weight_bytes(weight.name, shape, config, element_bytes)
+        line.loaded += weight.bytes
+    return sums
+
+
+def _table(sums: dict[tuple[str, str], _Sum]) -> pd.DataFrame:
+    lines = []
+    for device in sorted({device for _, device in sums}):
+        for group in GROUPS:
+            line = sums.get((group, device))
+            if line is None:
+                continue
+            lines.append(
+                {
+                    "weights": group,
+                    "on": device,
+                    "parameters (millions)": round(line.count / 1e6, 1),
+                    "kept as": " + ".join(sorted(line.types)),
+                    "planned GiB": line.planned / GIB,
+                    "loaded GiB": line.loaded / GIB,
+                }
+            )
+    return pd.DataFrame(lines).round(3)
 
 
 def _planned_shapes(config: Config) -> dict[str, Shape]:
-    """Each parameter's shape by the plan; none for a family that it does not know (and that accelerate places)."""
+    """Return each parameter's planned shape; no shapes for a family that accelerate places."""
     try:
         return shape_of(config).parameters
     except ShapeError:
         return {}
 
 
-def _weights(model: PreTrainedModel) -> list[tuple[str, torch.Size, list[torch.Tensor]]]:
-    """Each parameter's name, its shape before packing, and the tensors that keep it, the weights first."""
+def _weights(model: PreTrainedModel) -> list[_Weight]:
+    """Return each parameter with the tensors that keep it."""
     found = []
     for name, parameter in model.named_parameters():
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
         if isinstance(module, NF4Experts):
-            kept = (
-                module.host
-                if module.host is not None
-                else {**module._parameters, **module._buffers}
-            )
-            beside = [tensor for other, tensor in kept.items() if other.endswith(f"_{last}")]
-            found.append(
-                (
-                    name,
-                    torch.Size((module.num_experts, *module.shapes[last])),
-                    [kept[last], *beside],
-                )
-            )
+            found.append(_of_experts(name, module, last))
         elif isinstance(parameter, Params4bit) and parameter.quant_state is not None:
-            found.append(
-                (
-                    name,
-                    torch.Size(parameter.quant_state.shape),
-                    [parameter, *_scales(parameter.quant_state)],
-                )
-            )
+            state = parameter.quant_state
+            found.append(_Weight(name, tuple(state.shape), [parameter, *_scales(state)]))
         else:
-            found.append((name, parameter.shape, [parameter]))
+            found.append(_Weight(name, tuple(parameter.shape), [parameter]))
     return found
 
 
+def _of_experts(name: str, module: NF4Experts, projection: str) -> _Weight:
+    """Return a layer's experts of one projection, with the statistics, wherever they are kept."""
+    tensors: Mapping[str, torch.Tensor]
+    if module.host is not None:
+        tensors = module.host
+    else:
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    beside = [tensor for other, tensor in tensors.items() if other.endswith(f"_{projection}")]
+    shape = (module.num_experts, *module.shapes[projection])
+    return _Weight(name, shape, [tensors[projection], *beside])
+
+
 def _scales(state: QuantState) -> list[torch.Tensor]:
-    """The scales of a bitsandbytes tensor: one level of them, or two and an offset."""
-    return (
-        [state.absmax, state.state2.absmax, state.offset.view(1)]
-        if state.nested
-        else [state.absmax]
-    )
-
-
-def _type(tensor: torch.Tensor) -> str:
-    return "NF4" if tensor.dtype == torch.uint8 else str(tensor.dtype).removeprefix("torch.")
-
-
-def _is_in(name: str, module: str) -> bool:
-    return module == "" or name.startswith(f"{module}.")
-
-
-def _device(place: int | str | torch.device) -> torch.device:
-    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    """Return the scales of a bitsandbytes tensor: one level of them, or two and an offset."""
+    if not state.nested:
+        return [state.absmax]
+    return [state.absmax, state.state2.absmax, state.offset.view(1)]

@@ -1,6 +1,10 @@
-"""The CUDA kernels of this folder: compiled by NVRTC when they are first asked for, launched on torch's stream.
+"""Compile this folder's CUDA kernels when they are first asked for; launch them on torch's stream.
 
-NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be installed.
+NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be
+installed.
+
+A launch is a few microseconds of Python, in a step of some thousand launches: what can be made
+once is made once.
 """
 
 import contextlib
@@ -11,70 +15,139 @@ import struct
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 SOURCES = Path(__file__).parent
-SHARED = "fp16_vectors.cu"  # what the other files need before them
-THREADS = 256  # a block
-EIGHT = 8  # values that most of them take at a time, a thread
-FORMATS = {int: "i4x", float: "f4x"}  # of an argument in its eight bytes; all others are pointers
+SHARED = "fp16_vectors.cu"  # the other files need it before them
+THREADS = 256  # of a block
+WARP = 32  # threads
+EIGHT = 8  # fp16 values, 16 bytes: the most that a thread moves at a time
+
+SLOT = 8  # bytes of an argument's slot: the widest arguments are pointers and 64-bit indices
+NUMBERS = {int: "i4x", float: "f4x"}  # struct's formats of a slot: four bytes, and four of padding
+POINTER = "Q"  # a tensor's address
+
+Argument: TypeAlias = torch.Tensor | int | float | None  # of a kernel
 
 
-def launch(
-    name: str,
-    device: torch.device,
-    threads: int,
-    *args: torch.Tensor | int | float | None,
-    rows: int = 1,
-) -> None:
-    """Queue a kernel on the current stream of a device for which `is_ready`.
+def launch(name: str, device: torch.device, threads: int, *args: Argument, rows: int = 1) -> None:
+    """Queue a kernel on the current CUDA stream of a device for which `is_ready`.
 
     Args:
-        threads: at least so many, in `rows` rows of blocks.
-        args: a tensor stands for its address, None for no address.
+        name: the kernel's.
+        threads: at least so many are started, in each row of blocks.
+        args: the kernel's; a tensor stands for its address, None for no address.
+        rows: of blocks.
+
+    Raises:
+        RuntimeError: CUDA refuses the launch.
     """
-    values = _Values.of(threading.get_ident(), *map(type, args))
-    values.pack(*[arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args])
-    queue, function, blocks, index = (
-        _driver().cuLaunchKernel,
-        _functions(device)[name],
-        -(-threads // THREADS),
-        device.index,
-    )
-    # torch's own functions for the device and its stream take as long as the launch
-    with (
-        contextlib.nullcontext()
-        if torch._C._cuda_getDevice() == index
-        else torch.cuda.device(device)
-    ):
-        stream = torch._C._cuda_getCurrentRawStream(index)
-        (error,) = queue(function, blocks, rows, 1, THREADS, 1, 1, 0, stream, values.pointers, 0)
+    values = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args]
+    slots = _Slots.of(threading.get_ident(), *map(type, args))
+    slots.write(*values)
+    kernel = _kernels(device)[name]
+    blocks = -(-threads // THREADS)  # rounded up
+    # torch's own functions for the current device and stream would take as long as the launch
+    is_current = torch._C._cuda_getDevice() == device.index
+    with contextlib.nullcontext() if is_current else torch.cuda.device(device):
+        stream = torch._C._cuda_getCurrentRawStream(device.index)
+        (error,) = _driver().cuLaunchKernel(
+            kernel,
+            blocks,  # in x
+            rows,  # of blocks, in y
+            1,
+            THREADS,  # of a block, in x
+            1,
+            1,
+            0,  # bytes of dynamic shared memory
+            stream,
+            slots.pointers,
+            0,  # no further options
+        )
     if error:
         raise RuntimeError(
             f"{SOURCES.name}: expected to launch {name} on {device}, found {error!r}"
         )
 
 
+class _Slots:
+    """The places in memory from where the driver reads a kernel's arguments.
+
+        pointers -> [address of slot 0][address of slot 1] ...
+        buffer   -> [slot 0: 8 bytes  ][slot 1: 8 bytes  ] ...
+
+    cuda-bindings would build the same from tuples in each launch, which takes longer than the
+    launch. The driver copies the slots before it returns, so the next launch may write into them.
+    """
+
+    def __init__(self, *kinds: type):
+        """Lay out one slot for each argument of these types."""
+        count = max(1, len(kinds))  # ctypes has no empty arrays
+        self._buffer = ctypes.create_string_buffer(SLOT * count)
+        start = ctypes.addressof(self._buffer)
+        addresses = [start + SLOT * number for number in range(count)]
+        self._addresses = (ctypes.c_void_p * count)(*addresses)
+        self.pointers = ctypes.addressof(self._addresses)
+        formats = [NUMBERS.get(kind, POINTER) for kind in kinds]
+        layout = struct.Struct("=" + "".join(formats))  # without padding of its own
+        # Called with the arguments' values, in each launch: so it is C alone
+        self.write = functools.partial(layout.pack_into, self._buffer, 0)
+
+    @staticmethod
+    @functools.cache
+    def of(thread: int, *kinds: type) -> "_Slots":
+        """Return a thread's slots for arguments of these types, made once.
+
+        Args:
+            thread: makes the cache keep slots for each thread: autograd has one for each GPU.
+        """
+        return _Slots(*kinds)
+
+
 @functools.cache
 def is_ready(device: torch.device) -> bool:
-    """Whether the kernels run on a device; where a GPU's cannot be made, that is said once."""
+    """Whether the kernels run on a device; a warning says once that a GPU's cannot be made."""
     if device.type != "cuda" or torch.version.hip:
         return False
     try:
-        return bool(_functions(device))
+        return bool(_kernels(device))
     except (ImportError, RuntimeError) as error:
         warnings.warn(
-            f"{device}: slower without the CUDA kernels, which could not be made ({error}); what they need comes "
-            "with torch 2.10 and later, or as cuda-bindings of torch's CUDA version",
+            f"{device}: slower without the CUDA kernels, which could not be made ({error}); "
+            "what they need comes with torch 2.10 and later, "
+            "or as cuda-bindings of torch's CUDA version",
             stacklevel=2,
         )
         return False
 
 
+@functools.cache
+def _kernels(device: torch.device) -> dict[str, Any]:
+    """Compile and load all kernels on a device; return each by its name."""
+    driver = _driver()
+    with torch.cuda.device(device):
+        torch.cuda.current_stream(device).synchronize()  # now the device has its context
+        major, minor = torch.cuda.get_device_capability(device)
+        code = compiled(f"sm_{major}{minor}")
+        error, module = driver.cuModuleLoadData(code)
+        if error:
+            raise RuntimeError(repr(error))
+    names = re.findall(r'extern "C" __global__ void (\w+)\(', _source())
+    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in names}
+
+
+@functools.cache
+def _driver() -> Any:
+    """CUDA's driver; an ImportError where its bindings are not installed."""
+    from cuda.bindings import driver
+
+    return driver
+
+
 def compiled(architecture: str) -> bytes:
-    """The kernels for an architecture such as "sm_75".
+    """Compile the kernels for an architecture such as "sm_75".
 
     Raises:
         ImportError: NVRTC is not installed.
@@ -82,10 +155,10 @@ def compiled(architecture: str) -> bytes:
     """
     from cuda.bindings import nvrtc
 
-    _, program = nvrtc.nvrtcCreateProgram(_source().encode(), SOURCES.name.encode(), 0, [], [])
-    (error,) = nvrtc.nvrtcCompileProgram(
-        program, 1, [f"--gpu-architecture={architecture}".encode()]
-    )
+    name = SOURCES.name.encode()
+    _, program = nvrtc.nvrtcCreateProgram(_source().encode(), name, 0, [], [])
+    options = [f"--gpu-architecture={architecture}".encode()]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if error:
         log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode()
         raise RuntimeError(
@@ -95,61 +168,14 @@ def compiled(architecture: str) -> bytes:
 
 
 def _source() -> str:
-    """All files as one, in which a message of the compiler has the file and line of its own."""
+    """Join all files; the compiler's messages name each one's own file and line."""
     files = sorted(SOURCES.glob("*.cu"), key=lambda file: (file.name != SHARED, file.name))
     return "\n".join(f'#line 1 "{file.name}"\n{file.read_text()}' for file in files)
 
 
 def _read(size: Any, content: Any, program: Any) -> bytes:
+    """Return NVRTC's log or code: `size` tells its bytes, `content` fills a buffer with it."""
     _, length = size(program)
     buffer = b" " * length
     content(program, buffer)
     return buffer
-
-
-@functools.cache
-def _driver() -> Any:
-    from cuda.bindings import driver
-
-    return driver
-
-
-@functools.cache
-def _functions(device: torch.device) -> dict[str, Any]:
-    """Each kernel by name, on a device."""
-    driver = _driver()
-    with torch.cuda.device(device):
-        torch.cuda.current_stream(device).synchronize()  # the device's context is there
-        code = compiled("sm_{}{}".format(*torch.cuda.get_device_capability(device)))
-        error, module = driver.cuModuleLoadData(code)
-        if error:
-            raise RuntimeError(repr(error))
-    names = re.findall(r'extern "C" __global__ void (\w+)\(', _source())
-    return {name: driver.cuModuleGetFunction(module, name.encode())[1] for name in names}
-
-
-class _Values:
-    """Where the driver reads a kernel's arguments, eight bytes each.
-
-    Made once for arguments of these types and a thread, as autograd has a thread for each GPU; cuda-bindings would build the
-    same from tuples in each launch, which takes longer than the launch.
-    """
-
-    def __init__(self, *kinds: type):
-        self.buffer = ctypes.create_string_buffer(8 * max(1, len(kinds)))
-        start = ctypes.addressof(self.buffer)
-        self.addresses = (ctypes.c_void_p * max(1, len(kinds)))(
-            *(start + 8 * number for number in range(len(kinds)))
-        )
-        self.pointers = ctypes.addressof(self.addresses)
-        self.pack = functools.partial(
-            struct.Struct("=" + "".join(FORMATS.get(kind, "Q") for kind in kinds)).pack_into,
-            self.buffer,
-            0,
-        )
-
-    @staticmethod
-    @functools.cache
-    def of(thread: int, *kinds: type) -> "_Values":
-        """Those of a thread, which is here for the cache's sake."""
-        return _Values(*kinds)

@@ -1,8 +1,12 @@
-"""NF4 weights made dense, bit by bit as bitsandbytes does it.
+"""Make NF4 weights dense, bit by bit as bitsandbytes does it.
 
-bitsandbytes takes several passes over memory for what one CUDA kernel does in one. The kernel makes fp16 on a GPU; whatever
-else is asked for, and a GPU for which it cannot be compiled, gets the same from bitsandbytes' own operations. On a T4, which
-moves a tenth of what a newer GPU does, passes over memory are a third of a training step by the forecast's model.
+    weight = NF4[4-bit code] * absmax[its block of 64]
+    absmax = dynamic_map[8-bit code] * scale[its group of 256] + offset    (double quantisation)
+
+bitsandbytes takes several passes over memory for what one CUDA kernel does in one. The kernel
+makes fp16 on a GPU; bitsandbytes' own operations make everything else, and serve GPUs for which
+the kernel cannot be compiled. On a T4, which moves a tenth of what a newer GPU does, passes over
+memory are a third of a training step by the forecast's model.
 """
 
 import functools
@@ -13,79 +17,97 @@ import bitsandbytes.functional as bnb
 import torch
 
 from vqa_utils.nf4_format import BLOCK, GROUP
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, Argument, is_ready, launch
+
+MOST_SHAPES = 2  # that the kernel takes at once: an expert's two projections
 
 
 class Packed(NamedTuple):
-    """Matrices of one shape in NF4, as bitsandbytes packs them, E of them."""
+    """E matrices of one shape, of n weights each, in NF4 as bitsandbytes packs them."""
 
     weights: torch.Tensor
     """[E, n / 2] uint8, two weights a byte"""
     absmax: torch.Tensor
-    """The scale of each block of 64: [E, n / 64] fp32; or [E, groups, 256] in 8 bits, with the next two"""
+    """The blocks' scales: [E, n / 64] fp32; or [E, groups, 256] in 8 bits, with the next two"""
     scale: torch.Tensor | None = None
     """[E, groups] fp32"""
     offset: torch.Tensor | None = None
     """[E, 1] fp32"""
 
+    @property
+    def width(self) -> int:
+        """n, the weights of a matrix."""
+        return self.weights.shape[1] * 2
+
 
 def dequantize(
     parts: Sequence[Packed], order: torch.Tensor | None, dtype: torch.dtype
 ) -> list[torch.Tensor]:
-    """The matrices `order` [m] of up to two shapes (or all), dense: [m, n] of each, in `dtype`; bit by bit bitsandbytes' own."""
+    """Make matrices dense.
+
+    Args:
+        parts: of one or two shapes.
+        order: [m], the matrices to make; None for all.
+        dtype: of the result.
+
+    Returns:
+        [m, n] of each part.
+    """
     device = parts[0].weights.device
-    if (
-        dtype == torch.float16
-        and is_ready(device)
-        and all(part.weights.shape[1] * 2 % BLOCK == 0 for part in parts)
-    ):
-        widths, count = (
-            [part.weights.shape[1] * 2 for part in parts],
-            len(parts[0].weights if order is None else order),
-        )
-        out = torch.empty(count, sum(widths), dtype=dtype, device=device)
-        args = [arg for part, width in zip(parts, widths, strict=True) for arg in (*part, width)]
-        args += [None, None, None, None, 0] * (2 - len(parts))
-        launch(
-            "dequantize",
-            device,
-            out.shape[1] // EIGHT,
-            *args,
-            _dynamic_map(device),
-            order,
-            out,
-            rows=count,
-        )
-        return list(out.split(widths, dim=1))
-    return [_dequantized(part if order is None else _chosen(part, order), dtype) for part in parts]
+    has_whole_blocks = all(part.width % BLOCK == 0 for part in parts)
+    if dtype == torch.float16 and is_ready(device) and has_whole_blocks:
+        return _by_kernel(parts, order)
+    chosen = parts if order is None else [_chosen(part, order) for part in parts]
+    return [_by_bitsandbytes(part, dtype) for part in chosen]
+
+
+def _by_kernel(parts: Sequence[Packed], order: torch.Tensor | None) -> list[torch.Tensor]:
+    device = parts[0].weights.device
+    widths = [part.width for part in parts]
+    count = len(parts[0].weights if order is None else order)
+    # The parts lie side by side in one tensor
+    out = torch.empty(count, sum(widths), dtype=torch.float16, device=device)  # [m, all n]
+    args: list[Argument] = []
+    for part in parts:
+        args += [*part, part.width]
+    for _ in range(MOST_SHAPES - len(parts)):
+        args += [None, None, None, None, 0]
+    threads = out.shape[1] // EIGHT
+    launch("dequantize", device, threads, *args, _dynamic_map(device), order, out, rows=count)
+    return list(out.split(widths, dim=1))
 
 
 def _chosen(part: Packed, order: torch.Tensor) -> Packed:
-    return Packed(*(tensor if tensor is None else tensor[order] for tensor in part))
+    return Packed(*(None if tensor is None else tensor[order] for tensor in part))
 
 
-def _dequantized(part: Packed, dtype: torch.dtype) -> torch.Tensor:
-    """By bitsandbytes' operator itself, as `bnb.dequantize_4bit` transposes a tensor whose first size is 1.
+def _by_bitsandbytes(part: Packed, dtype: torch.dtype) -> torch.Tensor:
+    """Make all matrices of a part dense, [E, n].
 
-    In rows of one block, as its CPU kernel (0.50.2) starts its blocks anew at each row and is wrong where columns % 64 != 0.
+    By bitsandbytes' operator itself, as `bnb.dequantize_4bit` transposes a tensor whose first size
+    is 1. In rows of one block, as its CPU kernel (0.50.2) starts its blocks anew at each row and
+    is wrong where columns % 64 != 0.
     """
-    count, blocks = len(part.weights), part.weights.shape[1] * 2 // BLOCK
+    count = len(part.weights)
+    blocks = part.width // BLOCK
     absmax = part.absmax
     if part.scale is not None:
         code = _dynamic_map(absmax.device)
         absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
             absmax, part.scale.flatten(), code, GROUP, torch.float32
-        )
-        absmax = (absmax.flatten(1) + part.offset)[
-            :, :blocks
-        ].contiguous()  # without unfilled groups
+        )  # [E, groups, 256]
+        # Only the last group may be unfilled: the end of each row
+        absmax = (absmax.flatten(1) + part.offset)[:, :blocks].contiguous()  # [E, blocks]
     dense = torch.ops.bitsandbytes.dequantize_4bit.default(
         part.weights.flatten(), absmax.flatten(), BLOCK, "nf4", (absmax.numel(), BLOCK), dtype
-    )
+    )  # [E * blocks, 64]
     return dense.view(count, -1)
 
 
 @functools.cache
 def _dynamic_map(device: torch.device) -> torch.Tensor:
-    """The 8-bit code of the quantised scales. No buffer: the loader re-creates those that it finds in no checkpoint."""
+    """Return the 8-bit code of quantised scales, [256] fp32.
+
+    Not a module's buffer: the loader re-creates those that are in no checkpoint.
+    """
     return bnb.create_dynamic_map().to(device)

@@ -1,4 +1,10 @@
-"""Dropout whose mask is drawn again from a seed, so that none is kept for the backward."""
+"""Drop values by a mask that is drawn again from its seed, so that none is kept for the backward.
+
+    y = x / (1 - p) where the mask keeps a value, 0 elsewhere
+
+The mask of the kernel is a hash of the seed and of a value's place; the fall-back draws one from a
+generator. The two drop different values, each with probability p.
+"""
 
 import torch
 
@@ -6,25 +12,29 @@ from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 
 def draw_seed() -> int:
-    """From torch's generator on the host, which `set_seed` sets and a checkpoint keeps."""
+    """Draw a mask's seed from torch's generator on the host; checkpoints keep its state."""
     return int(torch.randint(2**31 - 1, ()))
 
 
 def dropout(x: torch.Tensor, p: float, seed: int, onto: torch.Tensor | None = None) -> torch.Tensor:
-    """X / (1 - p) where the seed's mask keeps a value, 0 elsewhere; no autograd: a gradient goes through the same function.
+    """Apply dropout, without autograd: a gradient goes through the same function.
 
     Args:
-        x: contiguous.
+        x: [...], contiguous.
+        p: the probability to drop a value.
+        seed: of the mask.
         onto: of x's shape; the result is added to it, in place.
+
+    Returns:
+        [...], `onto` where it is given.
     """
+    eights = x.numel() // EIGHT
     if x.dtype == torch.float16 and x.numel() % EIGHT == 0 and is_ready(x.device):
         y = torch.empty_like(x) if onto is None else onto
-        args = (x, y, int(onto is not None), seed, int(p * 2**31), 1 / (1 - p), x.numel() // EIGHT)
-        launch("dropout", x.device, x.numel() // EIGHT, *args)
+        least = int(p * 2**31)  # the kernel keeps a value whose 31 random bits are at least this
+        args = (x, y, int(onto is not None), seed, least, 1 / (1 - p), eights)
+        launch("dropout", x.device, eights, *args)
         return y
-    mask = (
-        torch.empty_like(x)
-        .bernoulli_(1 - p, generator=torch.Generator(x.device).manual_seed(seed))
-        .div_(1 - p)
-    )
+    generator = torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty_like(x).bernoulli_(1 - p, generator=generator).div_(1 - p)
     return x * mask if onto is None else onto.addcmul_(x, mask)

@@ -1,4 +1,4 @@
-// CUDA kernels for fp16 on a GPU, compiled together when they are first used (launch.py); this is what they share.
+// CUDA kernels for fp16 on a GPU, compiled together when they are first used (_launch.py); this is what they share.
 //
 // All are bound by memory: where they pass over activations, a thread moves 16 bytes at a time, eight values in fp16, computes in
 // fp32, and touches each value once. They need nothing newer than a T4 (sm_75) and no header.

@@ -1,22 +1,33 @@
-"""The experts' gate: act_fn(gate) * up * the router's weight, forward and backward, in one pass over memory each."""
+"""Gate the experts' hidden values, in one pass over memory forward and one backward.
+
+    forward   h = act(gate) * up * w
+    backward  d gate = d h * up * w * act'(gate)
+              d up   = d h * act(gate) * w
+              d w    = <d h, act(gate) * up>, over a row
+
+gate and up lie side by side in gate_up [rows, 2 * width]; w is the router's weight of a row.
+"""
 
 import torch
 from torch import nn
 
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, WARP, is_ready, launch
 
 
 def gate(
     gate_up: torch.Tensor, weights: torch.Tensor, pair: torch.Tensor, act_fn: nn.Module
 ) -> torch.Tensor:
-    """Gated rows, act_fn(gate) * up * weight: [rows, width].
+    """Compute h [rows, width].
 
     Args:
         gate_up: [rows, 2 * width]
-        weights: the router's; row r has the flat place pair[r] there.
+        weights: [T, k], the router's.
+        pair: [rows], the flat place of a row's weight in `weights`.
+        act_fn: the activation; the kernel knows SiLU.
     """
-    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    if _gates(gate_up, weights, act_fn):
+    rows, two_widths = gate_up.shape
+    width = two_widths // 2
+    if _has_kernel(gate_up, weights, act_fn):
         h = gate_up.new_empty(rows, width)
         launch("gate", h.device, h.numel() // EIGHT, gate_up, weights, pair, h, rows, width)
         return h
@@ -32,16 +43,20 @@ def gate_backward(
     act_fn: nn.Module,
     dots: torch.Tensor,
 ) -> torch.Tensor:
-    """The gradient of gate_up for h's gradient `back` [rows, width]; both may be overwritten.
+    """Compute the gradient of gate_up, [rows, 2 * width].
 
     Args:
-        dots: [rows] fp32, gets the gradient of each row's weight: <back, act_fn(gate) * up>.
+        gate_up: [rows, 2 * width]; may be overwritten.
+        back: [rows, width], the gradient of h; may be overwritten.
+        weights: as of `gate`.
+        pair: as of `gate`.
+        act_fn: as of `gate`.
+        dots: [rows] fp32, gets the gradient of each row's weight.
     """
     rows, width = back.shape
-    if _gates(gate_up, weights, act_fn):
-        launch(
-            "gate_backward", back.device, rows * 32, gate_up, back, weights, pair, dots, rows, width
-        )
+    if _has_kernel(gate_up, weights, act_fn):
+        args = (gate_up, back, weights, pair, dots, rows, width)
+        launch("gate_backward", back.device, rows * WARP, *args)
         return gate_up
     gate, up = gate_up.chunk(2, dim=-1)
     with torch.enable_grad():
@@ -49,14 +64,12 @@ def gate_backward(
     torch.sum(back.float() * (activated.detach() * up), -1, out=dots)
     back = back.mul_(weights.flatten()[pair, None])
     (grad_gate,) = torch.autograd.grad(activated, gate, back * up)
-    return torch.cat([grad_gate, back.mul_(activated.detach())], -1)
+    grad_up = back.mul_(activated.detach())
+    return torch.cat([grad_gate, grad_up], -1)
 
 
-def _gates(gate_up: torch.Tensor, weights: torch.Tensor, act_fn: nn.Module) -> bool:
+def _has_kernel(gate_up: torch.Tensor, weights: torch.Tensor, act_fn: nn.Module) -> bool:
     is_silu = type(act_fn).__name__ in ("SiLU", "SiLUActivation")
-    fits = (
-        gate_up.dtype == torch.float16
-        and weights.dtype == torch.float32
-        and gate_up.shape[1] % (2 * EIGHT) == 0
-    )
-    return is_silu and fits and is_ready(gate_up.device)
+    has_types = gate_up.dtype == torch.float16 and weights.dtype == torch.float32
+    has_eights = gate_up.shape[1] % (2 * EIGHT) == 0
+    return is_silu and has_types and has_eights and is_ready(gate_up.device)

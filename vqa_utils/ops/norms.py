@@ -1,16 +1,34 @@
-"""Norms together with the sum that they stand behind: one pass over the residual stream, forward and backward.
+"""Norm a residual stream together with the sum in front of it: one pass over memory each way.
 
-The stream is fp32 on a GPU and what the matrices read is fp16 (precision.py says why); torch takes three kernels for what
-leaves a layer's half and enters the next: the addition, the norm, and the cast.
+    sum    s = x + delta
+    norm   n = s * r * weight, with r = (mean(s^2) + eps)^-1/2    (or a layer norm, forward only)
+    back   d s = residual + r * (g - s * r^2 * mean(g * s)), with g = weight * d n
+
+The residual stream is fp32 on a GPU and the products read fp16 (model/fp16.py says why). torch
+takes three kernels to leave a layer's half and enter the next: the addition, the norm and the
+cast.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.ops._launch import THREADS, is_ready, launch
+from vqa_utils.ops._launch import EIGHT, THREADS, is_ready, launch
 
 WIDEST = 8192  # values of a row that a block of the kernels can hold
+
+
+class Normed(NamedTuple):
+    """A sum and its norm, [..., width] each."""
+
+    total: torch.Tensor
+    """the sum, in the type of x; x itself where nothing is added"""
+    narrow: torch.Tensor
+    """its norm, in the type of the products"""
+    wide: torch.Tensor | None
+    """its norm in the type of x, where it was asked for"""
 
 
 def add_norm(
@@ -20,25 +38,33 @@ def add_norm(
     dtype: torch.dtype,
     *,
     wide: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Of x [..., width] and what is added to it, no autograd: the sum, its norm in `dtype`, and where `wide` that in x's type.
+) -> Normed:
+    """Add and norm, without autograd.
 
     Args:
+        x: [..., width], the residual stream.
+        delta: [..., width], added to it; None where nothing is.
         norm: an RMS norm of Qwen's, or a layer norm.
+        dtype: of the products.
+        wide: whether the norm is made in x's type too.
     """
-    weight, bias, eps = norm.weight, getattr(norm, "bias", None), _eps(norm)
-    if _fits(x, dtype):
+    weight = norm.weight
+    bias = getattr(norm, "bias", None)
+    eps = _eps(norm)
+    if _has_kernel(x, dtype):
+        width = x.shape[-1]
         total = x if delta is None else torch.empty_like(x)
-        narrow, normed = torch.empty_like(x, dtype=dtype), torch.empty_like(x) if wide else None
-        args = (x, delta, weight, bias, total, narrow, normed, x.shape[-1], eps)
-        launch("add_norm", x.device, x.numel() // x.shape[-1] * THREADS, *args)
-        return total, narrow, normed
+        narrow = torch.empty_like(x, dtype=dtype)
+        normed = torch.empty_like(x) if wide else None
+        args = (x, delta, weight, bias, total, narrow, normed, width, eps)
+        launch("add_norm", x.device, x.numel() // width * THREADS, *args)  # a block a row
+        return Normed(total, narrow, normed)
     total = x if delta is None else x + delta
     if isinstance(norm, nn.LayerNorm):
-        normed = F.layer_norm(total, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+        normed = F.layer_norm(total, weight.shape, weight.to(x.dtype), norm.bias.to(x.dtype), eps)
     else:
         normed = F.rms_norm(total, weight.shape, weight, eps)
-    return total, normed.to(dtype), normed if wide else None
+    return Normed(total, normed.to(dtype), normed if wide else None)
 
 
 def norm_backward(
@@ -48,30 +74,41 @@ def norm_backward(
     residual: torch.Tensor,
     narrow: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradient of x [..., width], the input of an RMS norm and of the stream past it: in x's type, and in `narrow`.
-
-    With n = x * r * weight and r = (mean(x^2) + eps)^-1/2: dx = r * (g - x * r^2 * mean(g * x)), g = weight * grad.
+    """Compute the gradient of x, which goes into an RMS norm and past it.
 
     Args:
-        grad: of the norm's output; in x's type or fp16.
-        residual: of the stream.
+        x: [..., width]
+        norm: the RMS norm.
+        grad: [..., width], of the norm's output; in x's type or fp16.
+        residual: [..., width], of what goes past the norm.
+        narrow: a second type to return the gradient in.
+
+    Returns:
+        [..., width] in x's type, and in `narrow` where it is given.
     """
-    if _fits(x, narrow or torch.float16):
+    eps = _eps(norm)
+    if _has_kernel(x, narrow or torch.float16):
+        width = x.shape[-1]
         out = torch.empty_like(x)
         out_narrow = torch.empty_like(x, dtype=narrow) if narrow else None
+        # The kernel reads one of two: a gradient in fp16, or in fp32
         grads = (grad, None) if grad.dtype == torch.float16 else (None, grad)
-        args = (x, norm.weight, *grads, residual, out, out_narrow, x.shape[-1], _eps(norm))
-        launch("norm_backward", x.device, x.numel() // x.shape[-1] * THREADS, *args)
+        args = (x, norm.weight, *grads, residual, out, out_narrow, width, eps)
+        launch("norm_backward", x.device, x.numel() // width * THREADS, *args)  # a block a row
         return out, out_narrow
-    scaled, r = norm.weight * grad, (x.square().mean(-1, keepdim=True) + _eps(norm)).rsqrt()
-    out = residual + r * (scaled - x * r.square() * (scaled * x).mean(-1, keepdim=True))
+    scaled = norm.weight * grad  # g
+    r = (x.square().mean(-1, keepdim=True) + eps).rsqrt()  # [..., 1]
+    along = (scaled * x).mean(-1, keepdim=True)  # [..., 1]
+    out = residual + r * (scaled - x * r.square() * along)
     return out, out.to(narrow) if narrow else None
 
 
-def _fits(x: torch.Tensor, dtype: torch.dtype) -> bool:
-    is_known = x.dtype == torch.float32 and dtype == torch.float16 and x.is_contiguous()
-    return is_known and x.shape[-1] % 8 == 0 and x.shape[-1] <= WIDEST and is_ready(x.device)
+def _has_kernel(x: torch.Tensor, dtype: torch.dtype) -> bool:
+    has_types = x.dtype == torch.float32 and dtype == torch.float16
+    has_width = x.shape[-1] % EIGHT == 0 and x.shape[-1] <= WIDEST
+    return has_types and x.is_contiguous() and has_width and is_ready(x.device)
 
 
 def _eps(norm: nn.Module) -> float:
+    """Return the term beside the variance, by its name in Qwen's or in torch's norms."""
     return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps

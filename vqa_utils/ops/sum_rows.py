@@ -1,4 +1,8 @@
-"""The sum of each token's rows, one of each expert that it went to."""
+"""Sum each token's rows, one from each of its experts: out[t] = onto[t] + rows[index[t, 0]] + ...
+
+The kernel sums in fp32, in the order of k. The fall-back is torch's `embedding_bag`, one kernel
+without atomics.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -9,29 +13,20 @@ from vqa_utils.ops._launch import EIGHT, is_ready, launch
 def sum_rows(
     rows: torch.Tensor, index: torch.Tensor, onto: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """[n, H] -> [T, H]: the sum of the k rows that index [T, k] names, in fp32; from fp16 on a GPU the result is fp32 too.
+    """Return the sums [T, H]; from fp16 on a GPU they are fp32.
 
     Args:
-        onto: [T, H], to which the sum is added, in a tensor of its own.
+        rows: [n, H]
+        index: [T, k], the rows of each token.
+        onto: [T, H], to which the sums are added, in a tensor of its own.
     """
-    tokens, width = len(index), rows.shape[1]
+    tokens, k = index.shape
+    width = rows.shape[1]
     is_wide = onto is None or (onto.dtype == torch.float32 and onto.is_contiguous())
     if rows.dtype == torch.float16 and width % EIGHT == 0 and is_wide and is_ready(rows.device):
         out = rows.new_empty(tokens, width, dtype=torch.float32)
-        launch(
-            "sum_rows",
-            rows.device,
-            out.numel() // EIGHT,
-            rows,
-            index,
-            onto,
-            out,
-            tokens,
-            index.shape[1],
-            width,
-        )
+        args = (rows, index, onto, out, tokens, k, width)
+        launch("sum_rows", rows.device, out.numel() // EIGHT, *args)
         return out
-    total = F.embedding_bag(
-        index, rows, mode="sum"
-    )  # one kernel without atomics, which sums in fp32
+    total = F.embedding_bag(index, rows, mode="sum")
     return total if onto is None else onto + total

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from vqa_utils.config import Config
 from vqa_utils.planning import memory
 from vqa_utils.planning._hub import SourceError
-from vqa_utils.planning.gpus import T4, Gpu, gpu_limits
+from vqa_utils.planning.gpus import T4, Gpu, find_gpus, gpu_limits
 from vqa_utils.planning.placement import (
     RESERVE,
     GpuPlan,
@@ -144,6 +144,24 @@ def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) ->
 def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
     """The memory plan of the settings on these GPUs."""
     return make_plan(config, shape_of(config), gpu_limits(config, gpus))
+
+
+def memory_plan(config: Config, gpus: Sequence[Gpu] | None = None) -> Plan | None:
+    """Plan the model on this machine's GPUs; None on a CPU, or where accelerate places the model.
+
+    Args:
+        gpus: those that nvidia-smi lists, unless they are given.
+
+    Raises:
+        MachineError: the model does not fit.
+    """
+    from vqa_utils.planning.machine_check import check_machine  # which imports this module
+
+    gpus = find_gpus() if gpus is None else gpus
+    if not gpus or config.device_map != "plan":
+        return None
+    check_machine(config, gpus)
+    return plan_for(config, gpus)
 
 
 def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:

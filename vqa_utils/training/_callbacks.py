@@ -116,21 +116,6 @@ class NonFiniteGuard(TrainerCallback):
             )
 
 
-class SeenSteps(TrainerCallback):
-    """Tell autograd that a step changed the weights.
-
-    The fast LoRA renews its 16-bit copy of a weight with a new version, and bitsandbytes' optimizers
-    write without one.
-    """
-
-    def on_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **kwargs: Any
-    ) -> None:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                torch.autograd.graph.increment_version(parameter)
-
-
 class FreeMemory(TrainerCallback):
     """Give the allocator's unused blocks back after each epoch and each evaluation.
 

@@ -16,7 +16,6 @@ from vqa_utils.model.loading import save_adapter
 from vqa_utils.training._callbacks import (
     FreeMemory,
     NonFiniteGuard,
-    SeenSteps,
     TrainLog,
     peak_memory_gib,
     reset_peak_memory,
@@ -58,7 +57,7 @@ def train_fold(
     reset_peak_memory()
     checkpoints = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
     guard = NonFiniteGuard()
-    callbacks = [TrainLog(paths.train_log), guard, SeenSteps(), FreeMemory()]
+    callbacks = [TrainLog(paths.train_log), guard, FreeMemory()]
     trainer = make_trainer(model, config, encoder, train, held_out, checkpoints, callbacks)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
 

@@ -1,4 +1,8 @@
-"""The language model's attention with few launches: one product for q, k and v, and one kernel for all that is done to heads."""
+"""Compute the language model's attention in few launches.
+
+One product makes q, k and v, and one kernel does everything between it and the attention
+(ops/heads.py).
+"""
 
 import types
 from typing import Any
@@ -11,17 +15,15 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vqa_utils.model.fast._lora import project
+from vqa_utils.model.fast._shared import shared
 from vqa_utils.ops.heads import HeadNorms, SplitHeads
 
 REPEATED = "sdpa_with_repeated_heads"
 
 
-def use_fast_attention(model: nn.Module) -> None:
-    """Give the attention of Qwen3-VL's language models, dense and mixture of experts, the forward below; others' `REPEATED`."""
+def use_repeated_heads(model: nn.Module) -> None:
+    """Select `REPEATED` as the attention function, for families without a fast forward."""
     model.config.get_text_config()._attn_implementation = REPEATED
-    for module in model.modules():
-        if type(module).__name__ in ("Qwen3VLTextAttention", "Qwen3VLMoeTextAttention"):
-            module.forward = types.MethodType(_attention, module)
 
 
 def _with_repeated_heads(
@@ -32,15 +34,15 @@ def _with_repeated_heads(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Sdpa as transformers calls it, [B, heads, L, d], with k and v once for each head of q.
+    """Run sdpa as transformers calls it, [B, heads, L, d], with k and v repeated for q's heads.
 
-    Where there is no mask, transformers has torch share them between the heads; the only kernel of a T4's that can is the one
-    that writes all scores out in fp32.
+    Without a mask, transformers has torch share them between heads. The only kernel on a T4 for
+    shared heads is the one that writes all scores out in fp32.
     """
-    key, value = (repeat_kv(part, module.num_key_value_groups) for part in (key, value))
-    alike = types.SimpleNamespace(
-        is_causal=getattr(module, "is_causal", True)
-    )  # a module whose heads need no sharing
+    key = repeat_kv(key, module.num_key_value_groups)  # [B, heads, L, d]
+    value = repeat_kv(value, module.num_key_value_groups)  # [B, heads, L, d]
+    # stands in for a module whose heads need no sharing
+    alike = types.SimpleNamespace(is_causal=getattr(module, "is_causal", True))
     return sdpa_attention_forward(alike, query, key, value, *args, **kwargs)
 
 
@@ -48,24 +50,28 @@ AttentionInterface.register(REPEATED, _with_repeated_heads)
 AttentionMaskInterface.register(REPEATED, sdpa_mask)
 
 
-def _attention(
+def attention_forward(
     self: nn.Module,
     hidden_states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     attention_mask: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: hidden_states [B, L, H], cosines and sines [B, L, d]; with a cache it is transformers' own."""
+    """Replace the forward of Qwen3-VL's language attention; with a cache, call transformers' own.
+
+    Args:
+        hidden_states: [B, L, H]
+        position_embeddings: cosines and sines, [B, L, d] each.
+        attention_mask: [B, 1, L, L], or None for causal attention.
+    """
     if has_cache(kwargs):
         return type(self).forward(
             self, hidden_states, position_embeddings, attention_mask, **kwargs
         )
     qkv = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
-    attended = attend(
-        *SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings),
-        attention_mask,
-        self.scaling,
-    )
+    q, k, v = SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings)  # [B, L, heads, d]
+    bias = as_bias(attention_mask, q.dtype)
+    attended = attend(q, k, v, bias, self.scaling)  # [B, L, heads, d]
     return self.o_proj(attended.flatten(2)), None
 
 
@@ -75,25 +81,36 @@ def has_cache(kwargs: dict[str, Any]) -> bool:
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """Attention of heads [B, L, heads, d], causal where there is no mask [B, 1, L, L] -> [B, L, heads, d]."""
-    parts = (part.transpose(1, 2) for part in (q, k, v))
-    causal, mask = (
-        mask is None and q.shape[1] > 1,
-        None if mask is None else _as_bias(mask, q.dtype),
-    )
-    return F.scaled_dot_product_attention(
-        *parts, attn_mask=mask, is_causal=causal, scale=scaling
-    ).transpose(1, 2)
+    """Attend with heads [B, L, heads, d]; return [B, L, heads, d].
+
+    Args:
+        bias: [B, 1, L, L], added to the scores; None for causal attention.
+    """
+    is_causal = bias is None and q.shape[1] > 1
+    attended = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=bias,
+        is_causal=is_causal,
+        scale=scaling,
+    )  # [B, heads, L, d]
+    return attended.transpose(1, 2)
 
 
-def _as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A boolean mask as what is added to the scores, which sdpa would make of it again in every layer; kept with the mask."""
-    if mask.dtype != torch.bool:
+def as_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Turn a boolean mask [B, 1, L, L] into a bias of the scores: 0, or -inf where it is False.
+
+    Given a boolean mask, sdpa would make the same tensor in every layer; here all layers of a
+    forward share one.
+    """
+    if mask is None or mask.dtype != torch.bool:
         return mask
-    if not hasattr(mask, "as_bias"):
-        mask.as_bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
-            ~mask, float("-inf")
-        )
-    return mask.as_bias
+
+    def make(mask: torch.Tensor) -> torch.Tensor:
+        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        return bias.masked_fill_(~mask, float("-inf"))
+
+    return shared(mask, ("bias", dtype), make)

@@ -1,254 +1,338 @@
-"""A decoder layer of Qwen3-VL's mixture of experts as one node of autograd.
+"""Compute a decoder layer of Qwen3-VL's mixture of experts as one node of autograd.
 
-transformers' layer is dozens of operations, each with a node, saved tensors and, under checkpointing, hooks: a host takes longer
-to queue them than a GPU to compute them. Here the backward is written out: what it does not need is not kept, what it can take
-from the forward (routing, dropout's seed) is not made again, and under checkpointing the first half alone is computed twice.
+transformers' layer is dozens of operations, each with a node, saved tensors and, under activation
+checkpointing, hooks: a host takes longer to queue them than a GPU to compute them. Here the
+backward is written out. It keeps only what it needs, takes from the forward what it can (routing,
+dropout's seed), and under checkpointing recomputes the attention's half alone:
+
+    x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle      the attention's half:
+                                                                         recomputed in the backward
+    middle -> norm -> router -> experts -> + middle = y                  the experts' half:
+                                                                         computed once
 """
 
-import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.model.fast._attention import attend, has_cache
-from vqa_utils.model.fast._lora import Projection, projection_of
+from vqa_utils.model.fast._attention import as_bias, attend, has_cache
+from vqa_utils.model.fast._lora import Projection, Use, projection_of
+from vqa_utils.model.fast._shared import shared
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.model.nf4.experts import NF4Experts
+from vqa_utils.ops.choose_experts import choose_experts, choose_experts_backward
+from vqa_utils.ops.expert_slots import Routing
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
-from vqa_utils.ops.routing import Routing, choose_experts, choose_experts_backward
 
-Angles = tuple[torch.Tensor, torch.Tensor]
+Angles = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [B, L, d] each
 
 
-def use_fast_layers(model: nn.Module) -> None:
-    """Give the layers whose q, k, v and o have lean LoRA the forward below.
-
-    Layers that were to be checkpointed are from now on computed again by it, and not by transformers.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "Qwen3VLMoeTextDecoderLayer" and _projections(module):
-            module.is_checkpointed, module.gradient_checkpointing = (
-                module.gradient_checkpointing,
-                False,
-            )
-            module.forward = types.MethodType(_forward, module)
+def has_fast_parts(layer: nn.Module) -> bool:
+    """Whether a layer has experts in NF4, and fast LoRA on its q, k, v and o."""
+    return _projections(layer) is not None
 
 
 def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
-    """Of q, k and v, and of o."""
+    """Return the product of q, k and v, and that of o; None where one of them is not fast."""
     attention = layer.self_attn
     if not isinstance(getattr(layer.mlp, "experts", None), NF4Experts):
         return None
-    found = (
-        projection_of((attention.q_proj, attention.k_proj, attention.v_proj)),
-        projection_of((attention.o_proj,)),
-    )
-    return found if all(found) else None
+    qkv = projection_of((attention.q_proj, attention.k_proj, attention.v_proj))
+    out = projection_of((attention.o_proj,))
+    if qkv is None or out is None:
+        return None
+    return qkv, out
 
 
-def _forward(
+def prepare_layer(layer: nn.Module) -> None:
+    """Take over activation checkpointing: the layer does its own recomputation."""
+    layer.is_checkpointed = layer.gradient_checkpointing
+    layer.gradient_checkpointing = False
+
+
+def layer_forward(
     self: nn.Module,
     hidden_states: torch.Tensor,
+    position_embeddings: Angles,
     attention_mask: torch.Tensor | None = None,
-    position_embeddings: Angles | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """As transformers calls it: hidden_states [B, L, H]; with a cache, or an adapter that was merged, it is transformers' own.
+    """Replace a decoder layer's forward; with a cache or a merged adapter, call transformers' own.
 
-    It stands in the place of accelerate's hook too, which would copy mask and angles to another GPU once a layer.
+    It replaces accelerate's hook too, which would copy mask and angles to another GPU once a layer.
+
+    Args:
+        hidden_states: [B, L, H], the residual stream.
+        position_embeddings: cosines and sines, [B, L, d] each.
+        attention_mask: [B, 1, L, L], or None for causal attention.
+
+    Returns:
+        [B, L, H], the residual stream behind the layer.
     """
     device = self.input_layernorm.weight.device
-    hidden_states, mask = hidden_states.to(device), _on(device, attention_mask)
-    angles = tuple(_on(device, part) for part in position_embeddings)
+    hidden_states = hidden_states.to(device)
+    mask = _on(device, attention_mask)
+    cos, sin = position_embeddings
+    angles = (_on(device, cos), _on(device, sin))
     projections = _projections(self)
     if projections is None or has_cache(kwargs):
         return type(self).forward(
             self, hidden_states, attention_mask=mask, position_embeddings=angles, **kwargs
         )
-    seeds, learns = [each.draw_seed() for each in projections], torch.is_grad_enabled()
-    layer = Layer(self, *projections, mask, angles, seeds, learns)
-    if learns:
-        return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.weights)
+    qkv, out = projections
+    layer = Layer(
+        self,
+        Used(qkv, qkv.next_use()),
+        Used(out, out.next_use()),
+        as_bias(mask, self.mlp.experts.compute_dtype),
+        angles,
+        learns=torch.is_grad_enabled(),
+    )
+    if layer.learns:
+        return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.trainable)
     with torch.autocast(hidden_states.device.type, enabled=False):
-        return layer.forward(hidden_states)[0]
+        return layer.forward(hidden_states, keep=False).y
 
 
 def _on(device: torch.device, tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """What all layers share, on a layer's device: one copy for all of them, kept with the tensor."""
+    """Return a tensor on a layer's device; all layers of a forward share one copy."""
     if tensor is None or tensor.device == device:
         return tensor
-    if getattr(tensor, "elsewhere", None) is None or tensor.elsewhere.device != device:
-        tensor.elsewhere = tensor.to(device)
-    return tensor.elsewhere
+    return shared(tensor, device, lambda tensor: tensor.to(device))
+
+
+class Used(NamedTuple):
+    """A projection, and how this forward uses it."""
+
+    projection: Projection
+    use: Use
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return self.projection.trainable(self.use)
 
 
 @dataclass
 class Attended:
-    """What the attention's half leaves for the backward, [B, L, ...] but for what A makes, which is [T, R]."""
+    """What the backward needs of the attention's half."""
 
-    projected: tuple[torch.Tensor, torch.Tensor]
-    """q, k and v's LoRA input, and what A made of it"""
+    qkv_dropped: torch.Tensor | None
+    """[B, L, H], the input of q, k and v's A"""
+    qkv_low: torch.Tensor | None
+    """[T, R], what A made of it"""
     qkv: torch.Tensor
+    """[B, L, (q_heads + 2 kv_heads) d]"""
     heads: tuple[torch.Tensor, ...]
-    """q, k and v as autograd's leaves"""
+    """q, k and v [B, L, q_heads, d], the leaves of autograd's graph"""
     attended: torch.Tensor
-    """with the graph from these"""
-    out: tuple[torch.Tensor, torch.Tensor]
-    """as `projected`, of o"""
-    stream: torch.Tensor
-    """the residual stream between the halves"""
+    """[B, L, q_heads d], the graph's output"""
+    out_dropped: torch.Tensor | None
+    """[B, L, q_heads d], the input of o's A"""
+    out_low: torch.Tensor | None
+    """[T, r], what A made of it"""
+    middle: torch.Tensor
+    """[B, L, H], the residual stream between the halves"""
     normed: torch.Tensor
-    """what the experts get"""
+    """[B, L, H], the input of the experts"""
+
+
+class AttentionHalf(NamedTuple):
+    """What the attention's half computes."""
+
+    middle: torch.Tensor
+    """[B, L, H], the residual stream behind it"""
+    normed: torch.Tensor
+    """[B, L, H], its norm in the type of the products, for the experts"""
+    normed_wide: torch.Tensor | None
+    """[B, L, H], its norm in the type of the residual stream, for the router"""
+    kept: Attended | None
 
 
 @dataclass
 class Routed:
-    """Where the tokens went: [T, k] each, and the slots."""
+    """Where the tokens went."""
 
     weights: torch.Tensor
+    """[T, k], the router's"""
     index: torch.Tensor
+    """[T, k], the chosen experts"""
     routing: Routing
+
+
+class LayerOutput(NamedTuple):
+    """What a layer computes, and what its backward needs."""
+
+    y: torch.Tensor
+    """[B, L, H], the residual stream behind the layer"""
+    kept: Attended | None
+    routed: Routed
 
 
 @dataclass
 class Layer:
-    """A decoder layer and what it is given beside the stream; autograd has a part in the attention alone."""
+    """One forward of a decoder layer: the module with its inputs beside the residual stream.
+
+    The arithmetic is written out for both directions; autograd has a part in the attention alone.
+    """
 
     module: nn.Module
-    qkv: Projection
-    out: Projection
-    mask: torch.Tensor | None
+    qkv: Used
+    out: Used
+    bias: torch.Tensor | None
+    """[B, 1, L, L], added to the attention's scores; None for causal attention"""
     angles: Angles
-    seeds: list[int | None]
-    """of the dropout in front of each projection's A"""
     learns: bool
     """whether there will be a backward"""
 
     @property
-    def weights(self) -> list[nn.Parameter]:
-        """What learns."""
-        return [*self.qkv.weights, *self.out.weights]
+    def trainable(self) -> list[nn.Parameter]:
+        """A and B of q, k and v, then those of o."""
+        return [*self.qkv.trainable, *self.out.trainable]
 
-    def forward(
-        self, x: torch.Tensor, *, keep: bool = False
-    ) -> tuple[torch.Tensor, Attended | None, Routed]:
-        """The stream [B, L, H] behind the layer."""
-        kept, stream, normed, normed_wide = self.attention_half(x, keep=keep, wide=True)
-        logits = F.linear(normed_wide.flatten(0, -2), self.module.mlp.gate.weight)
-        del normed_wide
-        weights, index = choose_experts(logits, self.module.mlp.gate.top_k)
-        routed = Routed(weights, index, experts.routed(index, self.module.mlp.experts))
-        rows = normed.flatten(0, -2)
+    def forward(self, x: torch.Tensor, *, keep: bool) -> LayerOutput:
+        """Compute the residual stream behind the layer from the one in front of it, x [B, L, H].
+
+        Args:
+            keep: whether the result has what the backward needs of the attention's half.
+        """
+        mlp = self.module.mlp
+        middle, normed, normed_wide, kept = self.attention_half(x, keep=keep, wide=True)
+        assert normed_wide is not None  # asked for
+        # The router reads fp32, as model/fp16.py has it
+        logits = F.linear(normed_wide.flatten(0, -2), mlp.gate.weight)  # [T, E]
+        del normed_wide  # fp32 [B, L, H], which would lie beside the experts' dense weights
+        weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
+        routing = experts.routed(index, mlp.experts)
         y = experts.compute(
-            rows,
-            routed.weights,
-            routed.routing,
-            self.module.mlp.experts,
-            onto=stream.flatten(0, -2),
-        )
-        return y.view_as(x), kept, routed
+            normed.flatten(0, -2), weights, routing, mlp.experts, onto=middle.flatten(0, -2)
+        )  # [T, H]
+        return LayerOutput(y.view_as(x), kept, Routed(weights, index, routing))
 
-    def attention_half(
-        self, x: torch.Tensor, *, keep: bool, wide: bool = False
-    ) -> tuple[Attended | None, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What the backward needs, where `keep`; the stream behind the attention; its norm, and where `wide` that in x's type."""
-        dtype, norms = self.module.mlp.experts.compute_dtype, HeadNorms.of(self.module.self_attn)
-        _, normed, _ = add_norm(x, None, self.module.input_layernorm, dtype)
-        qkv, *projected = self.qkv.forward(normed, self.seeds[0], keep=keep, merge=not self.learns)
+    def attention_half(self, x: torch.Tensor, *, keep: bool, wide: bool) -> AttentionHalf:
+        """Compute the residual stream behind the attention, and its norms.
+
+        What nothing reads any more is dropped at once, so that the next line's result takes its
+        place in memory.
+
+        Args:
+            x: [B, L, H], the residual stream in front of the layer.
+            keep: whether the result has what the backward needs.
+            wide: whether the router's norm is made too.
+        """
+        dtype = self.module.mlp.experts.compute_dtype
+        scaling = self.module.self_attn.scaling
+        merge = not self.learns
+        _, normed, _ = add_norm(x, None, self.module.input_layernorm, dtype)  # [B, L, H]
+        qkv, qkv_dropped, qkv_low = self.qkv.projection.forward(
+            normed, self.qkv.use, keep=keep, merge=merge
+        )  # [B, L, (q_heads + 2 kv_heads) d]
         del normed
-        heads = split_heads(qkv, norms, *self.angles)
-        qkv = qkv if keep else None  # here and below: what nothing reads any more makes room
+        cos, sin = self.angles
+        q, k, v = split_heads(qkv, self._head_norms, cos, sin)  # [B, L, q_heads, d] each
         if keep:
-            heads = tuple(part.requires_grad_() for part in heads)
+            q.requires_grad_()
+            k.requires_grad_()
+            v.requires_grad_()
+        else:
+            del qkv
         with torch.set_grad_enabled(keep):
-            attended = attend(*heads, self.mask, self.module.self_attn.scaling).flatten(2)
-        heads = heads if keep else None
-        delta, *out = self.out.forward(
-            attended.detach(), self.seeds[1], keep=keep, merge=not self.learns
-        )
-        attended = attended if keep else None
-        stream, normed, normed_wide = add_norm(
+            attended = attend(q, k, v, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
+        if not keep:
+            del q, k, v
+        delta, out_dropped, out_low = self.out.projection.forward(
+            attended.detach(), self.out.use, keep=keep, merge=merge
+        )  # [B, L, H]
+        if not keep:
+            del attended
+        middle, normed, normed_wide = add_norm(
             x, delta, self.module.post_attention_layernorm, dtype, wide=wide
+        )  # [B, L, H] each
+        if not keep:
+            return AttentionHalf(middle, normed, normed_wide, None)
+        kept = Attended(
+            qkv_dropped, qkv_low, qkv, (q, k, v), attended, out_dropped, out_low, middle, normed
         )
-        kept = (
-            Attended(tuple(projected), qkv, heads, attended, tuple(out), stream, normed)
-            if keep
-            else None
-        )
-        return kept, stream, normed, normed_wide
+        return AttentionHalf(middle, normed, normed_wide, kept)
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """The gradients of x and of what learns from that of `forward`'s stream [B, L, H]."""
-        grad = grad.contiguous()
-        grad_stream, narrow = self._backward_of_experts(grad, kept, routed)
-        grad_attended, of_out = self.out.backward(narrow, *kept.out, self.seeds[1])
-        grads = torch.autograd.grad(kept.attended, kept.heads, grad_attended)
-        grad_qkv = split_heads_backward(
-            grads, kept.qkv, HeadNorms.of(self.module.self_attn), *self.angles
-        )
-        grad_normed, of_qkv = self.qkv.backward(
-            grad_qkv, *kept.projected, self.seeds[0], needs_x=needs_x
-        )
-        grad_x = (
-            norm_backward(x, self.module.input_layernorm, grad_normed, grad_stream)[0]
-            if needs_x
-            else None
-        )
-        return grad_x, [*of_qkv, *of_out]
+        """Compute the gradients of x [B, L, H] and of `trainable` from that of y [B, L, H].
+
+        Args:
+            needs_x: otherwise the first result is None.
+        """
+        grad_middle, grad_delta = self._backward_of_experts(grad.contiguous(), kept, routed)
+        grad_attended, grads_out = self.out.projection.backward(
+            grad_delta, self.out.use, kept.out_dropped, kept.out_low
+        )  # [B, L, q_heads d]
+        grad_heads = torch.autograd.grad(kept.attended, kept.heads, grad_attended)
+        grad_qkv = split_heads_backward(grad_heads, kept.qkv, self._head_norms, *self.angles)
+        grad_normed, grads_qkv = self.qkv.projection.backward(
+            grad_qkv, self.qkv.use, kept.qkv_dropped, kept.qkv_low, needs_x=needs_x
+        )  # [B, L, H]
+        grads = [*grads_qkv, *grads_out]
+        if not needs_x:
+            return None, grads
+        grad_x, _ = norm_backward(x, self.module.input_layernorm, grad_normed, grad_middle)
+        return grad_x, grads
 
     def _backward_of_experts(
         self, grad: torch.Tensor, kept: Attended, routed: Routed
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradient of the stream between the halves, and that in the matrices' type."""
-        module = self.module.mlp
-        rows = kept.normed.flatten(0, -2)
+        """Compute the gradient of `middle`: in the residual stream's type, and in the products'."""
+        mlp = self.module.mlp
+        normed = kept.normed.flatten(0, -2)  # [T, H]
         grad_normed, grad_weights = experts.gradients(
-            grad.flatten(0, -2), rows, routed.weights, routed.routing, module.experts
-        )
+            grad.flatten(0, -2), normed, routed.weights, routed.routing, mlp.experts
+        )  # [T, H], [T, k]
         grad_logits = choose_experts_backward(
-            grad_weights, routed.weights, routed.index, module.experts.num_experts
-        )
-        grad_normed = torch.addmm(
-            grad_normed.to(module.gate.weight.dtype), grad_logits, module.gate.weight
-        ).view_as(grad)
-        return norm_backward(
-            kept.stream, self.module.post_attention_layernorm, grad_normed, grad, rows.dtype
-        )
+            grad_weights, routed.weights, routed.index, mlp.experts.num_experts
+        )  # [T, E]
+        # The norm feeds both: the experts and, through the logits, the router
+        grad_normed = grad_normed.to(mlp.gate.weight.dtype)
+        grad_normed = torch.addmm(grad_normed, grad_logits, mlp.gate.weight).view_as(grad)
+        norm = self.module.post_attention_layernorm
+        return norm_backward(kept.middle, norm, grad_normed, grad, normed.dtype)
+
+    @property
+    def _head_norms(self) -> HeadNorms:
+        return HeadNorms.of(self.module.self_attn)
 
 
 class _Compute(torch.autograd.Function):
-    """`Layer.forward` with its gradients; what is not kept is computed again, as far as the experts."""
+    """`Layer.forward` with its gradients; the backward recomputes what was not kept."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, layer: Layer, keep: bool, *weights: torch.Tensor
+        ctx: Any, x: torch.Tensor, layer: Layer, keep: bool, *parameters: torch.Tensor
     ) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            y, kept, routed = layer.forward(x, keep=keep and any(ctx.needs_input_grad))
+            output = layer.forward(x, keep=keep and any(ctx.needs_input_grad))
         ctx.save_for_backward(x)
-        ctx.layer, ctx.kept, ctx.routed = layer, kept, routed
-        return y
+        ctx.layer = layer
+        ctx.kept = output.kept
+        ctx.routed = output.routed
+        return output.y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x,), layer, needs_x = ctx.saved_tensors, ctx.layer, ctx.needs_input_grad[0]
-        kept, routed, ctx.kept, ctx.routed = (
-            ctx.kept,
-            ctx.routed,
-            None,
-            None,
-        )  # gone with this layer, not with the whole graph
+        (x,) = ctx.saved_tensors
+        kept, routed = ctx.kept, ctx.routed
+        # What the layer kept goes with this layer's backward, not with the whole graph
+        ctx.kept = ctx.routed = None
         if routed is None:
             raise RuntimeError(
-                "expected one backward through a layer, found a second: what it needs is dropped in the first"
+                "expected one backward through a layer, found a second; "
+                "what a layer kept is dropped in its first backward"
             )
+        needs_x = ctx.needs_input_grad[0]
         with torch.autocast(x.device.type, enabled=False):
-            kept = kept or layer.attention_half(x, keep=True)[0]
-            grad_x, grads = layer.backward(grad, x, kept, routed, needs_x=needs_x)
+            if kept is None:
+                kept = ctx.layer.attention_half(x, keep=True, wide=False).kept
+            grad_x, grads = ctx.layer.backward(grad, x, kept, routed, needs_x=needs_x)
         return grad_x, None, None, *grads

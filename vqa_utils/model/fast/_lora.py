@@ -1,212 +1,378 @@
-"""LoRA beside 4-bit matrices with few launches and few bytes: PEFT's own layers, another forward.
+"""Compute LoRA beside 4-bit matrices in few launches and few bytes, on PEFT's own layers.
 
-PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes over the widest activation
-of the layer. Here the update is added into the base's output by the product that makes it, and where nothing is dropped and
-nothing learns, into the matrix itself. Layers that read the same input, as q, k and v do, are one product, share A's and one
-dropout mask. The 16-bit copies of A and B are made once a step, not in each pass, and the scales of the adapted matrices are
-kept dense (0.36 bits a weight more), since two of the three launches that dequantise a matrix are for them.
+PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes
+over the widest activation of the layer. Here the product that makes the update adds it into the
+base's output; where nothing is dropped and nothing learns, it is added into the matrix itself.
+Layers with the same input, such as q, k and v, are one product with one dropout mask. The 16-bit
+copies of A and B are made once per optimizer step, not in each pass. The scales of adapted
+matrices are kept dense (0.36 bits a weight more), as two of the three launches that dequantise a
+matrix are for them.
 """
 
-import types
+import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F
 from bitsandbytes.functional import QuantState
-from peft import PeftModel
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vqa_utils.nf4_format import BLOCK
 from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import draw_seed, dropout
 
-
-def use_fast_lora(model: PeftModel) -> None:
-    """Give the adapted 4-bit layers the forward below; others, and layers with PEFT's variants, keep PEFT's."""
-    for module in model.modules():
-        if (
-            isinstance(module, LoraLinear4bit)
-            and len(module.active_adapters) == 1
-            and not module.lora_variant
-        ):
-            _make_scales_dense(module.get_base_layer().weight.quant_state)
-            module.projections = {}
-            module.forward = types.MethodType(_forward, module)
+_fast_layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose copies a step makes old
 
 
-def project(layers: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
-    """The layers' outputs for the same x [..., in], side by side [..., all out]; in autocast's type where it is on."""
+def has_plain_lora(module: nn.Module) -> bool:
+    """Whether a module is a 4-bit layer with one active adapter of plain LoRA."""
+    return (
+        isinstance(module, LoraLinear4bit)
+        and len(module.active_adapters) == 1
+        and not module.lora_variant
+    )
+
+
+def prepare_lora_layer(layer: LoraLinear4bit) -> None:
+    """Make a layer ready for `lora_forward`: dense scales, hooks that drop copies of A and B."""
+    _make_scales_dense(layer.get_base_layer().weight.quant_state)
+    layer.projections = {}  # the products that it takes part in, by their layers
+    layer.register_load_state_dict_post_hook(_after_loading)
+    _fast_layers.add(layer)
+
+
+def lora_forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
+    """Replace the forward of PEFT's 4-bit layer; where `projection_of` has none, call PEFT's.
+
+    Args:
+        x: [..., in]
+
+    Returns:
+        [..., out]
+    """
+    projection = projection_of((self,))
+    if projection is None:
+        return type(self).forward(self, x)
+    return _apply(projection, x)
+
+
+def project(layers: tuple[nn.Module, ...], x: torch.Tensor) -> torch.Tensor:
+    """Return the layers' outputs for the same x [..., in], side by side: [..., all out]."""
     projection = projection_of(layers)
     if projection is None:
         return torch.cat([layer(x) for layer in layers], -1)
+    return _apply(projection, x)
+
+
+def _apply(projection: "Projection", x: torch.Tensor) -> torch.Tensor:
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if not torch.is_grad_enabled():
-        return projection.forward(x, projection.draw_seed(), merge=True)[0]
-    return _Project.apply(x, projection, projection.draw_seed(), *projection.weights)
+    use = projection.next_use()
+    if torch.is_grad_enabled():
+        return _Project.apply(x, projection, use, *projection.trainable(use))
+    return projection.forward(x, use, merge=True).y
 
 
-def projection_of(layers: Sequence[nn.Module]) -> "Projection | None":
-    """What multiplies by these layers at once; None where one has no lean LoRA, is merged, or they differ in their scaling."""
-    first = layers[0]
-    if not all(hasattr(layer, "projections") and not layer.merged for layer in layers):
+def projection_of(layers: tuple[nn.Module, ...]) -> "Projection | None":
+    """Return the product of these layers, made when it is first asked for.
+
+    None where one layer has no fast LoRA or is merged, or where the layers differ in adapter or
+    scaling.
+    """
+    in_use = _adapter_in_use(layers[0])
+    if in_use is None:
         return None
-    if (
-        len({layer.disable_adapters for layer in layers}) > 1
-        or len({tuple(layer.scaling.values()) for layer in layers}) > 1
-    ):
+    for layer in layers[1:]:
+        if _adapter_in_use(layer) != in_use:
+            return None
+    projections = layers[0].projections
+    if layers not in projections:
+        made = Projection(layers)
+        for layer in layers:
+            layer.projections[layers] = made
+    projection = projections[layers]
+    projection.follow_base()
+    return projection
+
+
+class _InUse(NamedTuple):
+    """The adapter that a layer computes with; layers that share a product agree in all of it."""
+
+    adapter: str
+    scaling: float
+    is_off: bool
+
+
+def _adapter_in_use(layer: nn.Module) -> _InUse | None:
+    """Return the layer's one active, plain, unmerged adapter; None leaves it to PEFT's forward."""
+    if not hasattr(layer, "projections") or layer.merged or len(layer.active_adapters) != 1:
         return None
-    if len(layers) not in first.projections:
-        first.projections[len(layers)] = Projection(layers)
-    return first.projections[len(layers)]
+    (adapter,) = layer.active_adapters
+    if adapter not in layer.lora_A or adapter in layer.lora_variant:
+        return None
+    return _InUse(adapter, layer.scaling[adapter], layer.disable_adapters)
+
+
+def forget_copies(layer: nn.Module) -> None:
+    """Drop the copies of A and B in all products that a layer takes part in.
+
+    To be called after anything that writes into A or B. Optimizers and `load_state_dict` (so
+    PEFT's loading too) do so by the two hooks below; who writes in another way calls it.
+    """
+    for projection in layer.projections.values():
+        projection.copies = None
+
+
+def _after_loading(layer: nn.Module, keys: Any) -> None:
+    forget_copies(layer)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for layer in list(_fast_layers):
+        forget_copies(layer)
+
+
+# On the steps of all optimizers, bitsandbytes' among them, which leave no trace in autograd's
+# version counters: no training loop can forget to say that it stepped
+register_optimizer_step_post_hook(_after_step)
 
 
 def _make_scales_dense(state: QuantState) -> None:
-    """The same numbers without double quantisation."""
-    if state.nested:
-        state.absmax = (
-            bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
-        )
-        state.nested, state.state2, state.offset = False, None, None
+    """Undo double quantisation: the same numbers in fp32, [blocks]."""
+    if not state.nested:
+        return
+    state.absmax = bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    state.nested = False
+    state.state2 = None
+    state.offset = None
 
 
-def _forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
-    return type(self).forward(self, x) if self.merged else project([self], x)
+class Use(NamedTuple):
+    """How one forward uses a projection, for its recomputation and its backward to do the same."""
+
+    adapter: str | None
+    """None where adapters are off"""
+    dropout: float = 0.0
+    """the probability to drop a value in front of A"""
+    seed: int | None = None
+    """of the dropout's mask; None where nothing is dropped"""
+
+
+class Projected(NamedTuple):
+    """What `Projection.forward` computes."""
+
+    y: torch.Tensor
+    """[..., all out]"""
+    dropped: torch.Tensor | None = None
+    """[..., in], the input of A after dropout"""
+    low: torch.Tensor | None = None
+    """[T, R], what A made of it"""
+
+
+class Copies(NamedTuple):
+    """A and B of one adapter in the type of the products, made from fp32 parameters."""
+
+    a: torch.Tensor
+    """[R, in]"""
+    b: torch.Tensor
+    """[all out, R], scaled"""
+    scaling: torch.Tensor
+    """[1] in fp32, on the parameters' device"""
+    made_from: tuple[nn.Parameter, ...]
+    made_with: tuple[torch.dtype, float]
+    """type of a and b, and scaling"""
+
+    def are_of(
+        self, parameters: Sequence[nn.Parameter], dtype: torch.dtype, scaling: float
+    ) -> bool:
+        """Whether these are copies of these parameters; the parameters' values are not compared."""
+        if self.made_with != (dtype, scaling) or len(self.made_from) != len(parameters):
+            return False
+        pairs = zip(self.made_from, parameters, strict=True)
+        return all(one is other for one, other in pairs)
 
 
 class Projection:
-    """Layers with the same input: their frozen matrices W as one [all out, in], and their LoRA matrices A and B beside it."""
+    """Layers with the same input, computed as one product: y = x W^T + bias + dropout(x) A^T B^T.
+
+    W [all out, in] are their frozen matrices, one below the other, and A [R, in] their LoRA
+    matrices A, with R the sum of their ranks r. B [all out, R] has their LoRA matrices B times the
+    scaling on its diagonal and zeros elsewhere; for q, k and v:
+
+                 r     r     r
+              +-----+-----+-----+
+        out q | B_q |  0  |  0  |
+              +-----+-----+-----+
+        out k |  0  | B_k |  0  |
+              +-----+-----+-----+
+        out v |  0  |  0  | B_v |
+              +-----+-----+-----+
+
+    Two things here are copies, and each has its owner:
+      - packed is W; the base layers' own weights become views of it, so nothing is kept twice.
+        Merging an adapter puts new parameters in their places; `follow_base` sees this and packs
+        anew.
+      - copies are A and B in the type of the products. Whatever writes into A or B drops them, by
+        `forget_copies`. Another adapter, replaced parameters, another scaling and another type are
+        seen when copies are asked for.
+    """
 
     def __init__(self, layers: Sequence[LoraLinear4bit]):
-        """The layers' own weights become views of what is laid side by side here."""
-        self.layers, (self.adapter,) = tuple(layers), layers[0].active_adapters
-        bases = [layer.get_base_layer() for layer in layers]
-        weights = [base.weight for base in bases]
-        self.widths = [base.out_features for base in bases]
-        self.shape = (sum(self.widths), bases[0].in_features)
-        packed, absmax = (
-            torch.cat([tensor.flatten() for tensor in tensors])
-            if len(layers) > 1
-            else tensors[0].flatten()
-            for tensors in (
-                [weight.data for weight in weights],
-                [weight.quant_state.absmax for weight in weights],
-            )
-        )
+        """Lay the layers' frozen weights side by side; their own weights become views of this."""
+        self.layers = tuple(layers)
+        self.bases = [layer.get_base_layer() for layer in layers]
+        self.widths = [base.out_features for base in self.bases]
+        self.shape = (sum(self.widths), self.bases[0].in_features)  # of W
+        self.copies: Copies | None = None
+        self._pack()
+
+    def follow_base(self) -> None:
+        """Pack anew where a base layer has another parameter than when it was packed."""
+        for base, weight in zip(self.bases, self.weights, strict=True):
+            if base.weight is not weight:
+                self._pack()
+                return
+
+    def _pack(self) -> None:
+        self.weights = [base.weight for base in self.bases]  # packed, two weights a byte
+        states = [weight.quant_state for weight in self.weights]
+        for state in states:
+            _make_scales_dense(state)  # a merged weight is double-quantised again
+        packed = _joined([weight.data for weight in self.weights])  # [all out * in / 2]
+        absmax = _joined([state.absmax for state in states])  # [all out * in / BLOCK]
         self.packed = Packed(packed[None], absmax[None])
-        packed, absmax = (
-            whole.split([width * self.shape[1] // share for width in self.widths])
-            for whole, share in ((packed, 2), (absmax, BLOCK))
-        )
-        for weight, part, scales in zip(weights, packed, absmax, strict=True):
-            weight.data, weight.quant_state.absmax = part.view(weight.shape), scales
-        self.bias = torch.cat([base.bias for base in bases]) if bases[0].bias is not None else None
-        self.adapters = [
-            getattr(layer, name)[self.adapter]
-            for name in ("lora_A", "lora_B")
-            for layer in self.layers
-        ]
-        self.known: dict[str, Any] = {}
+        columns = self.shape[1]
+        parts = packed.split([width * columns // 2 for width in self.widths])
+        scales = absmax.split([width * columns // BLOCK for width in self.widths])
+        for number, weight in enumerate(self.weights):
+            weight.data = parts[number].view(weight.shape)
+            states[number].absmax = scales[number]
+        self.bias = None  # or [all out]
+        if self.bases[0].bias is not None:
+            self.bias = torch.cat([base.bias for base in self.bases])
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """Each A [r, in], then each B [out, r]; none where adapters are off."""
-        return (
-            [] if self.layers[0].disable_adapters else [adapter.weight for adapter in self.adapters]
-        )
+    def next_use(self) -> Use:
+        """Decide how the next forward uses the layers: its adapter and its dropout mask."""
+        first = self.layers[0]
+        if first.disable_adapters:
+            return Use(None)
+        (adapter,) = first.active_adapters
+        module = first.lora_dropout[adapter]
+        if isinstance(module, nn.Dropout) and module.p and first.training:
+            return Use(adapter, module.p, draw_seed())
+        return Use(adapter)
 
-    @property
-    def p(self) -> float:
-        """Of the dropout in front of A."""
-        module = self.layers[0].lora_dropout[self.adapter]
-        return module.p if isinstance(module, nn.Dropout) else 0.0
+    def trainable(self, use: Use) -> list[nn.Parameter]:
+        """Return each A [r, in], then each B [out, r]; none where adapters are off."""
+        return [] if use.adapter is None else self._parameters(use.adapter)
 
-    def draw_seed(self) -> int | None:
-        """Of the dropout's mask; None where nothing is dropped."""
-        drops = self.p and self.layers[0].training and not self.layers[0].disable_adapters
-        return draw_seed() if drops else None
+    def _parameters(self, adapter: str) -> list[nn.Parameter]:
+        a = [layer.lora_A[adapter].weight for layer in self.layers]
+        b = [layer.lora_B[adapter].weight for layer in self.layers]
+        return [*a, *b]
 
     def forward(
-        self, x: torch.Tensor, seed: int | None, *, keep: bool = False, merge: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Compute x W^T + bias + s * dropped A^T B^T for x [..., in], no autograd.
+        self, x: torch.Tensor, use: Use, *, keep: bool = False, merge: bool = False
+    ) -> Projected:
+        """Compute the product for x [..., in], without autograd.
 
         Args:
-            keep: what the backward needs.
-            merge: where nothing is dropped, the update may be added into W, which is less work for many rows.
-
-        Returns:
-            The sum [..., all out]; and where `keep`, for the backward, what A was given [..., in] and what it made of it [T, R].
+            x: in the type of the products.
+            use: of this forward.
+            keep: whether the result has what the backward needs beside y.
+            merge: where nothing is dropped, the update may be added into W, which is less work for
+                many rows.
         """
-        dense, copies = self._dense(x.dtype), self._copies(x.dtype)
+        dense = self._dense(x.dtype)  # [all out, in]
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if copies is None:
-            return F.linear(x, dense, bias), None, None
-        a, b = copies
-        if (
-            merge and seed is None and x.numel() > a.shape[1] ** 2
-        ):  # x has more rows than W columns: W's is the smaller sum
-            return F.linear(x, dense.addmm_(b, a), bias), None, None
-        dropped = x if seed is None else dropout(x, self.p, seed)
-        low, y = dropped.flatten(0, -2) @ a.T, F.linear(x, dense, bias)
-        y.view(-1, y.shape[-1]).addmm_(low, b.T)
-        return y, dropped, low
+        if use.adapter is None:
+            return Projected(F.linear(x, dense, bias))
+        copies = self._copies(use.adapter, x.dtype)
+        in_width = copies.a.shape[1]
+        # With more rows in x than columns in W, adding to W is less work than adding to y
+        has_more_rows_than_columns = x.numel() > in_width**2
+        if merge and use.seed is None and has_more_rows_than_columns:
+            return Projected(F.linear(x, dense.addmm_(copies.b, copies.a), bias))
+        dropped = x if use.seed is None else dropout(x, use.dropout, use.seed)  # [..., in]
+        low = dropped.flatten(0, -2) @ copies.a.T  # [T, R]
+        y = F.linear(x, dense, bias)  # [..., all out]
+        y.view(-1, y.shape[-1]).addmm_(low, copies.b.T)
+        return Projected(y, dropped, low) if keep else Projected(y)
 
     def backward(
         self,
         grad: torch.Tensor,
+        use: Use,
         dropped: torch.Tensor | None,
         low: torch.Tensor | None,
-        seed: int | None,
         *,
         needs_x: bool = True,
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """From the gradient [..., all out] of `forward`'s sum: x's, and each A's and B's, the last in fp32.
+        """Compute the gradients of x [..., in] and of `trainable` (in fp32) from that of y.
 
         Args:
-            dropped, low: what `forward` kept.
+            grad: [..., all out]
+            use: of the forward.
+            dropped: as the forward kept it.
+            low: as the forward kept it.
+            needs_x: otherwise the first result is None.
         """
-        if low is None:
+        if use.adapter is None or dropped is None or low is None:
             return grad @ self._dense(grad.dtype), []
-        (a, b), grad = self._copies(low.dtype), grad.flatten(0, -2)
-        grad_low = grad @ b
-        ranks = [layer.r[self.adapter] for layer in self.layers]
-        grad_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ranks)
-        rows = ((grad.T @ low) * self.known["scaling"]).split(self.widths)
-        grads = [*grad_a, *(row.split(ranks, dim=1)[layer] for layer, row in enumerate(rows))]
+        copies = self._copies(use.adapter, low.dtype)
+        grad = grad.flatten(0, -2)  # [T, all out]
+        grad_low = grad @ copies.b  # [T, R]
+        ranks = [layer.r[use.adapter] for layer in self.layers]
+        grads_a = (grad_low.T @ dropped.flatten(0, -2)).float().split(ranks)  # [r, in] each
+        # The fp32 scaling makes the result fp32
+        grad_b = (grad.T @ low) * copies.scaling  # [all out, R]
+        grads_b = []
+        for layer, rows in enumerate(grad_b.split(self.widths)):
+            grads_b.append(rows.split(ranks, dim=1)[layer])  # [out, r], a block of the diagonal
+        grads = [*grads_a, *grads_b]
         if not needs_x:
             return None, grads
-        grad_x = grad @ self._dense(low.dtype)
-        if seed is None:
-            return grad_x.addmm_(grad_low, a).view_as(dropped), grads
-        return dropout(grad_low @ a, self.p, seed, onto=grad_x).view_as(dropped), grads
+        grad_x = grad @ self._dense(low.dtype)  # [T, in]
+        if use.seed is None:
+            return grad_x.addmm_(grad_low, copies.a).view_as(dropped), grads
+        grad_dropped = grad_low @ copies.a  # [T, in]
+        grad_x = dropout(grad_dropped, use.dropout, use.seed, onto=grad_x)
+        return grad_x.view_as(dropped), grads
 
     def _dense(self, dtype: torch.dtype) -> torch.Tensor:
+        """Dequantise W, [all out, in]."""
         (dense,) = dequantize([self.packed], None, dtype)
         return dense.view(self.shape)
 
-    def _copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """All rows of A [R, in], and the scaled B as blocks [all out, R], zero elsewhere, in `dtype`; None where adapters are off.
+    def _copies(self, adapter: str, dtype: torch.dtype) -> Copies:
+        """Return the adapter's A and B in `dtype`, made anew where they were dropped."""
+        parameters = self._parameters(adapter)
+        scaling = self.layers[0].scaling[adapter]
+        known = self.copies
+        if known is not None and known.are_of(parameters, dtype, scaling):
+            return known
+        held = [parameter.detach() for parameter in parameters]
+        a = held[: len(self.layers)]
+        b = held[len(self.layers) :]
+        self.copies = Copies(
+            torch.cat(a).to(dtype),
+            (torch.block_diag(*b) * scaling).to(dtype),
+            a[0].new_tensor([scaling]),
+            tuple(parameters),
+            (dtype, scaling),
+        )
+        return self.copies
 
-        Made anew where an optimizer or a checkpoint has changed or replaced one (`callbacks.SeenSteps` sees to the former).
-        """
-        weights, scaling = self.weights, self.layers[0].scaling[self.adapter]
-        if not weights:
-            return None
-        state = [dtype, scaling, *((weight._version, weight.data_ptr()) for weight in weights)]
-        if self.known.get("state") != state:
-            held = [
-                weight.detach() for weight in weights
-            ]  # while they are held, no other weight can have their addresses
-            a, b = held[: len(self.layers)], held[len(self.layers) :]
-            copies = torch.cat(a).to(dtype), (torch.block_diag(*b) * scaling).to(dtype)
-            self.known.update(
-                state=state, held=held, copies=copies, scaling=a[0].new_tensor([scaling])
-            )
-        return self.known["copies"]
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """One after the other, flat; a single tensor is not copied."""
+    if len(tensors) == 1:
+        return tensors[0].flatten()
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 class _Project(torch.autograd.Function):
@@ -214,16 +380,17 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, projection: Projection, seed: int | None, *weights: torch.Tensor
+        ctx: Any, x: torch.Tensor, projection: Projection, use: Use, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        y, dropped, low = projection.forward(x, seed, keep=True)
+        y, dropped, low = projection.forward(x, use, keep=True)
         ctx.save_for_backward(dropped, low)
-        ctx.projection, ctx.seed = projection, seed
+        ctx.projection = projection
+        ctx.use = use
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_x, grads = ctx.projection.backward(
-            grad, *ctx.saved_tensors, ctx.seed, needs_x=ctx.needs_input_grad[0]
-        )
+        dropped, low = ctx.saved_tensors
+        needs_x = ctx.needs_input_grad[0]
+        grad_x, grads = ctx.projection.backward(grad, ctx.use, dropped, low, needs_x=needs_x)
         return grad_x, None, None, *grads

@@ -1,11 +1,15 @@
-"""Rows that are padded on the left, computed with their padding on the right: causal attention then needs no mask.
+"""Compute left-padded rows with their padding on the right, where causal attention needs no mask.
 
-On the left, where batches have it so that all rows end with the answer, each token has to be kept from looking at the padding
-in front of it: attention reads a mask for every head, and computes what comes later too, to throw it away. On the right the
-padding is later than all that counts.
+Batches are padded on the left, so that all rows end with the answer. Each token then has to be
+kept from looking at the padding before it: attention reads a mask for every head, and computes
+later positions too, only to throw them away. On the right, padding comes after everything that
+counts:
+
+    as batched        computed          and back
+    . . a b c         a b c . .         . . a b c
+    d e f g h         d e f g h         d e f g h
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,50 +17,59 @@ import torch
 from torch import nn
 
 from vqa_utils.model.fast._attention import has_cache
+from vqa_utils.model.fast._shared import one_forward
 
 BY_POSITION = ("input_ids", "inputs_embeds", "visual_pos_masks")  # [B, L, ...]
 
 
-def pad_on_the_right(model: nn.Module) -> None:
-    """Put the function below around the language model's forward; what goes in and comes out stays padded on the left."""
-    for name, module in model.named_modules():
-        if name.endswith("language_model"):
-            module.forward = functools.partial(
-                _moved_there_and_back, module.forward
-            )  # accelerate's, where it has a hook there
-
-
-def _moved_there_and_back(
-    forward: Callable[..., Any], *args: Any, attention_mask: Any = None, **kwargs: Any
+def language_model_forward(
+    self: nn.Module,
+    forward: Callable[..., Any],
+    *args: Any,
+    attention_mask: Any = None,
+    **kwargs: Any,
 ) -> Any:
-    """As transformers calls it, with a mask [B, L] whose ones are one run in each row; else nothing is moved."""
-    asks_for_more = (
-        has_cache(kwargs) or kwargs.get("use_cache") or kwargs.get("output_hidden_states")
-    )
-    if (
-        args
-        or asks_for_more
-        or not isinstance(attention_mask, torch.Tensor)
-        or attention_mask.ndim != 2
-    ):
-        return forward(*args, attention_mask=attention_mask, **kwargs)
-    length = attention_mask.shape[1]
-    first = attention_mask.int().argmax(1, keepdim=True)  # that is no padding
-    place = torch.arange(length, device=attention_mask.device)
-    there, back = (place + first) % length, (place - first) % length
-    moved = {
-        name: _moved(kwargs[name], there) for name in BY_POSITION if kwargs.get(name) is not None
-    }
-    if (positions := kwargs.get("position_ids")) is not None:  # [3, B, L]
-        moved["position_ids"] = positions.gather(
-            -1, there.to(positions.device).expand_as(positions)
+    """Wrap a language model's forward; its inputs and outputs stay padded on the left.
+
+    Rows are moved under a mask [B, L] whose ones form one run in each row. Under any other mask,
+    with a cache, or when the outputs of all layers are asked for, nothing is moved.
+    """
+    with one_forward():
+        asks_for_more = (
+            has_cache(kwargs) or kwargs.get("use_cache") or kwargs.get("output_hidden_states")
         )
-    output = forward(**kwargs | moved)
+        is_by_row = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        if args or asks_for_more or not is_by_row:
+            return forward(*args, attention_mask=attention_mask, **kwargs)
+        return _padded_on_the_right(forward, attention_mask, kwargs)
+
+
+def _padded_on_the_right(
+    forward: Callable[..., Any], attention_mask: torch.Tensor, kwargs: dict[str, Any]
+) -> Any:
+    """Move the inputs of `forward`, run it without a mask, and move its last hidden state back."""
+    length = attention_mask.shape[1]
+    place = torch.arange(length, device=attention_mask.device)  # [L]
+    first = attention_mask.int().argmax(
+        1, keepdim=True
+    )  # [B, 1], the first token that is no padding
+    there = (place + first) % length  # [B, L]
+    back = (place - first) % length  # [B, L]
+    moved = dict(kwargs)
+    for name in BY_POSITION:
+        if kwargs.get(name) is not None:
+            moved[name] = _moved(kwargs[name], there)
+    positions = kwargs.get("position_ids")  # [3, B, L]
+    if positions is not None:
+        there = there.to(positions.device)
+        moved["position_ids"] = positions.gather(-1, there.expand_as(positions))
+    output = forward(**moved)
     output.last_hidden_state = _moved(output.last_hidden_state, back)
     return output
 
 
 def _moved(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """From x [B, L, ...] what stands at index [B, L] of each row."""
-    index = index.to(x.device).view(*index.shape, *[1] * (x.ndim - 2))
+    """Gather from each row of x [B, L, ...] the positions index [B, L]."""
+    trailing = [1] * (x.ndim - 2)
+    index = index.to(x.device).view(*index.shape, *trailing)
     return x.gather(1, index.expand_as(x))

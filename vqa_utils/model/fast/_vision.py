@@ -1,42 +1,60 @@
-"""The vision tower for all images of a batch at once, and without autograd, as it is frozen.
+"""Run the vision tower for all images of a batch at once, and without autograd, as it is frozen.
 
-transformers cuts the patches of a batch by image (or window) and attends to each in Python, with a synchronisation, in every
-layer. Here the images become rows of one padded batch; where they have one size, as the windows mostly do, nothing is padded.
+transformers cuts a batch's patches by image (or window) and attends to each in Python, with a
+synchronisation, in every layer. Here images become the rows of one padded batch; equal sizes, as
+most windows have, need no padding.
 """
 
 import itertools
-import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vqa_utils.model.fast._shared import one_forward, shared
 from vqa_utils.ops.norms import add_norm
 from vqa_utils.ops.rotary import rotate
 
+# Towers that take `position_ids` instead of making them image by image
+TAKES_POSITIONS = ("Qwen3VLVisionModel", "Qwen3VLMoeVisionModel")
+
 
 class Rows:
-    """Where the patches of images that lie one after the other go in a batch [images, longest].
+    """The places of patches, which lie one image after the other, in a batch [images, longest].
+
+        patches     batch       index       back           mask
+        0 1         0 1 .       0 1 2       0 1 3 4 5      1 1 0
+        2 3 4       2 3 4       2 3 4                      1 1 1
 
     Attributes:
-        index: [images * longest], the patch of each place; None where all have the same length.
-        back: [patches], the place of each patch.
-        mask: [images, 1, 1, longest], True at patches.
+        index: [images * longest], the patch of each place; None where all images have the same
+            length.
+        back: [patches], the place of each patch; None as above.
+        mask: [images, 1, 1, longest], True at patches; None as above.
     """
 
     def __init__(self, ends: torch.Tensor):
-        """`ends`: [images + 1], the cumulative lengths from 0; the one synchronisation."""
-        self.ends, bounds = ends, ends.tolist()
+        """Find the places; this is the one synchronisation of a batch.
+
+        Args:
+            ends: [images + 1], the cumulative lengths from 0.
+        """
+        bounds = ends.tolist()
         lengths = [end - start for start, end in itertools.pairwise(bounds)]
-        self.images, self.longest = len(lengths), max(lengths)
+        self.images = len(lengths)
+        self.longest = max(lengths)
         self.index = self.back = self.mask = None
-        if len(set(lengths)) > 1:
-            place = torch.arange(self.longest, device=ends.device)
-            inside = place < ends.diff()[:, None]
-            self.index = (ends[:-1, None] + place).clamp_(max=bounds[-1] - 1).flatten()
-            self.back = inside.flatten().nonzero_static(size=bounds[-1]).flatten()
-            self.mask = inside[:, None, None]
+        if len(set(lengths)) == 1:
+            return
+        patches = bounds[-1]
+        place = torch.arange(self.longest, device=ends.device)  # [longest]
+        inside = place < ends.diff()[:, None]  # [images, longest]
+        # Padding shows any patch: the mask hides it
+        self.index = (ends[:-1, None] + place).clamp_(max=patches - 1).flatten()
+        self.back = inside.flatten().nonzero_static(size=patches).flatten()
+        self.mask = inside[:, None, None]
 
     def batch(self, patches: torch.Tensor) -> torch.Tensor:
         """[patches, heads, d] -> [images, heads, longest, d]."""
@@ -49,98 +67,107 @@ class Rows:
         return patches if self.back is None else patches[self.back]
 
 
-def batch_images(model: nn.Module) -> None:
-    """Give the vision tower's blocks, attention and patch embedding the forwards below, where they have the usual parts."""
-    known: dict[int, Rows] = {}
-    for name, module in model.named_modules():
-        if type(module).__name__ in ("Qwen3VLVisionModel", "Qwen3VLMoeVisionModel"):
-            module.register_forward_pre_hook(_give_positions, with_kwargs=True)
-        if "visual" in name and all(
-            hasattr(module, part) for part in ("norm1", "norm2", "attn", "mlp")
-        ):
-            module.forward = types.MethodType(_block, module)
-        if "visual" in name and all(
-            hasattr(module, part) for part in ("qkv", "proj", "num_heads", "scaling")
-        ):
-            module.rows = known
-            module.forward = types.MethodType(_attention, module)
-        if name.endswith("visual.patch_embed") and isinstance(
-            getattr(module, "proj", None), nn.Conv3d
-        ):
-            module.forward = types.MethodType(_embed_patches, module)
+def tower_forward(
+    self: nn.Module, forward: Callable[..., Any], pixels: torch.Tensor, **kwargs: Any
+) -> Any:
+    """Wrap a vision tower's forward, which may already be accelerate's.
+
+    Args:
+        pixels: [patches, pixels of a patch], of all images.
+        kwargs: transformers', with `grid_thw` [images, 3].
+    """
+    if type(self).__name__ in TAKES_POSITIONS:
+        merge = self.spatial_merge_size
+        kwargs["position_ids"] = patch_positions(kwargs["grid_thw"], merge, len(pixels))
+    with one_forward():
+        return forward(pixels, **kwargs)
 
 
-def _block(self: nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """hidden_states [patches, width]; the rest is the attention's."""
+def block_forward(
+    self: nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    """Replace a block's forward: each norm is one kernel together with the sum in front of it.
+
+    Args:
+        hidden_states: [patches, width]
+        args: the attention's.
+        kwargs: the attention's.
+    """
     device = hidden_states.device.type
-    dtype = (
-        torch.get_autocast_dtype(device)
-        if torch.is_autocast_enabled(device)
-        else hidden_states.dtype
-    )
+    dtype = hidden_states.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     _, normed, _ = add_norm(hidden_states, None, self.norm1, dtype)
+    # Without a name, the attention's output is gone before the MLP
     hidden_states, normed, _ = add_norm(
         hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype
     )
     return hidden_states.add_(self.mlp(normed))
 
 
-def _attention(
+def vision_attention_forward(
     self: nn.Module,
     hidden_states: torch.Tensor,
     cu_seqlens: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **kwargs: Any,
 ) -> torch.Tensor:
-    """hidden_states [patches, width], as transformers calls it."""
-    qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
-    rotate(qkv[:, :2].flatten(1, 2), *position_embeddings)
-    rows = _rows_of(self.rows, cu_seqlens)
-    batch = (rows.batch(qkv[:, part]) for part in range(3))
-    attended = F.scaled_dot_product_attention(*batch, attn_mask=rows.mask, scale=self.scaling)
+    """Replace the tower's attention: all images, or all windows, in one batch.
+
+    Args:
+        hidden_states: [patches, width]
+        cu_seqlens: [images + 1], the cumulative lengths from 0; Qwen2.5-VL has another tensor for
+            windows.
+        position_embeddings: cosines and sines, [patches, d] each.
+    """
+    patches = len(hidden_states)
+    qkv = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1)
+    rotate(qkv[:, :2].flatten(1, 2), *position_embeddings)  # q and k, where they are
+    rows = shared(cu_seqlens, "rows", Rows)
+    q, k, v = (rows.batch(part) for part in qkv.unbind(1))  # [images, heads, longest, d] each
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, scale=self.scaling)
+    del q, k, v  # copies where images are padded: they make room for the projection
     return self.proj(rows.flatten(attended))
 
 
-def _give_positions(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Makes what transformers otherwise makes image by image."""
-    merge, grids = module.spatial_merge_size, kwargs["grid_thw"]
-    return args, {**kwargs, "position_ids": patch_positions(grids, merge, len(args[0]))}
-
-
 def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tensor:
-    """Row and column of each patch in its image [patches, 2], as `transformers.vision_utils.get_vision_position_ids` has them.
+    """Return each patch's row and column in its image, [patches, 2], for all images at once.
+
+    The same as `transformers.vision_utils.get_vision_position_ids`. Patches lie in blocks of merge
+    x merge; for two rows, four columns and a merge of 2 in this order:
+
+        0 1 4 5
+        2 3 6 7
 
     Args:
         grids: [images, 3], the frames, rows and columns of each.
-        merge: patches lie in blocks of so many rows and columns.
+        merge: rows and columns of a block.
         patches: of all images.
     """
-    counts = grids.prod(1)
-    image = torch.repeat_interleave(
-        torch.arange(len(grids), device=grids.device), counts, output_size=patches
-    )
-    _, rows, columns = grids[image].unbind(1)
-    place = (torch.arange(patches, device=grids.device) - (counts.cumsum(0) - counts)[image]) % (
-        rows * columns
-    )
-    block, within = place // merge**2, place % merge**2
-    row, column = block // (columns // merge), block % (columns // merge)
-    return torch.stack([row * merge + within // merge, column * merge + within % merge], 1)
+    device = grids.device
+    counts = grids.prod(1)  # [images], patches of each
+    numbers = torch.arange(len(grids), device=device)
+    image = torch.repeat_interleave(numbers, counts, output_size=patches)  # [patches]
+    _, rows, columns = grids[image].unbind(1)  # [patches] each
+    first = counts.cumsum(0) - counts  # [images], each one's first patch
+    in_image = torch.arange(patches, device=device) - first[image]
+    in_frame = in_image % (rows * columns)
+    block = in_frame // merge**2
+    within = in_frame % merge**2
+    blocks_a_row = columns // merge
+    row = block // blocks_a_row * merge + within // merge
+    column = block % blocks_a_row * merge + within % merge
+    return torch.stack([row, column], 1)
 
 
-def _embed_patches(self: nn.Module, patches: torch.Tensor) -> torch.Tensor:
-    """A convolution whose stride is its kernel is a product: [patches, pixels] -> [patches, width]."""
-    weight = self.proj.weight.flatten(1)
+def embed_patches_forward(self: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+    """Replace a convolution whose stride is its kernel by a product.
+
+    Args:
+        patches: [patches, pixels of a patch]
+
+    Returns:
+        [patches, width]
+    """
+    weight = self.proj.weight.flatten(1)  # [width, pixels of a patch]
     return F.linear(patches.to(weight.dtype).view(-1, weight.shape[1]), weight, self.proj.bias)
-
-
-def _rows_of(known: dict[int, Rows], ends: torch.Tensor) -> Rows:
-    """The same for all layers that get the same tensor: made once a batch (Qwen2.5-VL has one for windows too)."""
-    found = known.get(id(ends))
-    if found is None or found.ends is not ends:
-        if len(known) > 1:
-            known.clear()
-        found = known[id(ends)] = Rows(ends)
-    return found

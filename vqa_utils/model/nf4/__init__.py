@@ -1,7 +1,7 @@
-"""Mixture-of-experts weights in NF4: quantised while loading, computed with, offloaded to host memory.
+"""Mixture-of-experts weights in NF4: quantised while loading, computed with, offloaded.
 
-_offloading  Experts that wait in host memory: copied to the GPU layer by layer, the next while this one computes
-experts      A layer's frozen mixture-of-experts weights as packed NF4: how they are packed, kept and made dense again
-forward      The forward and backward of frozen mixture-of-experts weights that are kept in 4 bits
-quantizer    NF4 for whole models: bitsandbytes' 4-bit linear layers, and fused mixture-of-experts weights beside them
+_offloading  Offloaded experts, copied to the GPU layer by layer
+experts      A layer's packed experts: how they are packed, kept and made dense
+forward      The experts' arithmetic, forward and backward
+quantizer    transformers' quantizer for linear layers and experts together
 """

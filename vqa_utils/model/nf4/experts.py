@@ -1,9 +1,12 @@
-"""A layer's frozen mixture-of-experts weights as packed NF4: how they are packed, kept and made dense again."""
+"""Keep a layer's frozen mixture-of-experts weights as packed NF4.
+
+They are packed, kept on the GPU or offloaded, and made dense for each use.
+"""
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import bitsandbytes.functional as bnb
 import torch
@@ -17,17 +20,34 @@ from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
-STATISTICS = ("absmax_", "scale_", "offset_")  # of the packed weights, by name prefix
+STATISTICS = ("absmax_", "scale_", "offset_")  # beside the packed weights, by name prefix
+WORTH_ON_A_CPU = 16  # padding slots: a CPU has no launches
+AMPERE = (8, 0)  # compute capability
+
+
+class DenseExperts(NamedTuple):
+    """m experts' weights in the compute type."""
+
+    gate_up: torch.Tensor
+    """[m, 2I, H]"""
+    down: torch.Tensor
+    """[m, H, I]"""
 
 
 class NF4Experts(nn.Module):
     """A layer's frozen experts: `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] as packed NF4.
 
-    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of `bnb.functional.quantize_4bit(weight[e])`.
+    Each expert is one bitsandbytes NF4 tensor, so the numbers are those of
+    `bnb.functional.quantize_4bit(weight[e])`.
+
+    Attributes:
+        host: the packed tensors in host memory, where the layer is offloaded; else None.
+        offloader: brings them to the GPU for each use.
+        at_once: experts whose weights may be dense at the same time.
     """
 
     at_once = EXPERTS_AT_ONCE
-    stream: ExpertOffloader | None = None
+    offloader: ExpertOffloader | None = None
     host: dict[str, torch.Tensor] | None = None
 
     def __init__(
@@ -37,147 +57,175 @@ class NF4Experts(nn.Module):
         double_quant: bool,
         *,
         packed: bool = False,
-        streamed: bool = False,
+        offloaded: bool = False,
     ):
-        """Takes the place of `experts`, whose weights are not there yet.
+        """Take the place of `experts`, whose weights are not there yet.
 
         Args:
+            experts: transformers' module.
+            compute_dtype: of the products.
+            double_quant: whether the scales are quantised too.
             packed: the checkpoint has them in 4 bits already.
-            streamed: what is loaded goes to host memory, and `stream` brings it back for each use.
+            offloaded: what is loaded goes to host memory.
+
+        Raises:
+            ValueError: experts without whole NF4 blocks.
         """
         super().__init__()
-        self.num_experts, self.act_fn, self.compute_dtype = (
-            experts.num_experts,
-            experts.act_fn,
-            compute_dtype,
-        )
-        self.double_quant, self.shapes = double_quant, {}
+        self.num_experts = experts.num_experts
+        self.act_fn = experts.act_fn
+        self.compute_dtype = compute_dtype
+        self.double_quant = double_quant
+        self.shapes: dict[str, tuple[int, int]] = {}  # rows and columns of an expert
         for name in PROJECTIONS:
-            weight = getattr(experts, name)
-            count, rows, columns = weight.shape
-            if rows * columns % BLOCK:
-                raise ValueError(
-                    f"{name}: expected experts of a multiple of {BLOCK} weights, found {rows} x {columns}"
-                )
-            self.shapes[name] = (rows, columns)
-            # The parameter keeps its 16-bit shape until it is quantised: the loader's transpose and device planner read it
-            weight = (
-                torch.empty(count, rows * columns // 2, dtype=torch.uint8, device="meta")
-                if packed
-                else weight
+            self._add_projection(name, getattr(experts, name), packed=packed)
+        self.host = {} if offloaded else None
+
+    def _add_projection(self, name: str, weight: torch.Tensor, *, packed: bool) -> None:
+        """Add a place for the packed weights and one for each statistic; the loader fills them."""
+        count, rows, columns = weight.shape
+        if rows * columns % BLOCK:
+            raise ValueError(
+                f"{name}: expected experts of a multiple of {BLOCK} weights, "
+                f"found {rows} x {columns}"
             )
-            self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
-            for prefix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
-                self.register_buffer(
-                    prefix + name, torch.empty(count, *shape, dtype=dtype, device="meta")
-                )
-        self.host = {} if streamed else None
+        self.shapes[name] = (rows, columns)
+        # A parameter has its 16-bit shape until it is quantised: the loader's transpose and device
+        # planner read it
+        if packed:
+            two_a_byte = (count, rows * columns // 2)
+            weight = torch.empty(two_a_byte, dtype=torch.uint8, device="meta")
+        self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+        for prefix, (dtype, shape) in self._statistics(rows * columns // BLOCK).items():
+            statistic = torch.empty(count, *shape, dtype=dtype, device="meta")
+            self.register_buffer(prefix + name, statistic)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Where this layer is streamed, a loaded tensor stays in host memory and leaves an empty one behind."""
-        if self.host is not None and isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS):
-            self.host[name] = value.detach().cpu().pin_memory() if value.is_cuda else value.detach()
-            empty = value.detach()[:0].clone()
-            value = (
-                nn.Parameter(empty, requires_grad=False)
-                if isinstance(value, nn.Parameter)
-                else empty
-            )
-            value._is_hf_initialized = True
+        """Set an attribute; an offloaded layer keeps a loaded tensor in host memory instead.
+
+        An empty tensor is left in its place.
+        """
+        is_loaded = isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS)
+        if self.host is not None and is_loaded:
+            tensor = value.detach()
+            self.host[name] = tensor.cpu().pin_memory() if tensor.is_cuda else tensor
+            is_parameter = isinstance(value, nn.Parameter)
+            value = tensor[:0].clone()
+            if is_parameter:
+                value = nn.Parameter(value, requires_grad=False)
+            value._is_hf_initialized = True  # so that transformers does not fill it
         super().__setattr__(name, value)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The packed weights and their statistics by name, on the device that computes."""
+        """Return the packed weights and their statistics by name, on the device that computes."""
         if self.host is not None:
-            return self.stream.fetch(self.host)
+            assert self.offloader is not None  # since the end of loading
+            return self.offloader.fetch(self.host)
+        # Not by named_parameters: this is asked twice a layer and step
         return {**self._parameters, **self._buffers}
 
     def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Type and shape of what is kept beside an expert's packed weights, by name prefix.
+        """Return the type and the shape of an expert's statistics, by name prefix.
 
-        (The loader takes each name that has `experts.gate_up_proj` in it for the weight, and would transpose it.)
+        Not by suffix: the loader takes each name with `experts.gate_up_proj` in it for the weight,
+        and would transpose it.
         """
         if not self.double_quant:
             return {"absmax_": (torch.float32, (blocks,))}
         groups = math.ceil(blocks / GROUP)
         return {
-            "absmax_": (
-                torch.uint8,
-                (groups, GROUP),
-            ),  # whole groups, so that all experts dequantise in one call
+            "absmax_": (torch.uint8, (groups, GROUP)),  # whole groups: one call for all experts
             "scale_": (torch.float32, (groups,)),
             "offset_": (torch.float32, (1,)),
         }
 
     @torch.no_grad()
     def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[E, rows, columns] -> the packed weights [E, rows * columns / 2] and their statistics, by name prefix."""
+        """Pack all experts of a projection.
+
+        Args:
+            weight: [E, rows, columns]
+
+        Returns:
+            By name prefix: "" the packed weights [E, rows * columns / 2], and their statistics.
+        """
         parts: dict[str, list[torch.Tensor]] = {}
         for expert in weight:
-            packed, state = bnb.quantize_4bit(
-                expert.contiguous(),
-                blocksize=BLOCK,
-                quant_type="nf4",
-                compress_statistics=self.double_quant,
-            )
-            found = {"": packed.flatten(), "absmax_": state.absmax}
-            if self.double_quant:
-                absmax = state.absmax.new_zeros(len(state.state2.absmax) * GROUP)
-                absmax[: len(state.absmax)] = state.absmax
-                found |= {
-                    "absmax_": absmax.view(-1, GROUP),
-                    "scale_": state.state2.absmax,
-                    "offset_": state.offset.view(1),
-                }
-            for prefix, tensor in found.items():
+            for prefix, tensor in self._quantize_one(expert).items():
                 parts.setdefault(prefix, []).append(tensor)
         return {prefix: torch.stack(tensors) for prefix, tensors in parts.items()}
 
-    def dequantizer(
-        self, order: torch.Tensor
-    ) -> Callable[[slice], tuple[torch.Tensor, torch.Tensor]]:
-        """Makes m experts in a row of `order` [n] dense: [m, 2I, H] and [m, H, I] in the compute type."""
-        tensors = self.tensors()
-        parts = [
-            Packed(tensors[n], *(tensors.get(prefix + n) for prefix in STATISTICS))
-            for n in PROJECTIONS
-        ]
+    def _quantize_one(self, expert: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pack one expert [rows, columns]; a double-quantised absmax comes in whole groups."""
+        packed, state = bnb.quantize_4bit(
+            expert.contiguous(),
+            blocksize=BLOCK,
+            quant_type="nf4",
+            compress_statistics=self.double_quant,
+        )
+        if not self.double_quant:
+            return {"": packed.flatten(), "absmax_": state.absmax}
+        groups = len(state.state2.absmax)
+        absmax = state.absmax.new_zeros(groups * GROUP)
+        absmax[: len(state.absmax)] = state.absmax
+        return {
+            "": packed.flatten(),
+            "absmax_": absmax.view(groups, GROUP),
+            "scale_": state.state2.absmax,
+            "offset_": state.offset.view(1),
+        }
 
-        def dense(experts: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            found = dequantize(parts, order[experts], self.compute_dtype)
-            return tuple(
-                part.unflatten(1, shape)
-                for part, shape in zip(found, self.shapes.values(), strict=True)
-            )
+    def dequantizer(self, order: torch.Tensor) -> Callable[[slice], DenseExperts]:
+        """Return a function that makes experts dense: those at a slice of `order` [n]."""
+        tensors = self.tensors()
+        parts = []
+        for name in PROJECTIONS:
+            statistics = [tensors.get(prefix + name) for prefix in STATISTICS]
+            parts.append(Packed(tensors[name], *statistics))
+        gate_up_shape, down_shape = (self.shapes[name] for name in PROJECTIONS)
+
+        def dense(experts: slice) -> DenseExperts:
+            gate_up, down = dequantize(parts, order[experts], self.compute_dtype)
+            return DenseExperts(gate_up.unflatten(1, gate_up_shape), down.unflatten(1, down_shape))
 
         return dense
 
     def dense(self) -> dict[str, torch.Tensor]:
-        """All experts of a layer, by projection; in the compute type."""
-        everything = self.dequantizer(
-            torch.arange(self.num_experts, device=self.absmax_down_proj.device)
-        )(slice(None))
-        return dict(zip(PROJECTIONS, everything, strict=True))
+        """Make all experts of the layer dense, by projection, in the compute type."""
+        everyone = torch.arange(self.num_experts, device=self.absmax_down_proj.device)
+        dense = self.dequantizer(everyone)(slice(None))
+        return dict(zip(PROJECTIONS, dense, strict=True))
 
     @property
     def padding_worth(self) -> int:
-        """Rows of padding that take as long as one more chunk."""
+        """Padding slots that take as long as one more chunk."""
         return _padding_worth(self.absmax_down_proj.device)
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """hidden_states [T, H], the router's experts and weights [T, k] -> [T, H]."""
+        """Compute the experts' sum, as transformers calls it.
+
+        Args:
+            hidden_states: [T, H]
+            top_k_index: [T, k], the router's experts.
+            top_k_weights: [T, k], the router's.
+
+        Returns:
+            [T, H]
+        """
         return frozen_experts(hidden_states, top_k_weights, top_k_index, self)
 
     def extra_repr(self) -> str:
-        return f"num_experts={self.num_experts}, shapes={self.shapes}, compute_dtype={self.compute_dtype}"
+        return (
+            f"num_experts={self.num_experts}, shapes={self.shapes}, "
+            f"compute_dtype={self.compute_dtype}"
+        )
 
 
 @functools.cache
 def _padding_worth(device: torch.device) -> int:
     if device.type != "cuda":
-        return 16  # a CPU has no launches
-    return (
-        WORTH_ON_TURING if torch.cuda.get_device_capability(device) < (8, 0) else WORTH_SINCE_AMPERE
-    )
+        return WORTH_ON_A_CPU
+    is_older = torch.cuda.get_device_capability(device) < AMPERE
+    return WORTH_ON_TURING if is_older else WORTH_SINCE_AMPERE

@@ -1,8 +1,14 @@
-"""NF4 for whole models: bitsandbytes' 4-bit linear layers, and fused mixture-of-experts weights beside them.
+"""Quantise whole models to NF4: bitsandbytes' 4-bit linear layers, and fused experts beside them.
 
-transformers keeps the experts of a layer as two 3-D parameters. bitsandbytes replaces `nn.Linear` alone, so with its
-own config they stay in 16 bits without a word: 28.99 of the 31.07 billion parameters of Qwen3-VL-30B-A3B. This module
-plugs into transformers' own extension points and quantises them too, one parameter at a time while it is read.
+transformers keeps the experts of a layer as two 3-D parameters. bitsandbytes replaces `nn.Linear`
+alone, so with its own config they stay in 16 bits without a word: 28.99 of the 31.07 billion
+parameters of Qwen3-VL-30B-A3B. This module plugs into transformers' own extension points and
+quantises them too, one parameter at a time while it is read:
+
+    NF4Config       names the method        -> transformers picks NF4Quantizer by it
+    NF4Quantizer    before loading          -> each module of fused experts becomes an NF4Experts
+    _QuantizeOne    for each parameter read -> a 16-bit stack becomes packed weights, statistics
+    NF4Quantizer    after loading           -> offloaded layers of a GPU share its buffers
 """
 
 from collections.abc import Collection, Iterator
@@ -26,51 +32,54 @@ from vqa_utils.model.nf4._offloading import ExpertOffloader
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 
 METHOD = "nf4_with_experts"
-KEPT_IN_16_BITS = (
-    "model.visual",
-    "lm_head",
-)  # naming any replaces transformers' own list, so the head is named too
+# Naming any module replaces transformers' own list, so the head is named too
+KEPT_IN_16_BITS = ("model.visual", "lm_head")
+IN_A_STOCK_CONFIG = ("load_in_4bit", "_load_in_4bit")
 
 
 class _QuantizeOne(Bnb4bitQuantize):
-    """Gets one parameter at a time: fused experts become several tensors, everything else is bitsandbytes' own."""
+    """Convert a parameter: fused experts become several tensors, the rest is bitsandbytes'."""
 
     def convert(
         self, input_dict: dict[str, Any], model: nn.Module | None = None, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        result = {}
+        result: dict[str, torch.Tensor] = {}
         for name, value in input_dict.items():
             module, _ = get_module_from_name(model, name)
             if isinstance(module, NF4Experts):
-                value = value[0] if isinstance(value, list) else value
-                if _was_left_transposed(model, value):
-                    value = value.mT
-                owner, _, projection = name.rpartition(".")
-                result |= {
-                    f"{owner}.{prefix}{projection}": tensor
-                    for prefix, tensor in module.quantize(value).items()
-                }
-                module._is_hf_initialized = True
+                weight = value[0] if isinstance(value, list) else value  # [E, rows, columns]
+                result |= _quantized(name, weight, module, model)
             else:
                 result |= super().convert({name: value}, model=model, **kwargs)
         return result
 
 
+def _quantized(
+    name: str, weight: torch.Tensor, module: NF4Experts, model: Any
+) -> dict[str, torch.Tensor]:
+    """Pack the parameter `name`; return packed weights and statistics by name in the model."""
+    if _was_left_transposed(model, weight):
+        weight = weight.mT
+    owner, _, projection = name.rpartition(".")
+    tensors = {}
+    for prefix, tensor in module.quantize(weight).items():
+        tensors[f"{owner}.{prefix}{projection}"] = tensor
+    module._is_hf_initialized = True  # so that transformers does not fill it
+    return tensors
+
+
 @register_quantization_config(METHOD)
 class NF4Config(BitsAndBytesConfig):
-    """bitsandbytes' NF4 settings under a method of our own, which selects `NF4Quantizer`."""
+    """bitsandbytes' NF4 settings under a method of our own, which names `NF4Quantizer`."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", **kwargs})
         self.quant_method = METHOD
 
     def to_dict(self) -> dict[str, Any]:
-        """Without `load_in_4bit`, which would send a reload to the stock quantizer."""
-        return {
-            key: value
-            for key, value in super().to_dict().items()
-            if key not in ("load_in_4bit", "_load_in_4bit")
-        }
+        """Leave out `load_in_4bit`, which would send a reload to the stock quantizer."""
+        settings = super().to_dict()
+        return {key: value for key, value in settings.items() if key not in IN_A_STOCK_CONFIG}
 
 
 @register_quantizer(METHOD)
@@ -79,31 +88,30 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         super()._process_model_before_weight_loading(model, **kwargs)
-        model.quantization_method = (
-            QuantizationMethod.BITS_AND_BYTES
-        )  # keeps `model.to(dtype)` refused
-        config = self.quantization_config
+        # Keeps `model.to(dtype)` refused
+        model.quantization_method = QuantizationMethod.BITS_AND_BYTES
+        offloaded = tuple(f"{layer}." for layer in _offloaded_layers.get())
         for name, module in list(model.named_modules()):
-            if _is_fused_experts(module) and should_convert_module(
-                name, self.modules_to_not_convert
-            ):
+            is_converted = should_convert_module(name, self.modules_to_not_convert)
+            if is_converted and _is_fused_experts(module):
                 experts = NF4Experts(
                     module,
-                    config.bnb_4bit_compute_dtype,
-                    config.bnb_4bit_use_double_quant,
+                    self.quantization_config.bnb_4bit_compute_dtype,
+                    self.quantization_config.bnb_4bit_use_double_quant,
                     packed=self.pre_quantized,
-                    streamed=name.startswith(tuple(f"{layer}." for layer in _streamed.get())),
+                    offloaded=name.startswith(offloaded),
                 )
                 model.set_submodule(name, experts)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: Any) -> bool:
+        """Whether the loader hands a parameter to `_QuantizeOne`."""
         module, name = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts):
             return name in PROJECTIONS and not self.pre_quantized
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def param_element_size(self, model: nn.Module, param_name: str, param: torch.Tensor) -> float:
-        """Bytes an element for the loader, which reserves a GPU's memory at once: none for what goes to the host."""
+        """Return bytes an element, for the loader's reserve on a GPU: 0 for offloaded experts."""
         module, _ = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts) and module.host is not None:
             return 0
@@ -114,45 +122,44 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         model = super()._process_model_after_weight_loading(model, **kwargs)
+        offloaded = []
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight for a kernel that has
-                # no autograd, and training that follows an evaluation goes on with wrong gradients (0.50.2)
+                # On a CPU with AVX512-BF16, the first forward without gradients repacks the weight
+                # for a kernel that has no autograd, and training that follows an evaluation goes
+                # on with wrong gradients (0.50.2)
                 module.support_avx512bf16_for_cpu = False
-        _join_streams(
-            [
-                module
-                for module in model.modules()
-                if isinstance(module, NF4Experts) and module.host is not None
-            ]
-        )
+            if isinstance(module, NF4Experts) and module.host is not None:
+                offloaded.append(module)
+        _share_buffers(offloaded)
         return model
 
 
-_streamed: ContextVar[tuple[str, ...]] = ContextVar("streamed layers", default=())
+_offloaded_layers: ContextVar[tuple[str, ...]] = ContextVar("offloaded layers", default=())
 
 
 @contextmanager
 def offloading(layers: Collection[str]) -> Iterator[None]:
-    """While a model is loaded: keep the experts of these decoder layers in host memory."""
-    token = _streamed.set(tuple(layers))
+    """Keep these decoder layers' experts in host memory, for a model that is loaded meanwhile."""
+    token = _offloaded_layers.set(tuple(layers))
     try:
         yield
     finally:
-        _streamed.reset(token)
+        _offloaded_layers.reset(token)
 
 
-def _join_streams(streamed: list[NF4Experts]) -> None:
-    """One stream for all layers of a GPU, in their order."""
-    for device in {module.gate_up_proj.device for module in streamed}:
-        there = [module for module in streamed if module.gate_up_proj.device == device]
-        stream = ExpertOffloader([module.host for module in there], device)
-        for module in there:
-            module.stream = stream
+def _share_buffers(offloaded: list[NF4Experts]) -> None:
+    """Give the offloaded layers of each GPU one offloader, in the layers' order."""
+    for device in {module.gate_up_proj.device for module in offloaded}:
+        modules = [module for module in offloaded if module.gate_up_proj.device == device]
+        layers = [module.host for module in modules if module.host is not None]
+        offloader = ExpertOffloader(layers, device)
+        for module in modules:
+            module.offloader = offloader
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
-    """Quantise the language model's linear layers and experts; the vision tower and the head stay in 16 bits."""
+    """Choose NF4 for the language model's linear layers and experts; the rest stays in 16 bits."""
     return NF4Config(
         bnb_4bit_compute_dtype=compute_dtype,
         bnb_4bit_use_double_quant=double_quant,
@@ -160,23 +167,32 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
     )
 
 
-def _was_left_transposed(model: nn.Module, experts: torch.Tensor) -> bool:
+def _was_left_transposed(model: Any, experts: torch.Tensor) -> bool:
     """Whether the loader could not see that the checkpoint has these experts as [E, in, out].
 
-    It transposes where the shape is another, so square experts of Qwen3-VL's official layout pass as they are. That layout
-    was written by transformers 4; what version 5 saves is in the model's own.
+    It transposes a parameter of another shape, so square experts of Qwen3-VL's official layout
+    pass as they are. transformers 4 wrote that layout; version 5 saves the model's own.
     """
-    config, square = model.config, experts.shape[1] == experts.shape[2]
-    return (
-        square
-        and config.model_type == "qwen3_vl_moe"
-        and Version(config.transformers_version or "4").major < 5
-    )
+    config = model.config
+    is_square = experts.shape[1] == experts.shape[2]
+    is_old = Version(config.transformers_version or "4").major < 5
+    return is_square and is_old and config.model_type == "qwen3_vl_moe"
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    """Modules behind transformers' experts interface in its default layout: [gate; up] rows, no bias, not transposed."""
-    flags = ("has_gate", "is_concatenated", "has_bias", "is_transposed")
-    layout = [getattr(module, flag, None) for flag in flags] == [True, True, False, False]
-    plain = not getattr(module, "has_post_expert_norm", False)
-    return layout and plain and type(module)._apply_gate is _default_apply_gate
+    """Whether a module is behind transformers' experts interface in its default layout.
+
+    That is: rows [gate; up], no bias, not transposed, no norm behind an expert, the usual gate.
+    """
+    layout = {
+        "has_gate": True,
+        "is_concatenated": True,
+        "has_bias": False,
+        "is_transposed": False,
+    }
+    for flag, wanted in layout.items():
+        if getattr(module, flag, None) != wanted:
+            return False
+    if getattr(module, "has_post_expert_norm", False):
+        return False
+    return type(module)._apply_gate is _default_apply_gate

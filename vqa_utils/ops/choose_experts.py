@@ -1,0 +1,66 @@
+"""Choose each token's experts: the router's k largest logits, and the softmax w over these.
+
+    forward   w = softmax(logits[chosen])
+    backward  d logits[chosen] = w * (g - <w, g>), 0 elsewhere, for the gradient g of w
+
+transformers takes the softmax over all experts and divides by its sum over the chosen, which is
+the same.
+"""
+
+import torch
+
+from vqa_utils.ops._launch import WARP, is_ready, launch
+
+# Of the kernels: a lane of a token's warp holds up to 8 logits, and one chosen expert
+MOST_EXPERTS = 256
+MOST_CHOSEN = 32
+
+
+def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose k experts a token.
+
+    Args:
+        logits: [T, E]
+
+    Returns:
+        The weights, which sum to 1, and the experts: [T, k] each, by descending logit.
+    """
+    tokens, experts = logits.shape
+    device = logits.device
+    has_kernel = (
+        logits.dtype == torch.float32
+        and k <= experts <= MOST_EXPERTS
+        and k <= MOST_CHOSEN
+        and is_ready(device)
+    )
+    if not has_kernel:
+        values, index = logits.topk(k)
+        return values.softmax(-1), index
+    weights = logits.new_empty(tokens, k)
+    index = logits.new_empty(tokens, k, dtype=torch.long)
+    launch("route", device, WARP * tokens, logits, weights, index, tokens, experts, k)
+    return weights, index
+
+
+def choose_experts_backward(
+    grad: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, experts: int
+) -> torch.Tensor:
+    """Compute the gradient of the logits [T, E].
+
+    Args:
+        grad: [T, k], of the weights.
+        weights: [T, k], of the forward.
+        index: [T, k], of the forward.
+        experts: E.
+    """
+    tokens, k = weights.shape
+    device = weights.device
+    is_fp32 = weights.dtype == grad.dtype == torch.float32
+    if is_fp32 and k <= MOST_CHOSEN and is_ready(device):
+        out = weights.new_empty(tokens, experts)
+        args = (grad, weights, index, out, tokens, experts, k)
+        launch("route_backward", device, WARP * tokens, *args)
+        return out
+    mean = (weights * grad).sum(-1, keepdim=True)  # [T, 1]
+    of_chosen = (weights * (grad - mean)).to(weights.dtype)  # [T, k]
+    return weights.new_zeros(tokens, experts).scatter_(1, index, of_chosen)
