@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, "..")
 from vqa_utils.analysis import figures
-from vqa_utils.analysis.baselines import longest_option
+from vqa_utils.analysis.blind_answers import longest_option
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge

@@ -50,7 +50,7 @@ from vqa_utils.presets import preset
 from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import autocast, last_logits
 from vqa_utils.setting_types import size_in_bytes
-from vqa_utils.training.fold import answer_loss
+from vqa_utils.training._loss import answer_loss
 
 # Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
 ROWS = {
