@@ -14,10 +14,12 @@ from vqa_utils.metrics import (
     log_loss,
     mcnemar,
     mean_interval,
+    one_hot,
     option_matrix,
     predictions,
     reliability,
-)
+    with_options,
+)  # fmt: skip
 
 
 def probabilities(*rows):
@@ -37,6 +39,13 @@ def test_log_loss_knows_all_letters_even_if_some_are_no_answer():
     assert log_loss(
         probabilities((0.25,) * 4, (0.25,) * 4), pd.Series(["d", "d"])
     ) == pytest.approx(math.log(4))
+
+
+def test_options_are_a_matrix_and_back():
+    frame = probabilities((0.7, 0.1, 0.1, 0.1), (0.4, 0.3, 0.2, 0.1)).assign(id=["x", "y"])
+    changed = with_options(frame, option_matrix(frame)[::-1])
+    assert changed["id"].tolist() == ["x", "y"] and changed["a"].tolist() == [0.4, 0.7]
+    assert one_hot(pd.Series(["c", "a"])).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
 
 
 def test_a_tie_goes_to_the_earlier_letter():

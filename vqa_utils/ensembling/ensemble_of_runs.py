@@ -32,11 +32,7 @@ def of_runs(run_id: str, members: str) -> Ensemble:
     scores = score_table({**runs.oof, "blend": mixture.oof}, answers)
     best = _best_member(scores)
     p_best = mcnemar(correct(mixture.oof, answers), correct(runs.oof[best], answers))
-    decision = [
-        mixture.describe(),
-        describe_disagreement(runs.oof),
-        describe_gain(scores, best, p_best),
-    ]
+    gain = describe_gain(scores, best, p_best)
     return Ensemble(
         who=_describe_runs(list(runs.oof)),
         scores=scores,
@@ -44,7 +40,7 @@ def of_runs(run_id: str, members: str) -> Ensemble:
         members=runs.test,
         fit=Fit(
             table=mixture.fitted,
-            decision="\n".join(decision),
+            decision=f"{mixture.describe()}\n{describe_disagreement(runs.oof)}\n{gain}",
             compared={f"best member, {best}": runs.oof[best], "blend": mixture.oof},
             answers=answers,
         ),

@@ -67,15 +67,8 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
 
     first = names[0]
     oof = _aligned(files["oof"], first)
-    folds = pd.read_csv(
-        RunPaths(first).folds, dtype={"id": str, "group": str}, keep_default_na=False
-    )
-    return Runs(
-        config=configs[first],
-        groups=rows_of(oof[first], folds)[["id", "group"]],
-        oof=oof,
-        test=_aligned(files["test"], first),
-    )
+    test = _aligned(files["test"], first)
+    return Runs(configs[first], _groups_of(oof[first], RunPaths(first)), oof, test)
 
 
 def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> None:
@@ -202,6 +195,13 @@ def _differing_rows(split: str, frames: Frames) -> list[str]:
                 f"has {len(has)} others (such as {has[:3]})"
             )
     return problems
+
+
+def _groups_of(oof: pd.DataFrame, paths: RunPaths) -> pd.DataFrame:
+    """The `id` and `group` of the rows `oof`, as the run's folds.csv has them."""
+    dtypes = {"id": str, "group": str}
+    folds = pd.read_csv(paths.folds, dtype=dtypes, keep_default_na=False)
+    return rows_of(oof, folds)[["id", "group"]]
 
 
 def _aligned(frames: Frames, first: str) -> Frames:
