@@ -1,10 +1,11 @@
-"""Do the presets fit, and how fast are they? Published shapes, random weights, the project's own code.
+"""Do the presets fit, and how fast are they? Published shapes with random weights tell.
 
-    python tests/bench/real_shape.py --out results.json safe balanced performance low_memory dense_8b
+    python tests/bench/real_shape.py --out results.json safe single_gpu
+    python tests/bench/real_shape.py --out results.json safe:max_memory=14GB,offload_experts=true
 
 Random weights are quantised parameter by parameter on the GPU, through the loader of a checkpoint.
-If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each case
-trains 32 rows and scores 64.
+If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each
+case trains 32 rows and scores 64.
 """
 
 import argparse

@@ -1,16 +1,23 @@
-"""How fast is a training step, and how fast is scoring? This project against transformers' own ways, in one run.
+"""How fast are training and scoring? This project against transformers' own ways, in one run.
 
-    python tests/bench/speed.py --out speed.json              # the 30B's real shape, on a GPU capped at two T4's limits
-    python tests/bench/speed.py --out speed.json --tiny       # the demo's base on a CPU: that the code works, no timing
-    python tests/bench/speed.py --out grows.json --cases ours:16 --changes "" image_side=512 lora_r=16,lora_alpha=32
+    # The 30B's real shape, on a GPU capped at two T4's limits
+    python tests/bench/speed.py --out speed.json
+    # The demo's base on a CPU: shows that the code works, times nothing
+    python tests/bench/speed.py --out speed.json --tiny
+    # One case with several settings
+    python tests/bench/speed.py --out grows.json --cases ours:16 --changes "" image_side=512
 
-Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image 384), and makes logits
-at the answer alone. `usual`: transformers' eager loop over experts; `stock`: its default experts function. Both dequantise
-a layer at a time (stock.py). `ours`: what `load_base` and `add_lora` make. `peer`: another project's kernels (peer.py) and its fusions
-around them in the model of `usual` and `stock`; left out where it cannot run.
+Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocast and batches (image
+384), and makes logits at the answer alone:
 
-The floor counts, at rates measured in the same run: the operations of all products forward and of their input gradients
-backward (nothing computed twice), and each packed weight read once a pass.
+    usual   transformers' eager loop over experts (stock.py)
+    stock   transformers' default experts function (stock.py); both dequantise a layer at a time
+    peer    another project's kernels in that model, with its fusions around them (peer.py); left
+            out if it cannot run
+    ours    the model of `load_base` and `add_lora`
+
+The floor counts, at rates measured in the same run: the operations of all products forward and of
+their input gradients backward (nothing is recomputed), and each packed weight read once a pass.
 """
 
 import argparse
@@ -19,21 +26,23 @@ import functools
 import gc
 import itertools
 import json
+import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import peer
 import torch
 from peft import PeftModel
 from real_shape import load_stock, make_processor, make_rows
 from stock import stock, stock_lora, usual
-from timing import GPU, measured, rates
+from timing import GPU, measured, rates, rounded
 from transformers import AutoModelForImageTextToText, BatchFeature, ProcessorMixin
 
 from vqa_utils.config import Config, parse_settings
-from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.model.loading import (
     add_lora,
     finish,
@@ -52,24 +61,38 @@ from vqa_utils.scoring.options import autocast, last_logits
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training._loss import answer_loss
 
-# Rows a batch. In training 56 fill the memory with `stock`, and 32 are what the plan of `ours` allows
+# Rows a batch. In training, 56 fill the memory with `stock`; the plan of `ours` allows 32
 ROWS = {
     "usual": (1,),
     "stock": (1, 16, 48, 56, 64, 128),
     "peer": (1, 16),
     "ours": (1, 4, 16, 32, 64, 128),
 }
-MOST_TRAINED, SCORED, ORDERED = (
-    56,
-    (1, 4, 16, 64, 128),
-    (1, 4, 16),
-)  # the last in several option orders too
+MOST_TRAINED = 56
+SCORED = (1, 4, 16, 64, 128)
+SCORED_IN_ORDERS = (1, 4, 16)  # in two and four option orders too
+LOSS_SCALE = 256
 FORWARDS = {"usual": usual, "stock": stock, "peer": peer.experts, "ours": NF4Experts.forward}
+
+Measured = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """A variant with its rows a batch."""
+
+    variant: str
+    rows: int
+
+    def steps(self) -> int:
+        """Return how many steps are timed, if the command line does not say."""
+        if self.variant == "usual":
+            return 3
+        return 5 if self.rows == 1 else 10
 
 
 @contextlib.contextmanager
 def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
-    """While a variant is timed."""
+    """Let the experts compute as a variant while this is open."""
     NF4Experts.forward = FORWARDS[variant]
     try:
         with peer.fused(model) if variant == "peer" else contextlib.nullcontext():
@@ -79,69 +102,91 @@ def computing(variant: str, model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def counting(found: dict[str, object]) -> Iterator[None]:
-    """Of our experts, the rows computed for each that is needed, and the chunks of a layer."""
-    cuts, split = [], expert_slots.split
+def counting_padding(found: Measured) -> Iterator[None]:
+    """Count how our experts' tokens are cut into chunks while this is open.
+
+    Adds `padded`, expert slots per routed token, and `chunks`, the chunks of a layer.
+    """
+    routed_tokens: list[int] = []  # of each layer
+    chunks: list[list[tuple[int, int]]] = []  # of each layer: experts, slots of each
+    split = expert_slots.split
 
     def counted(loads: Sequence[int], *args: int) -> list[tuple[int, int]]:
-        cuts.append((sum(loads), split(loads, *args)))
-        return cuts[-1][1]
+        sizes = split(loads, *args)
+        routed_tokens.append(int(sum(loads)))
+        chunks.append(sizes)
+        return sizes
 
     expert_slots.split = counted
     try:
         yield
     finally:
         expert_slots.split = split
-    if cuts:
-        rows = sum(experts * each for _, sizes in cuts for experts, each in sizes)
-        found["padded"] = float(f"{rows / sum(int(needed) for needed, _ in cuts):.4g}")
-        found["chunks"] = float(f"{sum(len(sizes) for _, sizes in cuts) / len(cuts):.4g}")
+    if chunks:
+        slots = 0
+        for sizes in chunks:
+            slots += sum(experts * each for experts, each in sizes)
+        found["padded"] = rounded(slots / sum(routed_tokens))
+        found["chunks"] = rounded(sum(len(sizes) for sizes in chunks) / len(chunks))
 
 
-def train_step(model: torch.nn.Module, batch: dict) -> None:
+def train_step(model: torch.nn.Module, batch: BatchFeature) -> None:
+    """Go forward and backward, without the optimizer."""
     inputs = dict(batch)
     labels = inputs.pop("labels")
     with autocast(model.device, True):
         loss = answer_loss(model(**inputs), labels)
-    (loss * 256).backward()
+    (loss * LOSS_SCALE).backward()
     for parameter in trained(model):
         parameter.grad = None
 
 
 @functools.lru_cache(maxsize=1)
 def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """What an optimizer would hold."""
+    """List the parameters that learn; kept, since going through all takes time in each step."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def score(model: torch.nn.Module, batch: BatchFeature) -> None:
+def score_step(model: torch.nn.Module, batch: BatchFeature) -> None:
+    """Score the rows of a batch."""
     with torch.inference_mode():
         last_logits(model, batch, True)
 
 
-def floor(
+def floor_s(
     config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool
 ) -> float:
-    """Seconds a row: operations at the card's rate, and each packed weight read once a pass."""
+    """Return the least seconds a row: operations and packed weights at the card's rates.
+
+    Args:
+        tokens: of each row, padding included.
+        rows: of a batch; its packed weights are read once.
+        rate: `tflops` and `tbps`, as `rates` measures them.
+        training: with the input gradients, which are as many operations on the text.
+    """
     shape = read_shape(published_config(config.model))
     patches = config.image_side**2 // shape.patch_px**2
-    text = vision = 0
+    text_weights = vision_weights = 0  # that a token, or a patch, is multiplied with
     for name, size in shape.parameters.items():
-        count = torch.Size(size).numel()
+        count = math.prod(size)
         if ".experts." in name:
-            text += count // size[0] * shape.experts_per_token
+            text_weights += count // size[0] * shape.experts_per_token
         elif name.endswith("proj.weight") and "language_model" in name:
-            text += count
+            text_weights += count
         elif name.endswith("weight") and "visual.blocks" in name:
-            vision += count
+            vision_weights += count
     passes = 2 if training else 1
-    operations = 2 * (passes * text * tokens + vision * patches)
-    packed = sum(sum(groups.values()) for groups in weights_by_module(shape, config).values())
-    return operations / rate["tflops"] / 1e12 + passes * packed / rows / rate["tbps"] / 1e12
+    operations = 2 * (passes * text_weights * tokens + vision_weights * patches)
+    packed_bytes = 0
+    for groups in weights_by_module(shape, config).values():
+        packed_bytes += sum(groups.values())
+    computing_s = operations / (rate["tflops"] * 1e12)
+    reading_s = passes * packed_bytes / (rate["tbps"] * 1e12) / rows
+    return computing_s + reading_s
 
 
 def prepared(tiny: bool) -> tuple[torch.nn.Module, Config, ProcessorMixin]:
-    """The stock base, its settings and its processor."""
+    """Load the stock base; return it with its settings and its processor."""
     if tiny:
         config = replace(preset("demo"), lora_dropout=0.05, micro_batch=1)
         base = AutoModelForImageTextToText.from_pretrained(
@@ -149,85 +194,128 @@ def prepared(tiny: bool) -> tuple[torch.nn.Module, Config, ProcessorMixin]:
         )
         return base, config, load_processor(config)
     config = preset("safe")
-    config = replace(
-        config, max_memory=(f"{sum(map(size_in_bytes, config.max_memory)) / 1e9:g}GB",), data="-"
-    )
+    limit = sum(size_in_bytes(size) for size in config.max_memory)  # of both T4
+    config = replace(config, max_memory=(f"{limit / 1e9:g}GB",), data="-")
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(
-        min(1.0, size_in_bytes(config.max_memory[0]) / total)
-    )
-    processor = make_processor(16)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    processor = make_processor(patch_px=16)
     return load_stock(config, processor), config, processor
 
 
-def adapted(
-    model: torch.nn.Module, config: Config, *, ours: bool, finished: bool
-) -> torch.nn.Module:
-    """The model with new LoRA layers in place of those that it may have; what is `finished` is ours and stays it."""
-    base = model.unload() if isinstance(model, PeftModel) else model
-    if not finished:
-        for module in (
-            base.modules()
-        ):  # what makes inputs need a gradient: asked for twice, it is taken off once
-            module._forward_hooks.clear()
-    gc.collect()
-    if not ours:
-        return stock_lora(base, config)
-    plan = memory_plan(config)
-    return add_lora(base if finished else finish(base, config, plan), config, plan)
+class Adapted:
+    """The model with LoRA, renewed when the variant or the settings change.
+
+    A base that was finished for `ours` is never stock again, so `ours` comes last.
+    """
+
+    def __init__(self, base: torch.nn.Module, config: Config):
+        self.model = base
+        self.config = config
+        self.is_ours = False
+        self.has_lora = False
+
+    def renew(self, config: Config, *, ours: bool) -> torch.nn.Module:
+        """Return the model for these settings, with new LoRA layers if they changed."""
+        if self.has_lora and (self.is_ours, self.config) == (ours, config):
+            return self.model
+        base = self.model.unload() if isinstance(self.model, PeftModel) else self.model
+        if not self.is_ours:
+            # Hooks that make inputs need a gradient: asked for twice, they are taken off once
+            for module in base.modules():
+                module._forward_hooks.clear()
+        gc.collect()
+        if not ours:
+            self.model = stock_lora(base, config)
+        else:
+            plan = memory_plan(config)
+            if not self.is_ours:
+                base = finish(base, config, plan)
+            self.model = add_lora(base, config, plan)
+        self.config, self.is_ours, self.has_lora = config, ours, True
+        return self.model
 
 
-def case(
-    model: torch.nn.Module, variant: str, encoder: Encoder, rows: list, size: int, known: dict
-) -> tuple[dict, dict]:
-    """What training and scoring `size` rows at once take, and the tokens of the last; batches that were made are `known`."""
-    modes = [("train", encoder.examples, train_step)] if size <= MOST_TRAINED else []
-    modes += [("score", encoder.questions, score)] if size in SCORED else []
-    if variant == "ours" and size in ORDERED:  # with two and four option orders
-        modes += [
-            (
-                f"score_{orders}",
-                functools.partial(encode_orders, encoder, shifts=shifts_of(orders)),
-                score,
-            )
-            for orders in (2, 4)
-        ]
-    found, tokens = {}, {}
-    with computing(variant, model):
-        for mode, encode, step in modes:
-            model.train(mode == "train")
-            named = mode, size, len(rows), encoder.image_side
-            if named not in known:
-                known[named] = [
-                    encode(rows[start : start + size]) for start in range(0, len(rows), size)
-                ]
-            batches = known[named]
-            tokens[mode] = batches[-1]["input_ids"].shape[1]
-            counted: dict[str, object] = {}
-            with counting(counted):
-                found[mode] = measured(functools.partial(step, model), batches, size)
-            found[mode] |= counted
-    return found, tokens
+class Mode(NamedTuple):
+    """A kind of step: how rows become a batch, and what is timed."""
+
+    name: str
+    encode: Callable[[Sequence[Row]], BatchFeature]
+    step: Callable[[torch.nn.Module, BatchFeature], None]
 
 
-def chosen_cases(named: Sequence[str]) -> list[tuple[str, int]]:
-    """Variants with rows a batch, of `stock:16,56` or `ours`; in the order of `ROWS`, as what is ours is never stock again."""
-    wanted = {variant: rows for variant, _, rows in (case.partition(":") for case in named)}
-    if unknown := wanted.keys() - ROWS.keys():
-        raise SystemExit(f"--cases: expected {', '.join(ROWS)}, found {', '.join(unknown)}")
-    return [
-        (variant, int(rows))
-        for variant, usual_rows in ROWS.items()
-        if variant in wanted
-        for rows in (wanted[variant].split(",") if wanted[variant] else usual_rows)
-    ]
+def modes_of(case: Case, encoder: Encoder) -> list[Mode]:
+    """List the kinds of steps that a case is timed in."""
+    modes = []
+    if case.rows <= MOST_TRAINED:
+        modes.append(Mode("train", encoder.examples, train_step))
+    if case.rows in SCORED:
+        modes.append(Mode("score", encoder.questions, score_step))
+    if case.variant == "ours" and case.rows in SCORED_IN_ORDERS:
+        for orders in (2, 4):
+            encode = functools.partial(encode_orders, encoder, shifts=shifts_of(orders))
+            modes.append(Mode(f"score_{orders}", encode, score_step))
+    return modes
 
 
-def steps_of(variant: str, rows: int) -> int:
-    """How many steps of a case are timed."""
-    if variant == "usual":
-        return 3
-    return 5 if rows == 1 else 10
+class Batches:
+    """Batches of a case's rows, made once for all variants."""
+
+    def __init__(self):
+        self.known: dict[tuple[Any, ...], list[BatchFeature]] = {}
+
+    def of(
+        self, mode: Mode, encoder: Encoder, rows: Sequence[Row], size: int
+    ) -> list[BatchFeature]:
+        """Return the rows in batches of `size`."""
+        key = (mode.name, size, len(rows), encoder.image_side)
+        if key not in self.known:
+            batches = []
+            for start in range(0, len(rows), size):
+                batches.append(mode.encode(rows[start : start + size]))
+            self.known[key] = batches
+        return self.known[key]
+
+
+def measure_case(
+    model: torch.nn.Module, case: Case, encoder: Encoder, rows: Sequence[Row], known: Batches
+) -> Measured:
+    """Time a case in each of its modes; `tokens` has each mode's tokens a row in the last batch."""
+    tokens: dict[str, int] = {}
+    found: Measured = {"tokens": tokens}
+    with computing(case.variant, model):
+        for mode in modes_of(case, encoder):
+            model.train(mode.name == "train")
+            batches = known.of(mode, encoder, rows, case.rows)
+            tokens[mode.name] = batches[-1]["input_ids"].shape[1]
+            padding: Measured = {}
+            with counting_padding(padding):
+                measures = measured(functools.partial(mode.step, model), batches, case.rows)
+            found[mode.name] = measures | padding
+    return found
+
+
+def chosen_cases(named: Sequence[str]) -> list[Case]:
+    """Read cases such as `stock:16,56` or `ours`, in the order of ROWS."""
+    rows_of: dict[str, Sequence[int]] = {}
+    for text in named:
+        variant, _, rows = text.partition(":")
+        if variant not in ROWS:
+            raise SystemExit(f"--cases: expected {', '.join(ROWS)}, found {variant}")
+        rows_of[variant] = [int(number) for number in rows.split(",")] if rows else ROWS[variant]
+    cases = []
+    for variant in ROWS:
+        for rows in rows_of.get(variant, ()):
+            cases.append(Case(variant, rows))
+    return cases
+
+
+def settings_of(case: Case, change: str, usual_config: Config) -> Config:
+    """Apply a change such as `lora_r=16,lora_alpha=32`, and plan for passes of the case's size."""
+    config = replace(usual_config, **parse_settings(part for part in change.split(",") if part))
+    if config.effective_batch < case.rows <= MOST_TRAINED:
+        # A larger pass has room for fewer layers without checkpointing
+        config = replace(config, micro_batch=case.rows, accumulation=1)
+    return config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -260,53 +348,55 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Time the cases one after the other and write what was measured after each."""
     args = parse_arguments()
+    cases = chosen_cases(args.cases)
     without_peer = "the tiny base's experts do not fit its blocks" if args.tiny else peer.missing()
     if without_peer:
         print(f"peer: left out: {without_peer}", flush=True)
+        cases = [case for case in cases if case.variant != "peer"]
     rate = rates() if GPU and not args.tiny else {}
-    results: list[dict] = [
-        {"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else "", **rate}
-    ]
-    model, usual_config, processor = prepared(args.tiny)
-    ready_for = (False, usual_config)
-    chosen = [case for case in chosen_cases(args.cases) if case[0] != "peer" or not without_peer]
-    known: dict[tuple, list[BatchFeature]] = {}
+    machine = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else ""}
+    results: list[Measured] = [{**machine, **rate}]
+    base, usual_config, processor = prepared(args.tiny)
+    adapted = Adapted(base, usual_config)
+    # Each step has rows of its own: as many as timed are warm-up, and one is profiled
+    needed = {case: case.rows * (2 * (args.steps or case.steps()) + 1) for case in cases}
+    known = Batches()
     with tempfile.TemporaryDirectory() as folder:
-        needed = {
-            case: case[1] * (2 * (args.steps or steps_of(*case)) + 1) for case in chosen
-        }  # rows: each step has its own
-        pictures = functools.cache(
-            lambda side: make_rows(Path(folder), side, max(needed.values())).to_dict("records")
-        )
-        for (variant, size), change in itertools.product(
-            chosen, args.changes
-        ):  # once it is ours, no variant is stock
-            config, ours = (
-                replace(usual_config, **parse_settings(filter(None, change.split(",")))),
-                variant == "ours",
-            )
-            if (
-                config.effective_batch < size <= MOST_TRAINED
-            ):  # a larger pass has room for fewer layers that are kept
-                config = replace(config, micro_batch=size, accumulation=1)
-            if not isinstance(model, PeftModel) or ready_for != (ours, config):
-                model = adapted(model, config, ours=ours, finished=ready_for[0])
-                ready_for = (ours, config)
+
+        @functools.cache
+        def pictures(side: int) -> list[Row]:
+            return make_rows(Path(folder), side, max(needed.values())).to_dict("records")
+
+        for case, change in itertools.product(cases, args.changes):
+            config = settings_of(case, change, usual_config)
+            model = adapted.renew(config, ours=case.variant == "ours")
             encoder = Encoder(processor, Path(folder), config.image_side)
-            rows = pictures(config.image_side)[: needed[variant, size]]
+            rows = pictures(config.image_side)[: needed[case]]
+            result: Measured = {"variant": case.variant, "rows": case.rows}
+            if change:
+                result["change"] = change
             try:
-                found, tokens = case(model, variant, encoder, rows, size, known)
+                result |= measure_case(model, case, encoder, rows, known)
             except torch.OutOfMemoryError:
-                found, tokens = {"out_of_memory": True}, {}
-            for mode in {"train", "score"} & set(found) if rate else ():
-                share = floor(config, tokens[mode], size, rate, training=mode == "train")
-                found[mode]["floor_s"] = float(f"{share:.4g}")
-            if variant == "peer":
-                found["calls"] = peer.calls()
-            named = {"variant": variant, "rows": size, **({"change": change} if change else {})}
-            results.append({**named, "tokens": tokens, **found})
-            print(json.dumps(results[-1]), flush=True)
+                result |= {"tokens": {}, "out_of_memory": True}
+            add_floors(result, config, rate)
+            if case.variant == "peer":
+                result["calls"] = peer.calls()
+            results.append(result)
+            print(json.dumps(result), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
+
+
+def add_floors(result: Measured, config: Config, rate: dict[str, float]) -> None:
+    """Add `floor_s`, in seconds a row, to a case's training and scoring; a CPU has no rates."""
+    if not rate:
+        return
+    for mode in ("train", "score"):
+        if mode in result:
+            tokens = result["tokens"][mode]
+            training = mode == "train"
+            share = floor_s(config, tokens, result["rows"], rate, training=training)
+            result[mode]["floor_s"] = rounded(share)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def scored_rows(run_id: str) -> pd.DataFrame:
     """Score a run's out-of-fold rows.
 
     Returns:
-        A line a row: `run`, `seed`, `id`, `right`, `loss`, and the `seconds` of the run's trainings.
+        A line a row: `run`, `seed`, `id`, `right`, `loss`, and `seconds`, of the run's trainings.
     """
     paths, config = open_run(run_id)
     check_finished(paths, config)
