@@ -1,4 +1,4 @@
-"""Small folders as the hub has them, and what is said of them: for the tests of sources."""
+"""Small folders of models as the hub has them, for the tests of sources."""
 
 import json
 
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vqa_utils.planning._source import SourceError, check_source
+from vqa_utils.planning.source.check import SourceError, check_source
 
 SHARDS = [f"model-{i:05d}-of-00004.safetensors" for i in (1, 2, 3, 4)]
-NO_FILE = "found no such file; get a whole model in the format of transformers"
-CONVERT = "convert them: AutoModelForImageTextToText.from_pretrained({!r}).save_pretrained(NEW_DIR), and copy the"
 
 
 def write_model(folder, shards=("model.safetensors",)):
@@ -18,20 +16,20 @@ def write_model(folder, shards=("model.safetensors",)):
     (folder / "config.json").write_text('{"model_type": "qwen3_vl_moe"}')
     (folder / "preprocessor_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
+    weight_map = {}
     for i, shard in enumerate(shards):
-        save_file(
-            {f"layer{i}": np.ones((4, 4), np.float16), f"bias{i}": np.ones(4, np.float16)},
-            folder / shard,
-        )
+        tensors = {f"layer{i}": np.ones((4, 4), np.float16), f"bias{i}": np.ones(4, np.float16)}
+        save_file(tensors, folder / shard)
+        weight_map.update(dict.fromkeys(tensors, shard))
     if len(shards) > 1:
-        weight_map = {
-            f"{kind}{i}": shard for i, shard in enumerate(shards) for kind in ("layer", "bias")
-        }
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder
 
 
 def problem(model, check=check_source):
+    """The message with which a check refuses a model; it begins with the model's name."""
     with pytest.raises(SourceError) as caught:
         check(str(model))
-    return str(caught.value)
+    message = str(caught.value)
+    assert str(model) in message.partition("\n")[0]
+    return message

@@ -22,7 +22,7 @@ from vqa_utils.data.paraphrases import (
     with_paraphrases,
     wordings_of,
 )
-from vqa_utils.planning.memory import LONGER_INSTRUCTION
+from vqa_utils.planning.activations import LONGER_INSTRUCTION
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.running.resolution import start_run

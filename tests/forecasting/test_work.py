@@ -1,4 +1,4 @@
-"""The model of the cost: what it counts, and that it says what was measured."""
+"""The work of a pass: its counts, and the recorded times that they explain."""
 
 import json
 from dataclasses import replace
@@ -8,41 +8,38 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.forecasting._expert_loads import expert_loads, expert_rows
-from vqa_utils.forecasting._work import Work, work_of
+from vqa_utils.forecasting._expert_loads import expert_loads, expert_slots
+from vqa_utils.forecasting._work import Pass, Work, work_of
 from vqa_utils.forecasting.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
+from vqa_utils.planning.activations import Batch, batch_of
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
-from vqa_utils.planning.memory import Batch, batch_of
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 
-RECORDED = [
-    case
-    for case in json.loads((ROOT / "tests/bench/speed.json").read_text())
-    if case.get("variant") == "ours"
-]
-CASES = [
-    pytest.param(case, mode, id=f"{mode}-{case['rows']}-{case.get('change', '')}")
-    for case in RECORDED
-    for mode in ("train", "score")
-    if mode in case
-]
+SPEED = json.loads((ROOT / "tests/bench/speed.json").read_text())
+RECORDED = [case for case in SPEED if case.get("variant") == "ours"]
+CASES = []
+for case in RECORDED:
+    for mode in ("train", "score"):
+        if mode in case:
+            case_id = f"{mode}-{case['rows']}-{case.get('change', '')}"
+            CASES.append(pytest.param(case, mode, id=case_id))
 
 
 def works_of(config, batch, *, limits=(28e9,), worth=WORTH_SINCE_AMPERE, training=True):
     """The work of each GPU of the preset's plan."""
     shape = shape_of(config)
     plan = make_plan(config, shape, [int(limit) for limit in limits])
-    return [work_of(gpu, shape, config, batch, worth, training=training) for gpu in plan.gpus]
+    one_pass = Pass(batch, training)
+    return [work_of(gpu, shape, config, one_pass, worth) for gpu in plan.gpus]
 
 
 def predicted(case, mode):
     """The work of a pass of `speed.py`, and its time on the H100 that it was measured on."""
     changes = parse_settings(filter(None, case.get("change", "").split(",")))
-    config = preset(
-        "safe", max_memory=("28GB",), **changes
-    )  # whose plan `speed.py` takes, but for larger passes
+    # `speed.py` takes this plan, but for larger passes
+    config = preset("safe", max_memory=("28GB",), **changes)
     if mode == "train" and case["rows"] > config.effective_batch:
         config = replace(config, micro_batch=case["rows"], accumulation=1)
     image_tokens = batch_of(shape_of(config), config, 1).image_tokens
@@ -73,13 +70,14 @@ def test_the_launches_are_within_a_quarter_of_every_recorded_number(case, mode):
 def test_the_loads_are_padded_as_every_recorded_ones(case, mode):
     """Random weights, each batch its own; the constant behind the loads was fitted on two earlier runs'."""
     tokens = case["rows"] * case["tokens"][mode]
-    rows, _, chunks = expert_rows(128, 8, tokens, WORTH_SINCE_AMPERE)
-    assert rows / (8 * tokens) == pytest.approx(case[mode]["padded"], rel=0.05)
-    assert chunks == pytest.approx(case[mode]["chunks"], rel=0.25)
+    expected = expert_slots(128, 8, tokens, WORTH_SINCE_AMPERE)
+    assert expected.slots / (8 * tokens) == pytest.approx(case[mode]["padded"], rel=0.05)
+    assert expected.chunks == pytest.approx(case[mode]["chunks"], rel=0.25)
     for loads in expert_loads(128, 8, tokens):
         assert sum(loads) == pytest.approx(8 * tokens, rel=0.01) and max(loads) <= tokens
         assert list(loads) == sorted(loads, reverse=True)
-    assert expert_rows(128, 8, tokens, WORTH_ON_TURING)[2] > chunks  # a T4 pads less
+    on_turing = expert_slots(128, 8, tokens, WORTH_ON_TURING)
+    assert on_turing.chunks > expected.chunks  # a T4 pads less
 
 
 def test_operations_are_two_a_weight_and_token_forward_and_more_with_a_backward():
@@ -129,22 +127,21 @@ def test_two_gpus_share_the_work_and_take_turns():
     assert seconds_of(both, [t4, t4]).busy == pytest.approx(seconds_of([alone], [t4]).busy)
 
 
-def test_streamed_experts_come_over_the_bus_forward_and_back():
+def test_offloaded_experts_come_over_the_bus_forward_and_back():
     config, batch = preset("safe", offload_experts=True), Batch(16, 144, 128)
-    (offloading,), (scoring,) = (
-        works_of(config, batch, limits=(14e9,), training=on) for on in (True, False)
-    )
+    (training,) = works_of(config, batch, limits=(14e9,))
+    (scoring,) = works_of(config, batch, limits=(14e9,), training=False)
+    plan = make_plan(config, shape_of(config), [int(14e9)])
     a_layer = 128 * 3 * 2048 * 768 * 4.127 / 8
-    assert (
-        offloading.streamed == pytest.approx(2 * 29 * a_layer, rel=0.01)
-        and scoring.streamed == offloading.streamed / 2
-    )
-    assert works_of(config, batch)[0].streamed == 0
+    offloaded = len(plan.offloaded_layers)
+    assert training.copied == pytest.approx(2 * offloaded * a_layer, rel=0.01)
+    assert scoring.copied == training.copied / 2
+    assert works_of(config, batch)[0].copied == 0
 
 
 def test_seconds_are_those_of_what_takes_longest():
     rates = Rates(products=100, memory=50, bus=5, kernel=0, launch=0.1, padding_worth=0)
-    work = Work(operations=100 * SUSTAINED, moved=100 * SUSTAINED, streamed=10, launches=10)
+    work = Work(operations=100 * SUSTAINED, moved=100 * SUSTAINED, copied=10, launches=10)
     seconds = seconds_of([work], [rates])
     assert seconds == Seconds(products=1.0, memory=2.0, bus=2.0, host=1.0)
     assert (seconds.busy, seconds.wall, seconds.bound) == (3.0, 3.0, "bytes")

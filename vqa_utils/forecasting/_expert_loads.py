@@ -1,60 +1,93 @@
-"""How many tokens each expert gets, and the rows that are computed for them: a model of the router. Free of torch."""
+"""Model the router: how many tokens each expert gets, and the slots computed for them.
+
+Free of torch. Checked against the padding of recorded runs: tests/bench/README.md.
+"""
 
 import functools
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from vqa_utils.planning.expert_chunks import split
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE
 
-ALIKE = 0.82  # fitted: the share of the router's variance that is the same for all tokens; see `expert_loads`
-DRAWN = 8  # layers
+# Share of the variance of a router's logits that is common to all tokens. Fitted on the padding
+# of two earlier runs; see `expert_loads`.
+ALIKE = 0.82
+# Layers with random routers to draw
+DRAWN = 8
+# Halvings of [-10, 10] to find a cut: more than a float resolves
+HALVINGS = 50
+
+
+class ExpertSlots(NamedTuple):
+    """What a layer's experts compute, in the mean of the drawn layers."""
+
+    slots: float
+    """Of all experts, padding included."""
+    busy: float
+    """Experts with tokens."""
+    chunks: float
+    """Experts that share a batched product."""
+
+
+@functools.cache
+def expert_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
+    """Cut the drawn layers' loads into chunks, and count what these compute.
+
+    Args:
+        experts: of a layer.
+        per_token: experts that each token goes to.
+        tokens: of a pass.
+        padding_worth: as `expert_chunks.split` is told.
+    """
+    slots = 0
+    busy = 0
+    chunk_count = 0
+    for loads in expert_loads(experts, per_token, tokens):
+        chunks = split(loads, EXPERTS_AT_ONCE, padding_worth)
+        chunk_count += len(chunks)
+        for count, slots_each in chunks:
+            slots += count * slots_each
+            busy += count
+    return ExpertSlots(slots / DRAWN, busy / DRAWN, chunk_count / DRAWN)
 
 
 @functools.cache
 def expert_loads(experts: int, per_token: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-    """How many tokens each expert gets, descending, in each of `DRAWN` layers with random routers.
+    """Draw how many tokens each expert gets, descending, in `DRAWN` layers with random routers.
 
-    A token takes the experts whose logits are highest. Of a logit's variance, `ALIKE` is common to all tokens and the rest is
-    a token's own, both normal: an expert whose common part is z is above the cut with probability
-    Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)), and the cut is where the probabilities add up to `per_token`.
+    A token takes the experts with the highest logits. Of a logit's variance, `ALIKE` is common to
+    all tokens and the rest is a token's own; both parts are normal.
     """
-    layers = (
-        sorted((round(share * tokens) for share in shares), reverse=True)
-        for shares in _shares(experts, per_token)
-    )
-    return tuple(map(tuple, layers))
-
-
-@functools.cache
-def _shares(experts: int, per_token: int) -> list[list[float]]:
-    """Of the tokens, for each expert of each drawn layer."""
-    normal, own = NormalDist(), math.sqrt(1 - ALIKE)
     layers = []
-    for common in math.sqrt(ALIKE) * np.random.default_rng(0).standard_normal((DRAWN, experts)):
-        low, high = -10.0, 10.0
-        for _ in range(50):
-            cut = (low + high) / 2
-            shares = [normal.cdf((part - cut) / own) for part in common]
-            low, high = (cut, high) if sum(shares) > per_token else (low, cut)
-        layers.append(shares)
-    return layers
+    for probabilities in _probabilities(experts, per_token):
+        loads = [round(probability * tokens) for probability in probabilities]
+        layers.append(tuple(sorted(loads, reverse=True)))
+    return tuple(layers)
 
 
 @functools.cache
-def expert_rows(
-    experts: int, per_token: int, tokens: int, padding_worth: int
-) -> tuple[float, float, float]:
-    """Of a layer, in the mean of the drawn ones: the rows that its experts compute, those that have any, and chunks."""
-    cuts = [
-        split(loads, EXPERTS_AT_ONCE, padding_worth)
-        for loads in expert_loads(experts, per_token, tokens)
-    ]
-    rows, busy, chunks = (
-        sum(count * each for cut in cuts for count, each in cut),
-        sum(count for cut in cuts for count, _ in cut),
-        sum(map(len, cuts)),
-    )
-    return rows / DRAWN, busy / DRAWN, chunks / DRAWN
+def _probabilities(experts: int, per_token: int) -> list[list[float]]:
+    """Draw the probability that a token takes an expert: for each layer, for each expert.
+
+    An expert whose common part is z is above the cut with probability
+    Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)). The cut is where these add up to `per_token`.
+    """
+    normal = NormalDist()
+    own_deviation = math.sqrt(1 - ALIKE)
+    common_parts = np.random.default_rng(0).standard_normal((DRAWN, experts))  # [layers, experts]
+    layers = []
+    for common in math.sqrt(ALIKE) * common_parts:
+        low, high = -10.0, 10.0
+        for _ in range(HALVINGS):
+            cut = (low + high) / 2
+            probabilities = [normal.cdf((part - cut) / own_deviation) for part in common]
+            if sum(probabilities) > per_token:
+                low = cut
+            else:
+                high = cut
+        layers.append(probabilities)
+    return layers

@@ -1,4 +1,4 @@
-"""How fast a GPU and its host work, for the model of the cost. Free of torch."""
+"""Say how fast a GPU and its host are, and how long they take for counted work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from vqa_utils.forecasting._work import Work
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 
-SUSTAINED = 0.9  # fitted: what this code's kernels reach of the best rates, those of a large product and a large copy
+# Share of the best rates (a large product's, a large copy's) that this code's kernels reach.
+# Fitted on the busy time of an earlier run: tests/bench/README.md.
+SUSTAINED = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class Rates:
     launch: float
     """Seconds that the host takes for a kernel, Python included."""
     padding_worth: int
+    """Padding slots that take as long as one more chunk; see `expert_chunks`."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a pass goes; the GPUs work one after the other, their host and the bus beside them."""
+    """The time of a pass by what takes it. GPUs take turns; the host and the bus work beside them."""
 
     products: float
     memory: float
@@ -37,48 +40,70 @@ class Seconds:
 
     @property
     def busy(self) -> float:
-        """GPUs at work."""
+        """Seconds in which one of the GPUs works."""
         return self.products + self.memory
 
     @property
     def wall(self) -> float:
+        """Seconds by the clock."""
         return max(self.busy, self.bus, self.host)
 
     @property
     def bound(self) -> str:
-        """What it would take less of: "products", "bytes", "the bus" or "launches"."""
-        gpu = "products" if self.products > self.memory else "bytes"
-        return max((self.busy, gpu), (self.bus, "the bus"), (self.host, "launches"))[1]
+        """What the pass waits for: "products", "bytes", "the bus" or "launches"."""
+        if self.wall == self.busy:
+            return "products" if self.products > self.memory else "bytes"
+        return "the bus" if self.wall == self.bus else "launches"
 
 
-# Kernels: the smallest ones of a profile on an H100 took 1 to 5 us; for a T4, what `chunks` takes for its launches.
-# Launches: the median of eight runs on an H100 in tests/bench/README.md, wall time over kernels (41 to 87 us), as the host was
-# what they waited for; a host of Kaggle's, with four slow cores, is taken for half as fast.
+# Kernels: the smallest of a profile on an H100 took 1 to 5 us. For a T4, the 5 us of a launch in
+# `expert_chunks`.
+# Launches: the median of eight runs on an H100 in tests/bench/README.md, wall time over kernels
+# (41 to 87 us), as they waited for the host. Kaggle's hosts, with four slow cores, are taken for
+# half as fast.
 RATES = {
-    # Both rates as tests/bench/speed.py measured them (later runs, in speed.json beside it, had 711 to 764 and 2.7 to 2.9). The
-    # bus is PCIe 5.0 x16, 64 GB/s each way by its standard, at the T4's share of it.
-    "H100": Rates(717e12, 2.8e12, 48e9, 2e-6, 60e-6, WORTH_SINCE_AMPERE),
-    # Products: 24 TFLOP/s in a 4096 x 4096 product that is repeated, as 70 W lower its clocks (NVIDIA's forum, "About GPU peak
-    # performance", 264462); 65 is the datasheet's peak. Memory: 220 GB/s of the datasheet's 320, Jia et al., "Dissecting the
-    # NVidia Turing T4 GPU via Microbenchmarking", arXiv:1903.07486. The bus is PCIe 3.0 x16: 12 GB/s of 16.
-    "T4": Rates(24e12, 220e9, 12e9, 5e-6, 120e-6, WORTH_ON_TURING),
+    "H100": Rates(
+        # As tests/bench/speed.py measured; later runs, in speed.json, had 711 to 764 TFLOP/s
+        products=717e12,
+        # And 2.7 to 2.9 TB/s
+        memory=2.8e12,
+        # PCIe 5.0 x16: 64 GB/s each way by its standard, at the T4's share of it
+        bus=48e9,
+        kernel=2e-6,
+        launch=60e-6,
+        padding_worth=WORTH_SINCE_AMPERE,
+    ),
+    "T4": Rates(
+        # A 4096 x 4096 product that is repeated, as 70 W lower the clocks (NVIDIA's forum, "About
+        # GPU peak performance", 264462); the datasheet's peak is 65 TFLOP/s
+        products=24e12,
+        # Of the datasheet's 320 GB/s: Jia et al., "Dissecting the NVidia Turing T4 GPU via
+        # Microbenchmarking", arXiv:1903.07486
+        memory=220e9,
+        # PCIe 3.0 x16: 12 of its 16 GB/s
+        bus=12e9,
+        kernel=5e-6,
+        launch=120e-6,
+        padding_worth=WORTH_ON_TURING,
+    ),
 }
 
 
 def rates_of(name: str) -> Rates | None:
-    """A GPU's rates by its name, such as "Tesla T4"; None where none are known."""
-    return next((rates for known, rates in RATES.items() if known in name.split()), None)
+    """Find a GPU's rates by its name, such as "Tesla T4"; None if they are not known."""
+    words = name.split()
+    return next((rates for known, rates in RATES.items() if known in words), None)
 
 
 def seconds_of(works: Sequence[Work], rates: Sequence[Rates]) -> Seconds:
-    """The time of a pass through GPUs, each with its work."""
-    pairs = list(zip(works, rates, strict=True))
-    return Seconds(
-        products=sum(work.operations / each.products for work, each in pairs) / SUSTAINED,
-        memory=sum(
-            work.moved / each.memory / SUSTAINED + work.launches * each.kernel
-            for work, each in pairs
-        ),
-        bus=sum(work.streamed / each.bus for work, each in pairs),
-        host=sum(work.launches * each.launch for work, each in pairs),
-    )
+    """Compute the time of a pass through GPUs, each with its work."""
+    products = 0.0
+    memory = 0.0
+    bus = 0.0
+    host = 0.0
+    for work, gpu in zip(works, rates, strict=True):
+        products += work.operations / (SUSTAINED * gpu.products)
+        memory += work.moved / (SUSTAINED * gpu.memory) + work.launches * gpu.kernel
+        bus += work.copied / gpu.bus
+        host += work.launches * gpu.launch
+    return Seconds(products, memory, bus, host)

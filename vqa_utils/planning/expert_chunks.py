@@ -1,58 +1,107 @@
-"""Which experts share a batched product: padding against launches. Free of torch, as the model of the cost asks the same."""
+"""Which experts share a batched product: padding against kernel launches.
+
+Free of torch, as the model of a run's minutes asks the same.
+"""
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-CUTS = 32  # places where `split` may cut: more of them cost the host time and save little padding
-# Rows of padding that take as long as one more chunk's launches. A row of the 30B's experts takes 25 MFLOP forward and
-# backward and moves 40 kB, about 1.1 us on a T4 and 0.08 on an H100; a chunk has some 10 launches.
-WORTH_ON_TURING = 200  # 5 us each on a GPU that is fed would be 50; at 200 a slow host keeps up with four rows a pass too
-WORTH_SINCE_AMPERE = (
-    1500  # a faster GPU waits for its host; 750 and 3,000 were no faster (tests/bench/README.md)
-)
-# A product of sizes that cuBLAS has not had yet costs the host 0.3 to 1 ms (tests/bench/README.md), and each batch has other
-# loads. So a chunk's rows are rounded up, for a quarter of a chunk's worth at most, so that the same sizes come again.
+# Places at which `split` may cut. More of them cost the host time and save little padding.
+CUTS = 32
+
+# Padding slots that take as long as one more chunk's launches. A slot of the 30B's experts takes
+# 25 MFLOP forward and backward and moves 40 kB: about 1.1 us on a T4 and 0.08 us on an H100.
+# A chunk has some 10 launches of 5 us on a GPU that is fed: worth 50 slots of a T4. At 200, a slow
+# host keeps up with four rows a pass too.
+WORTH_ON_TURING = 200
+# A faster GPU waits for its host. 750 and 3,000 were no faster (tests/bench/README.md).
+WORTH_SINCE_AMPERE = 1500
+
+# A product of a new size costs cuBLAS's host side 0.3 to 1 ms (tests/bench/README.md), and each
+# batch has other loads. Rounding a chunk's slots up lets the same sizes come again; it may add
+# a quarter of `padding_worth` to a chunk.
 ROUNDING = 4
 
 
-def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
-    """Cut experts, sorted by load, into chunks: the number of experts and the rows that each gets.
+class _Cuts(NamedTuple):
+    """Where experts may be cut. C is the number of cuts, the end included and the start left out."""
 
-    The cheapest cut, where a chunk costs its rows (experts * the busiest one's load) and as much as `padding_worth` more. Rows
-    are then rounded up to a multiple of a power of two. No chunk has experts of two groups of `at_once`.
+    places: np.ndarray
+    """[C + 1], ascending from 0 to the number of busy experts"""
+    experts: np.ndarray
+    """[C, C], experts from one cut (column: the start) to a later one (row: the end)"""
+    in_one_group: np.ndarray
+    """[C, C], True if these experts are of one group"""
+
+
+def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
+    """Cut experts, sorted by load, into chunks that are computed as one batched product each.
+
+    Every expert of a chunk gets as many slots as the chunk's first, the busiest one, needs:
+
+        load   9 ▓▓▓▓▓▓▓▓▓ │
+               8 ▓▓▓▓▓▓▓▓░ │               ▓ a token's slot
+               3           │ ▓▓▓           ░ padding
+               2           │ ▓▓░
+               2           │ ▓▓░
+                  2 x 9    │  3 x 3 slots: chunks [(2, 9), (3, 3)]
+
+    The cheapest cut is taken. A chunk costs its slots, and `padding_worth` more for its launches.
+    The slots of an expert are then rounded up to a multiple of a power of two.
 
     Args:
-        loads: rows of each expert, descending; those without any are left out.
-        at_once: experts whose dense weights are alive together: the first so many, the next, and so on.
-        padding_worth: the rows of padding that take as long as one more chunk.
+        loads: tokens of each expert, descending. Experts without any get no chunk.
+        at_once: experts whose dense weights are in memory together: the first so many, then the
+            next. They are a group, and no chunk has experts of two groups.
+        padding_worth: the padding slots that take as long as one more chunk.
+
+    Returns:
+        For each chunk, its number of experts and the slots of each.
     """
-    loads = np.asarray(loads)
-    cuts, experts, is_one_group = _places(int(np.count_nonzero(loads)), at_once)
-    costs = np.where(is_one_group, experts * loads[cuts[:-1]] + padding_worth, np.inf)
-    best, before = (
-        np.zeros(len(cuts)),
-        [0],
-    )  # of the experts before each cut: the cost, and the cut where the last chunk starts
-    for end in range(1, len(cuts)):
-        totals = best[:end] + costs[end - 1, :end]
-        before.append(int(totals.argmin()))
-        best[end] = totals[before[-1]]
-    sizes, end = [], len(cuts) - 1
-    while end:
-        experts, busiest = int(cuts[end] - cuts[before[end]]), int(loads[cuts[before[end]]])
-        step = 1 << max(1, padding_worth // ROUNDING // experts).bit_length() - 1
-        sizes.append((experts, -(-busiest // step) * step))
-        end = before[end]
-    return sizes[::-1]
+    tokens = np.asarray(loads)  # [experts]
+    cuts = _possible_cuts(int(np.count_nonzero(tokens)), at_once)
+    busiest = tokens[cuts.places[:-1]]  # [C], of the chunk that starts there
+    chunk_costs = np.where(cuts.in_one_group, cuts.experts * busiest + padding_worth, np.inf)
+
+    # Dynamic programming from left to right: the cheapest way to cut the experts before place n is
+    # the cheapest way to cut those before the last chunk's start, and that chunk.
+    cheapest = np.zeros(len(cuts.places))
+    last_start = [0]  # for each place: where the last chunk before it starts, a number of a place
+    for end in range(1, len(cuts.places)):
+        totals = cheapest[:end] + chunk_costs[end - 1, :end]
+        best = int(totals.argmin())
+        last_start.append(best)
+        cheapest[end] = totals[best]
+
+    # The chunks, read backwards from the end
+    chunks = []
+    end = len(cuts.places) - 1
+    while end > 0:
+        start = last_start[end]
+        experts = int(cuts.places[end] - cuts.places[start])
+        slots = _rounded_up(int(busiest[start]), padding_worth // ROUNDING // experts)
+        chunks.append((experts, slots))
+        end = start
+    return chunks[::-1]
+
+
+def _rounded_up(slots: int, most_added: int) -> int:
+    """Round up to a multiple of the largest power of two up to `most_added`."""
+    power = max(1, most_added).bit_length() - 1
+    multiple = 2**power
+    return -(-slots // multiple) * multiple
 
 
 @functools.cache
-def _places(busy: int, at_once: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where `busy` experts may be cut; experts from a cut (second) to a later one (first); whether they are of one group."""
-    cuts = np.unique(
-        [*range(0, busy, max(1, min(at_once, busy // CUTS))), *range(0, busy, at_once), busy]
-    )
-    starts, ends = cuts[None, :-1], cuts[1:, None]
-    return cuts, ends - starts, starts // at_once == (ends - 1) // at_once
+def _possible_cuts(busy: int, at_once: int) -> _Cuts:
+    """List the places to cut `busy` experts: about CUTS, evenly spaced, and all edges of groups."""
+    step = max(1, min(at_once, busy // CUTS))
+    places = np.unique([*range(0, busy, step), *range(0, busy, at_once), busy])
+    starts = places[None, :-1]  # [1, C]
+    ends = places[1:, None]  # [C, 1]
+    group_of_first = starts // at_once
+    group_of_last = (ends - 1) // at_once
+    return _Cuts(places, ends - starts, group_of_first == group_of_last)

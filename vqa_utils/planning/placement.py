@@ -1,200 +1,232 @@
-"""What a GPU's share of a model takes, and how the decoder layers are spread over GPUs. Free of torch."""
+"""Count what a share of a model takes on a GPU, phase by phase."""
 
-import bisect
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqa_utils.config import Config
-from vqa_utils.planning import memory
-from vqa_utils.planning.memory import Bytes
-from vqa_utils.planning.shapes import LAYERS, ModelShape
+from vqa_utils.planning import activations
+from vqa_utils.planning.memory import EXPERTS, LORA, Bytes, weights_by_module
+from vqa_utils.planning.shapes import LAYERS, VISION, ModelShape
 
-EMBEDDINGS, ROTARY, NORM = (
-    f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm")
-)
-VISION, HEAD = "model.visual", "lm_head"
-RESERVE = 0.05  # of a GPU's limit stays free where the plan chooses how much to put there: what the allocator cannot reuse
-OFFLOAD_SLOTS = (
-    2  # layers whose streamed experts lie on a GPU at a time: the one at work, and the next
-)
+EMBEDDINGS = "model.language_model.embed_tokens"
+ROTARY = "model.language_model.rotary_emb"
+NORM = "model.language_model.norm"
+HEAD = "lm_head"
+
+# Share of a GPU's limit to leave free wherever the plan has a choice: what the allocator holds and
+# cannot use again
+RESERVE = 0.05
+# Offloaded layers whose experts are on a GPU at a time: the one that computes, and the next
+OFFLOAD_SLOTS = 2
 
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """One GPU's share; sizes in bytes."""
+    """One GPU's share of the model, in bytes.
+
+    A phase's peak is the weights and what is alive beside them:
+
+        0                                                              peak      limit
+        | weights by group | LoRA and its optimizer | activations ... |   left   |
+    """
 
     limit: int
+    """What the run may hold on the GPU."""
     modules: tuple[str, ...]
+    """The modules that lie there."""
     weights: Bytes
-    """By group; LoRA with its gradients and optimizer among them."""
+    """By group. LoRA with its gradients and optimizer is one of them."""
     training: Bytes
-    """What lives beside the weights at the peak of a training step."""
-    others: Bytes
-    """Peaks of the other phases, weights included: loading, vision, scoring."""
+    """Activations at the peak of a training step, by kind."""
+    other_peaks: Bytes
+    """Peaks of loading, scoring and the vision tower, weights included."""
     offloaded_layers: tuple[str, ...] = ()
-    """Decoder layers whose experts wait in host memory."""
+    """Decoder layers whose experts are in host memory."""
     uncheckpointed_layers: tuple[str, ...] = ()
-    """Decoder layers that the backward does not compute again."""
+    """Decoder layers that skip activation checkpointing: the backward does not recompute them."""
 
     @property
     def peaks(self) -> Bytes:
-        """The most that each phase holds."""
-        return {"training": sum(self.weights.values()) + sum(self.training.values()), **self.others}
+        """The most that each phase holds, weights included."""
+        training = sum(self.weights.values()) + sum(self.training.values())
+        return {"training": training, **self.other_peaks}
 
     @property
     def total(self) -> int:
+        """The highest peak."""
         return max(self.peaks.values())
 
     @property
     def left(self) -> int:
+        """Bytes of the limit that stay free at the highest peak; negative if it does not fit."""
         return self.limit - self.total
+
+    @property
+    def layers(self) -> list[str]:
+        """The decoder layers among the modules, in order."""
+        return [module for module in self.modules if module.startswith(LAYERS)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lies on each GPU, and the memory that it takes.
+
+        GPU 0      vision tower | embeddings (and a tied head) | layers 0 to i
+        GPU 1                                                  | layers i + 1 to j
+        last GPU                                               | layers j + 1 to the last | norm | head
+
+    A token passes the GPUs from the first to the last. DeepStack adds features of the vision tower
+    to the first layers, so these are on its GPU.
+    """
+
+    gpus: tuple[GpuPlan, ...]
+
+    @property
+    def fits(self) -> bool:
+        """True if there is a GPU, and no peak is above its GPU's limit."""
+        return bool(self.gpus) and all(gpu.left >= 0 for gpu in self.gpus)
+
+    @property
+    def leaves_reserve(self) -> bool:
+        """True if `RESERVE` of each GPU's limit stays free."""
+        return all(gpu.left >= RESERVE * gpu.limit for gpu in self.gpus)
+
+    @property
+    def device_map(self) -> dict[str, int]:
+        """Each module's GPU, as `from_pretrained` takes it."""
+        places = {}
+        for number, gpu in enumerate(self.gpus):
+            places.update(dict.fromkeys(gpu.modules, number))
+        return places
+
+    @property
+    def offloaded_layers(self) -> list[str]:
+        """Decoder layers of all GPUs whose experts are in host memory."""
+        return [layer for gpu in self.gpus for layer in gpu.offloaded_layers]
+
+    @property
+    def uncheckpointed_layers(self) -> list[str]:
+        """Decoder layers of all GPUs that skip activation checkpointing."""
+        return [layer for gpu in self.gpus for layer in gpu.uncheckpointed_layers]
 
 
 class Placement:
-    """What the parts of a model take in one run: its modules' weights, and what is alive while they compute."""
+    """Count what any share of a model takes in one run.
+
+    Attributes:
+        layers: the decoder layers, in order.
+        first: the modules before them, which are on the first GPU.
+        last: the modules behind them, which are on the last GPU.
+    """
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
-        self.config, self.shape = config, shape
-        self.training = memory.batch_of(
+        """Prepare the counts for rows with so many text tokens.
+
+        Args:
+            config: settings with a number for each batch.
+            shape: the model's.
+            text_tokens: of a row in training; scoring adds those of further option orders.
+        """
+        self.config = config
+        self.shape = shape
+        self.layers = shape.layer_names
+        self.weights = weights_by_module(shape, config)
+        self.training = activations.batch_of(
             shape, config, config.micro_batch, text_tokens, training=True
         )
-        self.scoring = memory.batch_of(
-            shape, config, config.score_batch, text_tokens + (config.tta - 1) * memory.OPTION_TOKENS
+        further_orders = (config.tta - 1) * activations.OPTION_TOKENS
+        self.scoring = activations.batch_of(
+            shape, config, config.score_batch, text_tokens + further_orders
         )
-        self.modules = memory.weights_by_module(shape, config)
-        self.layers = [f"{LAYERS}.{number}" for number in range(shape.layers)]
-        tied = [] if HEAD in self.modules else [HEAD]
-        self.first = [VISION, EMBEDDINGS, ROTARY, *tied]
-        self.last = [NORM, *([] if tied else [HEAD])]
+        self.first = [VISION, EMBEDDINGS, ROTARY]
+        self.last = [NORM]
+        is_tied = HEAD not in self.weights
+        if is_tied:
+            self.first.append(HEAD)
+        else:
+            self.last.append(HEAD)
 
-    def whole(self, modules: Sequence[str], limit: int) -> GpuPlan:
-        """The plan of a GPU with these modules, none of them streamed."""
+    def without_offloading(self, modules: Sequence[str], limit: int) -> GpuPlan:
+        """Plan a GPU with all weights of these modules."""
         weights: Bytes = {}
         for module in modules:
-            for group, size in self.modules.get(module, {}).items():
+            for group, size in self.weights.get(module, {}).items():
                 weights[group] = weights.get(group, 0) + size
-        return self.planned(modules, limit, weights, ())
+        return self._planned(modules, limit, weights)
 
-    def offloading(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
-        """The plan of a GPU with these modules; where less than the reserve would be left, as many experts streamed as that takes."""
-        gpu = self.whole(modules, limit)
-        layers = [module for module in modules if memory.EXPERTS in self.modules.get(module, {})]
-        if gpu.left >= reserve * limit or not layers:
+    def with_offloading(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
+        """Plan a GPU with these modules that offloads as many layers' experts as it lacks memory.
+
+        Two slots on the GPU take the offloaded experts in turn. The offloaded layers are spread
+        evenly, so that each copy hides behind the layers before it. Three of eight:
+
+            layer           0  1  2  3  4  5  6  7
+            experts         -  g  -  g  g  -  g  g      - offloaded, g on the GPU
+
+        Args:
+            modules: the GPU's.
+            limit: what it may hold, in bytes.
+            reserve: share of the limit. Offloading begins where less would stay free, and then
+                frees `RESERVE`.
+        """
+        gpu = self.without_offloading(modules, limit)
+        with_experts = [module for module in modules if EXPERTS in self.weights.get(module, {})]
+        if gpu.left >= reserve * limit or not with_experts:
             return gpu
-        a_layer = gpu.weights[memory.EXPERTS] // len(layers)
-        count = min(len(layers), math.ceil((RESERVE * limit - gpu.left) / a_layer) + OFFLOAD_SLOTS)
-        on_gpu = {
-            **gpu.weights,
-            memory.EXPERTS: gpu.weights[memory.EXPERTS] - (count - OFFLOAD_SLOTS) * a_layer,
-        }
-        # Spread evenly, so that a copy has the layers between two streamed ones to hide behind
-        return self.planned(
-            modules,
-            limit,
-            on_gpu,
-            tuple(layers[number * len(layers) // count] for number in range(count)),
-        )
+        layer_bytes = gpu.weights[EXPERTS] // len(with_experts)
+        lacking = math.ceil((RESERVE * limit - gpu.left) / layer_bytes)
+        count = min(len(with_experts), lacking + OFFLOAD_SLOTS)
+        freed = (count - OFFLOAD_SLOTS) * layer_bytes
+        weights = {**gpu.weights, EXPERTS: gpu.weights[EXPERTS] - freed}
+        places = [number * len(with_experts) // count for number in range(count)]
+        offloaded = tuple(with_experts[place] for place in places)
+        return self._planned(modules, limit, weights, offloaded)
 
-    def again(self, gpu: GpuPlan) -> GpuPlan:
-        """What the same modules take in this run."""
-        return self.planned(
+    def recounted(self, gpu: GpuPlan) -> GpuPlan:
+        """Plan the same GPU, with the same modules and weights, for this run's batches."""
+        return self._planned(
             gpu.modules, gpu.limit, gpu.weights, gpu.offloaded_layers, gpu.uncheckpointed_layers
         )
 
-    def planned(
+    def _planned(
         self,
         modules: Sequence[str],
         limit: int,
         weights: Bytes,
-        streamed: tuple[str, ...],
-        kept: tuple[str, ...] = (),
+        offloaded: tuple[str, ...] = (),
+        uncheckpointed: tuple[str, ...] = (),
     ) -> GpuPlan:
-        layers = [module for module in modules if module.startswith(LAYERS)]
+        """Count each phase beside the weights that are on the GPU."""
+        layers = tuple(module for module in modules if module.startswith(LAYERS))
         if self.config.use_gradient_checkpointing is False:
-            kept = tuple(layers)
-        training = memory.training_bytes(
-            self.shape, self.config, self.training, len(layers), len(kept), head=NORM in modules
+            uncheckpointed = layers
+        training = activations.training_bytes(
+            self.shape,
+            self.config,
+            self.training,
+            len(layers),
+            len(uncheckpointed),
+            head=NORM in modules,
         )
-        held, frozen = sum(weights.values()), sum(weights.values()) - weights.get(memory.LORA, 0)
-        others = {
-            "loading": frozen
-            - weights.get("vision", 0)
-            + memory.loading_bytes(self.shape) * bool(layers),  # the tower is last
-            "scoring": held
-            + memory.scoring_bytes(self.shape, self.scoring, first=VISION in modules)
-            * bool(layers),
-        }
-        if VISION in modules:
-            others["vision tower"] = held + max(
-                memory.vision_bytes(self.shape, batch) for batch in (self.training, self.scoring)
+        peaks = self._other_peaks(modules, weights, has_layers=bool(layers))
+        return GpuPlan(limit, tuple(modules), weights, training, peaks, offloaded, uncheckpointed)
+
+    def _other_peaks(self, modules: Sequence[str], weights: Bytes, *, has_layers: bool) -> Bytes:
+        """Count the peaks of loading, scoring and the vision tower."""
+        all_weights = sum(weights.values())
+        has_vision = VISION in modules
+        # While layers are loaded, there is no LoRA yet, and no tower: it is loaded last
+        loading = all_weights - weights.get(LORA, 0) - weights.get("vision", 0)
+        scoring = all_weights
+        if has_layers:
+            loading += activations.loading_bytes(self.shape)
+            scoring += activations.scoring_bytes(self.shape, self.scoring, first=has_vision)
+        peaks = {"loading": loading, "scoring": scoring}
+        if has_vision:
+            tower = max(
+                activations.vision_bytes(self.shape, self.training),
+                activations.vision_bytes(self.shape, self.scoring),
             )
-        return GpuPlan(limit, tuple(modules), weights, training, others, streamed, kept)
-
-
-Placed = Callable[[Sequence[str], int], GpuPlan]  # the plan of a GPU with such modules and limit
-
-
-def spread_evenly(placed: Placed, placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
-    """The spread that leaves most on the GPU with the least, or where it lacks least; [] without a GPU.
-
-    Args:
-        placed: `Placement.whole` or `Placement.offloading`.
-        limits: what each GPU may hold, in bytes.
-    """
-
-    def leaving(left: int) -> list[GpuPlan] | None:
-        return _spread(placed, lambda gpu: gpu.left >= left, placement, limits)
-
-    low, high = (
-        -10 * sum(sum(groups.values()) for groups in placement.modules.values()),
-        max(limits, default=0),
-    )
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if leaving(middle) else (low, middle)
-    return leaving(low) or []
-
-
-def spread_offloaded(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
-    """The spread in which the GPU that streams most streams the fewest layers; [] where nothing fits.
-
-    One that leaves the reserve on each GPU is taken first, even if another streams fewer.
-    """
-
-    def offloading(most: int, reserve: float) -> list[GpuPlan] | None:
-        def is_good(gpu: GpuPlan) -> bool:
-            return gpu.left >= reserve * gpu.limit and len(gpu.offloaded_layers) <= most
-
-        return _spread(
-            functools.partial(placement.offloading, reserve=reserve), is_good, placement, limits
-        )
-
-    counts = range(len(placement.layers) + 1)
-    for reserve in (RESERVE, 0):
-        fewest = bisect.bisect_left(
-            counts, True, key=lambda most, reserve=reserve: offloading(most, reserve) is not None
-        )
-        if found := offloading(fewest, reserve):
-            return found
-    return []
-
-
-def _spread(
-    placed: Placed, is_good: Callable[[GpuPlan], bool], placement: Placement, limits: Sequence[int]
-) -> list[GpuPlan] | None:
-    """Each GPU in turn gets as many layers as is good; None where some stay over."""
-    gpus, waiting = [], list(placement.layers)
-    for number, limit in enumerate(limits):
-        fixed = [
-            *(placement.first if number == 0 else []),
-            *(placement.last if number == len(limits) - 1 else []),
-        ]
-        counts = range(placement.shape.deepstack_layers if number == 0 else 0, len(waiting) + 1)
-        fitting = [count for count in counts if is_good(placed([*fixed, *waiting[:count]], limit))]
-        if not fitting:
-            return None
-        gpus.append(placed([*fixed, *waiting[: fitting[-1]]], limit))
-        waiting = waiting[fitting[-1] :]
-    return None if waiting else gpus
+            peaks["vision tower"] = all_weights + tower
+        return peaks

@@ -1,0 +1,138 @@
+"""How layers are spread over GPUs, and which are offloaded or skip activation checkpointing."""
+
+import itertools
+
+import pytest
+
+from vqa_utils.planning.activations import LONG_TEXT_TOKENS, batch_of, saved_bytes
+from vqa_utils.planning.gpus import T4, gpu_limits
+from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, RESERVE, ROTARY
+from vqa_utils.planning.plan import make_plan, resolve_batches, with_text
+from vqa_utils.planning.shapes import LAYERS, VISION, shape_of
+from vqa_utils.presets import preset
+
+GIB = 2**30
+SHAPE = shape_of(preset("safe"))
+TWO_OF_14 = [int(14e9)] * 2
+
+
+def planned_of(name="safe", limits=TWO_OF_14, **changes):
+    return make_plan(preset(name, **changes), SHAPE, [int(limit) for limit in limits])
+
+
+def numbers(layers):
+    return [int(layer.rpartition(".")[2]) for layer in layers]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [(14e9, 14e9), (12e9, 15e9), (15e9, 12e9), (9e9, 9e9, 9e9), (6e9, 6e9, 14e9, 7e9)],
+    ids=str,
+)
+def test_the_cut_leaves_the_gpus_equally_free_within_a_layer(limits):
+    plan = planned_of(limits=limits, use_gradient_checkpointing=True)
+    left = [gpu.left for gpu in plan.gpus]
+    layer_bytes = 0.33 * GIB  # its weights, and the input that it saves
+    assert plan.fits and max(left) - min(left) <= layer_bytes
+    layers = [layer for gpu in plan.gpus for layer in gpu.layers]
+    assert numbers(layers) == list(range(48))  # each once, in order
+
+
+def test_the_ends_of_the_model_are_on_the_first_and_last_gpu():
+    device_map = planned_of(limits=(6e9, 15e9)).device_map
+    deepstack = [f"{LAYERS}.{number}" for number in range(3)]
+    assert {device_map[module] for module in (VISION, EMBEDDINGS, ROTARY, *deepstack)} == {0}
+    assert device_map[HEAD] == device_map[NORM] == 1
+
+
+def test_a_tied_head_is_with_the_embeddings():
+    config = preset("single_gpu")
+    tied = make_plan(config, shape_of(config), [int(3e9)] * 2)
+    assert tied.device_map[HEAD] == tied.device_map[EMBEDDINGS] == 0
+
+
+@pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
+def test_two_t4_hold_the_30b_and_one_holds_it_by_offloading(name):
+    limits = gpu_limits(preset(name), [T4, T4])
+    one = limits[:1]
+    assert planned_of(name, limits).fits and not planned_of(name, one).fits
+    offloading = planned_of(name, one, offload_experts=True)
+    assert offloading.fits and 10 < len(offloading.offloaded_layers) < 30
+    # Nothing is offloaded if all fits
+    assert planned_of(name, limits, offload_experts=True) == planned_of(name, limits)
+
+
+def test_offloaded_layers_are_spread_over_the_whole_model():
+    plan = planned_of(limits=TWO_OF_14[:1], offload_experts=True)
+    offloaded = numbers(plan.offloaded_layers)
+    gaps = {after - before for before, after in itertools.pairwise(offloaded)}
+    assert max(gaps) - min(gaps) <= 1 and offloaded[-1] > 40
+
+
+def test_offloading_leaves_a_reserve_and_little_more():
+    (gpu,) = planned_of(limits=TWO_OF_14[:1], offload_experts=True).gpus
+    assert RESERVE * gpu.limit <= gpu.left < 0.08 * gpu.limit
+
+
+@pytest.mark.parametrize("size", [11.5e9, 10e9, 8.5e9, 7.5e9, 6e9])
+def test_gpus_of_one_size_offload_alike_and_little_more_than_one_of_twice_the_size(size):
+    both = planned_of(limits=(size, size), offload_experts=True)
+    first, second = (len(gpu.offloaded_layers) for gpu in both.gpus)
+    assert both.fits and abs(first - second) <= 1
+    alone = len(planned_of(limits=[2 * size], offload_experts=True).offloaded_layers)
+    # The second GPU has a layer at work too, and slots of its own
+    assert alone < first + second <= alone + 10
+
+
+def test_a_small_gpu_leaves_layers_to_the_large_one():
+    plan = planned_of(
+        "low_memory", (8.5e9, 2.9e9), offload_experts=True, micro_batch=4, score_batch=4
+    )
+    assert plan.fits and len(plan.offloaded_layers) < 48
+
+
+def test_offloading_fits_without_the_reserve_if_it_must():
+    tight = planned_of(limits=(3.3e9, 3.3e9), offload_experts=True, micro_batch=1, score_batch=1)
+    assert tight.fits and not tight.leaves_reserve
+
+
+def test_offloading_brings_back_the_reserve():
+    assert not planned_of(limits=(12e9, 12e9), micro_batch=16).leaves_reserve
+    tight = planned_of(limits=(12e9, 12e9), micro_batch=16, offload_experts=True)
+    assert tight.leaves_reserve and 0 < len(tight.offloaded_layers) < 6
+
+
+def test_a_plan_that_does_not_fit_has_the_least_shortfall():
+    lacking = planned_of(limits=(3e9, 3e9), offload_experts=True, micro_batch=1, score_batch=1)
+    first, second = (-gpu.left for gpu in lacking.gpus)
+    assert not lacking.fits and 0 < first < 0.3e9 and abs(first - second) < 0.1e9
+
+
+def test_no_gpu_is_no_plan_that_fits():
+    assert not make_plan(preset("safe"), SHAPE, []).fits
+
+
+def test_free_memory_lets_the_last_layers_skip_checkpointing():
+    plan = planned_of(score_batch=8)
+    without = planned_of(score_batch=8, use_gradient_checkpointing=True)
+    for gpu, plain in zip(plan.gpus, without.gpus, strict=True):
+        count = len(gpu.uncheckpointed_layers)
+        assert gpu.modules == plain.modules and not plain.uncheckpointed_layers
+        assert 0 < count < len(gpu.layers)
+        assert list(gpu.uncheckpointed_layers) == gpu.layers[-count:]
+
+
+def test_the_longest_rows_fit_beside_the_reserve_and_no_further_layer_would():
+    config = resolve_batches(preset("safe", score_batch=8), SHAPE, TWO_OF_14)
+    long = with_text(planned_of(score_batch=8), config, SHAPE, LONG_TEXT_TOKENS)
+    batch = batch_of(SHAPE, config, 16, LONG_TEXT_TOKENS)
+    layer_bytes = saved_bytes(SHAPE, config, batch)
+    for gpu in long.gpus:
+        assert gpu.left - layer_bytes < RESERVE * gpu.limit <= gpu.left
+
+
+def test_layers_skip_checkpointing_by_the_setting_and_not_beside_offloaded_experts():
+    assert len(planned_of(limits=[80e9]).uncheckpointed_layers) == 48
+    never = planned_of(limits=[80e9] * 2, use_gradient_checkpointing=False)
+    assert len(never.uncheckpointed_layers) == 48
+    assert not planned_of(limits=TWO_OF_14[:1], offload_experts=True).uncheckpointed_layers

@@ -1,0 +1,173 @@
+"""Spread a model's decoder layers over GPUs, for a run with known batches."""
+
+import bisect
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vqa_utils.config import Config
+from vqa_utils.planning.activations import LONG_TEXT_TOKENS
+from vqa_utils.planning.memory import Bytes
+from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, Plan
+from vqa_utils.planning.shapes import ModelShape
+
+# Plans a GPU with these modules and this limit: `Placement.with_offloading`, or without
+PlanGpu = Callable[[Sequence[str], int], GpuPlan]
+# Plans GPU `number` with the decoder layers from `start` up to `end`
+PlanShare = Callable[[int, int, int], GpuPlan]
+
+
+def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int) -> Plan:
+    """Place a model: evenly, with offloaded experts only if that leaves no reserve.
+
+    Args:
+        config: settings with a number for each batch.
+        shape: the model's.
+        limits: what each GPU may hold, in bytes.
+        text_tokens: of a row.
+
+    Returns:
+        The plan, with layers that skip activation checkpointing. It may not fit.
+    """
+    placement = Placement(config, shape, text_tokens)
+    plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+    if config.offload_experts and not plan.leaves_reserve:
+        gpus = spread_offloaded(placement, limits)
+        if not gpus:
+            gpus = spread_evenly(placement.with_offloading, placement, limits)
+        plan = Plan(tuple(gpus))
+    if config.use_gradient_checkpointing == "auto":
+        plan = without_needless_checkpointing(plan, config, shape, text_tokens)
+    return plan
+
+
+def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
+    """Maximise free memory on the fullest GPU; if nothing fits, minimise the shortfall.
+
+    Args:
+        plan_gpu: `placement.without_offloading` or `placement.with_offloading`.
+        placement: the model's.
+        limits: what each GPU may hold, in bytes.
+
+    Returns:
+        The GPUs with all decoder layers; [] without a GPU.
+    """
+    plan_share = _shares(plan_gpu, placement, limits)
+
+    def leaving(free: int) -> list[GpuPlan] | None:
+        return _fill(plan_share, lambda gpu: gpu.left >= free, placement, len(limits))
+
+    # Binary search: as much as `low` can be left free on every GPU, as much as `high` cannot
+    weights = sum(_total(groups) for groups in placement.weights.values())
+    low = -10 * weights  # more than any peak lacks
+    high = max(limits, default=0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if leaving(middle):
+            low = middle
+        else:
+            high = middle
+    return leaving(low) or []
+
+
+def spread_offloaded(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
+    """Minimise the offloaded layers of the GPU that has most of them.
+
+    A spread that leaves the reserve on each GPU comes first, even if one without it would offload
+    fewer.
+
+    Returns:
+        The GPUs with all decoder layers; [] if nothing fits.
+    """
+    for reserve in (RESERVE, 0):
+        gpus = _fewest_offloaded(placement, limits, reserve)
+        if gpus:
+            return gpus
+    return []
+
+
+def _fewest_offloaded(
+    placement: Placement, limits: Sequence[int], reserve: float
+) -> list[GpuPlan] | None:
+    plan_gpu = functools.partial(placement.with_offloading, reserve=reserve)
+    plan_share = _shares(plan_gpu, placement, limits)
+
+    def offloading(most: int) -> list[GpuPlan] | None:
+        def accepts(gpu: GpuPlan) -> bool:
+            return gpu.left >= reserve * gpu.limit and len(gpu.offloaded_layers) <= most
+
+        return _fill(plan_share, accepts, placement, len(limits))
+
+    # Binary search: the more a GPU may offload, the sooner all layers find a place
+    numbers = range(len(placement.layers) + 1)
+    fewest = bisect.bisect_left(numbers, True, key=lambda most: offloading(most) is not None)
+    return offloading(fewest)
+
+
+def _shares(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]) -> PlanShare:
+    """Make a function that plans a GPU's share; a search asks for the same share many times."""
+    last = len(limits) - 1
+
+    @functools.cache
+    def plan_share(number: int, start: int, end: int) -> GpuPlan:
+        modules: list[str] = []
+        if number == 0:
+            modules += placement.first
+        if number == last:
+            modules += placement.last
+        modules += placement.layers[start:end]
+        return plan_gpu(modules, limits[number])
+
+    return plan_share
+
+
+def _fill(
+    plan_share: PlanShare,
+    accepts: Callable[[GpuPlan], bool],
+    placement: Placement,
+    gpu_count: int,
+) -> list[GpuPlan] | None:
+    """Give each GPU in turn as many layers as are acceptable; None if some layers find no place."""
+    gpus: list[GpuPlan] = []
+    start = 0
+    for number in range(gpu_count):
+        # DeepStack's layers are on the first GPU
+        fewest = placement.shape.deepstack_layers if number == 0 else 0
+        ends = range(len(placement.layers), start + fewest - 1, -1)
+        end = next((end for end in ends if accepts(plan_share(number, start, end))), None)
+        if end is None:
+            return None
+        gpus.append(plan_share(number, start, end))
+        start = end
+    return gpus if start == len(placement.layers) else None
+
+
+def without_needless_checkpointing(
+    plan: Plan, config: Config, shape: ModelShape, text_tokens: int
+) -> Plan:
+    """Let as many layers skip activation checkpointing as fit beside the reserve.
+
+    A layer that skips it saves more for the backward, and is not recomputed there. The longest rows
+    (`LONG_TEXT_TOKENS`) have to fit too. A GPU with offloaded experts checkpoints all its layers:
+    its memory is for experts.
+    """
+    longest = Placement(config, shape, max(text_tokens, LONG_TEXT_TOKENS))
+    usual = Placement(config, shape, text_tokens)
+    gpus = [usual.recounted(_skipping_checkpoints(gpu, longest)) for gpu in plan.gpus]
+    return Plan(tuple(gpus))
+
+
+def _skipping_checkpoints(gpu: GpuPlan, longest: Placement) -> GpuPlan:
+    """Name the layers of a GPU that skip checkpointing: its last ones, which the backward frees first."""
+    if gpu.offloaded_layers:
+        return gpu
+    most = (1 - RESERVE) * gpu.limit
+    for first in range(len(gpu.layers)):
+        skipping = replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:]))
+        if longest.recounted(skipping).peaks["training"] <= most:
+            return skipping
+    return gpu
+
+
+def _total(sizes: Bytes) -> int:
+    return sum(sizes.values())

@@ -1,0 +1,257 @@
+"""Count the bytes on a GPU beside the weights: in training, scoring, the vision tower, loading.
+
+Of the mixture of experts, each tensor of the fused decoder layer is counted (fp16 products over an
+fp32 residual stream, activation checkpointing by layer). A dense layer is transformers' own: its
+temporaries, the factors FITTED_*, were fitted on measured peaks. All were checked on measured
+peaks, within 2 % (mixture) and 4 % (dense): tests/bench/README.md.
+
+Most counts are bytes a token, in the order of a layer's work:
+
+    residual stream -> norm -> q, k, v -> sdpa -> o -> + -> norm -> experts or MLP -> +
+    [hidden] fp32      fp16    fp16       fp16         fp32                           fp32
+"""
+
+import math
+from dataclasses import dataclass
+
+from vqa_utils.config import Config
+from vqa_utils.planning.memory import EXPERTS_AT_ONCE, FP16, FP32, Bytes
+from vqa_utils.planning.shapes import ModelShape
+
+# Tokens of a long row's question, four options and chat template. More of them cost little.
+TEXT_TOKENS = 128
+# Text tokens of the longest row: it still has to fit if layers skip activation checkpointing
+LONG_TEXT_TOKENS = 192
+# Tokens that the longest instruction of `paraphrase` has beyond the usual one (Qwen's vocabulary)
+LONGER_INSTRUCTION = 8
+# Text tokens of the options and what follows them: each further option order adds these
+OPTION_TOKENS = 80
+# Positions of a row that get logits: the letter, the two tokens that end the turn, one before them
+LOGIT_POSITIONS = 4
+
+# Expert slots per routed token, padding included: 1.20 was recorded at 16 rows a pass. A T4's
+# chunks have less padding.
+SLOTS_PER_ROUTED_TOKEN = 1.25
+
+# Temporaries of a dense layer's attention, in bytes a token and unit of the queries' width: fitted
+FITTED_ATTENTION_BACKWARD = 28
+FITTED_ATTENTION_FORWARD = 35
+
+# Kinds of activations in training, as the plan's table names them
+SAVED = "saved for the backward"
+WORKING = "one layer's temporaries"
+DENSE = "dequantised weights"
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one pass through the model."""
+
+    rows: int
+    image_tokens: int
+    """Of a row."""
+    text_tokens: int
+    """Of a row."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return self.rows * (self.image_tokens + self.text_tokens)
+
+
+def batch_of(
+    shape: ModelShape,
+    config: Config,
+    rows: int,
+    text_tokens: int = TEXT_TOKENS,
+    *,
+    training: bool = False,
+) -> Batch:
+    """Make the batch to plan for: each image has as many pixels as it may.
+
+    In training, `paraphrase` may draw a longer instruction.
+    """
+    image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
+    if training and config.paraphrase:
+        text_tokens += LONGER_INSTRUCTION
+    return Batch(rows, image_tokens, text_tokens)
+
+
+def training_bytes(
+    shape: ModelShape,
+    config: Config,
+    batch: Batch,
+    layers: int,
+    uncheckpointed: int,
+    *,
+    head: bool,
+) -> Bytes:
+    """Count the activations at the peak of a training step: in the backward of a GPU's last layer.
+
+    Args:
+        shape: the model's.
+        config: the settings of the run.
+        batch: one pass of training.
+        layers: the GPU's decoder layers.
+        uncheckpointed: how many of these skip activation checkpointing.
+        head: True for the GPU with the head, which makes the logits.
+    """
+    saved = layers * input_bytes(shape, batch) + uncheckpointed * saved_bytes(shape, config, batch)
+    working = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
+    return {
+        SAVED: saved,
+        WORKING: int(working) * batch.tokens if layers else 0,
+        DENSE: dense_bytes(shape) if layers else 0,
+        LOGITS: logits_bytes(shape, batch) if head else 0,
+    }
+
+
+def input_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Count what every decoder layer saves: its input, and the routing of its experts."""
+    residual_stream = FP32 * shape.hidden
+    # For each expert of a token: weight (fp32), expert (int64) and three places (int64)
+    routing = (4 + 8 + 3 * 8) * shape.experts_per_token
+    return (residual_stream + routing) * batch.tokens
+
+
+def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
+    """Count what a decoder layer saves beside these if it skips activation checkpointing."""
+    return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
+
+
+def _attention_saved(shape: ModelShape, config: Config) -> int:
+    """Count the bytes a token that the attention half saves for its backward."""
+    hidden = shape.hidden
+    queries = shape.attention_width
+    keys = shape.key_value_width
+    saved = FP32 * hidden  # a norm's input: the experts' norm, or a dense layer's first
+    saved += FP16 * hidden  # the input of q, k and v
+    saved += FP16 * (queries + 2 * keys)  # q, k and v
+    saved += 4 * FP16 * queries  # sdpa's q, its k and v (repeated for all heads), its output
+    if config.lora_dropout:
+        saved += FP16 * queries  # the output after dropout, for the LoRA of o
+    if shape.experts:
+        saved += FP16 * hidden  # the experts' input
+    return saved
+
+
+def _mlp_saved(shape: ModelShape) -> int:
+    """Count the bytes a token that a dense MLP saves for its backward; 0 for experts."""
+    if shape.experts:
+        return 0
+    saved = FP32 * shape.hidden  # the norm's input
+    saved += FP16 * shape.mlp_width  # gate
+    saved += FP16 * shape.mlp_width  # its activation
+    saved += FP16 * shape.mlp_width  # up
+    return saved
+
+
+def _working_in_backward(shape: ModelShape, config: Config, *, checkpointed: bool) -> float:
+    """Count the bytes a token of one layer's temporaries in its backward.
+
+    A checkpointed layer recomputes what its attention saves. Otherwise that is counted as saved.
+    """
+    if shape.experts:
+        # Gradients of the residual stream behind the layer and between its halves, in two types
+        streams = 2 * (FP32 + FP16) * shape.hidden
+        # At most six: gradients of sdpa's output, its q, k and v, and of q, k and v before them
+        attention = 6 * FP16 * shape.attention_width
+        working = streams + max(attention, _experts_working(shape, training=True))
+        return working + _attention_saved(shape, config) if checkpointed else working
+    attention = FITTED_ATTENTION_BACKWARD * shape.attention_width
+    mlp = 8 * shape.hidden + 12 * shape.mlp_width  # two streams in fp32; six tensors in fp16
+    working = max(attention, mlp)
+    if checkpointed:
+        return working + _attention_saved(shape, config)
+    # What the MLP saved is gone by the time of the attention's backward
+    return working - _mlp_saved(shape)
+
+
+def _experts_working(shape: ModelShape, *, training: bool) -> float:
+    """Count the bytes a token of the experts' slots at work.
+
+    Nearly all slots are of the first group of experts, the busiest, and are counted at once.
+    """
+    slot = FP16 * shape.hidden  # the token's input, or later its output
+    if training:
+        slot += FP16 * shape.hidden  # its gradient
+    slot += FP16 * 2 * shape.mlp_width  # gate and up
+    slot += FP16 * shape.mlp_width  # their product
+    return SLOTS_PER_ROUTED_TOKEN * shape.experts_per_token * slot
+
+
+def dense_bytes(shape: ModelShape) -> int:
+    """Count the most weights that are dense in 16 bits at a time: a group of experts or a matrix."""
+    matrix = FP16 * shape.mlp_width * shape.hidden
+    if not shape.experts:
+        return matrix
+    gate_up_and_down = 3
+    return min(EXPERTS_AT_ONCE, shape.experts) * gate_up_and_down * matrix
+
+
+def logits_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Count the logits in fp16 and fp32, their log-softmax and its gradient."""
+    logits = batch.rows * LOGIT_POSITIONS * shape.vocabulary
+    return logits * (FP16 + FP32 + FP32 + FP32)
+
+
+def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
+    """Count what is alive beside the weights in a layer's forward without gradients.
+
+    Args:
+        shape: the model's.
+        batch: one pass of scoring.
+        first: True for the GPU with the vision tower and the embeddings. The forward holds images
+            and embeddings to its end.
+    """
+    tokens_per_row = batch.tokens // batch.rows
+    mask = (1 + FP16) * tokens_per_row  # of several option orders: as bool, and added to scores
+    if not shape.experts:
+        streams = 12 * shape.hidden  # three residual streams in fp32
+        attention = FITTED_ATTENTION_FORWARD * shape.attention_width
+        mlp = 8 * shape.hidden + 8 * shape.mlp_width  # two streams in fp32, four tensors in fp16
+        dense_layer = mask + streams + max(attention, mlp)
+        return dense_layer * batch.tokens + dense_bytes(shape)
+    # The residual stream before, within and behind the layer, and the norm of the second half
+    streams = (3 * FP32 + FP16) * shape.hidden
+    images = 0
+    if first:
+        # The embeddings as made and as moved, and the stream before DeepStack's last addition
+        streams += 3 * FP32 * shape.hidden
+        images = _image_bytes(shape, batch)
+    attention = 5 * FP16 * shape.attention_width  # q, k and v, and sdpa's k, v and output
+    working = mask + streams + max(attention, _experts_working(shape, training=False))
+    return int(working) * batch.tokens + dense_bytes(shape) + images
+
+
+def _image_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Count the pixels, the tower's residual stream and its features, also those for DeepStack."""
+    stream = FP32 * shape.vision_hidden  # of a patch
+    features = (FP32 + FP16 * shape.deepstack_layers) * shape.hidden  # of an image token
+    image_tokens = batch.rows * batch.image_tokens
+    return _patches(shape, batch) * (_pixel_bytes(shape) + stream) + image_tokens * features
+
+
+def vision_bytes(shape: ModelShape, batch: Batch) -> int:
+    """Count the vision tower's forward: pixels, its stream, one block's temporaries."""
+    streams = 2 * FP32 * shape.vision_hidden
+    attention = 9 * FP32 * shape.vision_hidden  # of a block, in fp32
+    mlp = 3 * FP16 * shape.vision_mlp_width  # of a block, in fp16
+    return _patches(shape, batch) * (_pixel_bytes(shape) + streams + max(attention, mlp))
+
+
+def _patches(shape: ModelShape, batch: Batch) -> int:
+    pixels = batch.rows * batch.image_tokens * shape.pixels_per_token
+    return pixels // shape.patch_px**2
+
+
+def _pixel_bytes(shape: ModelShape) -> int:
+    """Count the bytes of a patch: three colours of two frames in fp32."""
+    return 3 * 2 * shape.patch_px**2 * FP32
+
+
+def loading_bytes(shape: ModelShape) -> int:
+    """Count the largest stack of experts on its way to 4 bits: in 16 bits, read and transposed."""
+    gate_up = shape.experts * 2 * shape.mlp_width * shape.hidden
+    return 2 * FP16 * gate_up

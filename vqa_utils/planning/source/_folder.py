@@ -1,0 +1,130 @@
+"""Find what is missing, torn or of another format in a model's folder."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.planning.source._hub import CONFIG
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+PICKLES = (".bin", ".pt", ".pth")
+# A model needs one file of each pair
+BESIDE_THE_WEIGHTS = (
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.json"),
+)
+NO_FILE = "no such file; get a whole model in the format of transformers"
+# Bytes of a file that may be Git LFS's pointer to the weights, about 130 in all
+SMALL_FILE = 1000
+
+
+def folder_problems(folder: Path) -> list[str]:
+    """Describe each problem of a model's folder; of the weights, only the headers are read."""
+    deeper = _deeper_models(folder)
+    if deeper and not (folder / CONFIG).exists():
+        return [f"expected {CONFIG}, found it in {deeper[0]}; pass that folder with --model"]
+    problems: list[str] = []
+    read_object(folder / CONFIG, "model_type", str, problems)
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    problems += missing_kinds(names, str(folder))
+    shards = _shards(folder, names, problems)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        problems.append(
+            f"{INDEX}: expected the {len(shards)} shards it lists, "
+            f"found {len(missing)} of them missing: {', '.join(missing)}; download them again"
+        )
+    for shard in shards:
+        if shard not in missing:
+            problems += _torn(folder / shard)
+    return problems
+
+
+def _deeper_models(folder: Path) -> list[Path]:
+    """Find models up to three folders below: a Kaggle input has framework, variation, version."""
+    found = []
+    for depth in (1, 2, 3):
+        found += [file.parent for file in folder.glob("*/" * depth + CONFIG)]
+    return found
+
+
+def missing_kinds(names: set[str], source: str) -> list[str]:
+    """Describe each kind of file that a model needs and `names` lacks.
+
+    Args:
+        names: the model's files.
+        source: its folder, or its name on the hub.
+    """
+    problems = []
+    if names.isdisjoint((WEIGHTS, INDEX)):
+        found = _instead_of_weights(names, source)
+        problems.append(f"expected {WEIGHTS} or {INDEX}, found {found}")
+    for choice in BESIDE_THE_WEIGHTS:
+        if names.isdisjoint(choice):
+            problems.append(f"expected {' or '.join(choice)}, found {NO_FILE}")
+    return problems
+
+
+def _instead_of_weights(names: set[str], source: str) -> str:
+    """Describe what is there instead of the weights."""
+    shards = sorted(name for name in names if SHARD.fullmatch(name))
+    if shards:
+        return f"only {', '.join(shards)}; get the index too"
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if pickles:
+        load = f"AutoModelForImageTextToText.from_pretrained({source!r})"
+        return (
+            f"only pickles, which are not loaded ({', '.join(pickles)}); "
+            f"convert them: {load}.save_pretrained(NEW_DIR), "
+            "and copy the tokenizer's and the processor's files there"
+        )
+    return NO_FILE
+
+
+def _shards(folder: Path, names: set[str], problems: list[str]) -> list[str]:
+    """List the files of weights that transformers reads."""
+    if WEIGHTS in names:  # it reads no index beside it
+        return [WEIGHTS]
+    if INDEX not in names:
+        return []
+    index = read_object(folder / INDEX, "weight_map", dict, problems)
+    return sorted(set(index["weight_map"].values())) if index else []
+
+
+def read_object(file: Path, key: str, kind: type, problems: list[str]) -> dict[str, Any] | None:
+    """Read a JSON object with a `kind` at `key`; without one, add to `problems` and return None."""
+    try:
+        value = read_json(file)
+    except FileNotFoundError:
+        problems.append(f"expected {file.name}, found {NO_FILE}")
+        return None
+    except ValueError as error:  # no JSON, or no UTF-8
+        problems.append(
+            f"{file.name}: expected JSON, found something else ({error}); download it again"
+        )
+        return None
+    if isinstance(value, dict) and isinstance(value.get(key), kind) and value[key]:
+        return value
+    problems.append(
+        f"{file.name}: expected a JSON object with {key}, found none; download it again"
+    )
+    return None
+
+
+def _torn(file: Path) -> list[str]:
+    """Describe a safetensors file whose header and size do not fit together."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):  # checks the header against the file's size
+            return []
+    except SafetensorError as error:
+        size = file.stat().st_size
+        pointer = ", or a Git LFS pointer" if size < SMALL_FILE else ""
+        return [
+            f"{file.name}: expected a whole safetensors file, "
+            f"found {size} bytes of one{pointer} ({error}); download it again"
+        ]

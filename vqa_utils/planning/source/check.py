@@ -1,0 +1,93 @@
+"""Check that a model's folder is whole or the hub has it, and read its config.json."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vqa_utils.artifacts.paths import DEMO_MODEL
+from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
+from vqa_utils.planning.source._folder import folder_problems, missing_kinds, read_object
+from vqa_utils.planning.source._hub import CONFIG, SourceError, cached, downloaded, hub_files
+
+NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
+HUB_NAME = re.compile(r"[^/\s]+/[^/\s]+")
+
+
+def check_source(model: str) -> None:
+    """Refuse a model that cannot be loaded. Reads headers of weights only and downloads nothing.
+
+    Args:
+        model: a local folder, a name on the hub, or "demo".
+
+    Raises:
+        SourceError: with all files that are missing, torn or of another format; or with the
+            reason why the hub does not give the model.
+    """
+    if model == DEMO_MODEL_NAME:
+        return
+    folder = _folder(model)
+    problems = folder_problems(folder) if folder else _hub_problems(model)
+    _raise_any(model, problems)
+
+
+def config_of(model: str) -> dict[str, Any]:
+    """Read the model's config.json from its folder or the hub's cache; download it if needed.
+
+    Args:
+        model: a local folder, a name on the hub, or "demo".
+
+    Raises:
+        SourceError: it is not there, is no JSON or names no model_type; or the hub does not
+            give it.
+    """
+    problems: list[str] = []
+    folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model)
+    if folder is None:
+        folder = downloaded(model)
+    config = read_object(folder / CONFIG, "model_type", str, problems)
+    _raise_any(model, problems)
+    return config or {}
+
+
+def _folder(model: str) -> Path | None:
+    """Return the folder of that name; None for a name on the hub.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    folder = Path(model)
+    with suppress(RuntimeError):  # ~NAME of no user
+        folder = folder.expanduser()
+    if model and folder.is_dir():
+        return folder
+    if NEVER_PUBLISHED.match(model):
+        raise SourceError(
+            f"{model}: expected a published model, "
+            "found a name that circulates in guides and does not exist "
+            f"(Qwen2.5-VL has 3B, 7B, 32B and 72B); {QWEN3_30B} is the one that is meant"
+        )
+    if model.startswith((".", "~")) or not HUB_NAME.fullmatch(model):
+        found = "no such folder; check the name"
+        if folder.is_file():
+            found = "a file; pass the folder that it is in"
+        raise SourceError(
+            f"--model {model!r}: expected a model's folder, or OWNER/NAME on the hub, found {found}"
+        )
+    return None
+
+
+def _hub_problems(model: str) -> list[str]:
+    """Describe the problems of a model on the hub; a whole copy in the cache has none."""
+    folder = cached(model)
+    if folder and not folder_problems(folder):
+        return []
+    return missing_kinds(hub_files(model), model)
+
+
+def _raise_any(model: str, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise SourceError(f"{model}: {problems[0]}")
+    if problems:
+        lines = [f"  - {problem}" for problem in problems]
+        raise SourceError("\n".join([f"{model}: {len(problems)} problems", *lines]))
