@@ -34,7 +34,7 @@ class ExpertSlots(NamedTuple):
 
 
 @functools.cache
-def expert_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
+def expected_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
     """Cut the drawn layers' loads into chunks, and count what these compute.
 
     Args:
