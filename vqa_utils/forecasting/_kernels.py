@@ -1,9 +1,9 @@
-"""List the kernels of each part of the model, with what a unit of their work costs.
+"""List the kernels of each part of the model, with the cost of a unit of their work.
 
 These are the kernels of the fused decoder layer, the experts, LoRA and the vision tower (`ops`,
 `model.fast`, `model.nf4`). Matrix products count their operations (with the experts' padding) and
-the bytes of their weights; the bytes of their inputs and outputs are left to the rate that they
-reach. All other kernels count the bytes that they read and write.
+the bytes of their weights; the bytes of their inputs and outputs are left to the rate they
+reach. All other kernels count the bytes they read and write.
 
 Left out: the optimizer's step, LoRA's own products, the recurrence of linear attention.
 """
@@ -25,12 +25,12 @@ FORWARDS = (FORWARD, RECOMPUTATION)
 
 @dataclass(frozen=True)
 class Kernel:
-    """Kernels of one kind: what each unit (a token, an expert slot, a weight) costs them."""
+    """Kernels of one kind: their cost for each unit (a token, an expert slot, a weight)."""
 
     name: str
     units: float
     phases: tuple[str, ...]
-    """The phases that run it. One that is named twice runs it twice."""
+    """The phases it runs in; twice if named twice."""
     operations: float = 0
     """Of matrix products, for a unit. A multiplication and an addition are two."""
     reads: float = 0
@@ -212,7 +212,7 @@ def head(shape: ModelShape, batch: Batch) -> list[Kernel]:
 
 
 def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
-    """List the kernels of the vision tower, which has no backward."""
+    """List the kernels of the vision tower; it has no backward."""
     hidden = shape.vision_hidden
     patches_per_token = shape.pixels_per_token // shape.patch_px**2
     patches_per_image = batch.image_tokens * patches_per_token

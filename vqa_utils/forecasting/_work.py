@@ -1,6 +1,6 @@
 """Count the work of one pass on a GPU: the kernels of its modules, summed by phase.
 
-What two GPUs pass to each other is left out.
+Copies of activations between GPUs are left out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,14 +45,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class Work:
-    """What a GPU has to do."""
+    """The work of a GPU."""
 
     operations: float = 0
     """Of matrix products."""
     moved: float = 0
     """Bytes read and written in the GPU's memory."""
     copied: float = 0
-    """Bytes that come over the bus: offloaded experts."""
+    """Bytes over the bus: offloaded experts."""
     launches: float = 0
 
     def __add__(self, other: "Work") -> "Work":
@@ -78,11 +78,11 @@ def work_of(
     """Count one pass through the modules on a GPU.
 
     Args:
-        gpu: says which modules are there, and which layers are checkpointed or offloaded.
+        gpu: its modules, and its checkpointed and offloaded layers.
         shape: the model's.
         config: the settings of the run.
         one_pass: its batch, and if it has a backward.
-        padding_worth: as `expert_chunks.split` is told on this GPU.
+        padding_worth: for `expert_chunks.split`, on this GPU.
     """
     batch = one_pass.batch
     times = _times(gpu, one_pass)
