@@ -8,7 +8,7 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.forecasting._expert_loads import expert_loads, expert_slots
+from vqa_utils.forecasting._expert_loads import expected_slots, expert_loads
 from vqa_utils.forecasting._work import Pass, Work, work_of
 from vqa_utils.forecasting.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
 from vqa_utils.planning.activations import Batch, batch_of
@@ -70,13 +70,13 @@ def test_the_launches_are_within_a_quarter_of_every_recorded_number(case, mode):
 def test_the_loads_are_padded_as_every_recorded_ones(case, mode):
     """Random weights, each batch its own; the constant behind the loads was fitted on two earlier runs'."""
     tokens = case["rows"] * case["tokens"][mode]
-    expected = expert_slots(128, 8, tokens, WORTH_SINCE_AMPERE)
+    expected = expected_slots(128, 8, tokens, WORTH_SINCE_AMPERE)
     assert expected.slots / (8 * tokens) == pytest.approx(case[mode]["padded"], rel=0.05)
     assert expected.chunks == pytest.approx(case[mode]["chunks"], rel=0.25)
     for loads in expert_loads(128, 8, tokens):
         assert sum(loads) == pytest.approx(8 * tokens, rel=0.01) and max(loads) <= tokens
         assert list(loads) == sorted(loads, reverse=True)
-    on_turing = expert_slots(128, 8, tokens, WORTH_ON_TURING)
+    on_turing = expected_slots(128, 8, tokens, WORTH_ON_TURING)
     assert on_turing.chunks > expected.chunks  # a T4 pads less
 
 

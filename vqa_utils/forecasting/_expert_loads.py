@@ -23,7 +23,7 @@ HALVINGS = 50
 
 
 class ExpertSlots(NamedTuple):
-    """What a layer's experts compute, in the mean of the drawn layers."""
+    """The work of a layer's experts, in the mean of the drawn layers."""
 
     slots: float
     """Of all experts, padding included."""
@@ -34,12 +34,12 @@ class ExpertSlots(NamedTuple):
 
 
 @functools.cache
-def expert_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
-    """Cut the drawn layers' loads into chunks, and count what these compute.
+def expected_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
+    """Cut the drawn layers' loads into chunks, and count their slots.
 
     Args:
         experts: of a layer.
-        per_token: experts that each token goes to.
+        per_token: experts of each token.
         tokens: of a pass.
         padding_worth: as `expert_chunks.split` is told.
     """
@@ -71,10 +71,10 @@ def expert_loads(experts: int, per_token: int, tokens: int) -> tuple[tuple[int, 
 
 @functools.cache
 def _probabilities(experts: int, per_token: int) -> list[list[float]]:
-    """Draw the probability that a token takes an expert: for each layer, for each expert.
+    """Draw each expert's probability to get a token: for each layer, for each expert.
 
-    An expert whose common part is z is above the cut with probability
-    Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)). The cut is where these add up to `per_token`.
+    With the common part z, an expert is above the cut with probability
+    Phi((sqrt(ALIKE) z - cut) / sqrt(1 - ALIKE)). At the cut, these add up to `per_token`.
     """
     normal = NormalDist()
     own_deviation = math.sqrt(1 - ALIKE)

@@ -55,7 +55,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Machine:
-    """Where a run's adapters are trained."""
+    """The GPUs of a run."""
 
     gpus: list[Gpu]
     """Those of one adapter."""
@@ -68,7 +68,7 @@ class _Machine:
 def forecast(
     config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts
 ) -> Forecast | None:
-    """Expect the time of a run that fits; None if the rates of one of its GPUs are not known.
+    """Expect the time of a run; None if the rates of one of its GPUs are not known.
 
     All extra rows are taken to join each fold's training.
     """
@@ -158,7 +158,7 @@ class _RowTimes:
         Args:
             rows: in a pass.
             orders: option orders of a row in a pass.
-            passes: that a row takes.
+            passes: of a row.
             training: True if the pass has a backward.
         """
         text_tokens = TEXT_TOKENS + (orders - 1) * OPTION_TOKENS
@@ -174,8 +174,7 @@ class _RowTimes:
 def _last_end(train: Sequence[float], score: Sequence[float], side_by_side: int) -> float:
     """Compute when all adapters are trained and have scored, as `Runner.run` starts the steps.
 
-    Each step, in its order, goes to the process that is free next. An adapter scores after its
-    training.
+    Each step, in its order, goes to the next free process. An adapter scores after its training.
 
     Args:
         train: seconds of each adapter's training.

@@ -22,16 +22,16 @@ class Rates:
     bus: float
     """Bytes a second from pinned host memory."""
     kernel: float
-    """Seconds that the smallest kernel keeps the GPU."""
+    """Seconds of the smallest kernel on the GPU."""
     launch: float
-    """Seconds that the host takes for a kernel, Python included."""
+    """Seconds of the host for a kernel, Python included."""
     padding_worth: int
-    """Padding slots that take as long as one more chunk; see `expert_chunks`."""
+    """Padding slots worth the time of one more chunk; see `expert_chunks`."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """The time of a pass by what takes it. GPUs take turns; the host and the bus work beside them."""
+    """The time of a pass by its parts. GPUs take turns; the host and the bus work beside them."""
 
     products: float
     memory: float
@@ -40,7 +40,7 @@ class Seconds:
 
     @property
     def busy(self) -> float:
-        """Seconds in which one of the GPUs works."""
+        """Seconds with one of the GPUs at work."""
         return self.products + self.memory
 
     @property
@@ -50,7 +50,7 @@ class Seconds:
 
     @property
     def bound(self) -> str:
-        """What the pass waits for: "products", "bytes", "the bus" or "launches"."""
+        """The slowest part: "products", "bytes", "the bus" or "launches"."""
         if self.wall == self.busy:
             return "products" if self.products > self.memory else "bytes"
         return "the bus" if self.wall == self.bus else "launches"

@@ -2,13 +2,13 @@
 
 Free of torch.
 
-_parameters    List the parameters that transformers builds from a config.json
+_parameters    List a model's parameters by name and shape
 _spread        Spread the decoder layers over GPUs
 activations    Count the bytes on a GPU beside the weights: training, scoring, vision tower, loading
-expert_chunks  Decide which experts share a batched product: padding against launches
+expert_chunks  Cut experts into batched products: padding against launches
 gpus           Find the GPUs, and how much of each a run may take
 ladder         Choose the next change of settings after an out-of-memory error
-machine_check  Check that the machine and the model are there for a run
+machine_check  Refuse a run without the machine or the model for it
 memory         Count the bytes of weights: packed, and LoRA with its optimizer
 placement      Count a GPU's share of the model phase by phase; the plan itself
 plan           Plan a run: batches, each module's GPU, all peaks. `memory_plan` is the way in

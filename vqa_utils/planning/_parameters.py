@@ -1,4 +1,4 @@
-"""List the parameters that transformers builds from a config.json: their names and shapes.
+"""List a model's parameters by name and shape, as transformers builds them from a config.json.
 
 A test compares them with transformers' own, for every family. Shapes are [out, in] of a linear
 layer, [experts, out, in] of a stack of them.
@@ -132,7 +132,7 @@ def _gated_mlp(name: str, hidden: int, width: int, *, biased: bool = False) -> N
 
 
 def _vision(family: str, vision: Fields) -> Named:
-    """List the vision tower: patches, blocks, and what merges its patches into image tokens."""
+    """List the vision tower: patches, blocks, and the merger of patches into image tokens."""
     hidden = vision["hidden_size"]
     patch = vision["patch_size"]
     channels = vision.get("in_channels") or vision.get("in_chans", 3)
@@ -172,7 +172,7 @@ def _old_merger(vision: Fields) -> Named:
 
 
 def _mergers(vision: Fields) -> Named:
-    """List the merger, and those of the features that DeepStack adds to the first layers."""
+    """List the merger, and those of DeepStack's features for the first layers."""
     merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
     norm_widths = {"merger": vision["hidden_size"]}
     for number, _ in enumerate(vision.get("deepstack_visual_indexes") or ()):

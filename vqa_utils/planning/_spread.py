@@ -18,16 +18,16 @@ PlanShare = Callable[[int, int, int], GpuPlan]
 
 
 def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int) -> Plan:
-    """Place a model: evenly, with offloaded experts only if that leaves no reserve.
+    """Place a model evenly; offload experts only if the reserve would not stay free.
 
     Args:
         config: settings with a number for each batch.
         shape: the model's.
-        limits: what each GPU may hold, in bytes.
+        limits: the most bytes for each GPU.
         text_tokens: of a row.
 
     Returns:
-        The plan, with layers that skip activation checkpointing. It may not fit.
+        The plan; some layers may skip activation checkpointing. It may not fit.
     """
     placement = Placement(config, shape, text_tokens)
     plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
@@ -47,7 +47,7 @@ def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]
     Args:
         plan_gpu: `placement.without_offloading` or `placement.with_offloading`.
         placement: the model's.
-        limits: what each GPU may hold, in bytes.
+        limits: the most bytes for each GPU.
 
     Returns:
         The GPUs with all decoder layers; [] without a GPU.
@@ -71,10 +71,9 @@ def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]
 
 
 def spread_offloaded(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
-    """Minimise the offloaded layers of the GPU that has most of them.
+    """Minimise the largest number of offloaded layers on a GPU.
 
-    A spread that leaves the reserve on each GPU comes first, even if one without it would offload
-    fewer.
+    A spread with the reserve free on each GPU comes first, even if one without it offloads fewer.
 
     Returns:
         The GPUs with all decoder layers; [] if nothing fits.
@@ -105,7 +104,7 @@ def _fewest_offloaded(
 
 
 def _shares(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]) -> PlanShare:
-    """Make a function that plans a GPU's share; a search asks for the same share many times."""
+    """Make a function to plan a GPU's share; a search asks for the same share many times."""
     last = len(limits) - 1
 
     @functools.cache
@@ -147,7 +146,7 @@ def without_needless_checkpointing(
 ) -> Plan:
     """Let as many layers skip activation checkpointing as fit beside the reserve.
 
-    A layer that skips it saves more for the backward, and is not recomputed there. The longest rows
+    Without it, a layer saves more for the backward, and is not recomputed there. The longest rows
     (`LONG_TEXT_TOKENS`) have to fit too. A GPU with offloaded experts checkpoints all its layers:
     its memory is for experts.
     """
@@ -158,7 +157,7 @@ def without_needless_checkpointing(
 
 
 def _skipping_checkpoints(gpu: GpuPlan, longest: Placement) -> GpuPlan:
-    """Name the layers of a GPU that skip checkpointing: its last ones, which the backward frees first."""
+    """Let a GPU's last layers skip checkpointing: the backward frees them first."""
     if gpu.offloaded_layers:
         return gpu
     most = (1 - RESERVE) * gpu.limit

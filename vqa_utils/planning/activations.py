@@ -95,7 +95,7 @@ def training_bytes(
         batch: one pass of training.
         layers: the GPU's decoder layers.
         uncheckpointed: how many of these skip activation checkpointing.
-        head: True for the GPU with the head, which makes the logits.
+        head: True for the GPU with the head, and so with the logits.
     """
     saved = layers * input_bytes(shape, batch) + uncheckpointed * saved_bytes(shape, config, batch)
     working = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
@@ -108,7 +108,7 @@ def training_bytes(
 
 
 def input_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count what every decoder layer saves: its input, and the routing of its experts."""
+    """Count the tensors saved by every decoder layer: its input, its experts' routing."""
     residual_stream = FP32 * shape.hidden
     # For each expert of a token: weight (fp32), expert (int64) and three places (int64)
     routing = (4 + 8 + 3 * 8) * shape.experts_per_token
@@ -116,12 +116,12 @@ def input_bytes(shape: ModelShape, batch: Batch) -> int:
 
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """Count what a decoder layer saves beside these if it skips activation checkpointing."""
+    """Count the tensors saved beside these by a layer without activation checkpointing."""
     return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
 
 
 def _attention_saved(shape: ModelShape, config: Config) -> int:
-    """Count the bytes a token that the attention half saves for its backward."""
+    """Count the bytes a token saved by the attention half for its backward."""
     hidden = shape.hidden
     queries = shape.attention_width
     keys = shape.key_value_width
@@ -137,7 +137,7 @@ def _attention_saved(shape: ModelShape, config: Config) -> int:
 
 
 def _mlp_saved(shape: ModelShape) -> int:
-    """Count the bytes a token that a dense MLP saves for its backward; 0 for experts."""
+    """Count the bytes a token saved by a dense MLP for its backward; 0 for experts."""
     if shape.experts:
         return 0
     saved = FP32 * shape.hidden  # the norm's input
@@ -150,7 +150,7 @@ def _mlp_saved(shape: ModelShape) -> int:
 def _working_in_backward(shape: ModelShape, config: Config, *, checkpointed: bool) -> float:
     """Count the bytes a token of one layer's temporaries in its backward.
 
-    A checkpointed layer recomputes what its attention saves. Otherwise that is counted as saved.
+    A checkpointed layer recomputes the tensors of its attention. Others count them as saved.
     """
     if shape.experts:
         # Gradients of the residual stream behind the layer and between its halves, in two types
@@ -182,7 +182,7 @@ def _experts_working(shape: ModelShape, *, training: bool) -> float:
 
 
 def dense_bytes(shape: ModelShape) -> int:
-    """Count the most weights that are dense in 16 bits at a time: a group of experts or a matrix."""
+    """Count the most dense 16-bit weights at a time: a group of experts, or a matrix."""
     matrix = FP16 * shape.mlp_width * shape.hidden
     if not shape.experts:
         return matrix
@@ -197,7 +197,7 @@ def logits_bytes(shape: ModelShape, batch: Batch) -> int:
 
 
 def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
-    """Count what is alive beside the weights in a layer's forward without gradients.
+    """Count the tensors beside the weights in a layer's forward without gradients.
 
     Args:
         shape: the model's.
@@ -226,7 +226,7 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
 
 
 def _image_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the pixels, the tower's residual stream and its features, also those for DeepStack."""
+    """Count the pixels, the tower's residual stream and its features, and DeepStack's."""
     stream = FP32 * shape.vision_hidden  # of a patch
     features = (FP32 + FP16 * shape.deepstack_layers) * shape.hidden  # of an image token
     image_tokens = batch.rows * batch.image_tokens

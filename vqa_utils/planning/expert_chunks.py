@@ -1,4 +1,4 @@
-"""Which experts share a batched product: padding against kernel launches.
+"""Cut experts into chunks of one batched product each: padding against kernel launches.
 
 Free of torch, as the model of a run's minutes asks the same.
 """
@@ -27,7 +27,7 @@ ROUNDING = 4
 
 
 class _Cuts(NamedTuple):
-    """Where experts may be cut. C is the number of cuts, the end included and the start left out."""
+    """Places to cut experts. C is the number of cuts, the end included and the start left out."""
 
     places: np.ndarray
     """[C + 1], ascending from 0 to the number of busy experts"""
@@ -38,7 +38,7 @@ class _Cuts(NamedTuple):
 
 
 def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
-    """Cut experts, sorted by load, into chunks that are computed as one batched product each.
+    """Cut experts, sorted by load, into chunks of one batched product each.
 
     Every expert of a chunk gets as many slots as the chunk's first, the busiest one, needs:
 
@@ -54,9 +54,9 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
 
     Args:
         loads: tokens of each expert, descending. Experts without any get no chunk.
-        at_once: experts whose dense weights are in memory together: the first so many, then the
+        at_once: experts with dense weights in memory together: the first so many, then the
             next. They are a group, and no chunk has experts of two groups.
-        padding_worth: the padding slots that take as long as one more chunk.
+        padding_worth: the padding slots worth the time of one more chunk.
 
     Returns:
         For each chunk, its number of experts and the slots of each.

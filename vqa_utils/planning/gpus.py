@@ -1,6 +1,7 @@
-"""Which GPUs a run may use, and how much memory it may take on each.
+"""Find a run's GPUs, and how much memory it may take on each.
 
-nvidia-smi is the only source: the check before a run, the plan and the loader all ask it. It does not start CUDA.
+nvidia-smi is the only source: the check before a run, the plan and the loader all ask it. It does
+not start CUDA.
 """
 
 import importlib.metadata
@@ -25,12 +26,12 @@ QUERY = "--query-gpu=uuid,memory.total,memory.reserved,name"
 
 
 class MachineError(VqaError):
-    """The machine does not have what the settings need."""
+    """The machine is too small for the settings, or not set up for them."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that the run may use."""
+    """A GPU for the run."""
 
     name: str
     memory_gib: float
@@ -41,7 +42,7 @@ T4 = Gpu("Tesla T4", 14.74)  # usable of 16 GB
 
 
 def find_gpus() -> list[Gpu]:
-    """List the GPUs that CUDA_VISIBLE_DEVICES leaves, in CUDA's order; [] on a machine without any.
+    """List the GPUs of CUDA_VISIBLE_DEVICES in its order; [] on a machine without any.
 
     Makes CUDA number GPUs by PCI bus, as nvidia-smi does; by default it begins with the fastest.
 
@@ -73,9 +74,10 @@ def visible_numbers(count: int) -> list[str]:
 
 
 def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:
-    """Compute the bytes that the run may hold on each GPU: the smaller of its memory and `max_memory`.
+    """Compute the run's limit on each GPU in bytes: the smaller of its memory and `max_memory`.
 
-    CUDA's own share is left out. If `max_memory` names fewer GPUs than there are, the rest stay unused.
+    CUDA's own share is left out. If `max_memory` names fewer GPUs than there are, the rest stay
+    unused.
     """
     free = [int((gpu.memory_gib - CONTEXT_GIB) * 2**30) for gpu in gpus]
     allowed = [size_in_bytes(size) for size in config.max_memory] or free

@@ -1,4 +1,4 @@
-"""Check, before a run starts, that the machine can do it and the model is there."""
+"""Refuse a run without the machine or the model for it, before it starts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +13,10 @@ from vqa_utils.planning.source.check import SourceError, check_source
 
 
 def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
-    """Refuse settings that the machine cannot run.
+    """Refuse settings beyond the machine.
 
     Raises:
-        MachineError: with what is needed, what is there, and the presets that would work here.
+        MachineError: with the memory that is needed, the GPUs, and the presets for them.
     """
     if config.model == DEMO_MODEL_NAME:
         return
@@ -30,7 +30,7 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
 
 
 def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
-    """Refuse a run that its machine or its model does not allow.
+    """Refuse a run without the machine or the model for it.
 
     Raises:
         MachineError: with the problems of both at once.
@@ -50,7 +50,7 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
 
 
 def _least_need(config: Config) -> str:
-    """Say what the model takes at least: one row a pass, on T4. "a GPU" if it cannot be planned."""
+    """Say how much the model takes at least: one row a pass, on T4; "a GPU" without a plan."""
     one_row = replace(config.with_micro_batch(1), score_batch=1, use_gradient_checkpointing=True)
     try:
         return describe_need(plan_for(one_row, assumed_gpus(config)))

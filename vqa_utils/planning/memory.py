@@ -37,7 +37,7 @@ def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0
         name: the parameter's name in transformers' model.
         shape: its dimensions before packing.
         config: says how matrices are packed.
-        element_bytes: of an element that is not packed; by default two, and four without `use_amp`.
+        element_bytes: of an unpacked element; by default two, and four without `use_amp`.
     """
     count = math.prod(shape)
     if config.quantization == "nf4" and is_matrix(name, shape):
@@ -69,7 +69,7 @@ def nf4_bytes(count: int, double_quant: bool) -> int:
 
 
 def module_of(name: str) -> str:
-    """Find the module that the device map places, by a parameter's name."""
+    """Find the module of a parameter, as the device map places it."""
     if name.startswith(f"{LAYERS}."):
         return ".".join(name.split(".")[:4])  # model.language_model.layers.<number>
     if name.startswith("model.visual"):
@@ -97,7 +97,7 @@ def lora_weights(name: str, shape: Shape, config: Config) -> int:
 
 
 def _lora_bytes(lora_count: int, shape: Shape, config: Config) -> int:
-    """Count the bytes beside a matrix of that shape with so many LoRA weights."""
+    """Count the bytes of so many LoRA weights beside a matrix of this shape."""
     own = lora_count * (PAGED_LORA_BYTES if config.use_cpu_offload else LORA_BYTES)
     if config.quantization == "nf4" and config.use_double_quant:
         # The matrix's scales stay unpacked: 32 bits each in place of 8

@@ -1,4 +1,4 @@
-"""Count what a share of a model takes on a GPU, phase by phase."""
+"""Count the memory of a share of a model on a GPU, phase by phase."""
 
 import math
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ OFFLOAD_SLOTS = 2
 class GpuPlan:
     """One GPU's share of the model, in bytes.
 
-    A phase's peak is the weights and what is alive beside them:
+    A phase's peak is its weights and activations:
 
         0                                                              peak      limit
         | weights by group | LoRA and its optimizer | activations ... |   left   |
     """
 
     limit: int
-    """What the run may hold on the GPU."""
+    """The most bytes for the run."""
     modules: tuple[str, ...]
-    """The modules that lie there."""
+    """The modules on the GPU."""
     weights: Bytes
     """By group. LoRA with its gradients and optimizer is one of them."""
     training: Bytes
@@ -48,7 +48,7 @@ class GpuPlan:
 
     @property
     def peaks(self) -> Bytes:
-        """The most that each phase holds, weights included."""
+        """The peak of each phase, weights included."""
         training = sum(self.weights.values()) + sum(self.training.values())
         return {"training": training, **self.other_peaks}
 
@@ -59,7 +59,7 @@ class GpuPlan:
 
     @property
     def left(self) -> int:
-        """Bytes of the limit that stay free at the highest peak; negative if it does not fit."""
+        """Bytes of the limit free at the highest peak; negative if it does not fit."""
         return self.limit - self.total
 
     @property
@@ -70,11 +70,11 @@ class GpuPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What lies on each GPU, and the memory that it takes.
+    """Each GPU's modules, and the memory for them.
 
         GPU 0      vision tower | embeddings (and a tied head) | layers 0 to i
         GPU 1                                                  | layers i + 1 to j
-        last GPU                                               | layers j + 1 to the last | norm | head
+        last GPU                                               | layers j + 1 to 47 | norm | head
 
     A token passes the GPUs from the first to the last. DeepStack adds features of the vision tower
     to the first layers, so these are on its GPU.
@@ -102,22 +102,22 @@ class Plan:
 
     @property
     def offloaded_layers(self) -> list[str]:
-        """Decoder layers of all GPUs whose experts are in host memory."""
+        """Decoder layers of all GPUs with experts in host memory."""
         return [layer for gpu in self.gpus for layer in gpu.offloaded_layers]
 
     @property
     def uncheckpointed_layers(self) -> list[str]:
-        """Decoder layers of all GPUs that skip activation checkpointing."""
+        """Decoder layers of all GPUs without activation checkpointing."""
         return [layer for gpu in self.gpus for layer in gpu.uncheckpointed_layers]
 
 
 class Placement:
-    """Count what any share of a model takes in one run.
+    """Count the memory of any share of a model in one run.
 
     Attributes:
         layers: the decoder layers, in order.
-        first: the modules before them, which are on the first GPU.
-        last: the modules behind them, which are on the last GPU.
+        first: the modules before them, for the first GPU.
+        last: the modules behind them, for the last GPU.
     """
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
@@ -156,19 +156,18 @@ class Placement:
         return self._planned(modules, limit, weights)
 
     def with_offloading(self, modules: Sequence[str], limit: int, reserve: float = 0) -> GpuPlan:
-        """Plan a GPU with these modules that offloads as many layers' experts as it lacks memory.
+        """Plan a GPU with these modules; offload as many layers' experts as it lacks memory for.
 
         Two slots on the GPU take the offloaded experts in turn. The offloaded layers are spread
-        evenly, so that each copy hides behind the layers before it. Three of eight:
+        evenly, so each copy hides behind the layers before it. Three of eight:
 
             layer           0  1  2  3  4  5  6  7
             experts         -  g  -  g  g  -  g  g      - offloaded, g on the GPU
 
         Args:
             modules: the GPU's.
-            limit: what it may hold, in bytes.
-            reserve: share of the limit. Offloading begins where less would stay free, and then
-                frees `RESERVE`.
+            limit: its bytes.
+            reserve: share of the limit. If less would stay free, offloading frees `RESERVE`.
         """
         gpu = self.without_offloading(modules, limit)
         with_experts = [module for module in modules if EXPERTS in self.weights.get(module, {})]
@@ -197,7 +196,7 @@ class Placement:
         offloaded: tuple[str, ...] = (),
         uncheckpointed: tuple[str, ...] = (),
     ) -> GpuPlan:
-        """Count each phase beside the weights that are on the GPU."""
+        """Count each phase beside the weights on the GPU."""
         layers = tuple(module for module in modules if module.startswith(LAYERS))
         if self.config.use_gradient_checkpointing is False:
             uncheckpointed = layers

@@ -35,7 +35,7 @@ def memory_plan(config: Config, gpus: Sequence[Gpu] | None = None) -> Plan | Non
 
     Args:
         config: the settings of the run.
-        gpus: those to plan for; by default those of `find_gpus`.
+        gpus: the GPUs to plan for; by default, those of `find_gpus`.
 
     Returns:
         The plan to load with. None on a machine without a GPU, or if `device_map` leaves the
@@ -67,15 +67,15 @@ def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
 def make_plan(
     config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = TEXT_TOKENS
 ) -> Plan:
-    """Spread the decoder layers so that all GPUs have the same memory free, within a layer.
+    """Spread the decoder layers: all GPUs have the same memory free, within a layer.
 
     With `offload_experts`, experts go to host memory only if the reserve would not stay free. Then
     the GPUs offload few layers' experts, and like numbers of them.
 
     Args:
-        config: the settings of the run; batches that are "auto" are resolved.
+        config: the settings of the run; "auto" batches are resolved.
         shape: the model's.
-        limits: what each GPU may hold, in bytes.
+        limits: the most bytes for each GPU.
         text_tokens: of a row, beside those of its image.
     """
     return spread(resolve_batches(config, shape, limits), shape, limits, text_tokens)
@@ -88,7 +88,7 @@ def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -
 
 
 def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
-    """Replace each batch that is "auto" by the number that the plan allows; at least one row."""
+    """Replace each "auto" batch by the number of rows to fit the plan; at least one."""
     if config.micro_batch == "auto":
         rows = largest_micro_batch(config, shape, limits)
         config = config.with_micro_batch(max(1, rows))
@@ -99,7 +99,7 @@ def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) ->
 
 
 def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
-    """Find the largest divisor of the effective batch that fits as a micro-batch.
+    """Find the largest micro-batch to fit: a divisor of the effective batch.
 
     More than one row must leave `RESERVE` of each GPU free.
 
@@ -118,12 +118,12 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
 
 def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
-    """Find the most rows, up to 128, to score in the memory that training takes on each GPU.
+    """Find the most rows, up to 128, to score in the memory of training on each GPU.
 
     Args:
         config: settings with a number for the micro-batch.
         shape: the model's.
-        limits: what each GPU may hold, in bytes.
+        limits: the most bytes for each GPU.
 
     Returns:
         Rows a pass, a power of two.
@@ -136,10 +136,10 @@ def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
 
 def resolve_for_machine(config: Config, gpus: Sequence[Gpu]) -> Config:
-    """Replace each batch that is "auto" by a number: what the plan allows on these GPUs.
+    """Replace each "auto" batch by the number of rows to fit these GPUs.
 
-    Without a GPU, it is what T4 allow. Without a plan (accelerate places the model, or the plan
-    does not know it: `check_run` says so), it is one row, and eight to score.
+    Without a GPU, the rows fit T4. Without a plan (accelerate places the model, or the plan does
+    not know it: `check_run` says so), it is one row, and eight to score.
     """
     if config.is_resolved:
         return config
@@ -170,10 +170,10 @@ def assumed_gpus(config: Config) -> list[Gpu]:
 
 
 def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:
-    """Find the GPUs that hold the whole model, so that folds may run side by side.
+    """Find the GPUs large enough for the whole model, to run folds side by side.
 
     Returns:
-        Their places in `gpus`; [] for one fold, one GPU, or settings that take several GPUs.
+        Their places in `gpus`; [] for one fold, one GPU, or settings for several GPUs.
     """
     if folds < 2 or len(gpus) < 2 or len(config.max_memory) > 1 or config.device_map != "plan":
         return []
@@ -186,7 +186,7 @@ def describe_need(plan: Plan) -> str:
 
 
 def refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
-    """Say that the settings need more than is there, and name the presets that work."""
+    """Say how much the settings need and the machine has; name the presets for it."""
     limit = ""
     if config.max_memory and gpus:
         limit = f" within max_memory={','.join(config.max_memory)}"

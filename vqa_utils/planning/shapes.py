@@ -35,7 +35,7 @@ _MATRIX_ENDINGS = (
 
 
 class ShapeError(VqaError):
-    """A config.json that the plan cannot read."""
+    """A config.json of a family without a plan, or without a field."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ def shape_of(config: Config) -> ModelShape:
 
     Raises:
         SourceError: the model is nowhere.
-        ShapeError: it is of a family that the plan does not know.
+        ShapeError: it is of a family without a plan.
     """
     content = published_config(config.model) or config_of(config.model)
     return _shape_of_content(json.dumps(content, sort_keys=True))
 
 
 def published_config(model: str) -> dict[str, Any] | None:
-    """Read the shipped config.json of a model that a preset names; None for others.
+    """Read the shipped config.json of a preset's model; None for others.
 
-    It has the fields that make the shape.
+    It has the fields of the shape only.
     """
     owner, _, name = model.rpartition("/")
     file = SHAPES / f"{name}.json"
@@ -101,10 +101,10 @@ def _shape_of_content(content: str) -> ModelShape:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
-    """Build the shape of the model that transformers makes from a config.json.
+    """Build the shape of a config.json's model, as transformers makes it.
 
     Raises:
-        ShapeError: a family that the plan does not know, or a missing field.
+        ShapeError: a family without a plan, or a missing field.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
@@ -148,7 +148,7 @@ def _shape(family: str, text: dict[str, Any], vision: dict[str, Any], *, tied: b
 
 
 def group_of(name: str) -> str:
-    """Find the group of weights that a parameter is counted in, one of GROUPS."""
+    """Find the group of weights to count a parameter in, one of GROUPS."""
     if name.startswith(VISION):
         return "vision"
     if "norm" in name or ".mlp.gate." in name:
@@ -160,6 +160,6 @@ def group_of(name: str) -> str:
 
 
 def is_matrix(name: str, shape: Shape) -> bool:
-    """Tell a matrix of the language model, or a stack of them, that is packed into 4 bits."""
+    """Tell if a parameter is a matrix to pack into 4 bits, or a stack of them."""
     in_layer = group_of(name) in ("experts", "attention", "mlp")
     return in_layer and name.endswith(_MATRIX_ENDINGS)

@@ -1,4 +1,4 @@
-"""Find what is missing, torn or of another format in a model's folder."""
+"""Find missing and torn files in a model's folder, and files of other formats."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ def _deeper_models(folder: Path) -> list[Path]:
 
 
 def missing_kinds(names: set[str], source: str) -> list[str]:
-    """Describe each kind of file that a model needs and `names` lacks.
+    """Describe each kind of file missing in `names` and needed by a model.
 
     Args:
         names: the model's files.
@@ -69,7 +69,7 @@ def missing_kinds(names: set[str], source: str) -> list[str]:
 
 
 def _instead_of_weights(names: set[str], source: str) -> str:
-    """Describe what is there instead of the weights."""
+    """Describe the files there instead of the weights."""
     shards = sorted(name for name in names if SHARD.fullmatch(name))
     if shards:
         return f"only {', '.join(shards)}; get the index too"
@@ -85,7 +85,7 @@ def _instead_of_weights(names: set[str], source: str) -> str:
 
 
 def _shards(folder: Path, names: set[str], problems: list[str]) -> list[str]:
-    """List the files of weights that transformers reads."""
+    """List the files of weights, as transformers finds them."""
     if WEIGHTS in names:  # it reads no index beside it
         return [WEIGHTS]
     if INDEX not in names:
@@ -115,7 +115,7 @@ def read_object(file: Path, key: str, kind: type, problems: list[str]) -> dict[s
 
 
 def _torn(file: Path) -> list[str]:
-    """Describe a safetensors file whose header and size do not fit together."""
+    """Describe a safetensors file with a broken header, or of another size than its header says."""
     from safetensors import SafetensorError, safe_open
 
     try:

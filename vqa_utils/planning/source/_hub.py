@@ -1,6 +1,6 @@
-"""Ask the hub for a model's files, and turn its errors into words that help.
+"""Ask the hub for a model's files, and explain its errors.
 
-The only module of the room that uses the network. `huggingface_hub` is imported where it is used:
+The only module of the room with network access. Its functions import `huggingface_hub` themselves:
 a model in a folder needs none of it.
 """
 
@@ -14,7 +14,7 @@ CONFIG = "config.json"
 
 
 class SourceError(VqaError):
-    """A model that cannot be loaded, with all its problems."""
+    """A model has problems and cannot be loaded; the message has them all."""
 
 
 def hub_files(model: str) -> set[str]:
@@ -31,7 +31,7 @@ def hub_files(model: str) -> set[str]:
 
 
 def downloaded(model: str) -> Path:
-    """Return the folder with the model's config.json in the hub's cache; download the file if needed.
+    """Return the folder of the model's config.json in the hub's cache; download it if needed.
 
     Raises:
         SourceError: the hub does not give it.

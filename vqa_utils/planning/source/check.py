@@ -1,4 +1,4 @@
-"""Check that a model's folder is whole or the hub has it, and read its config.json."""
+"""Refuse a model without whole files in a folder or on the hub; read its config.json."""
 
 import re
 from contextlib import suppress
@@ -15,14 +15,14 @@ HUB_NAME = re.compile(r"[^/\s]+/[^/\s]+")
 
 
 def check_source(model: str) -> None:
-    """Refuse a model that cannot be loaded. Reads headers of weights only and downloads nothing.
+    """Refuse a model with missing or torn files. Read headers of weights only; download nothing.
 
     Args:
         model: a local folder, a name on the hub, or "demo".
 
     Raises:
-        SourceError: with all files that are missing, torn or of another format; or with the
-            reason why the hub does not give the model.
+        SourceError: with all missing and torn files and other formats; or with the hub's reason
+            not to give the model.
     """
     if model == DEMO_MODEL_NAME:
         return
@@ -51,7 +51,7 @@ def config_of(model: str) -> dict[str, Any]:
 
 
 def _folder(model: str) -> Path | None:
-    """Return the folder of that name; None for a name on the hub.
+    """Return the folder of the name; None for a name on the hub.
 
     Raises:
         SourceError: it is neither.
