@@ -2,7 +2,7 @@
 # # 3 · Train one fold
 #
 # A fresh base in 4 bits, LoRA on the attention of its language model, and the rows of all other folds. How well does it
-# answer the rows that it has not seen? A refit learns from all rows: nothing is held out, and nothing says how good it is.
+# answer the rows it has not seen? A refit learns from all rows: nothing is held out, so its accuracy stays unknown.
 
 # %%
 import sys
@@ -36,7 +36,7 @@ print(f"{len(rows.extra)} of these are extra rows; {len(challenge.extra) - len(r
 print(describe_wordings(train))
 
 # %% [markdown]
-# ## What the model learns from
+# ## An example to learn from
 #
 # The chat ends with the right letter, and only that token has a label: the loss is about the answer alone.
 
@@ -65,7 +65,7 @@ loaded_weights(base, config)
 # %% [markdown]
 # ## Training
 #
-# The line of each step goes to `train_log.csv`; the adapter of the best epoch is kept, or of the last where none is judged.
+# Each step adds a line to `train_log.csv`. The adapter of the best epoch is kept; without held-out rows, that of the last.
 
 # %% tags=["nbval-ignore-output"]
 result = train_fold(add_lora(base, config, plan), config, encoder, train, held_out, paths.fold(fold))
@@ -81,7 +81,8 @@ print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (
 figures.training_curves(pd.read_csv(paths.fold(fold).train_log), pd.DataFrame(result["epochs"]))
 
 # %%
-print("wrote", *(shown(path) for path in (paths.fold(fold).adapter, paths.fold(fold).train_log, paths.fold(fold).meta)))
+files = paths.fold(fold)
+print("wrote", shown(files.adapter), shown(files.train_log), shown(files.meta))
 
 # %% [markdown]
 # **Recap.** `adapter/` holds the LoRA weights with the settings beside them; [04_infer](04_infer.ipynb) reads both.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 4 · How probable is each option?
 #
-# The fold's adapter scores the rows that it has not seen: those held out, and the test set; a refit's the test set alone. One
-# forward pass a batch: the logits of the letters a to d at the last position, and a softmax over the four.
+# The fold's adapter scores the rows it has not seen: those held out, and the test set; a refit's the test set alone. A batch
+# takes one forward pass: the logits of the letters a to d at the last position, and a softmax over the four.
 
 # %%
 import sys
@@ -14,7 +14,7 @@ from vqa_utils.analysis import figures
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.metrics import predictions
+from vqa_utils.metrics import option_matrix, predictions
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import load_adapter
 from vqa_utils.planning.plan import memory_plan
@@ -36,7 +36,7 @@ print({name: f"{len(rows)} rows" for name, rows in questions.items()})
 # %% [markdown]
 # The right answers are dropped before anything is scored. With `baselines` on, the held-out rows are scored twice more: by the
 # base without its adapter (`zero_shot`), and with grey pictures (`blank`). With `tta` above 1, a row is scored in several
-# orders of its options, and their mean counts.
+# orders of its options, and averaged.
 
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
@@ -45,12 +45,13 @@ probs = score_fold(model, encoder, questions, config, out)
 
 # %%
 for name, frame in probs.items():
-    print(f"{name}: {len(frame)} rows, probabilities sum to {frame[['a', 'b', 'c', 'd']].sum(axis=1).mean():.3f}")
+    sums = option_matrix(frame).sum(axis=1)
+    print(f"{name}: {len(frame)} rows, probabilities sum to {sums.mean():.3f}")
 
 # %% tags=["nbval-ignore-output"]
-confidence = {name: frame[["a", "b", "c", "d"]].max(axis=1) for name, frame in probs.items()}
+confidence = {name: pd.Series(option_matrix(frame).max(axis=1)) for name, frame in probs.items()}
 summary = pd.DataFrame({name: values.describe() for name, values in confidence.items()}).T
-print(f"The chosen option of a test row has probability {summary.loc['test', 'mean']:.3f} in the mean.")
+print(f"The chosen option of a test row has probability {summary.loc['test', 'mean']:.3f} on average.")
 summary[["count", "mean", "min", "50%"]]
 
 # %% tags=["nbval-ignore-output"]
@@ -65,8 +66,9 @@ rows = questions["test"].reset_index(drop=True).loc[least.index]
 gallery(rows.assign(chosen=predictions(probs["test"])[least.index], p_chosen=least), folder)
 
 # %%
-print("wrote", *(shown(path) for name in probs for path in out.scored(name)))
+for name in probs:
+    print("wrote", *map(shown, out.scored(name)))
 
 # %% [markdown]
-# **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`. [05_ensemble](05_ensemble.ipynb) averages those of all folds. Where
-# rows were scored in several orders, `probs_*_orders.csv` has what each said, for [06_analysis](06_analysis.ipynb).
+# **Recap.** Each `probs_*.csv` has `id`, `a`, `b`, `c`, `d`; [05_ensemble](05_ensemble.ipynb) averages those of all folds. With
+# several orders, `probs_*_orders.csv` has each order's probabilities, for [06_analysis](06_analysis.ipynb).

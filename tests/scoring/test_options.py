@@ -193,6 +193,7 @@ def held(known=()):
     }
 
 
+@pytest.mark.slow
 def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypatch):
     """Tensor by tensor, in fp16, while the experts of the layer behind the DeepStack's are at work."""
     model, rows = (

@@ -17,134 +17,172 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.easy_vqa import known_test_answers
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.presets import preset
+from vqa_utils.prompts import LETTERS
+
+pytestmark = pytest.mark.bench
 
 
-def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
-    command = [
-        sys.executable,
-        "tests/bench/speed.py",
-        "--tiny",
-        "--steps",
-        "1",
-        "--out",
-        str(tmp_path / "speed.json"),
-    ]
-    command += ["--cases", "usual", "stock:1,16,128", "peer", "ours:1,4,16,32,128"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def run_script(script, *options):
+    """Run a benchmark in a fresh process and return what it printed."""
     found = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, f"tests/bench/{script}", *map(str, options)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
-    _, *cases = json.loads((tmp_path / "speed.json").read_text())
-    assert {case["variant"] for case in cases} == {"usual", "stock", "ours"} and len(cases) == 9
-    for case in cases:
-        measured = {mode for mode in ("train", "score") if case.get(mode, {}).get("wall_s")}
-        assert measured == {32: {"train"}, 128: {"score"}}.get(case["rows"], {"train", "score"})
-    assert "peer: left out: " in found.stdout
+    return found.stdout
 
 
-def test_the_demos_test_answers_judge_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def bench(monkeypatch):
+    """Makes the benchmarks' modules importable."""
     monkeypatch.syspath_prepend(ROOT / "tests/bench")
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
+    out = tmp_path / "speed.json"
+    cases = ("usual", "stock:1,128", "peer", "ours:1,32,128")
+    printed = run_script("speed.py", "--tiny", "--steps", 1, "--out", out, "--cases", *cases)
+    assert "peer: left out: " in printed
+    _, *found = json.loads(out.read_text())
+    assert [(case["variant"], case["rows"]) for case in found] == [
+        ("usual", 1),
+        ("stock", 1),
+        ("stock", 128),
+        ("ours", 1),
+        ("ours", 32),
+        ("ours", 128),
+    ]
+    modes = {32: {"train"}, 128: {"score"}}  # 128 rows are too many to train on, 32 not scored
+    for case in found:
+        timed = {mode for mode in ("train", "score") if mode in case}
+        assert timed == modes.get(case["rows"], {"train", "score"})
+        assert all(case[mode]["wall_s"] > 0 for mode in timed)
+    assert {"score_2", "score_4"} < found[3].keys()  # option orders, of ours alone
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (["ours:32,1", "usual"], [("usual", 1), ("ours", 32), ("ours", 1)]),
+        (["peer"], [("peer", 1), ("peer", 16)]),
+    ],
+)
+def test_cases_are_timed_in_the_order_of_the_variants(bench, named, expected):
+    from speed import chosen_cases
+
+    assert chosen_cases(named) == expected
+
+
+def test_an_unknown_case_is_refused(bench):
+    from speed import chosen_cases
+
+    with pytest.raises(SystemExit, match="theirs"):
+        chosen_cases(["theirs:16"])
+
+
+def test_cases_that_load_the_same_base_share_it(bench):
+    from real_shape import groups
+
+    cases = ["safe", "single_gpu", "safe:lora_r=4", "safe:max_memory=7.5GB+7.5GB"]
+    named = [[name for name, _ in of_base] for of_base in groups(cases)]
+    assert named == [["safe", "safe:lora_r=4"], ["single_gpu"], ["safe:max_memory=7.5GB+7.5GB"]]
+
+
+def test_the_demos_test_answers_judge_runs(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
     from demo_answers import scores_of
 
     known = known_test_answers()
-    assert len(known) == 300 and known["answer"].value_counts().between(60, 90).all()
+    assert len(known) == 300
+    assert known["answer"].value_counts().between(60, 90).all()
+    next_letter = known["answer"].map(dict(zip("abcd", "bcda", strict=True)))
     for run_id, wrong in (("good", 3), ("worse", 30)):
-        letters = known["answer"].where(
-            known.index >= wrong, known["answer"].map(dict(zip("abcd", "bcda", strict=True)))
-        )
-        probs = pd.DataFrame(
-            [[0.85 if letter == given else 0.05 for letter in "abcd"] for given in letters],
-            columns=list("abcd"),
-        )
-        write_probabilities(
-            RunPaths(run_id).ensemble / "probs_test.csv", probs.assign(id=known["id"])[::-1]
-        )
+        given = known["answer"].where(known.index >= wrong, next_letter)
+        probs = pd.DataFrame({letter: (given == letter) * 0.8 + 0.05 for letter in LETTERS})
+        reversed_rows = probs.assign(id=known["id"])[::-1]
+        write_probabilities(RunPaths(run_id).ensemble / "probs_test.csv", reversed_rows)
     table = scores_of(["good", "worse"])
-    assert table["accuracy"].tolist() == [0.99, 0.9] and table["mcnemar_p"].tolist() == [
-        1.0,
-        pytest.approx(2 / 2**27),
-    ]
+    assert table["accuracy"].tolist() == [0.99, 0.9]
+    # McNemar's over the 27 rows on which one alone is right
+    assert table["mcnemar_p"].tolist() == [1.0, pytest.approx(2 / 2**27)]
 
 
-def test_every_question_of_the_demo_has_two_paraphrases(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+def test_every_question_of_the_demo_has_two_paraphrases(bench, tmp_path):
     from demo_paraphrases import write_paraphrases
 
     written = pd.read_csv(write_paraphrases(tmp_path))
     questions = pd.read_csv(tmp_path / "train.csv").set_index("id")["question"]
-    assert len(written) == 1800 and (written.groupby("id")["question"].nunique() == 2).all()
+    assert len(written) == 2 * len(questions)
+    assert (written.groupby("id")["question"].nunique() == 2).all()
     own = written["id"].map(questions)
     assert (written["question"] != own).all()
+
     words = r"\b(black|blue|brown|gray|green|red|teal|yellow|circle|rectangle|triangle)\b"
-    pd.testing.assert_series_equal(
-        written["question"].str.findall(words), own.str.findall(words), check_names=False
-    )
+    found = written["question"].str.findall(words)
+    pd.testing.assert_series_equal(found, own.str.findall(words), check_names=False)
     negation = r"\b(?:no|not|missing)\b"
-    asked, said = (text.str.contains(negation) for text in (own, written["question"]))
-    assert (asked == said).all()
+    assert (own.str.contains(negation) == written["question"].str.contains(negation)).all()
     config = preset("demo", data=str(tmp_path), paraphrase=True)
     assert load_challenge(config).train["paraphrases"].map(len).eq(2).all()
 
 
-@pytest.fixture
-def peer(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests/bench")
-    return pytest.importorskip("peer")
+def test_the_peer_is_left_out_where_it_is_not_installed(bench, monkeypatch):
+    import peer
 
-
-def test_the_peer_is_left_out_where_it_is_not_installed(peer, monkeypatch):
     monkeypatch.setitem(sys.modules, "experts4bit_qlora", None)
     assert peer.missing().startswith("not installed")
 
 
 def compare_with_the_peer():
+    """Run in a process of its own by the test below."""
     import peer
 
     torch.manual_seed(0)
     stack = nn.Module()
     stack.num_experts, stack.act_fn = 8, nn.functional.silu
     dense = {
-        "gate_up_proj": torch.randn(8, 128, 128) / 10,
-        "down_proj": torch.randn(8, 128, 64) / 10,
+        "gate_up_proj": torch.randn(8, 128, 128) / 10,  # [experts, 2 * inner, hidden]
+        "down_proj": torch.randn(8, 128, 64) / 10,  # [experts, hidden, inner]
     }
     for name, weight in dense.items():
         stack.register_parameter(name, nn.Parameter(weight.to("meta")))
     experts = NF4Experts(stack, torch.float32, double_quant=True)
     for name, weight in dense.items():
         for prefix, tensor in experts.quantize(weight).items():
-            setattr(
-                experts,
-                prefix + name,
-                tensor if prefix else nn.Parameter(tensor, requires_grad=False),
-            )
-    x, (weights, index) = torch.randn(20, 128), torch.rand(20, 8).topk(3)
-    found = {}
+            packed = tensor if prefix else nn.Parameter(tensor, requires_grad=False)
+            setattr(experts, prefix + name, packed)
+
+    x = torch.randn(20, 128)  # [tokens, hidden]
+    weights, index = torch.rand(20, 8).topk(3)  # [tokens, experts of each]
+    results = []
     for forward in (NF4Experts.forward, peer.experts):
-        inputs = [x.clone().requires_grad_(), weights.clone().requires_grad_()]
-        y = forward(experts, inputs[0], index, inputs[1])
+        x_in, weights_in = x.clone().requires_grad_(), weights.clone().requires_grad_()
+        y = forward(experts, x_in, index, weights_in)
         with torch.inference_mode():
             assert torch.equal(forward(experts, x, index, weights), y)
-        found[forward] = [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
-    for ours, peers in zip(*found.values(), strict=True):
-        assert (
-            ours.dtype == peers.dtype
-            and torch.cosine_similarity(ours.flatten(), peers.flatten(), dim=0) > 0.9999
-        )
+        gradients = torch.autograd.grad(y.square().sum(), (x_in, weights_in))
+        results.append([y.detach(), *gradients])
+    for ours, peers in zip(*results, strict=True):
+        assert ours.dtype == peers.dtype
+        assert torch.cosine_similarity(ours.flatten(), peers.flatten(), dim=0) > 0.9999
 
 
 def test_the_peer_computes_what_ours_does_from_the_same_packed_weights():
-    """By its kernels in Triton's interpreter, which has to be asked for first and cuts bf16 off: hence directions are compared."""
+    """By its kernels in Triton's interpreter.
+
+    The interpreter has to be asked for before the import, and cuts bf16 off instead of rounding:
+    hence directions are compared.
+    """
     found = pytest.importorskip("experts4bit_qlora")
-    path = [
-        str(ROOT),
-        str(ROOT / "tests"),
-        str(ROOT / "tests/bench"),
-        str(Path(found.__file__).parents[1]),
-    ]
+    kernels = Path(found.__file__).parents[1]
+    path = [ROOT, Path(__file__).parent, ROOT / "tests/bench", kernels]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
         "TRITON_INTERPRET": "1",
         "GNF4_TRAIN_GEMM": "decoded",
     }
@@ -153,26 +191,14 @@ def test_the_peer_computes_what_ours_does_from_the_same_packed_weights():
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 def test_the_stages_benchmark_measures_notebooks_without_torch(tmp_path):
-    command = [
-        sys.executable,
-        "tests/bench/stages.py",
-        "--rows",
-        "60",
-        "--stages",
-        "02_folds",
-        "05_ensemble",
-        "--out",
-        str(tmp_path / "stages.json"),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    cases = json.loads((tmp_path / "stages.json").read_text())
-    assert [case["stage"] for case in cases] == ["02_folds", "05_ensemble"]
-    assert all(
-        case["rows"] == 60 and case["seconds"] > 0 and 50 < case["peak_mib"] < 1000
-        for case in cases
-    )
+    out = tmp_path / "stages.json"
+    stages = ["02_folds", "05_ensemble"]
+    run_script("stages.py", "--rows", 60, "--stages", *stages, "--out", out)
+    cases = json.loads(out.read_text())
+    assert [case["stage"] for case in cases] == stages
+    for case in cases:
+        assert case["rows"] == 60
+        assert case["seconds"] > 0
+        assert 50 < case["peak_mib"] < 1000  # torch alone takes a few hundred
