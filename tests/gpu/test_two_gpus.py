@@ -65,9 +65,9 @@ def test_offloaded_experts_compute_the_same(config, encoder, challenge):
             torch.testing.assert_close(found[1][name], wanted[1][name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_a_lean_layer_computes_what_transformers_own_does(config, encoder, challenge, again):
-    config = dataclasses.replace(config, lora_dropout=0.0, use_gradient_checkpointing=again)
+@pytest.mark.parametrize("recomputes", [True, False])
+def test_a_fast_layer_computes_the_same_as_transformers_own(config, encoder, challenge, recomputes):
+    config = dataclasses.replace(config, lora_dropout=0.0, use_gradient_checkpointing=recomputes)
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
     tuned = base_with_lora(config).train()
     found = run(tuned, batch)

@@ -3,7 +3,8 @@ import torch
 from bases import base_of
 from transformers import DynamicCache
 
-from vqa_utils.ops.rotary import rotated
+from vqa_utils.model.fast._attention import as_bias
+from vqa_utils.model.fast._shared import one_forward
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_equal_to_transformers_own_with_gradients(attention):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_without_a_mask_it_is_causal(attention):
+def test_attention_without_a_mask_is_causal(attention):
     x, positions, _ = inputs(attention)
     wanted = type(attention).forward(attention, x, positions, None)[0]
     torch.testing.assert_close(attention(x, positions, None)[0], wanted, rtol=1e-5, atol=1e-5)
@@ -51,9 +52,33 @@ def test_a_loaded_model_uses_it_and_a_cache_is_left_to_transformers(config):
     torch.testing.assert_close(rest, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_a_rotation_comes_back_by_the_negative_angle():
-    angles = torch.rand(1, 3, 1, 4, dtype=torch.double).repeat(1, 1, 1, 2)
-    x = torch.randn(1, 3, 2, 8, dtype=torch.double)
-    found = rotated(x, angles.cos(), angles.sin())
-    torch.testing.assert_close(found.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(rotated(found, angles.cos(), -angles.sin()), x)
+def test_a_mask_changed_in_place_is_seen_by_the_next_forward(attention):
+    x, positions, mask = inputs(attention)
+    with one_forward():
+        before = attention(x, positions, mask)[0]
+    mask[1, :, 3:, :3] = False
+    with one_forward():
+        found = attention(x, positions, mask)[0]
+    wanted = type(attention).forward(attention, x, positions, mask)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
+def test_layers_of_one_forward_share_the_masks_bias():
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool).tril()
+    with one_forward():
+        bias = as_bias(mask, torch.float32)
+        assert as_bias(mask, torch.float32) is bias
+        assert as_bias(mask.clone(), torch.float32) is not bias
+        assert as_bias(mask, torch.float16).dtype == torch.float16
+    with one_forward():
+        assert as_bias(mask, torch.float32) is not bias
+    assert not vars(mask)
+
+
+def test_a_forward_that_fails_leaves_nothing_shared():
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool).tril()
+    with pytest.raises(ZeroDivisionError), one_forward():
+        bias = as_bias(mask, torch.float32)
+        1 / 0  # noqa: B018
+    assert as_bias(mask, torch.float32) is not bias

@@ -73,16 +73,12 @@ def test_a_label_that_is_not_the_answer_is_an_error(encoder, processor, rows):
     wrong.chat_template = template.replace(
         "{{ message.content }}", "{{ 'It is ' + message.content }}"
     )
-    with pytest.raises(
-        ValueError, match="expected the chat with an answer to go on from the prompt"
-    ):
+    with pytest.raises(ValueError, match="It is a"):
         broken.examples(rows)
     wrong.chat_template = template.replace(
         "{{ message.content }}", "{{ 'answer: ' + message.content }}"
     )
-    with pytest.raises(
-        ValueError, match=r"expected the label 'a', found .*; the chat template does not put"
-    ):
+    with pytest.raises(ValueError, match=r"train_0000: .*'a'"):
         broken.examples(rows)
 
 
@@ -124,7 +120,7 @@ def test_a_letter_of_several_tokens_is_refused(processor):
 
     with pytest.raises(
         ValueError,
-        match=r"one token for each of the letters .* found \[\[1\], \[1\], \[1, 2\], \[1\]\]",
+        match=r"\[\[1\], \[1\], \[1, 2\], \[1\]\]",
     ):
         letter_token_ids(Processor())
     assert len(set(letter_token_ids(processor))) == 4

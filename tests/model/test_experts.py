@@ -1,6 +1,3 @@
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,8 +7,7 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.model.nf4.forward import frozen_experts
-from vqa_utils.ops.expert_slots import Chunk, Group, Routing
-from vqa_utils.planning.expert_chunks import WORTH_SINCE_AMPERE, split
+from vqa_utils.ops.expert_slots import Routing
 
 
 class Dense(nn.Module):
@@ -153,97 +149,3 @@ def test_a_first_group_that_was_made_ahead_is_used_once(tokens):
     torch.testing.assert_close(
         experts.compute(x, weights, ahead, module), wanted
     )  # and made again where it is asked again
-
-
-def test_every_pair_has_one_slot():
-    index = torch.tensor([[2, 0], [0, 2], [2, 1]])
-    routing = Routing(index, 4, at_once=2, padding_worth=0)
-    assert routing.order.tolist() == [2, 0, 1, 3]
-    assert routing.groups == [
-        Group(
-            slice(0, 2),
-            slice(0, 5),
-            (Chunk(slice(0, 1), slice(0, 3)), Chunk(slice(1, 2), slice(3, 5))),
-        ),
-        Group(slice(2, 3), slice(5, 6), (Chunk(slice(0, 1), slice(0, 1)),)),
-    ]
-    assert routing.pair.tolist() == [0, 3, 4, 1, 2, 5] and routing.token.tolist() == [
-        0,
-        1,
-        2,
-        0,
-        1,
-        2,
-    ]
-    assert routing.slot_of_pair.tolist() == [[0, 3], [4, 1], [2, 5]]
-    index = torch.repeat_interleave(torch.tensor([10, 9, 8, 7, 6]))[torch.randperm(40)][:, None]
-    padded = Routing(index, 5, at_once=5, padding_worth=100)
-    assert padded.slots == 60 and padded.pair[padded.slot_of_pair.flatten()].tolist() == list(
-        range(40)
-    )
-
-
-@pytest.mark.parametrize(
-    ("loads", "at_once", "padding_worth", "expected"),
-    [
-        ([5] * 9, 3, 5, [(3, 5)] * 3),  # at most so many experts
-        (
-            [5] * 40,
-            12,
-            50,
-            [(12, 5)] * 3 + [(4, 6)],
-        ),  # of one group, also where no group's end is a place to cut by itself
-        (
-            [9, 8, 2, 2, 1, 1, 1, 0],
-            8,
-            0.1,
-            [(1, 9), (1, 8), (2, 2), (3, 1)],
-        ),  # where padding may cost nothing, exact
-        (
-            [9, 9, 2, 2, 1, 1, 0],
-            8,
-            3,
-            [(2, 9), (4, 2)],
-        ),  # two rows of padding cost less than a chunk
-        ([7], 8, 3, [(1, 7)]),
-        (
-            [900, 700, 300, 300, 10],
-            4,
-            400,
-            [(2, 928), (2, 320), (1, 64)],
-        ),  # rounded, for a quarter of a chunk's worth at most
-        ([0, 0], 8, 5, []),
-    ],
-)
-def test_chunks_weigh_padding_against_launches(loads, at_once, padding_worth, expected):
-    assert split(loads, at_once, padding_worth) == expected
-
-
-def test_sizes_come_again_from_batch_to_batch():
-    rng, batches = np.random.default_rng(0), []
-    layers = rng.dirichlet(
-        np.full(128, 2.0), size=8
-    )  # each has its own share of tokens for each expert
-    for _ in range(40):
-        loads = [np.sort(rng.multinomial(36_000, shares))[::-1] for shares in layers]
-        batches.append([size for load in loads for size in split(load, 64, WORTH_SINCE_AMPERE)])
-        assert sum(experts * rows for experts, rows in batches[-1]) < 1.5 * 8 * 36_000
-    known = {size for batch in batches[:20] for size in batch}
-    later = [size for batch in batches[20:] for size in batch]
-    assert sum(size not in known for size in later) < 0.1 * len(later)
-
-
-def test_no_other_cut_is_cheaper():
-    loads = [31, 17, 16, 9, 9, 8, 3, 1]
-    cost = {
-        cut: sum(
-            (end - start) * loads[start] + 6 for start, end in itertools.pairwise((0, *cut, 8))
-        )
-        for size in range(8)
-        for cut in itertools.combinations(range(1, 8), size)
-        if all(
-            (end - start) * loads[start] <= sum(loads) // 2
-            for start, end in itertools.pairwise((0, *cut, 8))
-        )
-    }
-    assert sum(experts * rows + 6 for experts, rows in split(loads, 8, 6)) == min(cost.values())

@@ -216,7 +216,9 @@ def test_padding_on_the_right_changes_no_answer(family, challenge):
 
 
 @pytest.mark.parametrize("uneven", [True, False])
-def test_attention_is_what_a_t4_has_a_lean_kernel_for(family, challenge, monkeypatch, uneven):
+def test_attention_takes_the_form_that_a_t4_has_a_fast_kernel_for(
+    family, challenge, monkeypatch, uneven
+):
     """Causal without a mask, and as many heads of k and v as of q: else torch writes all scores out in fp32 there."""
     calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
     (row,) = challenge.test.head(1).to_dict("records")

@@ -13,7 +13,7 @@ from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
 
 
 def scaled_base(folder, scale):
-    """The demo's base with what its attention adds to the stream scaled up, as a checkpoint."""
+    """The demo's base with what its attention adds to the residual stream scaled up, as a checkpoint."""
     folder.mkdir()
     for file in DEMO_MODEL.glob("*.json"):
         (folder / file.name).write_text(file.read_text())
@@ -64,7 +64,7 @@ def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkey
     assert cosine_similarity(ours, exact, dim=0) > 0.99
 
 
-def test_what_is_fp32_and_what_is_not(config):
+def test_norms_router_and_residual_stream_are_fp32_and_matrices_fp16(config):
     model = base_of(config, torch.float16)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     wide = {name for name, dtype in dtypes.items() if dtype == torch.float32}

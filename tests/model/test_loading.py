@@ -28,7 +28,7 @@ def test_lora_is_on_the_language_models_attention_alone(config):
 def test_the_vision_tower_is_no_target_even_where_the_name_matches(config):
     with pytest.raises(
         ValueError,
-        match=r"target_modules: expected layers of the language model, found none named qkv",
+        match=r"target_modules: .*\bqkv",
     ):
         lora_on(base_of(config), dataclasses.replace(config, target_modules=("q_proj", "qkv")))
 
@@ -139,7 +139,7 @@ def test_an_adapter_comes_back_with_the_settings_it_was_trained_with(
 
 
 def test_a_missing_adapter_names_the_notebook_to_run(config, tmp_path):
-    with pytest.raises(ArtifactError, match="run notebook 03_train_fold first"):
+    with pytest.raises(ArtifactError, match="03_train_fold"):
         load_adapter(tmp_path, config)
 
 

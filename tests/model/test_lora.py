@@ -265,7 +265,7 @@ def test_the_scales_are_dense_and_the_same():
     torch.testing.assert_close(base(torch.eye(128)), before)
 
 
-def test_where_nothing_learns_the_update_is_in_the_matrix_of_many_rows():
+def test_without_gradients_the_update_of_many_rows_is_in_the_matrix():
     model = adapted(0.3, True, (192, 64)).eval()
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     layers, few = model.base_model.model, torch.randn(5, 128)
@@ -291,7 +291,7 @@ def test_without_the_adapter_gradients_are_the_bases():
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_without_the_adapter_it_is_the_base():
+def test_without_the_adapter_the_output_is_the_bases():
     model, x = adapted(0.0, False), torch.randn(3, 128)
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     with model.disable_adapter():

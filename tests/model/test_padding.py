@@ -106,7 +106,7 @@ def test_with_a_cache_nothing_is_moved(config, uneven):
     torch.testing.assert_close(found, two_steps(), atol=1e-4, rtol=1e-4)
 
 
-def test_where_all_layers_outputs_are_asked_for_nothing_is_moved(config, uneven):
+def test_nothing_is_moved_if_all_layers_outputs_are_asked_for(config, uneven):
     model, inputs = (
         base_of(config),
         {name: value for name, value in uneven.items() if name != "labels"},

@@ -5,6 +5,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_position_ids
 
+from vqa_utils.model.fast._shared import one_forward, shared
 from vqa_utils.model.fast._vision import Rows, patch_positions
 from vqa_utils.model.fast.table import When, use_fast_forwards
 
@@ -85,3 +86,15 @@ def test_layers_share_what_one_batch_needs(monkeypatch):
     with torch.no_grad():
         model.visual(torch.randn(20, 384), grid_thw=grid)
     assert made == [3]
+
+
+def test_lengths_changed_in_place_are_seen_by_the_next_forward():
+    ends, patches = torch.tensor([0, 2, 5]), torch.arange(5.0)[:, None, None]
+    with one_forward():
+        assert shared(ends, "rows", Rows).longest == 3
+    ends[1] = 1
+    with one_forward():
+        rows = shared(ends, "rows", Rows)
+        assert shared(ends, "rows", Rows) is rows
+    assert rows.batch(patches)[:, 0, :, 0].tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+    assert rows.mask[:, 0, 0].tolist() == [[True, False, False, False], [True] * 4]

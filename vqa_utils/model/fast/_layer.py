@@ -93,7 +93,7 @@ def layer_forward(
         learns=torch.is_grad_enabled(),
     )
     if layer.learns:
-        return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.trainable)
+        return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.parameters)
     with torch.autocast(hidden_states.device.type, enabled=False):
         return layer.forward(hidden_states, keep=False).y
 
@@ -110,10 +110,6 @@ class Used(NamedTuple):
 
     projection: Projection
     use: Use
-
-    @property
-    def trainable(self) -> list[nn.Parameter]:
-        return self.projection.trainable(self.use)
 
 
 @dataclass
@@ -189,9 +185,9 @@ class Layer:
     """whether there will be a backward"""
 
     @property
-    def trainable(self) -> list[nn.Parameter]:
+    def parameters(self) -> tuple[nn.Parameter, ...]:
         """A and B of q, k and v, then those of o."""
-        return [*self.qkv.trainable, *self.out.trainable]
+        return (*self.qkv.use.parameters, *self.out.use.parameters)
 
     def forward(self, x: torch.Tensor, *, keep: bool) -> LayerOutput:
         """Compute the residual stream behind the layer from the one in front of it, x [B, L, H].
@@ -261,7 +257,7 @@ class Layer:
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Compute the gradients of x [B, L, H] and of `trainable` from that of y [B, L, H].
+        """Compute the gradients of x [B, L, H] and of `parameters` from that of y [B, L, H].
 
         Args:
             needs_x: otherwise the first result is None.

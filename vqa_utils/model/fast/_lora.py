@@ -9,6 +9,7 @@ matrices are kept dense (0.36 bits a weight more), as two of the three launches 
 matrix are for them.
 """
 
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def _apply(projection: "Projection", x: torch.Tensor) -> torch.Tensor:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     use = projection.next_use()
     if torch.is_grad_enabled():
-        return _Project.apply(x, projection, use, *projection.trainable(use))
+        return _Project.apply(x, projection, use, *use.parameters)
     return projection.forward(x, use, merge=True).y
 
 
@@ -81,40 +82,37 @@ def projection_of(layers: tuple[nn.Module, ...]) -> "Projection | None":
     """Return the product of these layers, made when it is first asked for.
 
     None where one layer has no fast LoRA or is merged, or where the layers differ in adapter or
-    scaling.
+    scaling. Asked twice a decoder layer and forward, so it reads plain attributes alone.
     """
-    in_use = _adapter_in_use(layers[0])
-    if in_use is None:
+    first = layers[0]
+    adapter = _plain_adapter(first)
+    if adapter is None:
         return None
     for layer in layers[1:]:
-        if _adapter_in_use(layer) != in_use:
+        is_alike = (
+            _plain_adapter(layer) == adapter
+            and layer.scaling[adapter] == first.scaling[adapter]
+            and layer.disable_adapters == first.disable_adapters
+        )
+        if not is_alike:
             return None
-    projections = layers[0].projections
-    if layers not in projections:
-        made = Projection(layers)
+    projection = first.projections.get(layers)
+    if projection is None:
+        projection = Projection(layers)
         for layer in layers:
-            layer.projections[layers] = made
-    projection = projections[layers]
+            layer.projections[layers] = projection
     projection.follow_base()
     return projection
 
 
-class _InUse(NamedTuple):
-    """The adapter that a layer computes with; layers that share a product agree in all of it."""
-
-    adapter: str
-    scaling: float
-    is_off: bool
-
-
-def _adapter_in_use(layer: nn.Module) -> _InUse | None:
+def _plain_adapter(layer: nn.Module) -> str | None:
     """Return the layer's one active, plain, unmerged adapter; None leaves it to PEFT's forward."""
-    if not hasattr(layer, "projections") or layer.merged or len(layer.active_adapters) != 1:
+    if not hasattr(layer, "projections") or layer.merged_adapters:
         return None
-    (adapter,) = layer.active_adapters
-    if adapter not in layer.lora_A or adapter in layer.lora_variant:
+    active = layer.active_adapters
+    if len(active) != 1 or active[0] not in layer.scaling or active[0] in layer.lora_variant:
         return None
-    return _InUse(adapter, layer.scaling[adapter], layer.disable_adapters)
+    return active[0]
 
 
 def forget_copies(layer: nn.Module) -> None:
@@ -156,6 +154,8 @@ class Use(NamedTuple):
 
     adapter: str | None
     """None where adapters are off"""
+    parameters: tuple[nn.Parameter, ...] = ()
+    """each A [r, in], then each B [out, r]; none where adapters are off"""
     dropout: float = 0.0
     """the probability to drop a value in front of A"""
     seed: int | None = None
@@ -183,17 +183,17 @@ class Copies(NamedTuple):
     scaling: torch.Tensor
     """[1] in fp32, on the parameters' device"""
     made_from: tuple[nn.Parameter, ...]
-    made_with: tuple[torch.dtype, float]
-    """type of a and b, and scaling"""
+    dtype: torch.dtype
+    """of a and b"""
+    factor: float
+    """the scaling"""
 
-    def are_of(
-        self, parameters: Sequence[nn.Parameter], dtype: torch.dtype, scaling: float
-    ) -> bool:
-        """Whether these are copies of these parameters; the parameters' values are not compared."""
-        if self.made_with != (dtype, scaling) or len(self.made_from) != len(parameters):
+    def are_of(self, use: Use, dtype: torch.dtype, factor: float) -> bool:
+        """Whether these are copies of these parameters; their values are not compared."""
+        if self.dtype != dtype or self.factor != factor:
             return False
-        pairs = zip(self.made_from, parameters, strict=True)
-        return all(one is other for one, other in pairs)
+        has_as_many = len(self.made_from) == len(use.parameters)
+        return has_as_many and all(map(operator.is_, self.made_from, use.parameters))
 
 
 class Projection:
@@ -261,19 +261,12 @@ class Projection:
         if first.disable_adapters:
             return Use(None)
         (adapter,) = first.active_adapters
-        module = first.lora_dropout[adapter]
-        if isinstance(module, nn.Dropout) and module.p and first.training:
-            return Use(adapter, module.p, draw_seed())
-        return Use(adapter)
-
-    def trainable(self, use: Use) -> list[nn.Parameter]:
-        """Return each A [r, in], then each B [out, r]; none where adapters are off."""
-        return [] if use.adapter is None else self._parameters(use.adapter)
-
-    def _parameters(self, adapter: str) -> list[nn.Parameter]:
         a = [layer.lora_A[adapter].weight for layer in self.layers]
         b = [layer.lora_B[adapter].weight for layer in self.layers]
-        return [*a, *b]
+        module = first.lora_dropout[adapter]
+        if isinstance(module, nn.Dropout) and module.p and first.training:
+            return Use(adapter, (*a, *b), module.p, draw_seed())
+        return Use(adapter, (*a, *b))
 
     def forward(
         self, x: torch.Tensor, use: Use, *, keep: bool = False, merge: bool = False
@@ -291,7 +284,7 @@ class Projection:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if use.adapter is None:
             return Projected(F.linear(x, dense, bias))
-        copies = self._copies(use.adapter, x.dtype)
+        copies = self._copies(use, x.dtype)
         in_width = copies.a.shape[1]
         # With more rows in x than columns in W, adding to W is less work than adding to y
         has_more_rows_than_columns = x.numel() > in_width**2
@@ -312,7 +305,7 @@ class Projection:
         *,
         needs_x: bool = True,
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Compute the gradients of x [..., in] and of `trainable` (in fp32) from that of y.
+        """Compute the gradients of x [..., in] and of the parameters (in fp32) from that of y.
 
         Args:
             grad: [..., all out]
@@ -323,7 +316,7 @@ class Projection:
         """
         if use.adapter is None or dropped is None or low is None:
             return grad @ self._dense(grad.dtype), []
-        copies = self._copies(use.adapter, low.dtype)
+        copies = self._copies(use, low.dtype)
         grad = grad.flatten(0, -2)  # [T, all out]
         grad_low = grad @ copies.b  # [T, R]
         ranks = [layer.r[use.adapter] for layer in self.layers]
@@ -348,22 +341,21 @@ class Projection:
         (dense,) = dequantize([self.packed], None, dtype)
         return dense.view(self.shape)
 
-    def _copies(self, adapter: str, dtype: torch.dtype) -> Copies:
-        """Return the adapter's A and B in `dtype`, made anew where they were dropped."""
-        parameters = self._parameters(adapter)
-        scaling = self.layers[0].scaling[adapter]
-        known = self.copies
-        if known is not None and known.are_of(parameters, dtype, scaling):
-            return known
-        held = [parameter.detach() for parameter in parameters]
+    def _copies(self, use: Use, dtype: torch.dtype) -> Copies:
+        """Return the used A and B in `dtype`, made anew where they were dropped."""
+        factor = self.layers[0].scaling[use.adapter]
+        if self.copies is not None and self.copies.are_of(use, dtype, factor):
+            return self.copies
+        held = [parameter.detach() for parameter in use.parameters]
         a = held[: len(self.layers)]
         b = held[len(self.layers) :]
         self.copies = Copies(
             torch.cat(a).to(dtype),
-            (torch.block_diag(*b) * scaling).to(dtype),
-            a[0].new_tensor([scaling]),
-            tuple(parameters),
-            (dtype, scaling),
+            (torch.block_diag(*b) * factor).to(dtype),
+            a[0].new_tensor([factor]),
+            use.parameters,
+            dtype,
+            factor,
         )
         return self.copies
 

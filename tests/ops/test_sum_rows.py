@@ -1,0 +1,23 @@
+import torch
+
+from vqa_utils.ops.sum_rows import sum_rows
+
+
+def test_the_rows_of_each_token_are_added(device, dtype):
+    torch.manual_seed(0)
+    rows = torch.randn(50, 24, device=device).to(dtype)
+    index = torch.randint(50, (9, 4), device=device)
+    expected = rows.float()[index].sum(1)
+    torch.testing.assert_close(sum_rows(rows, index).float(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_added_onto_a_residual_stream(device, dtype):
+    torch.manual_seed(0)
+    rows = torch.randn(50, 24, device=device).to(dtype)
+    stream = torch.randn(9, 24, device=device)
+    index = torch.randint(50, (9, 4), device=device)
+    before = stream.clone()
+    found = sum_rows(rows, index, onto=stream)
+    expected = stream + rows.float()[index].sum(1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(stream, before)
