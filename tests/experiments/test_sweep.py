@@ -211,7 +211,7 @@ def test_a_point_takes_over_what_another_has_trained_and_scored(command, stand_i
             (first.folder / file).read_bytes() == (second.folder / file).read_bytes()
             for file in files
         )
-    assert read_json(second.fold(1).rungs)["rungs"], "what memory allowed is a part of the training"
+    assert read_json(second.fold(1).rungs), "what memory allowed is a part of the training"
     assert set(states(command("--dry-run", text=text)).values()) == {"finished"}
     table = pd.read_csv(comparison_file(), keep_default_na=False).set_index("run")
     assert (table["train_minutes"] == 3).all() and (table["notebook_minutes"] == 4).all()
