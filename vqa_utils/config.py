@@ -1,4 +1,4 @@
-"""A run's settings: one frozen dataclass that checks itself, read from text and JSON."""
+"""A run's settings: one frozen, self-checking dataclass, read from text and JSON."""
 
 import dataclasses
 import hashlib
@@ -37,10 +37,10 @@ QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 class Config:
     """Settings of a run. Saved as `config.json` and beside each adapter.
 
-    A setting is one field: name, type, default, meaning, rule. Two keywords say how far a change
-    of it reaches in a run that is there already:
+    A setting is one field: name, type, default, meaning, rule. Two keywords limit the reach of a
+    later change in a run:
 
-    - `used_from`: earlier notebooks do not use it; what they wrote is kept.
+    - `used_from`: earlier notebooks do not use it, and their files are kept.
     - `of_adapter=False`: an adapter does not depend on it, and trained ones are kept. These are
       the place of the data, the limits of the machine, and reports.
 
@@ -50,6 +50,7 @@ class Config:
         ConfigError: with every problem of the values at once.
     """
 
+    # Model and data
     preset: str = setting("safe", "the preset that the other settings change", of_adapter=False)
     model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"')
     data: str = setting(
@@ -70,12 +71,14 @@ class Config:
         "every fold and are never held out; images lie beside the CSV or in the data folder",
     )
 
+    # Images
     image_side: int = setting(
         384,
         "px; an image gets at most image_side squared pixels and keeps its aspect ratio",
         at_least(32, "px (one merged patch of Qwen3-VL)"),
     )
 
+    # The frozen base, and its place on the machine
     quantization: str = setting(
         "nf4",
         'of the base: "nf4" (bitsandbytes, experts included) or "none"',
@@ -108,6 +111,7 @@ class Config:
         of_adapter=False,
     )
 
+    # The adapter
     lora_r: int = setting(8, "rank of LoRA", at_least(1))
     lora_alpha: int = setting(16, "LoRA's update is scaled by lora_alpha / lora_r", at_least(1))
     lora_dropout: float = setting(0.05, "share of LoRA's inputs dropped in training", SHARE)
@@ -118,6 +122,7 @@ class Config:
         Rule("at least one", lambda names: len(names) > 0),
     )
 
+    # Training
     micro_batch: CountOrAuto = setting(
         AUTO,
         'rows a forward and backward pass; "auto" takes the most that the memory plan allows, at '
@@ -157,6 +162,7 @@ class Config:
         False, "optimizer state in pageable host memory (bitsandbytes' paged AdamW); needs a GPU"
     )
 
+    # Folds
     use_kfold: bool = setting(True, "false trains once, on a stratified split")
     n_folds: int = setting(3, "folds; each row is held out by one of them")
     holdout_fraction: float = setting(
@@ -174,6 +180,7 @@ class Config:
         False, "rows with the same question stay in one fold too, whatever their pictures"
     )
 
+    # Scoring
     score_batch: CountOrAuto = setting(
         AUTO,
         'rows a forward pass of scoring; "auto" takes as many, up to 128, as need no more memory '
@@ -194,6 +201,7 @@ class Config:
         used_from="04_infer",
     )
 
+    # Ensembling
     calibrate: BoolOrAuto = setting(
         AUTO,
         "scale each fold's probabilities by a temperature, fitted on its held-out rows; "
@@ -213,6 +221,7 @@ class Config:
         used_from="05_ensemble",
     )
 
+    # The rest
     num_workers: int = setting(
         2,
         "processes that decode images; 0 decodes in the training process",
@@ -231,18 +240,18 @@ class Config:
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
-        """The folds, each of which holds out rows."""
+        """The folds with held-out rows."""
         return tuple(range(self.n_folds)) if self.use_kfold else (0,)
 
     @property
     def adapter_numbers(self) -> tuple[int, ...]:
-        """The adapters that are trained: one a fold, with `refit` one more that holds out none."""
+        """The adapters to train: one a fold, and with `refit` one more on all rows."""
         if not self.refit:
             return self.fold_numbers
         return (*self.fold_numbers, len(self.fold_numbers))
 
     def adapter_name(self, number: int) -> str:
-        """Name an adapter: "fold 2", or "refit (fold 3)" for the refit, whose files are in fold3/."""
+        """Name an adapter: "fold 2", or "refit (fold 3)" for the refit in fold3/."""
         return f"fold {number}" if number in self.fold_numbers else f"refit (fold {number})"
 
     @property
@@ -254,7 +263,7 @@ class Config:
 
     @property
     def is_resolved(self) -> bool:
-        """Whether both batches are numbers."""
+        """True if both batches are numbers."""
         return AUTO not in (self.micro_batch, self.score_batch)
 
     @property
@@ -281,14 +290,14 @@ class Config:
         return dataclasses.replace(self, micro_batch=rows, accumulation=accumulation)
 
     def hash_for(self, notebook: str) -> str:
-        """16 hex digits that change with every setting but those that later notebooks use first."""
+        """Name the settings in use up to a notebook by 16 hex digits."""
         values = to_dict(self)
         used = {name: values[name] for name in values if USED_FROM.get(name, "") <= notebook}
         return _hash(used)
 
     @property
     def training_hash(self) -> str:
-        """16 hex digits that change with the settings that an adapter depends on."""
+        """Name the settings of an adapter by 16 hex digits."""
         values = to_dict(self)
         of_adapter = {name: values[name] for name in values if name not in NOT_OF_THE_ADAPTER}
         return _hash(of_adapter)
@@ -345,8 +354,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Invert `to_dict`.
 
     Raises:
-        ConfigError: settings of another version of the code, from which those of this one do not
-            follow.
+        ConfigError: settings of another version of the code, with other names.
     """
     unknown = sorted(values.keys() - SETTINGS.keys())
     missing = sorted(SETTINGS.keys() - values.keys())
@@ -370,7 +378,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into the tuples that settings have."""
+    """Turn JSON's lists into the tuples of settings."""
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }

@@ -1,9 +1,9 @@
-"""The root of the errors that tell a user what to do: run_all.py prints them without a traceback."""
+"""The root of errors for users: run_all.py prints them without a traceback."""
 
 
 class VqaError(Exception):
-    """What is wrong, what was expected, what was found, where, and what to do next."""
+    """A problem with its place, the expected and the found value, and the next thing to do."""
 
 
 class RunError(VqaError):
-    """A run that cannot start or go on."""
+    """A run cannot start or go on."""

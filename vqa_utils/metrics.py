@@ -54,14 +54,14 @@ def predictions(probs: pd.DataFrame) -> pd.Series:
 
 
 def tied(probs: pd.DataFrame) -> pd.Series:
-    """Whether several letters of a row share the highest probability, bool."""
+    """True for rows with several letters at the highest probability, bool."""
     rounded = probs[list(LETTERS)].round(DECIMALS)
     is_highest = rounded.eq(rounded.max(axis=1), axis=0)  # [N, 4]
     return is_highest.sum(axis=1) > 1
 
 
 def correct(probs: pd.DataFrame, answers: pd.Series) -> np.ndarray:
-    """Whether the most probable letter is the answer, bool [N]."""
+    """True for rows with the answer as their most probable letter, bool [N]."""
     return predictions(probs).to_numpy() == answers.to_numpy()
 
 
@@ -90,7 +90,7 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, 
 
     Args:
         values: float [N] or [N, M].
-        level: the share of cases in which the interval holds the mean.
+        level: the share of cases with the true mean in the interval.
 
     Returns:
         The low and the high end, each [] or [M]; NaN of fewer than two rows.
@@ -132,7 +132,7 @@ def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided exact p-value of two models being right equally often, from bool [N] each.
 
-    McNemar (1947): only rows on which the two differ count. By chance, half of them favour either.
+    McNemar (1947): only rows with one of the two right count. By chance, half of them favour either.
     """
     only_first = int((first & ~second).sum())
     only_second = int((~first & second).sum())

@@ -1,4 +1,4 @@
-"""bitsandbytes' layout of NF4, in numbers that need no torch."""
+"""bitsandbytes' layout of NF4, in numbers, without torch."""
 
 BLOCK = 64  # weights that share a scale
 GROUP = 256  # scales that share a scale of their own (double quantisation)

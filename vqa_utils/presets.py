@@ -9,7 +9,7 @@ from vqa_utils.setting_types import AUTO, ConfigError
 
 @dataclass(frozen=True)
 class Preset:
-    """Named settings: the machine that they are for, and their differences from the defaults."""
+    """Named settings: their machine, and their differences from the defaults."""
 
     for_what: str
     changes: dict[str, Any]
@@ -110,7 +110,7 @@ def preset(name: str, **changes: Any) -> Config:
 
 
 def differences(config: Config) -> dict[str, Any]:
-    """The settings of a run that differ from its preset's, its data aside.
+    """The differences of a run's settings from its preset, its data aside.
 
     A number in place of the preset's "auto" is no difference, as long as a step has as many rows.
 

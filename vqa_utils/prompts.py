@@ -1,9 +1,10 @@
-"""The chat that training and inference share, so that the two cannot drift apart."""
+"""The chat of training and inference, in one place: the two cannot drift apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 LETTERS = ("a", "b", "c", "d")
+# the system's words; "letter" tells the model to answer with one token
 INSTRUCTION = "Look at the image and answer with the letter of the right option."
 
 
@@ -41,14 +42,14 @@ def chat(
 ) -> list[dict[str, Any]]:
     """Build one question as chat messages, in the order instruction, image, question, options.
 
-    The parts that several option orders of one row share come first: a prefix cache can share them.
+    The common parts of several option orders come first: a prefix cache can share them.
 
     Args:
         row: `question` and the options `a` to `d`; in training also an `instruction` in other
             words, or none.
-        image: any image that the processor takes (here a PIL image).
+        image: any image for the processor (here a PIL image).
         answer: the right letter; it becomes the assistant's turn. None if the model is to answer.
-        image_options: keys that `qwen_vl_utils` reads beside the image, such as `max_pixels`.
+        image_options: keys for `qwen_vl_utils` beside the image, such as `max_pixels`.
 
     Raises:
         ValueError: `answer` is not one of the four letters.

@@ -1,4 +1,4 @@
-"""What a setting may be: its type, its rule, and its value read from text. Standard library only."""
+"""Types and rules of settings, and their values as text. Standard library only."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})")
 
 
 class ConfigError(VqaError):
-    """Settings that cannot be used, with all their problems."""
+    """Unusable settings, with all their problems."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def setting(
 ) -> Any:
     """Define a field of `Config`; the arguments are those of `Setting`.
 
-    A setting that is first used after the training is no part of the adapter.
+    A setting first used after the training is no part of the adapter.
     """
     about = Setting(default, meaning, rule, used_from, of_adapter and not used_from)
     return dataclasses.field(default=default, metadata={"setting": about})
@@ -153,7 +153,7 @@ def size_in_bytes(size: str) -> int:
 
 
 def is_size(size: str) -> bool:
-    """Whether `size_in_bytes` can read it."""
+    """True if `size_in_bytes` can read it."""
     return SIZE.fullmatch(size) is not None
 
 

@@ -173,7 +173,7 @@ def test_files_taken_over_are_the_same_bytes(command, stand_in, pattern):
     assert files
     for file in files:
         assert (copy.folder / file.relative_to(source.folder)).read_bytes() == file.read_bytes()
-    assert read_json(copy.fold(1).rungs)["rungs"], "the rungs are a part of the training"
+    assert read_json(copy.fold(1).rungs), "the rungs are a part of the training"
 
 
 def test_files_of_a_point_with_other_settings_are_set_aside(command, states, stand_in):

@@ -14,12 +14,12 @@ from vqa_utils.experiments.sweep_points import SweepError
 from vqa_utils.running.lock import locked
 
 HOLDS = """
-import time
+import sys
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.running.lock import locked
 with locked(RunPaths("r")):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until this process is killed
 """
 
 
@@ -31,18 +31,21 @@ def test_a_run_that_another_command_works_on_is_left_alone_until_that_ends(
         run_all.run(run_all.parse_arguments(), console)
 
     new = ("--data", str(korean_folder), "--only", "01_eda")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDS], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(
-            RunError, match="runs/r: expected no other command at work there, found one"
-        ):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="runs/r: "):
             command(*new)
         assert not stand_in.executed and not RunPaths("r").folder.exists()
         command("--dry-run", *new)  # which only looks
         with locked(RunPaths("another")):
-            os.kill(other.pid, signal.SIGKILL)
+            os.kill(holder.pid, signal.SIGKILL)
     command(*new)
     assert stand_in.executed == ["r 01_eda"]
     command("--resume", "--only", "01_eda")  # the first has let go of it
@@ -56,8 +59,7 @@ def test_a_sweep_leaves_a_point_that_another_command_works_on(
     monkeypatch.setattr("sys.argv", ["run_all.py", "sweep", str(file)])
     with (
         locked(RunPaths("s-ensemble=vote")),
-        pytest.raises(SweepError, match="1 of 2 points failed") as found,
+        pytest.raises(SweepError, match=r"(?s)1 of 2 .*runs/s-ensemble=vote: "),
     ):
         run_all.run(run_all.parse_arguments(), console)
-    assert "runs/s-ensemble=vote: expected no other command" in str(found.value)
     assert not RunPaths("s-ensemble=vote").folder.exists()

@@ -1,9 +1,17 @@
 import pytest
 
-from run_all import STAGES
 from vqa_utils.artifacts.paths import NOTEBOOKS, FoldPaths
 from vqa_utils.errors import RunError
-from vqa_utils.running.stages import Stage, Step, select_steps
+from vqa_utils.running.stages import (
+    ANALYSIS,
+    PREDICTION,
+    SCORING,
+    STAGES,
+    Stage,
+    Step,
+    built_on,
+    select_steps,
+)
 
 
 def names(**options):
@@ -31,51 +39,68 @@ def test_parts_of_a_run():
     assert names(start="04_infer", chosen=[1]) == ["04_infer-fold1", "05_ensemble", "06_analysis"]
 
 
-def test_what_does_not_exist_is_listed_together():
-    with pytest.raises(
-        RunError,
-        match=r"(?s)--folds: expected some of 0, 1, 2, found 7.*stage: expected one of 01_eda.*found 3_train",
-    ):
+def test_folds_and_stages_that_do_not_exist_are_listed_together():
+    with pytest.raises(RunError) as error:
         names(only="3_train", chosen=[7])
+    fold, stage = str(error.value).splitlines()
+    assert "--folds" in fold and "0, 1, 2" in fold and fold.endswith("7")
+    assert "01_eda" in stage and stage.endswith("3_train")
 
 
-def test_what_each_order_said_goes_with_the_probabilities_from_04_to_06(tmp_path):
-    fold = FoldPaths(tmp_path / "fold1")
-    fold.folder.mkdir()
-    for path in (fold.probs("oof"), fold.orders("oof"), fold.orders("test")):
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [
+        ({}, []),
+        ({"only": "01_eda"}, []),
+        ({"only": "04_infer", "chosen": [1]}, ["03_train_fold-fold1"]),
+        ({"chosen": [0]}, ["04_infer-fold2"]),
+        ({"start": "05_ensemble"}, ["04_infer-fold0", "04_infer-fold2"]),
+        ({"only": "06_analysis"}, ["04_infer-fold0", "04_infer-fold2", "05_ensemble"]),
+    ],
+)
+def test_steps_build_on_the_earlier_ones_that_are_not_selected(selected, expected):
+    steps = select_steps(STAGES, (0, 1, 2), **selected)
+    assert [step.name for step in built_on(steps, scored=[0, 2])] == expected
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    writes, reads = (
-        step
-        for step in select_steps(STAGES, (1,))
-        if step.name in ("04_infer-fold1", "06_analysis")
-    )
-    assert {fold.orders("oof"), fold.orders("test")} <= set(writes.outputs(tmp_path)) & set(
-        reads.inputs(tmp_path)
-    )
+
+
+def test_the_probabilities_of_each_order_go_from_04_to_06(tmp_path):
+    fold = FoldPaths(tmp_path / "fold1")
+    orders = {fold.orders("oof"), fold.orders("test")}
     table = tmp_path / "report" / "orders.csv"
-    table.parent.mkdir()
-    table.touch()
-    assert table in reads.outputs(tmp_path)  # and so it does not outlive the orders
+    touch(fold.probs("oof"), *orders, table)
+    scoring, analysis = Step(SCORING, 1), Step(ANALYSIS)
+    assert orders <= set(scoring.outputs(tmp_path)) & set(analysis.inputs(tmp_path))
+    assert table in analysis.outputs(tmp_path), "it does not outlive the orders"
 
 
 def test_patterns_name_the_folds_files(tmp_path):
-    step = Step(
-        Stage(
-            "s",
-            reads=("folds.csv",),
-            writes=("fold{fold}/a.csv", "fold{fold}/probs_*.csv"),
-            per_fold=True,
-        ),
-        1,
+    stage = Stage(
+        "s",
+        reads=("folds.csv",),
+        writes=("fold{fold}/a.csv", "fold{fold}/probs_*.csv"),
+        per_fold=True,
     )
-    assert step.parameters("r") == {"run_id": "r", "fold": 1}
+    step = Step(stage, 1)
     assert step.inputs(tmp_path) == [tmp_path / "folds.csv"]
     assert step.outputs(tmp_path) == [tmp_path / "fold1/a.csv", tmp_path / "fold1/probs_*.csv"]
-    for name in ("a.csv", "probs_oof.csv", "probs_test.csv"):
-        (tmp_path / "fold1").mkdir(exist_ok=True)
-        (tmp_path / "fold1" / name).touch()
-    assert [path.name for path in step.outputs(tmp_path)] == [
-        "a.csv",
-        "probs_oof.csv",
-        "probs_test.csv",
-    ]
+    there = [tmp_path / "fold1" / name for name in ("a.csv", "probs_oof.csv", "probs_test.csv")]
+    touch(*there)
+    assert step.outputs(tmp_path) == there
+
+
+@pytest.mark.parametrize(
+    ("step", "given"),
+    [
+        (Step(ANALYSIS), {}),
+        (Step(SCORING, 1), {"fold": 1}),
+        (Step(PREDICTION, 1, predict="/hidden"), {"fold": 1, "predict": "/hidden"}),
+    ],
+)
+def test_a_step_passes_its_fold_and_its_test_set(step, given):
+    assert step.parameters("r") == {"run_id": "r"} | given

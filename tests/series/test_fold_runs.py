@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
+import threading
 
 import nbformat
 import pytest
 from conftest import KERNEL
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vqa_utils.artifacts.files import write_json
+from vqa_utils.artifacts.files import write_json, write_text
+from vqa_utils.artifacts.fold_settings import fold_config, read_rungs
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
@@ -21,75 +23,110 @@ from vqa_utils.running.execution import NotebookError
 from vqa_utils.running.stages import Stage, Step
 
 FOLDS = Stage("per_fold", writes=("fold{fold}/out.txt",), per_fold=True, trains=True)
-LOOK = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vqa_utils.artifacts.run import open_run\n"
+LOOK = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from vqa_utils.artifacts.run import open_run
+paths, config = open_run(run_id, fold)
+out = paths.fold(fold).folder / "out.txt"
+class OutOfMemoryError(RuntimeError): "Of the name of torch's, without its import."
+"""
+OUT_OF_MEMORY = (
+    "raise OutOfMemoryError('CUDA out of memory. GPU 0 has a total capacity of 14.74 GiB')"
 )
-LOOK += "paths, config = open_run(run_id, fold)\nout = paths.fold(fold).folder / 'out.txt'\nout.parent.mkdir(exist_ok=True)"
+TWO = [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+PATIENCE = 60  # seconds until a wait in vain fails
 
 
 def fold_notebook(folder, *sources):
-    """A notebook of one fold that has the run's settings as `config`, and where to write as `out`."""
+    """A notebook of one fold that has the fold's settings as `config`, and `out` to write to."""
     parameters = new_code_cell(
         "run_id: str = ''  # run\nfold: int = 0  # fold", metadata={"tags": ["parameters"]}
     )
-    nbformat.write(
-        new_notebook(cells=[parameters, *map(new_code_cell, (LOOK, *sources))], metadata=KERNEL),
-        folder / "per_fold.ipynb",
-    )
+    cells = [parameters, *map(new_code_cell, (LOOK, *sources))]
+    nbformat.write(new_notebook(cells=cells, metadata=KERNEL), folder / "per_fold.ipynb")
 
 
 @pytest.fixture
 def folds_run(small_run, tmp_path, monkeypatch):
-    """A run whose notebook of folds is still to be written; its settings are on the disk, as a notebook reads them.
+    """A run whose notebook of folds is still to be written; its settings are on the disk.
 
     Its folds go one after the other, whatever this machine has.
     """
     make, paths, config = small_run
     monkeypatch.setattr(runner, "fold_environments", lambda config, folds: [])
 
-    def run(*sources, folds=(0, 1), **changes):
+    def run(*sources, folds=(0, 1), ladder=True, **changes):
         fold_notebook(tmp_path, *sources)
         settings = dataclasses.replace(config, **changes)
         write_json(paths.config, to_dict(settings))
-        make(config=settings).run([Step(FOLDS, fold) for fold in folds])
+        one = make(config=settings)
+        one.ladder = ladder
+        one.run([Step(FOLDS, fold) for fold in folds])
         return paths
 
     return run
 
 
-OUT_OF_MEMORY = (
-    "raise torch.OutOfMemoryError('CUDA out of memory. GPU 0 has a total capacity of 14.74 GiB')"
-)
+def outputs(paths):
+    return [(paths.fold(k).folder / "out.txt").read_text() for k in (0, 1)]
 
 
 def test_memory_that_ran_out_takes_a_rung_in_a_fresh_kernel(folds_run, console):
-    source = f"import torch\nif config.micro_batch > 4: {OUT_OF_MEMORY}\nout.write_text(str(config.micro_batch))"
-    paths = folds_run(source, use_gradient_checkpointing=True)
-    assert [(paths.fold(k).folder / "out.txt").read_text() for k in (0, 1)] == ["4", "4"]
-    archived = sorted(path.name for path in paths.notebooks.iterdir())
-    assert archived == [  # the second fold starts where the first one got to
-        "per_fold-fold0-out-of-memory1.ipynb", "per_fold-fold0-out-of-memory2.ipynb", "per_fold-fold0.ipynb", "per_fold-fold1.ipynb"
-    ]  # fmt: skip
-    config = open_run("small", 1)[1]
-    assert (config.micro_batch, config.accumulation) == (4, 4) and open_run("small")[
-        1
-    ].micro_batch == 16
-    said = console.file.getvalue()
-    assert (
-        "per_fold-fold0         out of memory; GPU 0, training: micro-batch 16 -> 8 (saves" in said
+    source = f"if config.micro_batch > 4: {OUT_OF_MEMORY}"
+    paths = folds_run(
+        source, "out.write_text(str(config.micro_batch))", use_gradient_checkpointing=True
     )
-    assert "micro-batch 8 -> 4" in said
+    assert outputs(paths) == ["4", "4"]
+    archived = sorted(path.stem for path in paths.notebooks.iterdir())
+    assert archived == [  # the second fold starts with the settings that the first one got to
+        "per_fold-fold0",
+        "per_fold-fold0-out-of-memory1",
+        "per_fold-fold0-out-of-memory2",
+        "per_fold-fold1",
+    ]
+    config = open_run("small", 1)[1]
+    assert (config.micro_batch, config.accumulation) == (4, 4)
+    assert open_run("small")[1].micro_batch == 16
+    for rung in read_rungs(paths.fold(0)):
+        assert str(rung) in console.file.getvalue()
 
 
-def test_the_ladders_end_and_a_run_without_it(folds_run, small_run):
-    with pytest.raises(
-        LadderError, match=r"GPU 0 ran out of memory in training, and nothing is left"
-    ):
-        folds_run(f"import torch\n{OUT_OF_MEMORY}", folds=(0,), micro_batch=2, lora_r=4)
-    without = small_run[0]()
-    without.ladder = False
-    with pytest.raises(RunError, match="per_fold-fold0 failed: OutOfMemoryError"):
-        without.run([Step(FOLDS, 0)])
+def test_a_fold_that_was_stopped_goes_on_with_its_rung(folds_run):
+    stop = "if not out.with_name('stopped').exists():\n out.with_name('stopped').touch()\n raise KeyError"
+    source = f"if config.micro_batch > 8: {OUT_OF_MEMORY}"
+    cells = (source, stop, "out.write_text(str(config.micro_batch))")
+    with pytest.raises(NotebookError, match="KeyError"):
+        folds_run(*cells, folds=(0,), use_gradient_checkpointing=True)
+    paths = folds_run(*cells, folds=(0,), use_gradient_checkpointing=True, tta=2)
+    config = fold_config(paths.fold(0), open_run("small")[1])
+    assert (config.micro_batch, config.tta) == (8, 2)
+    attempts = list(paths.notebooks.glob("per_fold-fold0-out-of-memory*"))
+    assert len(attempts) == 1, "the rung is not taken twice"
+
+
+def test_other_settings_of_the_training_start_a_fold_anew(folds_run):
+    source = f"if config.micro_batch > 8: {OUT_OF_MEMORY}"
+    write = "out.write_text(f'{config.micro_batch} {config.epochs:g}')"
+    folds_run(source, write, folds=(0,), use_gradient_checkpointing=True)
+    paths = folds_run(write, folds=(0,), use_gradient_checkpointing=True, epochs=7)
+    assert (paths.fold(0).folder / "out.txt").read_text() == "16 7"
+    assert not paths.fold(0).rungs.exists()
+    (replaced,) = (paths.folder / "replaced").iterdir()
+    kept = {path.name for path in (replaced / "fold0").iterdir()}
+    assert kept == {"out.txt", "config.json", "rungs.json"}
+
+
+def test_the_ladder_ends_where_nothing_saves_memory(folds_run):
+    with pytest.raises(LadderError, match="GPU 0"):
+        folds_run(OUT_OF_MEMORY, folds=(0,), micro_batch=2, lora_r=4)
+    assert len(read_rungs(RunPaths("small").fold(0))) > 1
+
+
+def test_a_run_without_the_ladder_ends_at_the_first_error(folds_run):
+    with pytest.raises(NotebookError, match="per_fold-fold0 failed: OutOfMemoryError"):
+        folds_run(OUT_OF_MEMORY, folds=(0,), ladder=False)
+    assert read_rungs(RunPaths("small").fold(0)) == []
 
 
 def test_another_error_takes_no_rung(folds_run):
@@ -98,84 +135,96 @@ def test_another_error_takes_no_rung(folds_run):
     assert not RunPaths("small").fold(1).rungs.exists()
 
 
-TWO = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
-WAIT = """
-import time
-def wait_for(path):
-    waited = time.time()
-    while not path.exists():
-        assert time.time() - waited < 60, f"{path.name} never came"
-        time.sleep(0.1)
-"""
-MEET = (
-    WAIT
-    + """
-import os
-(paths.folder / f"here{fold}").touch()
-wait_for(paths.folder / f"here{1 - fold}")
-out.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-"""
-)
-
-
-def test_folds_that_have_a_gpu_each_run_side_by_side(folds_run, monkeypatch):
-    monkeypatch.setattr(
-        runner,
-        "fold_environments",
-        lambda config, folds: [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}],
-    )
-    paths = folds_run(MEET)
-    assert sorted((paths.fold(k).folder / "out.txt").read_text() for k in (0, 1)) == ["2", "3"]
+def test_folds_that_have_a_gpu_each_are_told_which(folds_run, monkeypatch):
+    monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
+    paths = folds_run("import os; out.write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    assert sorted(outputs(paths)) == ["2", "3"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_side_by_side_one_folds_error_waits_for_the_other(folds_run, monkeypatch):
+@pytest.fixture
+def side_by_side(small_run, monkeypatch):
+    """Runs steps on two GPUs, with a function in place of each notebook's execution."""
+    make, paths, _ = small_run
     monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
-    with pytest.raises(NotebookError, match="per_fold-fold0 failed: ValueError: no"):
-        folds_run(MEET, "if fold == 0: raise ValueError('no')")
-    paths = RunPaths("small")
-    assert (paths.stages / "per_fold-fold1.json").exists() and not (
-        paths.stages / "per_fold-fold0.json"
-    ).exists()
+
+    def run(work, *stages, folds):
+        def execute(name, archived, parameters, process):
+            fold = parameters["fold"]
+            work(name, fold)
+            write_text(paths.fold(fold).folder / f"{name}.txt", "whole")
+
+        monkeypatch.setattr(runner, "execute", execute)
+        make().run([Step(stage, fold) for stage in stages for fold in folds])
+
+    run.paths = paths
+    return run
 
 
-def test_a_folds_next_notebook_waits_for_no_other_fold(small_run, tmp_path, monkeypatch):
-    """Fold 1 is scored while fold 2 trains, and after fold 1 was trained; both would wait in vain for whole stages."""
-    make, paths, config = small_run
-    monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
-    write_json(paths.config, to_dict(config))
-    fold_notebook(
-        tmp_path,
-        WAIT + "if fold == 2: wait_for(paths.folder / 'scored1'); time.sleep(4)",
-        "out.write_text('trained')",
-    )
-    (tmp_path / "per_fold.ipynb").rename(tmp_path / "train.ipynb")
-    fold_notebook(
-        tmp_path, "assert out.read_text() == 'trained'\n(paths.folder / f'scored{fold}').touch()"
-    )
-    (tmp_path / "per_fold.ipynb").rename(tmp_path / "score.ipynb")
-    stages = [
-        dataclasses.replace(FOLDS, name="train"),
-        Stage("score", writes=("scored{fold}",), per_fold=True),
-    ]
-    make().run([Step(stage, fold) for stage in stages for fold in (0, 1, 2)])
-    assert sorted(path.name for path in paths.folder.glob("scored*")) == [
-        "scored0",
-        "scored1",
-        "scored2",
-    ]
+TRAIN, SCORE = (
+    Stage(name, writes=(f"fold{{fold}}/{name}.txt",), per_fold=True) for name in ("train", "score")
+)
 
 
-def test_what_folds_get(monkeypatch):
+def test_folds_that_have_a_gpu_each_run_side_by_side(side_by_side):
+    both_are_here = threading.Barrier(2)
+    side_by_side(lambda name, fold: both_are_here.wait(PATIENCE), TRAIN, folds=(0, 1))
+    assert all((side_by_side.paths.stages / f"train-fold{k}.json").exists() for k in (0, 1))
+
+
+def test_side_by_side_one_folds_error_waits_for_the_other(side_by_side):
+    failed = threading.Event()
+
+    def work(name, fold):
+        if fold == 0:
+            failed.set()
+            raise NotebookError("fold 0 failed")
+        assert failed.wait(PATIENCE)
+
+    with pytest.raises(NotebookError, match="fold 0 failed"):
+        side_by_side(work, TRAIN, folds=(0, 1))
+    markers = [path.name for path in side_by_side.paths.stages.iterdir()]
+    assert markers == ["train-fold1.json"]
+
+
+def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
+    """Fold 1 is scored while fold 2 trains; whole stages one after the other would wait in vain."""
+    fold_1_is_scored = threading.Event()
+    done = []
+
+    def work(name, fold):
+        if (name, fold) == ("train", 2):
+            assert fold_1_is_scored.wait(PATIENCE)
+        done.append((name, fold))
+        if (name, fold) == ("score", 1):
+            fold_1_is_scored.set()
+
+    side_by_side(work, TRAIN, SCORE, folds=(0, 1, 2))
+    assert len(done) == 6
+    for fold in (0, 1, 2):
+        assert done.index(("train", fold)) < done.index(("score", fold))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "numbers"),
+    [
+        ([T4, T4], "dense_8b", ["0", "1"]),
+        ([T4, T4], "single_gpu", ["0", "1"]),
+        ([T4], "dense_8b", []),
+        ([T4, T4], "safe", []),
+        ([T4], "demo", []),
+        ([T4, Gpu("K80", 4)], "dense_8b", ["0"]),
+    ],
+)
+def test_a_fold_gets_a_gpu_that_holds_its_model(gpus, name, numbers, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for gpus, name, expected in [
-        ([T4, T4], "dense_8b", ["0", "1"]), ([T4, T4], "single_gpu", ["0", "1"]), ([T4], "dense_8b", []), ([T4, T4], "safe", []),
-        ([T4], "demo", []), ([T4, Gpu("K80", 4)], "dense_8b", ["0"]),
-    ]:  # fmt: skip
-        monkeypatch.setattr(execution, "find_gpus", lambda gpus=gpus: gpus)
-        assert execution.fold_environments(preset(name), 3) == [
-            {"CUDA_VISIBLE_DEVICES": number} for number in expected
-        ]
+    monkeypatch.setattr(execution, "find_gpus", lambda: gpus)
+    expected = [{"CUDA_VISIBLE_DEVICES": number} for number in numbers]
+    assert execution.fold_environments(preset(name), 3) == expected
+
+
+def test_one_fold_shares_its_gpus_with_none(monkeypatch):
+    monkeypatch.setattr(execution, "find_gpus", lambda: [T4, T4])
     assert execution.fold_environments(preset("dense_8b"), 1) == []
 
 

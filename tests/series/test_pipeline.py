@@ -59,6 +59,7 @@ def paths(output, runs, monkeypatch):
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "README.md", "vqa_config.json"}
 FOLD = {
+    "config.json",
     "train_log.csv",
     "meta.json",
     *(f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank")),

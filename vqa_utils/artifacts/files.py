@@ -16,7 +16,7 @@ ID_DIGITS = 16  # hex digits of a hash that only has to tell lists of rows apart
 
 
 class ArtifactError(VqaError):
-    """A file between two stages is missing or is not what its reader expects."""
+    """A file between two stages is missing or breaks its contract."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -25,6 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     No reader ever sees half a file: a move within one folder happens at once or not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # beside it: a move to another disk would copy; with the process, as two may write it
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     write(temporary)
     temporary.replace(path)
@@ -51,7 +52,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file as hex; of a folder, that of the names and contents of all its files."""
+    """The SHA-256 of a file as hex; of a folder, over the names and hashes of all its files."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

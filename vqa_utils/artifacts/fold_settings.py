@@ -1,10 +1,10 @@
-"""A fold's settings, and the log of what out-of-memory errors changed in them.
+"""A fold's settings, and the log of their changes after out-of-memory errors.
 
     fold1/config.json   "fold": the settings of the fold's next or last notebook
-                        "run":  the run's settings that those were made from
-    fold1/rungs.json    the changes after out-of-memory errors, one after the other: a log for reports
+                        "run":  the settings of the run at the time
+    fold1/rungs.json    the changes after out-of-memory errors, in their order: a log for reports
 
-The two parts of config.json differ in what was changed for this fold. A later change of the run's
+The two parts of config.json differ by the changes for this fold. A later change of the run's own
 settings is found by comparison with "run". A fold without a config.json has the run's settings.
 """
 
@@ -44,7 +44,7 @@ class Rung:
 
 
 class _Saved(NamedTuple):
-    """The contents of a fold's config.json."""
+    """The two parts of a fold's config.json."""
 
     fold: Config
     run: Config
@@ -53,13 +53,13 @@ class _Saved(NamedTuple):
 def fold_config(fold: FoldPaths, run: Config) -> Config:
     """The settings of a fold under the run's settings `run`.
 
-    They are those of the fold's config.json, with the changes of the run's settings since then. If
-    one of these changes the adapter, the fold starts anew from the run's settings.
+    They are read from the fold's config.json, with the changes of the run's settings since then.
+    After a change of the training, the fold starts anew from the run's settings.
     """
     saved = _read(fold)
     if saved is None or not _has_adapter_of(saved, run):
         return run
-    changes = {}
+    changes = {}  # a rung's value stays until the user gives the run another one
     for name in NOT_OF_THE_ADAPTER:
         value = getattr(run, name)
         if value != getattr(saved.run, name):
@@ -68,9 +68,9 @@ def fold_config(fold: FoldPaths, run: Config) -> Config:
 
 
 def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ()) -> None:
-    """Write the settings that the fold's next notebook reads.
+    """Write the settings for the fold's next notebook.
 
-    A fold that took no rung starts with those that another fold needed: it would only meet the same
+    A fold without a rung of its own starts with the rungs of another: it would only meet the same
     errors.
 
     Args:
@@ -93,6 +93,7 @@ def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ())
 
 def take_rung(fold: FoldPaths, run: Config, rung: Rung) -> None:
     """Change a fold's settings after an out-of-memory error, and log the change."""
+    # The settings first: a stop between the two writes costs a line of the log alone
     _write(fold, replace(fold_config(fold, run), **rung.after), run)
     log = [*read_rungs(fold), rung]
     write_json(fold.rungs, [asdict(rung) for rung in log])
@@ -106,10 +107,14 @@ def read_rungs(fold: FoldPaths) -> list[Rung]:
 
 
 def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
-    """The settings that name a training's checkpoints, from those that it trains with.
+    """The settings to name a training's checkpoints after.
 
-    A training goes on from its checkpoint after a rung, so the name leaves out what rungs changed,
-    except for the shape of the adapter.
+    A training goes on from its checkpoint after a rung, so its checkpoints keep the names of the
+    run's settings. Only another shape of the adapter starts anew.
+
+    Args:
+        fold: the fold.
+        config: the settings of its training.
     """
     saved = _read(fold)
     if saved is None or saved.fold.training_hash != config.training_hash:
@@ -119,7 +124,7 @@ def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
 
 
 def _follows(fold: FoldPaths, run: Config) -> bool:
-    """Whether the fold's settings were made from the run's, as far as an adapter depends on them."""
+    """Whether the fold has a config.json from the same training settings of the run."""
     saved = _read(fold)
     return saved is not None and _has_adapter_of(saved, run)
 
@@ -140,6 +145,6 @@ def _write(fold: FoldPaths, config: Config, run: Config) -> None:
 
 
 def _rung(values: dict[str, Any]) -> Rung:
-    """Read a rung back from JSON, which has lists for the tuples of settings."""
+    """Read a rung back from JSON: its lists become the tuples of settings."""
     changes = {part: with_tuples(values[part]) for part in ("before", "after")}
     return Rung(**with_tuples(values | changes))

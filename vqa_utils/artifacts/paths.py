@@ -23,12 +23,12 @@ def demo_data_dir() -> Path:
 
 
 def comparison_file() -> Path:
-    """The table of the runs that were compared last."""
+    """The table of the last comparison of runs."""
     return runs_dir() / "compare.csv"
 
 
 def shown(path: Path) -> str:
-    """Write a path for people: from the runs folder on, wherever that lies."""
+    """Write a path for people: from the runs folder on."""
     if path.is_relative_to(runs_dir()):
         return f"runs/{path.relative_to(runs_dir())}"
     return str(path)
@@ -46,7 +46,7 @@ class FoldPaths:
 
     @property
     def adapter_config(self) -> Path:
-        """The settings that the adapter was trained with."""
+        """The settings of its training."""
         return self.adapter / CONFIG_BESIDE_ADAPTER
 
     @property
@@ -64,12 +64,12 @@ class FoldPaths:
 
     @property
     def config(self) -> Path:
-        """The fold's settings, and the run's settings that they were made from."""
+        """The fold's settings, beside the run's settings at the time."""
         return self.folder / "config.json"
 
     @property
     def rungs(self) -> Path:
-        """The log of what out-of-memory errors changed in the fold's settings."""
+        """The log of changes after out-of-memory errors."""
         return self.folder / "rungs.json"
 
     def probs(self, rows: str) -> Path:
@@ -81,7 +81,7 @@ class FoldPaths:
         return self.folder / f"probs_{rows}_orders.csv"
 
     def scored(self, rows: str) -> list[Path]:
-        """The files that hold probabilities of `rows`."""
+        """The files with probabilities of `rows`."""
         return [path for path in (self.probs(rows), self.orders(rows)) if path.exists()]
 
 
@@ -119,7 +119,7 @@ class RunPaths:
 
     @property
     def extra_folds(self) -> Path:
-        """The folds whose training leaves out an extra row; only with `extra_train`."""
+        """The folds to leave an extra row out of; only with `extra_train`."""
         return self.folder / "folds_extra.csv"
 
     @property
@@ -152,7 +152,7 @@ class RunPaths:
         return self.folder / name
 
     def predicting(self, predict: str) -> "RunPaths":
-        """Where the answers to another test set go, named after its folder `predict`.
+        """The folder of the answers to another test set, named after its folder `predict`.
 
         This run if `predict` is empty.
         """

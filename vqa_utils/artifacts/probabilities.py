@@ -33,8 +33,8 @@ def read_probabilities(path: Path, ids: Iterable[str] | None = None) -> pd.DataF
     """Read option probabilities with exactly the rows `ids`, in that order; without `ids`, all.
 
     Raises:
-        ArtifactError: the file is missing, has other columns or ids, or a row that does not sum
-            to 1.
+        ArtifactError: the file is missing, has other columns or ids, or a row with another sum
+            than 1.
     """
     return _with_rows(path, _read(path), ids)
 

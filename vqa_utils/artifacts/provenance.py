@@ -1,4 +1,4 @@
-"""Where a result comes from: packages, Python, machine and commit."""
+"""The origin of a result: packages, Python, machine and commit."""
 
 import importlib.metadata
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 from vqa_utils.artifacts.paths import ROOT
 
+# those that can change a result
 PACKAGES = (
     "torch",
     "transformers",
@@ -42,7 +43,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; "" without git or outside a checkout."""
+    """The output of a git command; "" without git or outside a checkout."""
     if shutil.which("git") is None:
         return ""
     command = ["git", "-C", str(ROOT), *arguments]

@@ -17,7 +17,7 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
 
     Args:
         run_id: the run's folder below runs/.
-        fold: the number of a fold, or of the refit, whose settings are asked for.
+        fold: the number of a fold, or of the refit, to ask for its settings.
 
     Raises:
         ConfigError: there is no such run.

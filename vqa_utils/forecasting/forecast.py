@@ -133,11 +133,11 @@ class _RowTimes:
     rates: list[Rates]
 
     def training(self) -> Seconds:
-        return self._row(self.config.micro_batch, training=True)
+        return self._row(self.config.micro_batch_rows, training=True)
 
     def evaluating(self) -> Seconds:
         """Expect the evaluation after an epoch: one option order."""
-        return self._row(self.config.score_batch)
+        return self._row(self.config.score_batch_rows)
 
     def scoring(self) -> Seconds:
         """Expect all option orders.
@@ -147,8 +147,8 @@ class _RowTimes:
         """
         config = self.config
         if any("linear_attn" in name for name in self.shape.parameters):
-            return self._row(config.score_batch, passes=config.tta)
-        return self._row(config.score_batch, orders=config.tta)
+            return self._row(config.score_batch_rows, passes=config.tta)
+        return self._row(config.score_batch_rows, orders=config.tta)
 
     def _row(
         self, rows: int, *, orders: int = 1, passes: int = 1, training: bool = False

@@ -1,8 +1,8 @@
-"""After an out-of-memory error: the next rung, a change of the settings that saves memory there.
+"""After an out-of-memory error: the next rung, a memory-saving change of the settings.
 
-The order is the field's advice: first changes that cost time only, then pixels and rank, then what
-is slow. The memory plan says how much a rung saves on the GPU that ran out. A rung that saves
-nothing there is passed over.
+The order is the field's advice: first changes at the cost of time only, then pixels and rank, then
+slow ones. The memory plan says how much a rung saves on the full GPU. A rung without any saving
+there is passed over.
 """
 
 import math
@@ -46,18 +46,18 @@ def next_rung(
     trains: bool,
     experts: bool,
 ) -> Rung:
-    """Find the first change that saves memory on the GPU that ran out.
+    """Find the first change that saves memory on the full GPU.
 
     Args:
-        config: the settings that ran out of memory, with both batches as numbers.
+        config: the settings of the failed notebook, with both batches as numbers.
         gpu: the GPU's number.
-        phase: the phase that ran out: "training", "scoring" or "loading".
+        phase: of the failure: "training", "scoring" or "loading".
         peak: the planned bytes of that GPU in that phase, from any settings.
-        trains: False if an adapter is only used, so that the settings it depends on have to stay.
+        trains: False if an adapter is only used; its own settings have to stay then.
         experts: whether the model has experts.
 
     Raises:
-        LadderError: no change is left that would save memory.
+        LadderError: no change is left to save memory.
     """
     bytes_now = peak(config)
     passed_over: list[str] = []
@@ -66,6 +66,7 @@ def next_rung(
         if changes_adapter and not trains:
             continue
         saved_bytes = bytes_now - peak(replace(config, **after))
+        # all settings of one change belong to one phase: the first one tells it
         saves_in = ONE_PHASE.get(next(iter(after)), phase)
         if saved_bytes > 0 and saves_in == phase:
             before = {key: getattr(config, key) for key in after}

@@ -133,11 +133,11 @@ class Placement:
         self.layers = shape.layer_names
         self.weights = weights_by_module(shape, config)
         self.training = activations.batch_of(
-            shape, config, config.micro_batch, text_tokens, training=True
+            shape, config, config.micro_batch_rows, text_tokens, training=True
         )
         further_orders = (config.tta - 1) * activations.OPTION_TOKENS
         self.scoring = activations.batch_of(
-            shape, config, config.score_batch, text_tokens + further_orders
+            shape, config, config.score_batch_rows, text_tokens + further_orders
         )
         self.first = [VISION, EMBEDDINGS, ROTARY]
         self.last = [NORM]

@@ -1,4 +1,4 @@
-"""The state of a run's steps: markers that name settings, data, inputs and outputs by hash."""
+"""The state of a run's steps: markers with the hashes of settings, data, inputs and outputs."""
 
 import functools
 import shutil
@@ -60,7 +60,7 @@ class Markers:
     def take_over(self, step: Step, source: "Markers") -> None:
         """Copy the files of a step from another run, its marker last.
 
-        The archived notebook goes on to name the run that executed it.
+        The archived notebook goes on to name the run of its execution.
         """
         if self.state(step) == CHANGED:
             self.set_aside(step)
@@ -98,7 +98,7 @@ class Markers:
 
 
 def _free_folder(parent: Path, files: Sequence[Path]) -> Path:
-    """A folder named after the time that has none of the files yet: two commands may meet."""
+    """A new folder, named after the time; two commands may meet within a second."""
     now = time.strftime("%Y%m%d-%H%M%S")
     folder = parent / now
     number = 1

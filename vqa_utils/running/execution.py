@@ -35,7 +35,7 @@ Environment = dict[str, str]
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Where a GPU's memory ran out."""
+    """The GPU and the phase of an out-of-memory error."""
 
     gpu: int
     phase: str
@@ -54,11 +54,11 @@ class NotebookError(RunError):
 
 
 def fold_environments(config: Config, folds: int) -> list[Environment]:
-    """The environments of the processes that run this many folds side by side.
+    """The environments of the processes to run this many folds side by side.
 
-    With GPUs, a fold gets one that holds its model. Without any, folds share the cores: small
-    models with a thread each do more than one model with all threads. One fold more than there are
-    cores keeps them busy until the last fold ends.
+    With GPUs, a fold gets one with room for its model. Without any, folds share the cores: small
+    models with a thread each do more than one model with all threads. One fold more than cores
+    keeps them busy until the last fold ends.
 
     Returns:
         At least two environments, or one or none if folds run one after the other.
@@ -109,7 +109,7 @@ def execute(
 
     Raises:
         NotebookError: an error in a cell.
-        RunError: an unknown parameter, or a kernel that died.
+        RunError: an unknown parameter, or a dead kernel.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
     if process is None:
@@ -120,6 +120,7 @@ def execute(
 
 def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
     known = papermill.inspect_notebook(str(source))
+    # papermill would only warn, and the notebook run with its defaults
     unknown = sorted(parameters.keys() - known.keys())
     if unknown:
         raise RunError(
@@ -156,8 +157,8 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
 def _until_its_kernel_starts(run: Callable[[], Any], archived: Path) -> None:
     """Run a notebook, and again if its kernel has died before the first cell.
 
-    A kernel gets ports that were free a moment before. Another one that starts beside it may have
-    taken them (nteract/papermill#511).
+    A kernel gets ports of a moment ago. Another one, started beside it, may have taken them since
+    (nteract/papermill#511).
     """
     for starts in range(1, KERNEL_STARTS + 1):
         try:
@@ -180,7 +181,7 @@ def where_memory_ran_out(kind: str, message: str, traceback: Sequence[str]) -> O
     Args:
         kind: the error's class.
         message: the error's.
-        traceback: the lines that the cell printed.
+        traceback: the lines of the cell's output.
     """
     if not OUT_OF_MEMORY.search(f"{kind}: {message}"):
         return None

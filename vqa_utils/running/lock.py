@@ -18,7 +18,7 @@ def locked(paths: RunPaths) -> Iterator[None]:
     """
     paths.lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(paths.lock, timeout=0):
+        with FileLock(paths.lock, timeout=0):  # do not wait
             yield
     except Timeout as error:
         raise RunError(

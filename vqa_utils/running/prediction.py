@@ -1,4 +1,4 @@
-"""Answers to another test set, by the adapters that a run has trained."""
+"""Answers to another test set, by a run's trained adapters."""
 
 from pathlib import Path
 
@@ -40,10 +40,11 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
             "has not run",
             style="yellow",
         )
+    # The run's own data may be gone by now: answers depend on the test set alone
     test_hash = _hash_of_test(folder, test, out.images)
-    runner = Runner(paths, config, console, reuse=True, out=out, hash_data=lambda _: test_hash)
+    runner = Runner(paths, config, console, reuse=True).writing_to(out, lambda _: test_hash)
     runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
-    members = []
+    members = []  # in 05's order, refit last
     for number in numbers:
         probs = read_probabilities(out.fold(number).probs("test"), test["id"])
         members.append(Member(number, config.adapter_name(number), probs))
@@ -70,7 +71,7 @@ def _trained_adapters(paths: RunPaths, config: Config) -> list[int]:
 
 
 def _claim(out: RunPaths, folder: Path) -> None:
-    """Note the folder that the answers are to; another one of the same name has its own answers.
+    """Note the folder of the test set: another one of the same name has other answers.
 
     Raises:
         RunError: `out` has the answers to another folder.

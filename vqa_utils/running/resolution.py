@@ -1,4 +1,4 @@
-"""A run's folder: the one that a command means, its settings, its data and its origin."""
+"""The run of a command: its folder, its settings, its data and its origin."""
 
 import argparse
 import csv
@@ -20,6 +20,7 @@ from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO
 
+# Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
 LATEST = "latest"
 RESERVED_IDS = (LATEST, "demo-data")  # folders of runs/ that are no runs
@@ -27,16 +28,15 @@ OWN_ARGUMENTS = ("data", "model", "limit", "cache_dir", "extra_train", "refit") 
 
 
 def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:
-    """Find the run that a command is about: its paths and its settings.
+    """Find the run of a command: its paths and its settings.
 
     Args:
         args: run_all.py's.
         new_id: names a new run, together with its preset.
 
     Raises:
-        RunError: the run is there and nothing says to go on with it, or it is not there and should
-            be.
-        ConfigError: settings that cannot be used.
+        RunError: the run is there and neither --resume nor --force is given, or it is missing.
+        ConfigError: unusable settings.
     """
     changes = _given_settings(args)
     if args.run_id is not None:
@@ -69,7 +69,7 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _changes_of_preset(name: str) -> dict[str, Any]:
-    """The settings that another preset gives a run that is there.
+    """The settings of another preset for a run in progress.
 
     They include its batch: a run has a number for the preset's "auto", and an accumulation to it.
     """
@@ -137,7 +137,7 @@ def with_data(config: Config) -> Config:
 
 
 def rows_here(config: Config) -> RowCounts | None:
-    """Count the rows that a run would use, without a check; None without the files."""
+    """Count the rows of a run, without a check; None without the files."""
     try:
         data = with_data(config).data
     except RunError:
@@ -172,24 +172,25 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         DataError: the data have problems.
         FoldError: the folds are missing, are of other rows, or one picture stands in several.
     """
-    challenge = load_challenge(config, images=paths.images)
+    challenge = load_challenge(config, images=paths.images)  # before anything is written
     if check_folds:
         _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))
     _write_origin(paths, challenge)
-    latest = runs_dir() / LATEST
+    latest = runs_dir() / LATEST  # --resume and --status without --run-id follow it
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)
 
 
 def _check_folds(paths: RunPaths, challenge: Challenge) -> None:
     folds = read_folds(paths.folds, challenge.train)
+    # One picture may have two paths: its contents decide
     by_contents = folds.assign(group=challenge.images_of(challenge.train)["hash"])
     check_leaks(by_contents, f"{paths.folds}, by the files' contents")
 
 
 def _write_origin(paths: RunPaths, challenge: Challenge) -> None:
-    """Write provenance.json; under `earlier`, it keeps the origins of the run's earlier commands."""
+    """Write provenance.json; under `earlier`, the origins of earlier commands are kept."""
     origin = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         **provenance(),

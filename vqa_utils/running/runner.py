@@ -1,4 +1,4 @@
-"""Runs the steps of a run: whole ones are reused, folds go side by side, memory errors take a rung."""
+"""Runs the steps of a run: reuse, folds side by side, a rung after an out-of-memory error."""
 
 import contextlib
 import copy
@@ -45,7 +45,7 @@ class Runner:
 
     Attributes:
         paths: the run.
-        out: where the steps write; the run's own folder but for a prediction.
+        out: the folder of new files; the run's own but for a prediction.
         config: the run's settings.
         console: the terminal.
         reuse: do not run a step again if its marker names these settings, inputs and outputs.
@@ -60,21 +60,18 @@ class Runner:
         *,
         reuse: bool,
         ladder: bool = True,
-        out: RunPaths | None = None,
-        hash_data: Callable[[Config], str] | None = None,
     ):
-        """Without `out` and `hash_data`, steps write into the run and read the run's data."""
-        self.paths = paths
-        self.out = out or paths
+        self.paths = self.out = paths
         self.config = config
         self.console = console
         self.reuse = reuse
         self.ladder = ladder
-        hash_data = hash_data or functools.partial(data_hash, images=paths.images)
-        self._hash_data = functools.cache(hash_data)  # pictures that have changed are read
+        # Only pictures that have changed are read
+        self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
 
     @property
     def _markers(self) -> Markers:
+        # made each time: `config` gets its data late, see `execute_steps`
         return Markers(self.paths, self.out, self.config, self._hash_data)
 
     def state(self, step: Step) -> str:
@@ -82,7 +79,7 @@ class Runner:
         return self._markers.state(step)
 
     def table(self, steps: Sequence[Step]) -> pd.DataFrame:
-        """A line a step: `notebook`, `parameters`, `state`, and what `a run would` do."""
+        """A line a step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
         would = {
             DONE: "reuse" if self.reuse else "run again",
             CHANGED: "run again",
@@ -97,10 +94,10 @@ class Runner:
         return pd.DataFrame(lines, columns=["notebook", "parameters", "state", "a run would"])
 
     def check_whole(self, steps: Sequence[Step]) -> None:
-        """Check that no step has written for other settings or inputs: later steps would not see it.
+        """Check steps for files of other settings or inputs: later steps would not see it.
 
         Raises:
-            RunError: with the names of those that did.
+            RunError: with their names.
         """
         stale = [step.name for step in steps if self.state(step) == CHANGED]
         if stale:
@@ -111,20 +108,32 @@ class Runner:
             )
 
     def looking_at(self, paths: RunPaths) -> "Runner":
-        """Look at another run's folder with these settings and data: its `done` steps can be had."""
+        """Look at another run's folder with these settings and data."""
         other = copy.copy(self)
         other.paths = other.out = paths
         return other
 
+    def writing_to(self, out: RunPaths, hash_data: Callable[[Config], str]) -> "Runner":
+        """Use this run's adapters on other data: steps write below `out`, their markers too.
+
+        Args:
+            out: the folder of the answers.
+            hash_data: names the contents of the other data.
+        """
+        other = copy.copy(self)
+        other.out = out
+        other._hash_data = functools.cache(hash_data)
+        return other
+
     def take_over(self, step: Step, source: "Runner") -> None:
-        """Copy what another run has of a step, its marker last."""
+        """Copy the files of a step from another run, its marker last."""
         self._markers.take_over(step, source._markers)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Execute the notebooks into the archive in their order, and write each one's marker.
 
-        Folds go side by side if each needs one GPU at most, or if there are cores and no GPU. All of
-        them end before an error of one is raised.
+        Folds go side by side if each needs one GPU at most, or on cores without any GPU. All of them
+        end before an error of one is raised.
 
         Raises:
             RunError: a notebook failed, or did not write its files; its archived copy is named.
@@ -172,7 +181,7 @@ class Runner:
                 latest[step.fold] = threads.submit(run_when_free, step, latest.get(step.fold))
                 running.append(latest[step.fold])
         for finished in running:
-            finished.result()
+            finished.result()  # raises the step's error
 
     def _run(self, step: Step, progress: Progress, process: Executor | None = None) -> None:
         """Reuse or execute one step."""
@@ -210,6 +219,7 @@ class Runner:
                 planned = self.config.device_map == "plan"  # else no plan says what a rung saves
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
+                # kept beside the notebook of the next attempt
                 archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
                 rung = self._climb(fold, error.out_of_memory, trains=step.stage.trains)
                 self.console.print(
@@ -221,8 +231,10 @@ class Runner:
         shape = shape_of(self.config)
 
         def peak(config: Config) -> int:
+            # without nvidia-smi, the plan is for T4, as when the batches were resolved
             machine = find_gpus() or [T4] * max(1, len(config.max_memory))
             gpus = make_plan(config, shape, gpu_limits(config, machine)).gpus
+            # CUDA may count GPUs that the plan leaves out
             return gpus[min(ran_out.gpu, len(gpus) - 1)].peaks.get(ran_out.phase, 0)
 
         rung = next_rung(
@@ -252,7 +264,7 @@ def _groups(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
-    """Check what a run builds on, write its settings, execute its steps, and print the results.
+    """Check earlier steps, write the run's settings, execute its steps, and print the results.
 
     Raises:
         VqaError: the data, earlier steps or a notebook have problems.

@@ -1,4 +1,4 @@
-"""The series as data: the files that each notebook reads and writes, and the steps of a command.
+"""The series as data: the files of each notebook, and the steps of a command.
 
 Standard library only: `run_all.py --help` answers at once.
 """
@@ -26,6 +26,8 @@ class Stage:
     """It depends on the settings of the adapter alone."""
 
 
+# Files are hashed into markers. Of a pair such as folds.csv and folds*.csv, the first has to be
+# there; the second also matches files that may be, such as folds_extra.csv
 STAGES = (
     Stage("01_eda"),
     Stage("02_folds", writes=("folds.csv", "folds*.csv")),
@@ -82,7 +84,7 @@ class Step:
         return self.stage.name if self.fold is None else f"{self.stage.name}-fold{self.fold}"
 
     def parameters(self, run_id: str) -> dict[str, Any]:
-        """The parameters that papermill passes to the notebook."""
+        """The parameters of the notebook, for papermill."""
         given: dict[str, Any] = {"run_id": run_id}
         if self.fold is not None:
             given["fold"] = self.fold
@@ -91,13 +93,13 @@ class Step:
         return given
 
     def inputs(self, folder: Path) -> list[Path]:
-        """The files that it reads below `folder`."""
+        """The files to read below `folder`."""
         return self._files(self.stage.reads, folder)
 
     def outputs(self, folder: Path) -> list[Path]:
-        """The files and folders that it writes below `folder`.
+        """The files and folders to write below `folder`.
 
-        A pattern that matches nothing yet stands for itself.
+        A pattern without a match yet stands for itself.
         """
         return self._files(self.stage.writes, folder)
 
@@ -127,7 +129,7 @@ def select_steps(
         start: the first stage to run.
 
     Raises:
-        RunError: a fold or a stage that does not exist.
+        RunError: an unknown fold or stage.
     """
     names = [stage.name for stage in stages]
     problems = []
@@ -153,9 +155,7 @@ def select_steps(
 
 
 def built_on(steps: Sequence[Step], scored: Sequence[int]) -> list[Step]:
-    """The steps whose files these steps take as they are.
-
-    They are adapters that are not trained anew, scores that are not made anew, and their ensemble.
+    """The earlier steps to build on: adapters, scores and the ensemble, if not made anew.
 
     Args:
         steps: the selected steps.
