@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from vqa_utils.model.fast import _layer as fast
-from vqa_utils.model.fast._lora import Projection
+from vqa_utils.model.fast._projection import Projection
 from vqa_utils.model.fast._shared import one_forward
 
 DROPOUT = 0.25

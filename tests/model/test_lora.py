@@ -53,7 +53,7 @@ class SameMask(nn.Module):
 
 @pytest.mark.parametrize(("p", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
 def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
-    monkeypatch.setattr("vqa_utils.model.fast._lora.draw_seed", lambda: 7)
+    monkeypatch.setattr("vqa_utils.model.fast._projection.draw_seed", lambda: 7)
     model, x = adapted(p, bias), torch.randn(2, 5, 128, requires_grad=True)
     own = model.base_model.model[0].lora_dropout
     if p:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqa_utils.model.fast._attention import as_bias, attend, has_cache
-from vqa_utils.model.fast._lora import Projection, Use, projection_of
+from vqa_utils.model.fast._lora import projection_of
+from vqa_utils.model.fast._projection import Projection, Use
 from vqa_utils.model.fast._shared import shared
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.model.nf4.experts import NF4Experts
@@ -112,20 +113,26 @@ class Used(NamedTuple):
     use: Use
 
 
+class Attention(NamedTuple):
+    """What the attention computes, and what its backward needs."""
+
+    attended: torch.Tensor
+    """[B, L, q_heads d], the output of autograd's graph where there will be a backward"""
+    heads: tuple[torch.Tensor, ...] = ()
+    """q, k and v [B, L, q_heads, d], the graph's leaves"""
+    qkv: torch.Tensor | None = None
+    """[B, L, (q_heads + 2 kv_heads) d]"""
+    dropped: torch.Tensor | None = None
+    """[B, L, H], the input of q, k and v's A"""
+    low: torch.Tensor | None = None
+    """[T, R], what A made of it"""
+
+
 @dataclass
 class Attended:
     """What the backward needs of the attention's half."""
 
-    qkv_dropped: torch.Tensor | None
-    """[B, L, H], the input of q, k and v's A"""
-    qkv_low: torch.Tensor | None
-    """[T, R], what A made of it"""
-    qkv: torch.Tensor
-    """[B, L, (q_heads + 2 kv_heads) d]"""
-    heads: tuple[torch.Tensor, ...]
-    """q, k and v [B, L, q_heads, d], the leaves of autograd's graph"""
-    attended: torch.Tensor
-    """[B, L, q_heads d], the graph's output"""
+    attention: Attention
     out_dropped: torch.Tensor | None
     """[B, L, q_heads d], the input of o's A"""
     out_low: torch.Tensor | None
@@ -211,48 +218,46 @@ class Layer:
     def attention_half(self, x: torch.Tensor, *, keep: bool, wide: bool) -> AttentionHalf:
         """Compute the residual stream behind the attention, and its norms.
 
-        What nothing reads any more is dropped at once, so that the next line's result takes its
-        place in memory.
-
         Args:
             x: [B, L, H], the residual stream in front of the layer.
             keep: whether the result has what the backward needs.
             wide: whether the router's norm is made too.
         """
-        dtype = self.module.mlp.experts.compute_dtype
-        scaling = self.module.self_attn.scaling
-        merge = not self.learns
-        _, normed, _ = add_norm(x, None, self.module.input_layernorm, dtype)  # [B, L, H]
-        qkv, qkv_dropped, qkv_low = self.qkv.projection.forward(
-            normed, self.qkv.use, keep=keep, merge=merge
-        )  # [B, L, (q_heads + 2 kv_heads) d]
-        del normed
-        cos, sin = self.angles
-        q, k, v = split_heads(qkv, self._head_norms, cos, sin)  # [B, L, q_heads, d] each
-        if keep:
-            q.requires_grad_()
-            k.requires_grad_()
-            v.requires_grad_()
-        else:
-            del qkv
-        with torch.set_grad_enabled(keep):
-            attended = attend(q, k, v, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
-        if not keep:
-            del q, k, v
+        attention = self._attention(x, keep=keep)
         delta, out_dropped, out_low = self.out.projection.forward(
-            attended.detach(), self.out.use, keep=keep, merge=merge
+            attention.attended.detach(), self.out.use, keep=keep, merge=not self.learns
         )  # [B, L, H]
         if not keep:
-            del attended
-        middle, normed, normed_wide = add_norm(
-            x, delta, self.module.post_attention_layernorm, dtype, wide=wide
-        )  # [B, L, H] each
-        if not keep:
-            return AttentionHalf(middle, normed, normed_wide, None)
-        kept = Attended(
-            qkv_dropped, qkv_low, qkv, (q, k, v), attended, out_dropped, out_low, middle, normed
-        )
+            del attention  # makes room for the norms
+        norm = self.module.post_attention_layernorm
+        middle, normed, normed_wide = add_norm(x, delta, norm, self._dtype, wide=wide)
+        kept = None
+        if keep:
+            kept = Attended(attention, out_dropped, out_low, middle, normed)
         return AttentionHalf(middle, normed, normed_wide, kept)
+
+    def _attention(self, x: torch.Tensor, *, keep: bool) -> Attention:
+        """Norm x [B, L, H], make its heads, and attend.
+
+        What nothing reads any more is dropped at once, so that the next line's result takes its
+        place in memory.
+        """
+        _, normed, _ = add_norm(x, None, self.module.input_layernorm, self._dtype)  # [B, L, H]
+        qkv, dropped, low = self.qkv.projection.forward(
+            normed, self.qkv.use, keep=keep, merge=not self.learns
+        )  # [B, L, (q_heads + 2 kv_heads) d]
+        del normed
+        q, k, v = split_heads(qkv, self._head_norms, *self.angles)  # [B, L, q_heads, d] each
+        scaling = self.module.self_attn.scaling
+        if not keep:
+            del qkv
+            return Attention(attend(q, k, v, self.bias, scaling).flatten(2))
+        q.requires_grad_()
+        k.requires_grad_()
+        v.requires_grad_()
+        with torch.enable_grad():
+            attended = attend(q, k, v, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
+        return Attention(attended, (q, k, v), qkv, dropped, low)
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool
@@ -266,10 +271,12 @@ class Layer:
         grad_attended, grads_out = self.out.projection.backward(
             grad_delta, self.out.use, kept.out_dropped, kept.out_low
         )  # [B, L, q_heads d]
-        grad_heads = torch.autograd.grad(kept.attended, kept.heads, grad_attended)
-        grad_qkv = split_heads_backward(grad_heads, kept.qkv, self._head_norms, *self.angles)
+        attention = kept.attention
+        grad_heads = torch.autograd.grad(attention.attended, attention.heads, grad_attended)
+        assert attention.qkv is not None  # kept for the backward
+        grad_qkv = split_heads_backward(grad_heads, attention.qkv, self._head_norms, *self.angles)
         grad_normed, grads_qkv = self.qkv.projection.backward(
-            grad_qkv, self.qkv.use, kept.qkv_dropped, kept.qkv_low, needs_x=needs_x
+            grad_qkv, self.qkv.use, attention.dropped, attention.low, needs_x=needs_x
         )  # [B, L, H]
         grads = [*grads_qkv, *grads_out]
         if not needs_x:
@@ -294,6 +301,11 @@ class Layer:
         grad_normed = torch.addmm(grad_normed, grad_logits, mlp.gate.weight).view_as(grad)
         norm = self.module.post_attention_layernorm
         return norm_backward(kept.middle, norm, grad_normed, grad, normed.dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the products."""
+        return self.module.mlp.experts.compute_dtype
 
     @property
     def _head_norms(self) -> HeadNorms:
