@@ -4,7 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 from PIL import Image
 
 from vqa_utils.config import DEMO_DATA

@@ -6,8 +6,9 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import arguments, write_korean_challenge
+from korean_challenge import write_korean_challenge
 from PIL import Image
+from stand_in import arguments
 from test_challenge import has_line, problems_of
 from test_groups import photos, run_02  # noqa: F401
 

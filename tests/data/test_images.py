@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 from PIL import Image
 
 from vqa_utils.artifacts.files import sha256

@@ -6,7 +6,7 @@ import unicodedata
 
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 from test_challenge import has_line, problems_of
 
 from run_all import STAGES

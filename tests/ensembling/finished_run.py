@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 from scipy.special import softmax
 
 from vqa_utils.artifacts.files import write_csv, write_json

@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.fold_settings import read_rungs

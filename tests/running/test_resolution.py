@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import arguments, write_korean_challenge
+from korean_challenge import write_korean_challenge
+from stand_in import arguments
 
 import run_all
 from vqa_utils.artifacts.files import read_json

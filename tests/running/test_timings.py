@@ -1,5 +1,5 @@
-from conftest import clock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from stand_in import clock
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.running.execution import execute

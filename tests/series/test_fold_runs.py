@@ -6,8 +6,8 @@ import threading
 
 import nbformat
 import pytest
-from conftest import KERNEL
 from nbformat.v4 import new_code_cell, new_notebook
+from stand_in import KERNEL
 
 from vqa_utils.artifacts.files import write_json, write_text
 from vqa_utils.artifacts.fold_settings import fold_config, read_rungs

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 
 from vqa_utils.artifacts.files import ArtifactError, read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths

@@ -5,7 +5,7 @@ import sys
 
 import jupytext
 import pytest
-from conftest import write_korean_challenge
+from korean_challenge import write_korean_challenge
 
 import run_all
 from vqa_utils.artifacts.files import write_json
