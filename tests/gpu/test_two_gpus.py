@@ -19,13 +19,14 @@ from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
 from vqa_utils.scoring.options import ScoringSettings, score_options
-from vqa_utils.training import fold as train
+from vqa_utils.training import _trainer
 from vqa_utils.training.fold import train_fold
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
+ONE_GPU = ("10GB",)  # of one that is there, whatever else is
 OFFLOADED = tuple(f"model.language_model.layers.{number}" for number in (0, 2, 3))
 
 
@@ -43,7 +44,7 @@ def run(tuned, batch):
 
 
 def test_offloaded_experts_compute_the_same(config, encoder, challenge):
-    config = dataclasses.replace(config, lora_dropout=0.0)
+    config = dataclasses.replace(config, lora_dropout=0.0, max_memory=ONE_GPU)
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
     wanted = run(base_with_lora(config).train(), batch)
     plan = memory_plan(config)
@@ -67,7 +68,9 @@ def test_offloaded_experts_compute_the_same(config, encoder, challenge):
 
 @pytest.mark.parametrize("recomputes", [True, False])
 def test_a_fast_layer_computes_the_same_as_transformers_own(config, encoder, challenge, recomputes):
-    config = dataclasses.replace(config, lora_dropout=0.0, use_gradient_checkpointing=recomputes)
+    config = dataclasses.replace(
+        config, lora_dropout=0.0, use_gradient_checkpointing=recomputes, max_memory=ONE_GPU
+    )
     batch = encoder.examples(challenge.train.head(8).to_dict("records"))
     tuned = base_with_lora(config).train()
     found = run(tuned, batch)
@@ -96,7 +99,7 @@ def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(
     config, encoder, challenge, tmp_path, monkeypatch
 ):
     scaler = grad_scaler()
-    monkeypatch.setattr(train, "grad_scaler", lambda: scaler)
+    monkeypatch.setattr(_trainer, "grad_scaler", lambda: scaler)
     config = dataclasses.replace(config, use_amp=True, micro_batch=2, accumulation=2)
     rows = challenge.train
     model = base_with_lora(config)
