@@ -7,9 +7,11 @@ from bases import base_of, base_with_lora, lora_on
 from vqa_utils.artifacts.files import ArtifactError
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.config import from_dict
-from vqa_utils.model.loading import enable_checkpointing, load_adapter, save_adapter
+from vqa_utils.model.loading import enable_checkpointing, load_adapter, load_base, save_adapter
+from vqa_utils.model.loading_check import LoadError
+from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.placement import GpuPlan
-from vqa_utils.planning.plan import Plan
+from vqa_utils.planning.plan import Plan, memory_plan
 from vqa_utils.training.fold import trainable_parameters
 
 
@@ -152,3 +154,10 @@ def test_loading_twice_shares_nothing(config):
 def test_an_unquantised_base_is_the_checkpoint_itself(config):
     model = base_of(dataclasses.replace(config, quantization="none"))
     assert not any(p.dtype == torch.uint8 for p in model.parameters())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use a GPU")
+def test_a_plan_for_gpus_that_torch_cannot_use_is_refused(config):
+    plan = memory_plan(config, [T4, T4])
+    with pytest.raises(LoadError, match=r"2 planned GPUs.*CUDA_VISIBLE_DEVICES"):
+        load_base(config, plan)

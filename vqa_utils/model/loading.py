@@ -67,8 +67,16 @@ def loading_options(
         dtype: `compute_dtype` unless it is given.
 
     Raises:
-        LoadError: a GPU without a plan.
+        LoadError: a GPU without a plan, or a plan for GPUs that torch cannot use.
     """
+    places = plan.device_map.values() if plan else ()
+    planned_gpus = {place for place in places if place != "cpu"}
+    if planned_gpus and not torch.cuda.is_available():
+        raise LoadError(
+            f"expected a torch that can use this machine's {len(planned_gpus)} planned GPUs, found "
+            f"torch {torch.__version__}, which cannot; install its CUDA build for this driver, or "
+            "set the environment variable CUDA_VISIBLE_DEVICES to nothing to run on the CPU"
+        )
     dtype = dtype or compute_dtype(config)
     options: dict[str, Any] = {
         "dtype": dtype,
