@@ -124,7 +124,7 @@ def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
 
 
 def _follows(fold: FoldPaths, run: Config) -> bool:
-    """Whether the fold has a config.json from the same training settings of the run."""
+    """Tell whether the fold has a config.json from the same training settings of the run."""
     saved = _read(fold)
     return saved is not None and _has_adapter_of(saved, run)
 

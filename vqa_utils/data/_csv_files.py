@@ -100,7 +100,7 @@ def row_problems(
         template: the words, with columns in braces.
 
     Returns:
-        A line a row; past `SHOWN` the rest is counted.
+        One line per row; past `SHOWN` the rest is counted.
     """
     rows = frame[wrong]
     if rows.empty:

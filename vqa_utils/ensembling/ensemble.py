@@ -68,7 +68,7 @@ class Ensemble:
     who: str
     """the members, in words"""
     scores: pd.DataFrame
-    """out of fold, one line a member and a last one for the whole: `rows`, `accuracy`, `log_loss`
+    """out of fold, one line per member and a last one for the whole: `rows`, `accuracy`, `log_loss`
     among others"""
     whole: str
     """what the last line of `scores` is about, in words"""

@@ -40,7 +40,7 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
     done = _steps_done(runner, steps)
     if len(done) == len(steps):
         return FINISHED
-    return f"{len(done)} of {len(steps)} notebooks are whole"
+    return f"{len(done)} of {len(steps)} notebooks are complete"
 
 
 def _steps_done(runner: Runner, steps: Sequence[Step]) -> list[Step]:

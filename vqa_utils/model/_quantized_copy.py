@@ -83,7 +83,7 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a copy has its manifest, and every file in it is as it was written."""
+    """Tell whether a copy has its manifest, and every file in it is as it was written."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         return False

@@ -134,7 +134,7 @@ def _moving_to_host(config: Config, gpu: int, peak: int, *, experts: bool) -> It
 
 
 def _half_micro_batch(rows: int, effective_batch: int) -> int:
-    """The largest divisor of the rows a step, at most half of `rows`."""
+    """The largest divisor of the rows per step, at most half of `rows`."""
     for fewer in range(rows // 2, 1, -1):
         if effective_batch % fewer == 0:
             return fewer

@@ -31,7 +31,7 @@ class TrainingError(VqaError):
 
 
 class TrainLog(TrainerCallback):
-    """Append one line a step to train_log.csv.
+    """Append one line per step to train_log.csv.
 
     A killed run still has its log, and the terminal can follow it.
     """
