@@ -1,4 +1,4 @@
-"""A run's settings: one frozen, self-checking dataclass, read from text and JSON."""
+"""Hold a run's settings: one frozen, self-checking dataclass, read from text and JSON."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Scores of option probabilities, and how much of their differences is chance.
+"""Score option probabilities, and tell how much of their differences is chance.
 
 `probs` is a table with the columns a to d, one row per question; `answers` holds the right letters.
 The two are matched by position, not by index.

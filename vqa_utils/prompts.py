@@ -1,4 +1,4 @@
-"""The chat of training and inference, in one place: the two cannot drift apart."""
+"""Write the chat of training and inference, in one place: the two cannot drift apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

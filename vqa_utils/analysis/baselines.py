@@ -1,4 +1,4 @@
-"""The worth of a score: beside the base, blank images, and answers that never see an image."""
+"""Compare a score with the base, blank images and blind answers."""
 
 from collections.abc import Mapping
 

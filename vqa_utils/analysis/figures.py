@@ -1,4 +1,4 @@
-"""The notebooks' figures. Each function returns a closed matplotlib figure, shown once."""
+"""Draw the notebooks' figures. Each function returns a closed matplotlib figure."""
 
 from collections.abc import Iterable
 from typing import Any

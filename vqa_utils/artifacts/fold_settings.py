@@ -1,4 +1,4 @@
-"""A fold's settings, and the log of their changes after out-of-memory errors.
+"""Keep a fold's settings, and log their changes after out-of-memory errors.
 
     fold1/config.json   "fold": the settings of the fold's next or last notebook
                         "run":  the settings of the run at the time

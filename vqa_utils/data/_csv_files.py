@@ -1,4 +1,4 @@
-"""CSV files as the field writes them, read as text. Problems are named by file and line, and collected."""
+"""Read CSV files of any common encoding as text; collect problems by file and line."""
 
 import csv
 import io

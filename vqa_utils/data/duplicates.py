@@ -1,4 +1,4 @@
-"""Pictures and questions that occur more than once in the data, and the sizes of the pictures."""
+"""Count pictures and questions that occur more than once; list picture sizes."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Folds without leaks: stratified by answer, grouped by image content."""
+"""Make folds without leaks: stratified by answer, grouped by image content."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows that belong together: those of one picture, of nearly one, or of one question."""
+"""Group rows by picture, near-identical picture, or question."""
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise

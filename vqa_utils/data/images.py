@@ -1,4 +1,4 @@
-"""Image files: content hash, size and perceptual hash of each, from one reading that the run's images.csv keeps."""
+"""Read image files once: content hash, size and perceptual hash of each, kept in images.csv."""
 
 import hashlib
 import io

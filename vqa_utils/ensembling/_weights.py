@@ -1,4 +1,4 @@
-"""Weights of a linear mixture of models, fitted on out-of-fold rows and judged on others."""
+"""Fit mixture weights on out-of-fold rows; judge them on other rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Calibration of a run's folds: a temperature each, and if they are used."""
+"""Fit one temperature per fold, and decide whether to use them."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Members' probabilities combined into one answer a row, and the members' agreement."""
+"""Combine members' probabilities into one answer per row; measure their agreement."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What 05_ensemble shows and writes: members, a fit on them, and one answer a row."""
+"""Hold what 05_ensemble shows and writes: members, a fit on them, one answer per row."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run's adapters side by side: out-of-fold scores, minutes and memory."""
+"""Tabulate a run's adapters: scores, minutes, memory."""
 
 from collections.abc import Sequence
 from typing import Any

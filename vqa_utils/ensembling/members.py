@@ -1,4 +1,4 @@
-"""The scored adapters of a run: their test probabilities, and all out-of-fold rows pooled."""
+"""Read a run's scored adapters and pool the out-of-fold rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Temperature scaling of probabilities (Guo et al. 2017), and what 05_ensemble saved of it."""
+"""Scale probabilities by a temperature (Guo et al. 2017); read the saved ones."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Compares finished runs by their scores on the same out-of-fold rows."""
+"""Compare finished runs by their scores on the same out-of-fold rows."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Runs the points of a sweep one after the other, each an ordinary run.
+"""Run the points of a sweep one after the other, each an ordinary run.
 
 So a stopped sweep goes on from there, and a point shows up in every comparison.
 """

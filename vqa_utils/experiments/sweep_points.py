@@ -1,4 +1,4 @@
-"""Reads the points of a sweep from a YAML file: a grid of settings, and single points beside it."""
+"""Read the points of a sweep from a YAML file: a grid of settings, and single points."""
 
 import itertools
 import re

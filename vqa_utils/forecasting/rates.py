@@ -1,4 +1,4 @@
-"""Say how fast a GPU and its host are, and how long they take for counted work."""
+"""State how fast a GPU and its host are, and how long they take for counted work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

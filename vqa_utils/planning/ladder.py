@@ -1,4 +1,4 @@
-"""After an out-of-memory error: the next rung, a memory-saving change of the settings.
+"""Choose the next rung after an out-of-memory error: a memory-saving change of settings.
 
 The order is the field's advice: first changes at the cost of time only, then pixels and rank, then
 slow ones. The memory plan says how much a rung saves on the full GPU. A rung without any saving

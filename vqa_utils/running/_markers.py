@@ -1,4 +1,4 @@
-"""The state of a run's steps: markers with the hashes of settings, data, inputs and outputs."""
+"""Record the state of steps: hashes of settings, data, inputs and outputs."""
 
 import functools
 import shutil

@@ -1,4 +1,4 @@
-"""The command line of run_all.py: its commands, and the options of each. Standard library only."""
+"""Parse run_all.py's command line. Standard library only."""
 
 import argparse
 import re

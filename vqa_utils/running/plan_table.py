@@ -1,4 +1,4 @@
-"""Prints the memory plan and the expected minutes."""
+"""Print the memory plan and the expected minutes."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""The run of a command: its folder, its settings, its data and its origin."""
+"""Resolve a command's run: folder, settings, data, origin."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""Runs the steps of a run: reuse, folds side by side, a rung after an out-of-memory error."""
+"""Run steps: reuse complete ones, folds side by side, smaller settings after out-of-memory."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""Prints a live line for each running notebook (step, loss, pace, time left), and tables."""
+"""Print a live line for each running notebook (step, loss, pace, time left), and tables."""
 
 import contextlib
 import threading

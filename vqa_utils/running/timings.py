@@ -1,4 +1,4 @@
-"""Reads the seconds of each archived notebook: kernel start, imports, work."""
+"""Read the seconds of each archived notebook: kernel start, imports, work."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Batches of rows of like length, encoded for the model while it computes."""
+"""Batch rows of like length, and encode them for the model while it computes."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The tiny base's shape and its processor: real Qwen3-VL-MoE classes with small numbers."""
+"""Build the tiny base and its processor: real Qwen3-VL-MoE classes with small numbers."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The corpus of the tiny base: drawn scenes and their questions, tokenized before the training."""
+"""Draw the tiny base's corpus, scenes and questions, and tokenize it before the training."""
 
 import itertools
 import random

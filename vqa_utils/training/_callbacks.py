@@ -1,4 +1,4 @@
-"""Callbacks beside the training's steps: log, guard against NaN gradients, versions, memory."""
+"""Log steps, guard against NaN gradients, and record versions and memory, as callbacks."""
 
 import csv
 import math

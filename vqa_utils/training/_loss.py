@@ -1,4 +1,4 @@
-"""The loss on the answer's letter, and the scores of held-out rows."""
+"""Compute the loss on the answer's letter, and the scores of held-out rows."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The rows of each optimizer step, in order.
+"""Order the rows of each optimizer step.
 
 Samplers are stacked: each takes the keys of the order below it and yields its own, one per row.
 """

@@ -1,4 +1,4 @@
-"""transformers' Trainer with a fold's settings, rows, loss and scores."""
+"""Set up transformers' Trainer with a fold's settings, rows, loss and scores."""
 
 import math
 from collections.abc import Sequence

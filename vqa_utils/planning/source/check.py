@@ -1,4 +1,4 @@
-"""Refuse a model without whole files in a folder or on the hub; read its config.json."""
+"""Refuse a model without complete files in a folder or on the hub; read its config.json."""
 
 import re
 from contextlib import suppress
