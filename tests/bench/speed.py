@@ -204,7 +204,7 @@ class Batches:
 def measure_case(
     model: torch.nn.Module, case: Case, encoder: Encoder, rows: Sequence[Row], known: Batches
 ) -> Measured:
-    """Time a case in each of its modes; `tokens` has each mode's tokens per row in the last batch."""
+    """Time a case in each mode; `tokens` has each mode's tokens per row in the last batch."""
     tokens: dict[str, int] = {}
     found: Measured = {"tokens": tokens}
     with computing(case.variant, model):

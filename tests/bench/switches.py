@@ -38,7 +38,7 @@ def scored_rows(run_id: str) -> pd.DataFrame:
     """Score a run's out-of-fold rows.
 
     Returns:
-        One line per row: `run`, `seed`, `id`, `right`, `loss`, and `seconds`, of the run's trainings.
+        One line per row: `run`, `seed`, `id`, `right`, `loss`, and `seconds` of its trainings.
     """
     paths, config = open_run(run_id)
     check_finished(paths, config)

@@ -28,8 +28,8 @@ def measured(step: Step, batches: Sequence[BatchFeature], rows: int) -> dict[str
         rows: of each batch.
 
     Returns:
-        `wall_s` (seconds per row, the median); on a GPU also `peak_gib`, `busy_s` (seconds a row that
-        kernels ran), `kernels` (a row) and `top`, the kernels that took most.
+        `wall_s` (seconds per row, the median); on a GPU also `peak_gib`, `busy_s` (seconds per row
+        that kernels ran), `kernels` (per row) and `top`, the kernels that took most.
     """
     warm_up = len(batches) // 2
     for batch in batches[:warm_up]:

@@ -3,7 +3,7 @@
 Only table.py is used from outside.
 
 table        Say which module gets which forward, when and why
-_attention   Compute the language model's attention: one product for q, k and v, one kernel for heads
+_attention   Compute the language model's attention: one product, one kernel for heads
 _layer       Compute a decoder layer of Qwen3-VL's mixture of experts as one node of autograd
 _lora        Compute LoRA beside 4-bit matrices, on PEFT's layers
 _padding     Pad the language model's rows on the right, where attention needs no mask
