@@ -23,7 +23,7 @@ THUMBNAIL_PX = (
     64  # a JPEG is decoded no larger than it must be for this; a perceptual hash needs 32
 )
 GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
-FILES_A_TASK = 16  # one task per file, of all files at once, takes more memory than what is read
+FILES_PER_TASK = 16  # one task per file, of all files at once, takes more memory than what is read
 BAR_AFTER_SECONDS = 3  # shorter work, such as reading the demo's pictures, has no bar
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 NO_IMAGE = (OSError, SyntaxError, ValueError)  # Pillow's errors for a torn file, or no image at all
@@ -185,7 +185,7 @@ def _read(path: Path) -> ImageFile:
 def _each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
     """Do `work` on each path in threads: reading, hashing and decoding let go of Python's lock."""
     with ThreadPool(os.cpu_count()) as pool:
-        results = pool.imap(work, paths, FILES_A_TASK)
+        results = pool.imap(work, paths, FILES_PER_TASK)
         # A bar in a terminal alone (disable=None): a notebook would keep it as an output, which
         # then depends on the machine's speed
         bar = tqdm(results, title, len(paths), leave=False, delay=BAR_AFTER_SECONDS, disable=None)
