@@ -1,4 +1,27 @@
-"""What the notebooks share: the rooms of the series, in the order of the work (see README.md)."""
+"""Hold what the notebooks share: modules for all rooms, then the rooms in the order of the work.
+
+config         settings of a run: type, default, meaning, rule
+errors         base classes of errors shown without a traceback
+metrics        scores of option probabilities, with intervals and tests
+nf4_format     block sizes of bitsandbytes' NF4
+presets        named settings, differences from config's defaults
+prompts        the chat: instruction, question, options
+setting_types  types and rules of settings
+
+artifacts/     the folder of a run: paths, atomic files, contracts of the files
+data/          a challenge: CSVs, images, groups and folds
+planning/      the memory plan, before anything is loaded
+forecasting/   the minutes of a run, from counted work
+ops/           CUDA kernels, each with its torch fall-back
+model/         the model: 4-bit loading, fp16, fast forwards, LoRA
+training/      the training of one fold
+scoring/       option probabilities of one fold's rows
+ensembling/    one answer per row, from folds or runs
+analysis/      where the model is wrong, and what a score is worth
+running/       the command line, and the steps of a run
+experiments/   sweeps, their comparison, blends
+tiny_base/     the demo's base model, and its training
+"""
 
 import logging
 import os

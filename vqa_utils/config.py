@@ -1,4 +1,4 @@
-"""A run's settings: one frozen, self-checking dataclass, read from text and JSON."""
+"""Hold a run's settings: one frozen, self-checking dataclass, read from text and JSON."""
 
 import dataclasses
 import hashlib
@@ -85,7 +85,7 @@ class Config:
         one_of("nf4", "none"),
     )
     use_double_quant: bool = setting(
-        True, "quantise the scales of the 4-bit blocks too; saves 0.37 bits a weight"
+        True, "quantise the scales of the 4-bit blocks too; saves 0.37 bits per weight"
     )
     offload_experts: bool = setting(
         False,
@@ -106,7 +106,7 @@ class Config:
     )
     max_memory: tuple[str, ...] = setting(
         (),
-        'one limit a GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none',
+        'one limit per GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none',
         SIZES,
         of_adapter=False,
     )
@@ -125,13 +125,13 @@ class Config:
     # Training
     micro_batch: CountOrAuto = setting(
         AUTO,
-        'rows a forward and backward pass; "auto" takes the most that the memory plan allows, at '
-        "`accumulation` rows an optimizer step",
+        'rows per forward and backward pass; "auto" takes the most that the memory plan allows, at '
+        "`accumulation` rows per optimizer step",
         auto_or(at_least(1)),
     )
     accumulation: int = setting(
         16,
-        'passes an optimizer step; with micro_batch "auto", rows an optimizer step',
+        'passes per optimizer step; with micro_batch "auto", rows per optimizer step',
         at_least(1),
     )
     epochs: float = setting(2, "passes over the training rows", ABOVE_ZERO)
@@ -183,7 +183,7 @@ class Config:
     # Scoring
     score_batch: CountOrAuto = setting(
         AUTO,
-        'rows a forward pass of scoring; "auto" takes as many, up to 128, as need no more memory '
+        'rows per forward pass of scoring; "auto" takes as many, up to 128, as need no more memory '
         "than training",
         auto_or(at_least(1)),
         used_from="04_infer",
@@ -245,7 +245,7 @@ class Config:
 
     @property
     def adapter_numbers(self) -> tuple[int, ...]:
-        """The adapters to train: one a fold, and with `refit` one more on all rows."""
+        """The adapters to train: one per fold, and with `refit` one more on all rows."""
         if not self.refit:
             return self.fold_numbers
         return (*self.fold_numbers, len(self.fold_numbers))
@@ -256,7 +256,7 @@ class Config:
 
     @property
     def effective_batch(self) -> int:
-        """Rows an optimizer step."""
+        """Rows per optimizer step."""
         if self.micro_batch == AUTO:
             return self.accumulation
         return self.accumulation * self.micro_batch
@@ -268,7 +268,7 @@ class Config:
 
     @property
     def micro_batch_rows(self) -> int:
-        """Rows a forward and backward pass.
+        """Rows per forward and backward pass.
 
         Raises:
             ConfigError: `micro_batch` is still "auto".
@@ -277,7 +277,7 @@ class Config:
 
     @property
     def score_batch_rows(self) -> int:
-        """Rows a forward pass of scoring.
+        """Rows per forward pass of scoring.
 
         Raises:
             ConfigError: `score_batch` is still "auto".
@@ -285,7 +285,7 @@ class Config:
         return _resolved("score_batch", self.score_batch)
 
     def with_micro_batch(self, rows: int) -> "Config":
-        """Set the rows a pass, at the same rows an optimizer step."""
+        """Set the rows per pass, keeping the rows per optimizer step."""
         accumulation = self.effective_batch // rows
         return dataclasses.replace(self, micro_batch=rows, accumulation=accumulation)
 

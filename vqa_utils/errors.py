@@ -1,4 +1,4 @@
-"""The root of errors for users: run_all.py prints them without a traceback."""
+"""Define the base classes of errors that run_all.py prints without a traceback."""
 
 
 class VqaError(Exception):

@@ -1,6 +1,6 @@
-"""Scores of option probabilities, and how much of their differences is chance.
+"""Score option probabilities, and tell how much of their differences is chance.
 
-`probs` is a table with the columns a to d, one row a question; `answers` holds the right letters.
+`probs` is a table with the columns a to d, one row per question; `answers` holds the right letters.
 The two are matched by position, not by index.
 """
 
@@ -146,7 +146,7 @@ def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.D
     """Compare confidence with accuracy in equal-width bins of confidence.
 
     Returns:
-        `confidence`, `accuracy`, `rows`: a line a bin, without empty bins.
+        `confidence`, `accuracy`, `rows`: one line per bin, without empty bins.
     """
     confidence = option_matrix(probs).max(axis=1)  # [N]
     bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 is in the last bin

@@ -1,4 +1,7 @@
-"""Named settings. Each states only its differences from the defaults, with the reasons."""
+"""Define named settings.
+
+Each states only its differences from the defaults in `config.Config`, with reasons.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +19,8 @@ class Preset:
 
 
 # `tta` is 4 in all but the demo's, the default of `Config`: entrants of the SSAFY challenge report
-# 1.5 points for it, and by the plan it costs a tenth of a run's minutes. The demo's switches follow
-# what was measured there (README.md)
+# 1.5 points for it, and by the plan it costs a tenth of a run's minutes. The demo keeps 1: its
+# measured switches are in vqa_utils/experiments/README.md
 _DENSE = {"lora_r": 16, "lora_alpha": 32, "learning_rate": 1e-4}  # fewer weights can move further
 PRESETS: dict[str, Preset] = {
     "safe": Preset(
@@ -55,7 +58,7 @@ PRESETS: dict[str, Preset] = {
             "micro_batch": 4,
             "accumulation": 8,
             "use_cpu_offload": True,
-            "max_memory": ("12GB", "12GB"),  # leaves 2 GB a card for what else runs there
+            "max_memory": ("12GB", "12GB"),  # leaves 2 GB per card for what else runs there
         },
     ),
     "single_gpu": Preset(
@@ -69,7 +72,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "dense_8b": Preset(
-        "one T4 of 16 GB a fold",
+        "one T4 of 16 GB per fold",
         {
             **_DENSE,
             "model": "Qwen/Qwen3-VL-8B-Instruct",

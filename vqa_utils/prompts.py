@@ -1,4 +1,4 @@
-"""The chat of training and inference, in one place: the two cannot drift apart."""
+"""Write the chat of training and inference, in one place: the two cannot drift apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def reorder_options(row: Mapping[str, Any], order: Sequence[int]) -> dict[str, A
 
 
 def question_text(row: Mapping[str, Any]) -> str:
-    """Write the user's words under the image: the question, then one option a line."""
+    """Write the user's words under the image: the question, then one option per line."""
     options = [f"{letter}. {row[letter]}" for letter in LETTERS]
     return "\n".join([str(row["question"]), *options])
 

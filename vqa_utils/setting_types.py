@@ -1,4 +1,4 @@
-"""Types and rules of settings, and their values as text. Standard library only."""
+"""Define types and rules of settings, and their values as text. Standard library only."""
 
 import dataclasses
 import re

@@ -28,7 +28,7 @@ def scores_of(run_ids: Sequence[str]) -> pd.DataFrame:
     """Score the test answers of runs that answered the same rows (the same --limit).
 
     Returns:
-        A line a run: `run`, `rows`, `accuracy` with its 95 % interval from `low` to `high`,
+        One line per run: `run`, `rows`, `accuracy` with its 95 % interval from `low` to `high`,
         `log_loss`, `mcnemar_p`.
     """
     known = known_test_answers().set_index("id")["answer"]

@@ -55,7 +55,7 @@ def load(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
 def run_case(
     name: str, base: PreTrainedModel, processor: Qwen3VLProcessor, config: Config, folder: Path
 ) -> dict[str, Any]:
-    """Train and score; return predicted and measured peaks in GiB, and seconds a row."""
+    """Train and score; return predicted and measured peaks in GiB, and seconds per row."""
     images = processor.image_processor
     factor_px = images.patch_size * images.merge_size
     side = config.image_side // factor_px * factor_px

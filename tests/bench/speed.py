@@ -17,7 +17,7 @@ Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocas
     ours    the model of `load_base` and `add_lora`
 
 The floor counts, at rates measured in the same run: the operations of all products forward and of
-their input gradients backward (nothing is recomputed), and each packed weight read once a pass.
+their input gradients backward (nothing is recomputed), and each packed weight read once per pass.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import autocast, last_logits
 from vqa_utils.training._loss import answer_loss
 
-# Rows a batch. In training, 56 fill the memory with `stock`; the plan of `ours` allows 32
+# Rows per batch. In training, 56 fill the memory with `stock`; the plan of `ours` allows 32
 ROWS = {
     "usual": (1,),
     "stock": (1, 16, 48, 56, 64, 128),
@@ -64,7 +64,7 @@ Measured = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A variant with its rows a batch."""
+    """A variant with its rows per batch."""
 
     variant: str
     rows: int
@@ -131,7 +131,7 @@ def score_step(model: torch.nn.Module, batch: BatchFeature) -> None:
 def floor_s(
     config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool
 ) -> float:
-    """Return the least seconds a row: operations and packed weights at the card's rates.
+    """Return the least seconds per row: operations and packed weights at the card's rates.
 
     Args:
         tokens: of each row, padding included.
@@ -204,7 +204,7 @@ class Batches:
 def measure_case(
     model: torch.nn.Module, case: Case, encoder: Encoder, rows: Sequence[Row], known: Batches
 ) -> Measured:
-    """Time a case in each of its modes; `tokens` has each mode's tokens a row in the last batch."""
+    """Time a case in each mode; `tokens` has each mode's tokens per row in the last batch."""
     tokens: dict[str, int] = {}
     found: Measured = {"tokens": tokens}
     with computing(case.variant, model):
@@ -258,7 +258,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         default=list(ROWS),
         metavar="VARIANT[:ROWS,...]",
-        help="with so many rows a batch",
+        help="with so many rows per batch",
     )
     parser.add_argument(
         "--changes",
@@ -313,7 +313,7 @@ def main() -> None:
 
 
 def add_floors(result: Measured, config: Config, rate: dict[str, float]) -> None:
-    """Add `floor_s`, in seconds a row, to a case's training and scoring; a CPU has no rates."""
+    """Add `floor_s`, in seconds per row, to a case's training and scoring; a CPU has no rates."""
     if not rate:
         return
     for mode in ("train", "score"):

@@ -38,7 +38,7 @@ def scored_rows(run_id: str) -> pd.DataFrame:
     """Score a run's out-of-fold rows.
 
     Returns:
-        A line a row: `run`, `seed`, `id`, `right`, `loss`, and `seconds`, of the run's trainings.
+        One line per row: `run`, `seed`, `id`, `right`, `loss`, and `seconds` of its trainings.
     """
     paths, config = open_run(run_id)
     check_finished(paths, config)
@@ -83,7 +83,7 @@ def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
         pictures: each row's picture, by id.
 
     Returns:
-        A line a switch: accuracy by seed; accuracy and log loss, their means with the change to
+        One line per switch: accuracy by seed; accuracy and log loss, their means with the change to
         NO_SWITCH and its p; training seconds as a multiple of those without.
     """
     rows = pd.concat([scored_rows(run_id) for run_id in run_ids], ignore_index=True)

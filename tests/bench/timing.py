@@ -28,8 +28,8 @@ def measured(step: Step, batches: Sequence[BatchFeature], rows: int) -> dict[str
         rows: of each batch.
 
     Returns:
-        `wall_s` (seconds a row, the median); on a GPU also `peak_gib`, `busy_s` (seconds a row that
-        kernels ran), `kernels` (a row) and `top`, the kernels that took most.
+        `wall_s` (seconds per row, the median); on a GPU also `peak_gib`, `busy_s` (seconds per row
+        that kernels ran), `kernels` (per row) and `top`, the kernels that took most.
     """
     warm_up = len(batches) // 2
     for batch in batches[:warm_up]:
@@ -108,7 +108,7 @@ def rates() -> dict[str, float]:
 
 
 def timed(step: Callable[[], object]) -> float:
-    """Time a step in seconds, behind one of warm-up."""
+    """Time a step in seconds, after one of warm-up."""
     step()
     idle()
     start = time.perf_counter()

@@ -38,7 +38,7 @@ def load(folder, **changes):
 
 
 def problems_of(folder, **changes):
-    """The lines of the error, one a problem, without the first, which counts them."""
+    """The lines of the error, one per problem, without the first, which counts them."""
     with pytest.raises(DataError) as error:
         load(folder, **changes)
     first, *lines = str(error.value).splitlines()
@@ -47,7 +47,7 @@ def problems_of(folder, **changes):
 
 
 def has_line(lines, *parts):
-    """Whether one of the lines has all of the parts."""
+    """Tell whether one of the lines has all of the parts."""
     return any(all(part in line for part in parts) for line in lines)
 
 

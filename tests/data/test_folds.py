@@ -50,7 +50,7 @@ def test_a_plain_split_would_leak():
 
 
 def test_a_plain_split_is_not_made_group_by_group(monkeypatch):
-    # It takes 0.2 ms a group, and here each row is one
+    # It takes 0.2 ms per group, and here each row is one
     monkeypatch.setattr(folds_module, "StratifiedGroupKFold", None)
     assert leaks(plain_split(rows(300), numbered(300), preset("demo"))).empty
 

@@ -110,7 +110,7 @@ def test_the_trainer_scales_its_loss_with_the_scaler_that_starts_low(
     assert meta["skipped_steps"] == 0 and state["scale"] == START_SCALE
     assert (
         state["_growth_tracker"] == meta["steps"] == 4
-    )  # it was asked once a step, not once a micro-batch
+    )  # it was asked once per step, not once per micro-batch
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -29,7 +29,7 @@ def hub(monkeypatch, tmp_path):
         asked = []
 
         def answer(request):
-            if request.url.path != "/api/agent-harnesses":  # the library's own, once a process
+            if request.url.path != "/api/agent-harnesses":  # the library's own, once per process
                 asked.append(f"{request.method} {request.url.path}")
             if error:
                 raise error

@@ -94,7 +94,7 @@ def test_each_rung_saves_its_number_and_keeps_the_rows_of_a_step():
 
 
 def test_a_micro_batch_becomes_the_next_divisor_of_a_steps_rows():
-    config = replace(ONE_ROW, micro_batch=9, accumulation=2, image_side=320)  # 18 rows a step
+    config = replace(ONE_ROW, micro_batch=9, accumulation=2, image_side=320)  # 18 rows per step
     rungs, _ = climb(config, experts=False, peak=lambda config: config.micro_batch)
     assert [rung.after["micro_batch"] for rung in rungs] == [3, 1]
 

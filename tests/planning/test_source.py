@@ -1,4 +1,4 @@
-"""A model's folder: whole, or each problem by the file's name."""
+"""A model's folder: complete, or each problem by the file's name."""
 
 import json
 

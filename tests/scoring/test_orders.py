@@ -52,7 +52,7 @@ def test_orders_that_share_a_pass_equal_full_passes(base, encoder, rows, orders,
     monkeypatch.setattr(type(base), "forward", count)
     together = score_options(base, encoder, rows, ScoringSettings(batch_size=3, orders=orders))
     np.testing.assert_allclose(option_matrix(together), full, atol=1e-4)
-    assert len(lengths) == 3  # one pass a batch
+    assert len(lengths) == 3  # one pass per batch
     alone = option_matrix(score_options(base, encoder, rows, one_order))
     assert np.abs(alone - full).max() > 1e-3  # more than the tolerance: orders differ
 

@@ -1,13 +1,13 @@
-"""Where the model is wrong, and what a score is worth. Notebook 06 shows it.
+"""Find where the model is wrong, and judge what a score is worth. Notebook 06 shows it.
 
-_templates       The HTML templates of this folder, rendered with every value escaped
-baselines        The fine-tuned model beside its base, blank images and blind answers
-blind_answers    Answers that never see an image: by letters, lengths and words
-clusters         Questions about like things, found by their words
-error_analysis   Hard groups beyond chance, confidence, confusions, the worst mistakes
-figures          All figures of the notebooks, with their colours
-gallery          Rows as cards for a notebook or a page: picture, question, options
-position_bias    What the place of an option does to an answer
-question_groups  Groups of questions that may be hard
-report           The run's page: sections of words, tables and figures
+_templates       Render this folder's HTML templates, with every value escaped
+baselines        Compare a score with the base, blank images and blind answers
+blind_answers    Answer without the image: by letter frequency, option length and words
+clusters         Cluster questions by their words
+error_analysis   Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes
+figures          Draw the notebooks' figures
+gallery          Show rows as cards: picture, question, options
+position_bias    Measure the effect of an option's place on the answer
+question_groups  Group questions that may be hard
+report           Write a run's report: an HTML page, its tables and figures as files too
 """

@@ -1,4 +1,4 @@
-"""The room's HTML templates, rendered with every value escaped."""
+"""Render the room's HTML templates, with every value escaped."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The worth of a score: beside the base, blank images, and answers that never see an image."""
+"""Compare a score with the base, blank images and blind answers."""
 
 from collections.abc import Mapping
 
@@ -79,7 +79,7 @@ def describe_baselines(table: pd.DataFrame) -> str:
 
 
 def _right(predicted: Predictions, answers: pd.Series) -> np.ndarray:
-    """Whether each row is answered right, bool [N]."""
+    """Tell whether each row is answered right, bool [N]."""
     if isinstance(predicted, pd.Series):
         return predicted.to_numpy() == answers.to_numpy()
     return correct(predicted, answers)

@@ -1,4 +1,4 @@
-"""Answers that never see an image: how far one gets by letters, lengths and words."""
+"""Answer without the image: by letter frequency, option length and words."""
 
 import re
 from collections.abc import Iterable

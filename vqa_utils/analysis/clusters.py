@@ -1,4 +1,4 @@
-"""Questions about like things, found by their words."""
+"""Cluster questions by their words."""
 
 import re
 

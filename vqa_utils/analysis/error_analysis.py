@@ -1,4 +1,4 @@
-"""Wrong answers: hard groups of questions beyond chance, confidence, and the worst mistakes."""
+"""Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes."""
 
 from typing import Any
 

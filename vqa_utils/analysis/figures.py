@@ -1,4 +1,4 @@
-"""The notebooks' figures. Each function returns a closed matplotlib figure, shown once."""
+"""Draw the notebooks' figures. Each function returns a closed matplotlib figure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -100,7 +100,7 @@ def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -
 
 
 def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
-    """The loss a step; accuracy and log loss on the held-out rows an epoch, if there are any."""
+    """The loss per step; accuracy and log loss on the held-out rows per epoch, if there are any."""
     columns = [] if epochs.empty else ["accuracy", "log_loss"]
     fig, axes = plt.subplots(1, 1 + len(columns), figsize=(5 + 4 * len(columns), 3), squeeze=False)
     loss, *scores = axes[0]

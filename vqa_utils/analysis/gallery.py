@@ -1,4 +1,4 @@
-"""Rows as cards for a notebook or a page: picture, question, options."""
+"""Show rows as cards: picture, question, options."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Groups of questions that may be hard: by kind, words, right option, image size, right letter."""
+"""Group questions that may be hard: by kind, words, right option, image size, right letter."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""A run's report: an HTML page of its tables and figures, each of them as a file too."""
+"""Write a run's report: an HTML page, its tables and figures as files too."""
 
 from dataclasses import dataclass
 from pathlib import Path

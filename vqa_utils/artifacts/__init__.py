@@ -1,9 +1,9 @@
-"""The folder of a run, runs/<run_id>/: paths, atomic files, and the contracts of the files.
+"""Keep the folder of a run, runs/<run_id>/: paths, atomic files, contracts of the files.
 
-files          Files between stages: written whole or not at all, named by their hashes
-fold_settings  A fold's settings, and the log of their changes after out-of-memory errors
-paths          Every path of the project and of a run, in one place
-probabilities  The contract of probs_*.csv, checked when a file is written and when it is read
-provenance     The origin of a result: packages, Python, machine and commit
-run            A run's folder as a notebook opens it: its paths and its settings
+files          Write files between stages, complete or not at all, and hash them
+fold_settings  Keep a fold's settings, and log their changes after out-of-memory errors
+paths          Name every path of the project and of a run, in one place
+probabilities  Check probs_*.csv when they are written and when they are read
+provenance     Record the origin of a result: packages, Python, machine and commit
+run            Open a run's folder in a notebook: its paths and its settings
 """

@@ -1,4 +1,4 @@
-"""Files between stages: written whole or not at all, and named by their hashes."""
+"""Write files between stages, complete or not at all, and hash them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A fold's settings, and the log of their changes after out-of-memory errors.
+"""Keep a fold's settings, and log their changes after out-of-memory errors.
 
     fold1/config.json   "fold": the settings of the fold's next or last notebook
                         "run":  the settings of the run at the time
@@ -124,7 +124,7 @@ def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
 
 
 def _follows(fold: FoldPaths, run: Config) -> bool:
-    """Whether the fold has a config.json from the same training settings of the run."""
+    """Tell whether the fold has a config.json from the same training settings of the run."""
     saved = _read(fold)
     return saved is not None and _has_adapter_of(saved, run)
 

@@ -1,4 +1,4 @@
-"""Every path of the project and of a run, in one place."""
+"""Name every path of the project and of a run, in one place."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The contract of probs_*.csv, checked when a file is written and when it is read.
+"""Check probs_*.csv against their contract, when they are written and when they are read.
 
 id, a, b, c, d          each id once; a to d are probabilities and sum to 1 in each row
 id, order, a, b, c, d   probs_*_orders.csv: the same for each order of the options

@@ -1,4 +1,4 @@
-"""The origin of a result: packages, Python, machine and commit."""
+"""Record the origin of a result: packages, Python, machine and commit."""
 
 import importlib.metadata
 import os

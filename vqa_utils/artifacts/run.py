@@ -1,4 +1,4 @@
-"""A run's folder as a notebook opens it: its paths and its settings."""
+"""Open a run's folder in a notebook: its paths and its settings."""
 
 from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.fold_settings import fold_config

@@ -1,4 +1,4 @@
-"""Checks of a challenge's rows: each finds the wrong rows of a file and describes them by line."""
+"""Check a challenge's rows; describe wrong ones by file and line."""
 
 from collections.abc import Iterable
 from pathlib import Path

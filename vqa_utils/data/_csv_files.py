@@ -1,4 +1,4 @@
-"""CSV files as the field writes them, read as text. Problems are named by file and line, and collected."""
+"""Read CSV files of any common encoding as text; collect problems by file and line."""
 
 import csv
 import io
@@ -100,7 +100,7 @@ def row_problems(
         template: the words, with columns in braces.
 
     Returns:
-        A line a row; past `SHOWN` the rest is counted.
+        One line per row; past `SHOWN` the rest is counted.
     """
     rows = frame[wrong]
     if rows.empty:

@@ -1,4 +1,4 @@
-"""Pictures and questions that occur more than once in the data, and the sizes of the pictures."""
+"""Count pictures and questions that occur more than once; list picture sizes."""
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ def duplicate_table(challenge: Challenge) -> pd.DataFrame:
         challenge: loaded with its images checked.
 
     Returns:
-        A row each for `pictures` and `questions`: `different` ones, `train rows` and `test rows`
+        One row each for `pictures` and `questions`: `different` ones, `train rows` and `test rows`
         that share theirs with another row of the same file, and `test rows in train`.
     """
     train, test = challenge.train, challenge.test

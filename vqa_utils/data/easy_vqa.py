@@ -1,4 +1,4 @@
-"""easy-VQA (the PyPI package, MIT licence) written as a four-choice challenge of the usual files."""
+"""Write easy-VQA (the PyPI package, MIT licence) as a four-choice challenge of the usual files."""
 
 import random
 import shutil

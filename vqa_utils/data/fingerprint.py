@@ -1,4 +1,4 @@
-"""A run's data in one number, which changes with its CSVs or with any picture."""
+"""Hash a run's data: changes with its CSVs or any picture."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The rows of a fold: those that it holds out, and those that it trains on, extra rows included.
+"""Select a fold's rows: held out, and to train on, extra rows included.
 
 Extra rows (`extra_train`) are held out by no fold. They join the training of each fold, except
 those that show or ask the same as a row held out there: these would leak it.

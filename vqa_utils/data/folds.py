@@ -1,4 +1,4 @@
-"""Folds without leaks: stratified by answer, grouped by image content."""
+"""Make folds without leaks: stratified by answer, grouped by image content."""
 
 import warnings
 from pathlib import Path
@@ -25,7 +25,7 @@ def make_folds(train: pd.DataFrame, groups: list[str], config: Config) -> pd.Dat
 
     Args:
         train: the challenge's train rows, with `id` and `answer`.
-        groups: a label a row; rows of one group stay together (see `groups.row_groups`).
+        groups: one label per row; rows of one group stay together (see `groups.row_groups`).
         config: `n_folds`, `seed`; with `use_kfold` False, fold 0 holds out about
             `holdout_fraction` of the rows and the others get the fold -1.
 
@@ -166,7 +166,7 @@ def copied_answers(train: pd.DataFrame, folds: pd.DataFrame, questions: pd.Serie
     Args:
         train: the challenge's train rows.
         folds: a split of them with leaks.
-        questions: equal for rows that ask the same, one a row (see `groups.same_words`).
+        questions: equal for rows that ask the same, one per row (see `groups.same_words`).
 
     Returns:
         A bool for each row whose group and question are in another fold too, indexed by position:

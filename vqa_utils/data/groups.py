@@ -1,4 +1,4 @@
-"""Rows that belong together: those of one picture, of nearly one, or of one question."""
+"""Group rows by picture, near-identical picture, or question."""
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -103,8 +103,8 @@ def _joined(groups: np.ndarray, keys: pd.Series) -> np.ndarray:
         row 2  z - r            parts {x, y, p, q} and {z, r}  ->  [0, 0, 1]
 
     Args:
-        groups: one a row, by position.
-        keys: any number a row; the index says of which row.
+        groups: one per row, by position.
+        keys: any number per row; the index says of which row.
 
     Returns:
         The number of each row's new group, int [N].
@@ -132,7 +132,7 @@ def asked(rows: pd.DataFrame) -> pd.Series:
         rows: `question`, and with `paraphrase` on `paraphrases`.
 
     Returns:
-        One or more texts a row; the index is the row's.
+        One or more texts per row; the index is the row's.
     """
     if "paraphrases" not in rows:
         return same_words(rows["question"])
@@ -146,7 +146,7 @@ def near_leaks(folds: pd.DataFrame, hashes: pd.Series, bits: int) -> pd.Series:
     """The ids of rows whose picture is within `bits` of one in another fold.
 
     Args:
-        folds: `id` and `fold`, a line a row.
+        folds: `id` and `fold`, one line per row.
         hashes: the rows' perceptual hashes, in the same order.
     """
     known = folds_of(hashes, folds["fold"])

@@ -1,4 +1,4 @@
-"""Image files: content hash, size and perceptual hash of each, from one reading that the run's images.csv keeps."""
+"""Read image files once: content hash, size and perceptual hash of each, kept in images.csv."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ THUMBNAIL_PX = (
     64  # a JPEG is decoded no larger than it must be for this; a perceptual hash needs 32
 )
 GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
-FILES_A_TASK = 16  # a task a file, of all files at once, takes more memory than what is read
+FILES_PER_TASK = 16  # one task per file, of all files at once, takes more memory than what is read
 BAR_AFTER_SECONDS = 3  # shorter work, such as reading the demo's pictures, has no bar
 Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
 NO_IMAGE = (OSError, SyntaxError, ValueError)  # Pillow's errors for a torn file, or no image at all
@@ -46,6 +46,7 @@ class ImageFile(NamedTuple):
     """Empty if there is none."""
 
 
+# completes "expected an image, {problem}" of _checks.WRONG_IMAGE
 NO_FILE = ImageFile(0, 0, "", 0, 0, "", "found no file")
 
 
@@ -58,7 +59,7 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
             bytes and mtime_ns, so that only new and changed files are opened.
 
     Returns:
-        A row a file with the fields of `ImageFile`, indexed by `path`.
+        One row per file with the fields of `ImageFile`, indexed by `path`.
     """
     different = list(dict.fromkeys(paths))
     known = _unchanged(folder, different, table)
@@ -184,7 +185,7 @@ def _read(path: Path) -> ImageFile:
 def _each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
     """Do `work` on each path in threads: reading, hashing and decoding let go of Python's lock."""
     with ThreadPool(os.cpu_count()) as pool:
-        results = pool.imap(work, paths, FILES_A_TASK)
+        results = pool.imap(work, paths, FILES_PER_TASK)
         # A bar in a terminal alone (disable=None): a notebook would keep it as an output, which
         # then depends on the machine's speed
         bar = tqdm(results, title, len(paths), leave=False, delay=BAR_AFTER_SECONDS, disable=None)

@@ -1,4 +1,4 @@
-"""Other words to train a row in (`paraphrase`): its paraphrases, or else other instructions."""
+"""Give rows other words to train in (`paraphrase`): their paraphrases, or other instructions."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The kinds of question, told from their words."""
+"""Tell the kind of a question from its words."""
 
 import numpy as np
 import pandas as pd

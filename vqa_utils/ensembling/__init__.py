@@ -1,13 +1,13 @@
-"""Many opinions, one answer a row. Notebook 05 shows it; README.md has the rules.
+"""Combine many opinions into one answer per row. Notebook 05 shows it; README.md has the rules.
 
-_weights           Weights of a mixture of models, fitted on out-of-fold rows, judged on others
-calibration        A temperature for each fold, and if they are used
-combining          How members are averaged: mean, geometric mean or vote; their agreement
-ensemble           What 05_ensemble shows and writes
-ensemble_of_folds  One run's folds combined
-ensemble_of_runs   Several runs combined
-fold_table         A run's adapters side by side: scores, minutes and memory
-members            A run's scored adapters, and the folds' out-of-fold rows pooled
-other_runs         Finished runs, read and checked against each other
-temperature        Temperature scaling (Guo et al. 2017)
+_weights           Fit mixture weights on out-of-fold rows; judge them on other rows
+calibration        Fit one temperature per fold, and decide whether to use them
+combining          Combine members' probabilities into one answer per row; measure their agreement
+ensemble           Hold what 05_ensemble shows and writes
+ensemble_of_folds  Combine the folds of one run: calibrate, then average or as `ensemble` says
+ensemble_of_runs   Mix finished runs by fitted weights; compare with the best one
+fold_table         Tabulate a run's adapters: scores, minutes, memory
+members            Read a run's scored adapters and pool the out-of-fold rows
+other_runs         Read finished runs as members, and check them against each other
+temperature        Scale probabilities by a temperature (Guo et al. 2017)
 """

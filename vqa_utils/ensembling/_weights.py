@@ -1,4 +1,4 @@
-"""Weights of a linear mixture of models, fitted on out-of-fold rows and judged on others."""
+"""Fit mixture weights on out-of-fold rows; judge them on other rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Mixture:
     p: float
     """that fitted weights and the mean are equally good"""
     fitted: pd.DataFrame
-    """one line a part and one for all rows: `fitted without`, `rows`, a column of weights a member,
+    """one line per part and one for all rows: `fitted without`, `rows`, a weight for each member,
     `log_loss`, `log_loss_mean`; both losses of the rows outside the line's fit (in the last line,
     of all parts together)"""
     oof: pd.DataFrame
@@ -65,7 +65,7 @@ def fit_mixture(
     Args:
         members: `id` and `a` to `d` by the member's name, the same rows in the same order.
         answers: the right letters, by position.
-        groups: one label a row, by position; rows of one group (here: of one image) are fitted or
+        groups: one label per row, by position; rows of one group (here: of one image) are fitted or
             judged together.
         seed: of the parts and of the test.
     """
@@ -128,7 +128,7 @@ def sign_flip_p(differences: np.ndarray, groups: Sequence[str] | pd.Series, seed
 
     Args:
         differences: float [N].
-        groups: one label a row.
+        groups: one label per row.
         seed: of the random flips.
     """
     sums = pd.Series(differences).groupby(np.asarray(groups)).sum().to_numpy()  # [groups]

@@ -1,4 +1,4 @@
-"""Calibration of a run's folds: a temperature each, and if they are used."""
+"""Fit one temperature per fold, and decide whether to use them."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Calibration:
 
     @property
     def on(self) -> bool:
-        """Whether probabilities are scaled: with "auto", if it lowers the log loss of all rows."""
+        """Tell whether probabilities are scaled: with "auto", if that lowers all rows' log loss."""
         if self.setting == "auto":
             return log_loss(self.after, self.answers) < log_loss(self.before, self.answers)
         return bool(self.setting)
@@ -44,7 +44,7 @@ class Calibration:
         return self.temperatures if self.on else {}
 
     def table(self) -> pd.DataFrame:
-        """Scores before and after, one line a fold and one for all.
+        """Scores before and after, one line per fold and one for all.
 
         Returns:
             `fold`, `rows`, `temperature`, `log_loss`, `log_loss_after`, `calibration_error`,
@@ -100,7 +100,7 @@ def calibrate(
         setting: the run's `calibrate`.
         oof: `id`, `a` to `d`, `fold`.
         answers: the right letters, by position.
-        groups: one label a row, by position; rows of one group (here: of one image) are fitted or
+        groups: one label per row, by position; rows of one group (here: of one image) are fitted or
             judged together.
         seed: of the parts.
     """

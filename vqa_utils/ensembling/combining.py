@@ -1,4 +1,4 @@
-"""Members' probabilities combined into one answer a row, and the members' agreement."""
+"""Combine members' probabilities into one answer per row; measure their agreement."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -36,7 +36,7 @@ def combine_members(
 
 
 def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
-    """Combine several distributions a row into one: `id`, `a` to `d`.
+    """Combine several distributions per row into one: `id`, `a` to `d`.
 
     Args:
         frames: `id` and `a` to `d` of each member, with the same ids in the same order.
@@ -67,7 +67,7 @@ def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
 
 
 def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The share of rows on which two members predict the same letter: a symmetric table.
+    """Tabulate the share of rows on which two members agree: a symmetric table.
 
     Args:
         members: `a` to `d` by the member's name, the same rows in the same order.
@@ -81,13 +81,16 @@ def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def unanimity(members: Sequence[Member]) -> float:
-    """The share of test rows on which all members predict the same letter."""
+    """Return the share of test rows on which all members agree."""
     letters = pd.DataFrame({member.number: predictions(member.test) for member in members})
     return float((letters.nunique(axis=1) == 1).mean())
 
 
 def submission(sample: pd.DataFrame, probs: pd.DataFrame) -> pd.DataFrame:
-    """The most probable letter of each id of sample_submission.csv, in its order: `id`, `answer`.
+    """Pick the most probable letter for each id of sample_submission.csv, in its order.
+
+    Returns:
+        `id` and `answer`.
 
     Raises:
         ValueError: a row of `sample` has no probabilities.

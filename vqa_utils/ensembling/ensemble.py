@@ -1,4 +1,4 @@
-"""What 05_ensemble shows and writes: members, a fit on them, and one answer a row."""
+"""Hold what 05_ensemble shows and writes: members, a fit on them, one answer per row."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class Ensemble:
     who: str
     """the members, in words"""
     scores: pd.DataFrame
-    """out of fold, one line a member and a last one for the whole: `rows`, `accuracy`, `log_loss`
+    """out of fold, one line per member and a last one for the whole: `rows`, `accuracy`, `log_loss`
     among others"""
     whole: str
     """what the last line of `scores` is about, in words"""

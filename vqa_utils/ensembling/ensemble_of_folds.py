@@ -1,4 +1,4 @@
-"""The folds of one run combined: each calibrated, then averaged or as `ensemble` says."""
+"""Combine the folds of one run: calibrate, then average or as `ensemble` says."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Finished runs mixed with fitted weights, and compared with the best of them."""
+"""Mix finished runs by fitted weights; compare with the best one."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""A run's adapters side by side: out-of-fold scores, minutes and memory."""
+"""Tabulate a run's adapters: scores, minutes, memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ RUNGS = "after out of memory"
 def fold_table(
     paths: RunPaths, config: Config, folds: pd.DataFrame, train: pd.DataFrame
 ) -> pd.DataFrame:
-    """One line a scored adapter and one for all.
+    """One line per scored adapter and one for all.
 
     A refit holds out no row, and so has costs alone.
 

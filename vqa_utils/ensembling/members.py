@@ -1,4 +1,4 @@
-"""The scored adapters of a run: their test probabilities, and all out-of-fold rows pooled."""
+"""Read a run's scored adapters and pool the out-of-fold rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def describe_refit(paths: RunPaths, config: Config) -> str:
 
 
 def has_split(paths: RunPaths, config: Config, split: str) -> bool:
-    """Whether all scored folds have probabilities of `split`: oof, zero_shot or blank."""
+    """Tell whether all scored folds have probabilities of `split`: oof, zero_shot or blank."""
     scored, _ = scored_folds(paths, config)
     return all(paths.fold(k).probs(split).exists() for k in scored)
 
@@ -111,7 +111,7 @@ def rows_of(probs: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
 
 
 def has_settings(fold: FoldPaths, config: Config) -> bool:
-    """Whether the fold's adapter has the run's present settings, its own rungs included."""
+    """Tell whether the fold's adapter has the run's present settings, its own rungs included."""
     if not fold.adapter_config.exists():
         return True
     trained_with = from_dict(read_json(fold.adapter_config))

@@ -1,4 +1,4 @@
-"""Temperature scaling of probabilities (Guo et al. 2017), and what 05_ensemble saved of it."""
+"""Scale probabilities by a temperature (Guo et al. 2017); read the saved ones."""
 
 import math
 import statistics
@@ -123,7 +123,7 @@ def describe_calibration_effect(sets: dict[str, pd.DataFrame], answers: pd.Serie
         error = expected_calibration_error(probs, answers)
         lines.append(
             f"Probabilities {name}: log loss {log_loss(probs, answers):.3f}, "
-            f"confidence off by {error:.1%} in the mean (expected calibration error)."
+            f"confidence off by {error:.1%} on average (expected calibration error)."
         )
     if len(sets) > 1:
         lines.append("Each row was calibrated by a fit that did not see it.")

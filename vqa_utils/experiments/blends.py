@@ -1,4 +1,4 @@
-"""Blends finished runs: a new run of 05_ensemble alone, with the runs as its members."""
+"""Blend finished runs: a new run of 05_ensemble alone, with the runs as its members."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Compares finished runs by their scores on the same out-of-fold rows."""
+"""Compare finished runs by their scores on the same out-of-fold rows."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class Scored:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each row is answered right, bool [N]."""
+        """Tell whether each row is answered right, bool [N]."""
         return correct(self.probs, self.answers)
 
 
@@ -113,7 +113,7 @@ def comparison(runs: Sequence[Scored]) -> pd.DataFrame:
     """Tabulate settings, scores and costs of at least one run.
 
     Returns:
-        A line a run. Runs with the same `rows_hash` stand together: the most accurate first, at a
+        One line per run. Runs with equal `rows_hash` stand together: the most accurate first, at a
         tie the one of less log loss. The group with the best run comes first. `low` and `high` are
         the ends of Wilson's 95 % interval of the accuracy, `peak_gib` is the largest of any fold
         and GPU, `mcnemar_p` tests a run against the best of its group.

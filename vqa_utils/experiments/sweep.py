@@ -1,4 +1,4 @@
-"""Runs the points of a sweep one after the other, each an ordinary run.
+"""Run the points of a sweep one after the other, each an ordinary run.
 
 So a stopped sweep goes on from there, and a point shows up in every comparison.
 """
@@ -40,7 +40,7 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
     done = _steps_done(runner, steps)
     if len(done) == len(steps):
         return FINISHED
-    return f"{len(done)} of {len(steps)} notebooks are whole"
+    return f"{len(done)} of {len(steps)} notebooks are complete"
 
 
 def _steps_done(runner: Runner, steps: Sequence[Step]) -> list[Step]:

@@ -1,4 +1,4 @@
-"""Reads the points of a sweep from a YAML file: a grid of settings, and single points beside it."""
+"""Read the points of a sweep from a YAML file: a grid of settings, and single points."""
 
 import itertools
 import re
@@ -53,7 +53,7 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
     """Read a sweep's file: the product of its grid (the last name changes fastest), then `also`.
 
     Args:
-        file: YAML, as in README.md.
+        file: YAML, as in vqa_utils/experiments/README.md.
         gpus: the machine's; their memory gives a number to each "auto" batch.
 
     Raises:
@@ -129,7 +129,7 @@ def _read(file: Path) -> Settings:
         raise SweepError(f"{file}: expected YAML in UTF-8, found: {error}") from error
     if not isinstance(content, dict) or not (content.get("grid") or content.get("also")):
         raise SweepError(f"{file}: expected `grid`, `also` or both, found {content!r}")
-    title = f"{file}: expected a sweep as in README.md"
+    title = f"{file}: expected a sweep as in vqa_utils/experiments/README.md"
     # Each check relies on those before
     refuse(title, _problems_of_keys(content))
     refuse(title, _problems_of_lists(content))

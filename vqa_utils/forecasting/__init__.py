@@ -1,8 +1,8 @@
 """Expect a run's minutes from counted work and known GPU rates. Free of torch.
 
 _expert_loads  Model the router: how many tokens each expert gets, and the slots computed for them
-_kernels       List each part's kernels, with the operations and bytes of a unit of their work
+_kernels       Cost table of each part's kernels (the CUDA sources are in ops/)
 _work          Count the work of one pass on a GPU: its kernels summed by phase, and launches
 forecast       Expect the minutes of an epoch and of a whole run
-rates          Say how fast a GPU and its host are, and how long they take for counted work
+rates          State how fast a GPU and its host are, and how long they take for counted work
 """

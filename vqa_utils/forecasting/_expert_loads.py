@@ -23,7 +23,7 @@ HALVINGS = 50
 
 
 class ExpertSlots(NamedTuple):
-    """The work of a layer's experts, in the mean of the drawn layers."""
+    """The work of a layer's experts, on average over the drawn layers."""
 
     slots: float
     """Of all experts, padding included."""

@@ -1,4 +1,4 @@
-"""Say how fast a GPU and its host are, and how long they take for counted work."""
+"""State how fast a GPU and its host are, and how long they take for counted work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Rates:
     """A GPU's best rates, and its host's."""
 
     products: float
-    """Operations a second of a large fp16 product."""
+    """Operations per second of a large fp16 product."""
     memory: float
-    """Bytes a second of a large copy, reads and writes counted."""
+    """Bytes per second of a large copy, reads and writes counted."""
     bus: float
-    """Bytes a second from pinned host memory."""
+    """Bytes per second from pinned host memory."""
     kernel: float
     """Seconds of the smallest kernel on the GPU."""
     launch: float

@@ -1,10 +1,10 @@
-"""The model: loaded in 4 bits, checked, safe in fp16, fast, with LoRA on top; see README.md.
+"""Load the model in 4 bits, check it, keep it safe in fp16, and make it fast; see README.md.
 
-_quantized_copy  Quantised weights kept between folds; free of torch
-encoder          Rows and images -> the model's tensors, with labels for training
-fp16             fp32 residual streams, norms and router around fp16 products
-loading          The processor, the base, the adapter; the order of everything done to a model
-loading_check    Loaded weights against the plan: bytes, types, GPUs
-nf4/             Experts in 4 bits: quantised while read, computed with, offloaded
-fast/            Fast forwards in place of transformers' and PEFT's, in one table
+_quantized_copy  Keep quantised weights between folds; free of torch
+encoder          Turn rows and images into the model's tensors, with labels where it learns
+fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router
+loading          Load the processor, the base and the adapter, all steps in their order
+loading_check    Compare loaded weights with the plan: bytes, types, GPUs
+nf4/             Keep experts in 4 bits: quantised while read, computed with, offloaded
+fast/            Replace transformers' and PEFT's forwards by fast ones, from one table
 """

@@ -83,7 +83,7 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a copy has its manifest, and every file in it is as it was written."""
+    """Tell whether a copy has its manifest, and every file in it is as it was written."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         return False
@@ -96,7 +96,7 @@ def is_whole(folder: Path) -> bool:
 
 @contextmanager
 def new_copy(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into; whole, it becomes `folder`; a failure leaves nothing."""
+    """Give a folder to write into; complete, it becomes `folder`; a failure leaves nothing."""
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:

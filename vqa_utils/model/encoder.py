@@ -68,7 +68,7 @@ class Encoder:
         return self.processor.tokenizer(texts)["input_ids"]
 
     def examples(self, rows: Sequence[Row]) -> BatchFeature:
-        """Encode prompts as `questions` does, with the answer's turn behind them.
+        """Encode prompts as `questions` does, with the answer's turn after them.
 
         Returns:
             Also `labels` [B, L], -100 but for the letter, and `logits_to_keep`: how many last
@@ -151,7 +151,7 @@ class Encoder:
         )
 
     def _after_letter(self) -> list[int]:
-        """Return the token ids that end the assistant's turn, behind the letter."""
+        """Return the token ids that end the assistant's turn, after the letter."""
         row = {"question": "", **dict.fromkeys(LETTERS, "")}
         prompt = self._render(chat(row, None), add_generation_prompt=True)
         full = self._render(chat(row, None, answer="a"), add_generation_prompt=False)
@@ -176,9 +176,9 @@ def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor)
     The same as the models' `get_rope_index`, which goes through the rows in Python on the GPU,
     with synchronisations; this function runs where batches are made.
 
-    Text counts up in all three; an image's rows and columns count from its start; the text behind
-    goes on from the longer side. For two tokens of padding, two of text, an image of 2 x 3 tokens,
-    and text:
+    Text counts up in all three; an image's rows and columns count from its start; the text after
+    it goes on from the longer side. For two tokens of padding, two of text, an image of 2 x 3
+    tokens, and text:
 
         token     .  .  T  T  I  I  I  I  I  I  T  T
         time      0  0  0  1  2  2  2  2  2  2  5  6

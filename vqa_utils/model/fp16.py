@@ -54,12 +54,12 @@ def grad_scaler() -> torch.amp.GradScaler:
 
 
 def _is_rms_norm(norm: nn.Module) -> bool:
-    """Whether a norm is Qwen's plain RMS norm; the gated one of Qwen3.5 computes something else."""
+    """Tell whether a norm is Qwen's plain RMS norm; Qwen3.5's gated one computes something else."""
     return hasattr(norm, "variance_epsilon") and "Gated" not in type(norm).__name__
 
 
 def _is_read_in_fp32(name: str, model: nn.Module) -> bool:
-    """Whether a norm feeds a router, or is the language model's last."""
+    """Tell whether a norm feeds a router, or is the language model's last."""
     if name.endswith("language_model.norm"):
         return True
     layer, _, last = name.rpartition(".")

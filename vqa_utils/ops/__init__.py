@@ -1,15 +1,15 @@
-"""One operation a file: its torch fall-back, and its CUDA kernels in the .cu file of the same name.
+"""Compute one operation per file: a torch fall-back, and CUDA kernels in the .cu of its name.
 
 _launch         Compile the kernels by NVRTC, launch them on torch's stream
-choose_experts  The router's k largest logits, and the softmax over these
-dequantize      NF4 weights made dense
-dropout         Dropout by a mask that its seed draws again
-expert_slots    A slot for each pair of token and expert, by load
-gate            The experts' gate
-heads           Heads of q, k and v: norm, rotary embedding, repetition
-norms           A sum and the norm behind it
-rotary          Rotary embedding
-sum_rows        The sum of each token's rows
+choose_experts  Choose the router's k largest logits, and the softmax over these
+dequantize      Make NF4 weights dense
+dropout         Drop values by a mask that its seed draws again
+expert_slots    Give each pair of token and expert a slot, by load
+gate            Compute silu(gate) * up * router weight, forward and backward
+heads           Make heads of q, k and v: norm, rotary embedding, repetition
+norms           Compute a sum and the norm after it
+rotary          Rotate heads by the angles of their positions (rotary embedding)
+sum_rows        Sum each token's rows, one from each of its experts
 
 fp16_vectors.cu is what the kernels share. All of them work on fp16 on a GPU; anything else takes
 the fall-back.

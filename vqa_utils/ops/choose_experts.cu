@@ -1,5 +1,7 @@
-// The k experts with the largest logits [tokens, experts], at most 256, and the softmax over these. A warp a token
-extern "C" __global__ void route(const float* logits, float* weights, i64* index, int tokens, int experts, int k) {
+// The k experts with the largest logits [tokens, experts], at most 256, and the softmax over
+// these. One warp per token
+extern "C" __global__ void route(const float* logits, float* weights, i64* index, int tokens,
+                                 int experts, int k) {
     int token = thread() / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
     float values[8], largest = 0.0f, total = 0.0f, mine = 0.0f;
@@ -25,16 +27,17 @@ extern "C" __global__ void route(const float* logits, float* weights, i64* index
         total += exponential;
         if (lane == number) mine = exponential, chosen = place;
     }
-    if (__any_sync(0xffffffff, is_nan)) total = NAN;  // as softmax has it, so that the loss shows it
+    // NaN as softmax has it, so that the loss shows it
+    if (__any_sync(0xffffffff, is_nan)) total = NAN;
     if (lane < k) {
         weights[token * k + lane] = mine / total;
         index[token * k + lane] = chosen;
     }
 }
 
-// The backward of `route`: the gradient of the logits. A warp a token
-extern "C" __global__ void route_backward(const float* grad, const float* weights, const i64* index, float* out, int tokens,
-                                          int experts, int k) {
+// The backward of `route`: the gradient of the logits. One warp per token
+extern "C" __global__ void route_backward(const float* grad, const float* weights, const i64* index,
+                                          float* out, int tokens, int experts, int k) {
     int token = thread() / 32, lane = threadIdx.x % 32, place = token * k + lane;
     if (token >= tokens) return;
     float weight = lane < k ? weights[place] : 0.0f, g = lane < k ? grad[place] : 0.0f;

@@ -17,7 +17,7 @@ MOST_CHOSEN = 32
 
 
 def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose k experts a token.
+    """Choose k experts per token.
 
     Args:
         logits: [T, E]

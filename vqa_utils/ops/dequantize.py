@@ -26,7 +26,7 @@ class Packed(NamedTuple):
     """E matrices of one shape, of n weights each, in NF4 as bitsandbytes packs them."""
 
     weights: torch.Tensor
-    """[E, n / 2] uint8, two weights a byte"""
+    """[E, n / 2] uint8, two weights per byte"""
     absmax: torch.Tensor
     """The blocks' scales: [E, n / 64] fp32; or [E, groups, 256] in 8 bits, with the next two"""
     scale: torch.Tensor | None = None

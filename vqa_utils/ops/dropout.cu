@@ -5,9 +5,11 @@ __device__ unsigned mixed(unsigned bits) {
     return bits ^ bits >> 16;
 }
 
-// Dropout whose mask is a function of the seed and of a value's place: y gets, or `onto` it has added, x / (1 - p) where 31 bits
-// are at least p * 2^31 = `least`, and 0 elsewhere. A thread eight values
-extern "C" __global__ void dropout(const fp16* x, fp16* y, int onto, int seed, int least, float scale, int eights) {
+// Dropout whose mask is a function of the seed and of a value's place: y gets, or `onto` it has
+// added, x / (1 - p) where 31 bits are at least p * 2^31 = `least`, and 0 elsewhere. One thread per
+// eight values
+extern "C" __global__ void dropout(const fp16* x, fp16* y, int onto, int seed, int least,
+                                   float scale, int eights) {
     int eight = thread();
     if (eight >= eights) return;
     Wide values = widened(load(x, eight)), out = {};

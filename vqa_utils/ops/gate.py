@@ -8,6 +8,9 @@
 gate and up lie side by side in gate_up [rows, 2 * width]; w is the router's weight of a row.
 """
 
+# If the bytes change, change `forecasting/_kernels.py` (expert slots) and `planning/activations.py`
+# (experts' temporaries) too
+
 import torch
 from torch import nn
 

@@ -1,7 +1,7 @@
 """Make heads of q, k and v side by side: RMS norm, rotary embedding, k and v repeated.
 
             q heads     kv heads    kv heads
-qkv row    |q q q q q q| k  k      | v  v      |    d values a head
+qkv row    |q q q q q q| k  k      | v  v      |    d values per head
 
 q = rotated(norm(q));  k = rotated(norm(k)), three times each here;  v three times each
 """
@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from vqa_utils.ops._launch import EIGHT, is_ready, launch
 from vqa_utils.ops.rotary import rotated
 
-HEAD_SIZES = (64, 128, 256)  # that the kernels know: d / 8 threads a head, a power of two up to 32
+HEAD_SIZES = (64, 128, 256)  # known to the kernels: d / 8 threads per head, a power of two up to 32
 
 
 class HeadNorms(NamedTuple):
@@ -165,6 +165,6 @@ def _inputs(
 
 
 def _sizes(heads: torch.Tensor, norms: HeadNorms) -> tuple[int, int, int, int, float]:
-    """Return both kernels' sizes: rows, heads of q, heads of k, threads a head; and eps."""
+    """Return both kernels' sizes: rows, heads of q, heads of k, threads per head; and eps."""
     batch, length, _, d = heads.shape
     return batch * length, norms.q_heads, norms.kv_heads, d // EIGHT, norms.eps

@@ -1,10 +1,13 @@
-// A block a row of up to 8,192 values, eight of them a thread at a time
-#define EACH_EIGHT(n) _Pragma("unroll") for (int n = 0, eight = threadIdx.x; n < 4; n++, eight += blockDim.x) if (eight < width / 8)
+// One block per row of up to 8,192 values; a thread takes eight at a time
+#define EACH_EIGHT(n)                                                                       \
+    _Pragma("unroll") for (int n = 0, eight = threadIdx.x; n < 4; n++, eight += blockDim.x) \
+        if (eight < width / 8)
 
-// sum = x + delta (where there is one) and its norm, in fp16 and, where it is asked for, in fp32. The RMS norm, or where there is
-// a bias the layer norm. x [rows, width]
-extern "C" __global__ void add_norm(const float* x, const fp16* delta, const float* weight, const float* bias, float* sum,
-                                    fp16* normed, float* normed_wide, int width, float eps) {
+// sum = x + delta (where there is one) and its norm, in fp16 and, where it is asked for, in fp32.
+// The RMS norm, or where there is a bias the layer norm. x [rows, width]
+extern "C" __global__ void add_norm(const float* x, const fp16* delta, const float* weight,
+                                    const float* bias, float* sum, fp16* normed, float* normed_wide,
+                                    int width, float eps) {
     int first = blockIdx.x * (width / 8);
     Wide values[4];
     float total = 0.0f, squares = 0.0f;
@@ -18,21 +21,24 @@ extern "C" __global__ void add_norm(const float* x, const fp16* delta, const flo
         for (int i = 0; i < 8; i++) total += values[n].at[i];
     }
     float mean = bias ? sum_over_block(total) / width : 0.0f;
-    EACH_EIGHT(n) for (int i = 0; i < 8; i++) squares += (values[n].at[i] - mean) * (values[n].at[i] - mean);
+    EACH_EIGHT(n)
+        for (int i = 0; i < 8; i++) squares += (values[n].at[i] - mean) * (values[n].at[i] - mean);
     float rstd = rsqrtf(sum_over_block(squares) / width + eps);
     EACH_EIGHT(n) {
         Wide scale = load(weight, eight), shift = {};
         if (bias) shift = load(bias, eight);
-        for (int i = 0; i < 8; i++) values[n].at[i] = (values[n].at[i] - mean) * rstd * scale.at[i] + shift.at[i];
+        for (int i = 0; i < 8; i++)
+            values[n].at[i] = (values[n].at[i] - mean) * rstd * scale.at[i] + shift.at[i];
         store(normed, first + eight, narrowed(values[n]));
         if (normed_wide) store(normed_wide, first + eight, values[n]);
     }
 }
 
-// out = residual + the gradient of x, in fp32 and, where it is asked for, in fp16; from the gradient of x's RMS norm, which is in
-// fp16 or in fp32. x [rows, width]
-extern "C" __global__ void norm_backward(const float* x, const float* weight, const fp16* grad, const float* grad_wide,
-                                         const float* residual, float* out, fp16* out_narrow, int width, float eps) {
+// out = residual + the gradient of x, in fp32 and, where it is asked for, in fp16; from the
+// gradient of x's RMS norm, which is in fp16 or in fp32. x [rows, width]
+extern "C" __global__ void norm_backward(const float* x, const float* weight, const fp16* grad,
+                                         const float* grad_wide, const float* residual, float* out,
+                                         fp16* out_narrow, int width, float eps) {
     int first = blockIdx.x * (width / 8);
     Wide values[4], scaled[4];
     float squares = 0.0f, dot = 0.0f;

@@ -57,7 +57,7 @@ def add_norm(
         narrow = torch.empty_like(x, dtype=dtype)
         normed = torch.empty_like(x) if wide else None
         args = (x, delta, weight, bias, total, narrow, normed, width, eps)
-        launch("add_norm", x.device, x.numel() // width * THREADS, *args)  # a block a row
+        launch("add_norm", x.device, x.numel() // width * THREADS, *args)  # one block per row
         return Normed(total, narrow, normed)
     total = x if delta is None else x + delta
     if isinstance(norm, nn.LayerNorm):
@@ -94,7 +94,7 @@ def norm_backward(
         # The kernel reads one of two: a gradient in fp16, or in fp32
         grads = (grad, None) if grad.dtype == torch.float16 else (None, grad)
         args = (x, norm.weight, *grads, residual, out, out_narrow, width, eps)
-        launch("norm_backward", x.device, x.numel() // width * THREADS, *args)  # a block a row
+        launch("norm_backward", x.device, x.numel() // width * THREADS, *args)  # one block per row
         return out, out_narrow
     scaled = norm.weight * grad  # g
     r = (x.square().mean(-1, keepdim=True) + eps).rsqrt()  # [..., 1]

@@ -1,7 +1,7 @@
-// out [tokens, width] in fp32: the sum of k rows, which index [tokens, k] names, on top of `onto` where there is one; a thread
-// eight values
-extern "C" __global__ void sum_rows(const fp16* rows, const i64* index, const float* onto, float* out, int tokens, int k,
-                                    int width) {
+// out [tokens, width] in fp32: the sum of k rows, which index [tokens, k] names, on top of `onto`
+// where there is one; one thread per eight values
+extern "C" __global__ void sum_rows(const fp16* rows, const i64* index, const float* onto,
+                                    float* out, int tokens, int k, int width) {
     int eights = width / 8, token = thread() / eights, eight = thread() % eights;
     if (token >= tokens) return;
     Wide sums = {};

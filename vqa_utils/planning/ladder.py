@@ -1,4 +1,4 @@
-"""After an out-of-memory error: the next rung, a memory-saving change of the settings.
+"""Choose the next rung after an out-of-memory error: a memory-saving change of settings.
 
 The order is the field's advice: first changes at the cost of time only, then pixels and rank, then
 slow ones. The memory plan says how much a rung saves on the full GPU. A rung without any saving
@@ -134,7 +134,7 @@ def _moving_to_host(config: Config, gpu: int, peak: int, *, experts: bool) -> It
 
 
 def _half_micro_batch(rows: int, effective_batch: int) -> int:
-    """The largest divisor of the rows a step, at most half of `rows`."""
+    """The largest divisor of the rows per step, at most half of `rows`."""
     for fewer in range(rows // 2, 1, -1):
         if effective_batch % fewer == 0:
             return fewer

@@ -50,7 +50,7 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
 
 
 def _least_need(config: Config) -> str:
-    """Say how much the model takes at least: one row a pass, on T4; "a GPU" without a plan."""
+    """Say how much the model takes at least: one row per pass, on T4; "a GPU" without a plan."""
     one_row = replace(config.with_micro_batch(1), score_batch=1, use_gradient_checkpointing=True)
     try:
         return describe_need(plan_for(one_row, assumed_gpus(config)))

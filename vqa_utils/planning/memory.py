@@ -14,7 +14,7 @@ from vqa_utils.planning.shapes import LAYERS, ModelShape, Shape, group_of, is_ma
 FP32 = 4
 FP16 = 2
 
-# Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB a layer
+# Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB per layer
 EXPERTS_AT_ONCE = 64
 
 # Bytes of a LoRA weight: itself in fp32, its gradient, AdamW's two moments, autocast's fp16 copy
@@ -54,7 +54,7 @@ def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0
 def nf4_bytes(count: int, double_quant: bool) -> int:
     """Count the bytes of `count` packed weights with their scales.
 
-    They are 4.127 bits a weight with double quantisation, 4.5 without.
+    They are 4.127 bits per weight with double quantisation, 4.5 without.
 
         64 weights x 4 bits | one scale: 8 bits, or 32 without double quantisation
         256 scales          | one scale of theirs: 32 bits; and one 32-bit offset for all

@@ -117,7 +117,7 @@ class Placement:
     Attributes:
         layers: the decoder layers, in order.
         first: the modules before them, for the first GPU.
-        last: the modules behind them, for the last GPU.
+        last: the modules after them, for the last GPU.
     """
 
     def __init__(self, config: Config, shape: ModelShape, text_tokens: int):

@@ -104,7 +104,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     More than one row must leave `RESERVE` of each GPU free.
 
     Returns:
-        Rows a pass; 0 if not even one row fits.
+        Rows per pass; 0 if not even one row fits.
     """
     if not config.is_resolved:
         config = replace(config, score_batch=SCORE_BATCH)
@@ -126,7 +126,7 @@ def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]
         limits: the most bytes for each GPU.
 
     Returns:
-        Rows a pass, a power of two.
+        Rows per pass, a power of two.
     """
     for rows in SCORE_BATCHES:
         plan = spread(replace(config, score_batch=rows), shape, limits, TEXT_TOKENS)

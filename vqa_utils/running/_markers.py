@@ -1,4 +1,4 @@
-"""The state of a run's steps: markers with the hashes of settings, data, inputs and outputs."""
+"""Record the state of steps: hashes of settings, data, inputs and outputs."""
 
 import functools
 import shutil
@@ -22,7 +22,7 @@ MISSING = "missing"
 class Markers:
     """The markers of steps under given settings, `stages/<step>.json`.
 
-    A marker is written last, so a step with one is whole.
+    A marker is written last, so a step with one is complete.
     """
 
     paths: RunPaths
@@ -41,7 +41,7 @@ class Markers:
         return DONE if read_json(marker) == self._record(step) else CHANGED
 
     def write(self, step: Step) -> None:
-        """Mark a step as whole."""
+        """Mark a step as complete."""
         write_json(self._marker(step), self._record(step))
 
     def archived(self, step: Step) -> Path:
@@ -72,6 +72,10 @@ class Markers:
                 write_atomically(target, functools.partial(shutil.copyfile, path))
 
     def _record(self, step: Step) -> dict[str, Any]:
+        """Collect what has to be equal for a step to be reused.
+
+        Settings, data, inputs and outputs, each by hash.
+        """
         if step.stage.trains:
             settings = self.config.training_hash
         else:

@@ -1,4 +1,4 @@
-"""The command line of run_all.py: its commands, and the options of each. Standard library only."""
+"""Parse run_all.py's command line. Standard library only."""
 
 import argparse
 import re
@@ -125,7 +125,9 @@ def _add_status_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", metavar="DIR", help="folder with test.csv, sample_submission.csv and the images"
+        "folder",
+        metavar="DIR",
+        help="folder with test.csv and the images; sample_submission.csv is optional",
     )
     parser.add_argument(
         "--run-id", metavar="RUN", help="the run with the adapters (default: the newest)"
@@ -143,7 +145,9 @@ def _add_blend_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", help="YAML file as in README.md; the same command again goes on"
+        "file",
+        metavar="FILE",
+        help="YAML file (see vqa_utils/experiments/README.md); repeat the command to resume",
     )
     _add_execution_options(parser)
 

@@ -1,4 +1,4 @@
-"""One notebook through papermill: executed into the archive, in this process or in another."""
+"""Execute one notebook through papermill, in this process or another."""
 
 import functools
 import multiprocessing

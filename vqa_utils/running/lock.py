@@ -1,4 +1,4 @@
-"""One command at a time works on a run."""
+"""Let one command at a time work on a run."""
 
 import contextlib
 from collections.abc import Iterator

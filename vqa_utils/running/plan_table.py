@@ -1,4 +1,4 @@
-"""Prints the memory plan and the expected minutes."""
+"""Print the memory plan and the expected minutes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -37,7 +37,7 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     # May be more than the run's own micro-batch, if a preset or --set gives that
     largest = largest_micro_batch(config, shape, limits)
     console.print(
-        f"largest micro-batch: {largest} of {config.effective_batch} rows an optimizer step"
+        f"largest micro-batch: {largest} of {config.effective_batch} rows per optimizer step"
     )
     machine = f"{len(plan.gpus)} x {gpus[0].name}"
     if plan.fits:
@@ -120,7 +120,7 @@ def print_forecast(
     scoring = expected.scoring
     console.print(
         "a model, not a measurement: "
-        f"{training.wall:.2f} s a row in training, bound by {training.bound}, and "
+        f"{training.wall:.2f} s per row in training, bound by {training.bound}, and "
         f"{scoring.wall:.2f} s in scoring, bound by {scoring.bound}; "
         "its check is in tests/bench/README.md"
     )

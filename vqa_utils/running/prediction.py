@@ -1,4 +1,4 @@
-"""Answers to another test set, by a run's trained adapters."""
+"""Answer another test set with a run's adapters."""
 
 from pathlib import Path
 

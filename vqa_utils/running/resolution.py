@@ -1,4 +1,4 @@
-"""The run of a command: its folder, its settings, its data and its origin."""
+"""Resolve a command's run: folder, settings, data, origin."""
 
 import argparse
 import csv
@@ -177,7 +177,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))
     _write_origin(paths, challenge)
-    latest = runs_dir() / LATEST  # --resume and --status without --run-id follow it
+    latest = runs_dir() / LATEST  # `--resume`, `status` and `predict` without --run-id follow it
     latest.unlink(missing_ok=True)
     latest.symlink_to(paths.run_id, target_is_directory=True)
 

@@ -1,4 +1,4 @@
-"""Prints the scores of a run, its baselines and calibration, and the paths of its files."""
+"""Print the scores of a run, its baselines and calibration, and the paths of its files."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Runs the steps of a run: reuse, folds side by side, a rung after an out-of-memory error."""
+"""Run steps: reuse complete ones, folds side by side, smaller settings after out-of-memory."""
 
 import contextlib
 import copy
@@ -79,7 +79,7 @@ class Runner:
         return self._markers.state(step)
 
     def table(self, steps: Sequence[Step]) -> pd.DataFrame:
-        """A line a step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
+        """One line per step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
         would = {
             DONE: "reuse" if self.reuse else "run again",
             CHANGED: "run again",
@@ -269,7 +269,8 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
     Raises:
         VqaError: the data, earlier steps or a notebook have problems.
     """
-    from vqa_utils.running.results import print_results  # scikit-learn, which no --status needs
+    # It imports scikit-learn, which `status` does not need
+    from vqa_utils.running.results import print_results
 
     paths, console = runner.paths, runner.console
     runner.config = config = with_data(runner.config)

@@ -1,4 +1,4 @@
-"""The series as data: the files of each notebook, and the steps of a command.
+"""List the series: the files of each notebook, and the steps of a command.
 
 Standard library only: `run_all.py --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""Prints a live line for each running notebook (step, loss, pace, time left), and tables."""
+"""Print a live line for each running notebook (step, loss, pace, time left), and tables."""
 
 import contextlib
 import threading
@@ -50,7 +50,7 @@ def follow(
 
     Args:
         progress: of `progress_lines`.
-        console: gets a plain line a minute if it is no terminal.
+        console: gets one plain line per minute if it is no terminal.
         name: the notebook's.
         train_log: its training log; its steps are shown as soon as the notebook writes to it.
     """
@@ -109,12 +109,12 @@ def last_step(train_log: Path) -> LastStep:
 
 
 def print_presets(console: Console) -> None:
-    """Print two lines a preset: its purpose, and its most important settings."""
+    """Print two lines per preset: its purpose, and its most important settings."""
     for name, described in PRESETS.items():
         config = preset(name)
         settings = (
             f"{config.model}, {config.image_side} px, LoRA {config.lora_r}/{config.lora_alpha}, "
-            f"{config.effective_batch} rows a step, {config.epochs:g} epochs, "
+            f"{config.effective_batch} rows per step, {config.epochs:g} epochs, "
             f"lr {config.learning_rate:g}"
         )
         console.print(f"{name:<13}{described.for_what}")

@@ -1,4 +1,4 @@
-"""Reads the seconds of each archived notebook: kernel start, imports, work."""
+"""Read the seconds of each archived notebook: kernel start, imports, work."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,7 +32,7 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
         names: of notebooks; a notebook without an archived copy is left out.
 
     Returns:
-        A line a notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
+        One line per notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
         Notebooks that ran side by side add up to more than the run took. If some were taken over
         from another run, `executed in` names it.
     """

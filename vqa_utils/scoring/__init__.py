@@ -1,6 +1,6 @@
-"""Option probabilities of one fold's rows. Notebook 04 runs it.
+"""Score one fold's rows: the probabilities of their options. Notebook 04 runs it.
 
-options   Option probabilities: the letters' logits at the last position, and their softmax
-_batches  Batches of rows of like length, encoded for the model while it computes
-_orders   Several option orders of a row in one forward pass, joined as a tree
+options   Compute option probabilities: a softmax over the letters' logits at the last position
+_batches  Batch rows of like length, and encode them for the model while it computes
+_orders   Compute several option orders of a row in one forward pass, joined as a tree
 """

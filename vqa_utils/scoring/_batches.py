@@ -1,4 +1,4 @@
-"""Batches of rows of like length, encoded for the model while it computes."""
+"""Batch rows of like length, and encode them for the model while it computes."""
 
 import functools
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def loader_of(
 def encode_passes(
     rows: Sequence[Row], *, encoder: Encoder, shifts: Sequence[int], share: bool
 ) -> list[BatchFeature]:
-    """Encode some rows: one pass for all orders if they can share, else one pass an order."""
+    """Encode some rows: one pass for all orders if they can share, else one pass per order."""
     if share and len(shifts) > 1:
         return [encode_orders(encoder, rows, shifts)]
     return [encoder.questions(in_order(rows, shift)) for shift in shifts]

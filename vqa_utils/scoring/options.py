@@ -1,4 +1,4 @@
-"""Option probabilities of rows: a softmax over the four letters' logits at the last position.
+"""Compute rows' option probabilities: a softmax over four letters' logits, last position.
 
 A row may be scored in several cyclic orders of its options. Its probabilities are then the mean
 over the orders; each option is followed to its place in an order.

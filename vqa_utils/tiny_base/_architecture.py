@@ -1,4 +1,4 @@
-"""The tiny base's shape and its processor: real Qwen3-VL-MoE classes with small numbers."""
+"""Build the tiny base and its processor: real Qwen3-VL-MoE classes with small numbers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = """\
 def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
     """Train a byte-level BPE tokenizer of Qwen's class, and join it with an image processor.
 
-    All 256 bytes are tokens, so it reads any script (Korean takes three tokens a syllable).
+    All 256 bytes are tokens, so it reads any script (Korean takes three tokens per syllable).
 
     Args:
         texts: what the tokenizer learns its merges from.

@@ -1,4 +1,4 @@
-"""The corpus of the tiny base: drawn scenes and their questions, tokenized before the training."""
+"""Draw the tiny base's corpus, scenes and questions, and tokenize it before the training."""
 
 import itertools
 import random
@@ -17,7 +17,7 @@ from vqa_utils.prompts import INSTRUCTION, chat, question_text
 from vqa_utils.tiny_base._architecture import PATCH_PX, train_processor
 from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene
 
-QUESTIONS = 4  # a scene
+QUESTIONS = 4  # per scene
 TOKENIZER_SCENES = 20_000  # the tokenizer learns from a question about each of these
 IMAGE_TOKENS = (SIDE_PX // PATCH_PX // 2) ** 2  # patches are merged 2 x 2
 

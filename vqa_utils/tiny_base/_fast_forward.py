@@ -1,4 +1,4 @@
-"""The forward for a batch of equal images, without loops over images and experts."""
+"""Compute a batch of equal images without loops over images and experts."""
 
 from typing import Any
 

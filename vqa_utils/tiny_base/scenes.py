@@ -1,4 +1,4 @@
-"""Drawn scenes with four-choice questions: the data that the tiny base was trained on.
+"""Draw scenes with four-choice questions: the data that the tiny base was trained on.
 
 Nothing here comes from easy-VQA. The scenes are drawn (several shapes at a time, turned, in varying
 colours), and no question has the words of one of easy-VQA's: `pretraining` compares all of them and

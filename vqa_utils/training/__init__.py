@@ -1,12 +1,12 @@
-"""The training of one fold. Notebook 03 runs it.
+"""Train one fold. Notebook 03 runs it.
 
-fold               One fold: train the adapter, keep its best epoch, write meta.json
-_trainer           transformers' Trainer with a fold's settings, rows, loss and scores
-_rows              The rows to learn from, with their lengths in tokens
-_steps             The rows of each optimizer step, sorted by length
-_wordings          Rows in other words each epoch
-_option_shuffling  Options in a new order each epoch, the label with them
-_loss              The loss on the answer's letter, and the scores of held-out rows
-_checkpoints       The name of a training's checkpoints, and the newest to go on from
-_callbacks         Beside the steps: log, guard against NaN gradients, versions, memory
+fold               Train one fold: the adapter, its best epoch kept, meta.json
+_trainer           Set up transformers' Trainer with a fold's settings, rows, loss and scores
+_rows              Prepare the rows to learn from, with their lengths in tokens
+_steps             Order the rows of each optimizer step, by length
+_wordings          Draw each row's wording anew each epoch
+_option_shuffling  Shuffle options and label anew each epoch
+_loss              Compute the loss on the answer's letter, and the scores of held-out rows
+_checkpoints       Name a training's checkpoints, and find the newest one
+_callbacks         Log steps, guard against NaN gradients, record versions and memory
 """

@@ -1,4 +1,4 @@
-"""Callbacks beside the training's steps: log, guard against NaN gradients, versions, memory."""
+"""Log steps, guard against NaN gradients, and record versions and memory, as callbacks."""
 
 import csv
 import math
@@ -31,7 +31,7 @@ class TrainingError(VqaError):
 
 
 class TrainLog(TrainerCallback):
-    """Append one line a step to train_log.csv.
+    """Append one line per step to train_log.csv.
 
     A killed run still has its log, and the terminal can follow it.
     """

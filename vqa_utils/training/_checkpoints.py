@@ -1,4 +1,4 @@
-"""The checkpoints of a training: the name of their folder, and the newest one."""
+"""Name a training's checkpoints, and find the newest one."""
 
 import hashlib
 import shutil

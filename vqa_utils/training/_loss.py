@@ -1,4 +1,4 @@
-"""The loss on the answer's letter, and the scores of held-out rows."""
+"""Compute the loss on the answer's letter, and the scores of held-out rows."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def answer_loss(
 def letter_logits(outputs: torch.Tensor | tuple[Any, ...], letters: list[int]) -> torch.Tensor:
     """Return the letters' logits [B, 4] at the first kept place.
 
-    Some models put other outputs behind the logits [B, K, V].
+    Some models put other outputs after the logits [B, K, V].
     """
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     return logits[:, 0, letters]
@@ -47,7 +47,7 @@ def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str,
     """Return accuracy and log loss of held-out rows.
 
     Args:
-        prediction: the letters' logits [N, 4], and labels [N, L] with one letter a row.
+        prediction: the letters' logits [N, 4], and labels [N, L] with one letter per row.
         letters: the letters' token ids.
     """
     labels = np.asarray(prediction.label_ids)  # [N, L]

@@ -1,4 +1,4 @@
-"""Options in a new order each epoch, the label with them: no letter is worth more than another."""
+"""Shuffle options and label anew each epoch: no letter is worth more than another."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The rows to learn from, with their lengths in tokens."""
+"""Prepare the rows to learn from, with their lengths in tokens."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""The rows of each optimizer step, in order.
+"""Order the rows of each optimizer step.
 
-Samplers are stacked: each takes the keys of the order below it and yields its own, one a row.
+Samplers are stacked: each takes the keys of the order below it and yields its own, one per row.
 """
 
 import itertools
@@ -50,7 +50,7 @@ class SortedSteps(OrderAbove[Key]):
     """Sort the rows of each optimizer step by length, the longest first.
 
     The first micro-batch is then as large as the longest row makes it anyway. If memory is short,
-    it fails there; the smaller ones behind it fit into the memory that the first has reserved.
+    it fails there; the smaller ones after it fit into the memory that the first has reserved.
     """
 
     def __init__(self, order: Order[Key], rows: Rows, step_rows: int):

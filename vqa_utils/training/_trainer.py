@@ -1,4 +1,4 @@
-"""transformers' Trainer with a fold's settings, rows, loss and scores."""
+"""Set up transformers' Trainer with a fold's settings, rows, loss and scores."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class StepTrainer(Trainer):
 
     A step has the same rows as in the Trainer, so its gradients are the same, and a resumed
     training finds its place by the same count. transformers' `group_by_length` would put other rows
-    into a step. With one micro-batch a step nothing is sorted.
+    into a step. With one micro-batch per step nothing is sorted.
 
     `WordedRows` are worded by `DrawnWordings` first, and sorted by the length of those words. The
     options of `ShuffledOptions` are moved by `ShuffledSteps` last.
@@ -88,7 +88,7 @@ def make_trainer(
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
         callbacks=list(callbacks),
     )
-    # It prints a line a step: the log file has them, and a notebook should not
+    # It prints one line per step: the log file has them, and a notebook should not
     trainer.remove_callback(PrinterCallback)
     if arguments.fp16:
         trainer.accelerator.scaler = grad_scaler()

@@ -1,4 +1,4 @@
-"""Rows in other words each epoch: the wording of each is drawn anew."""
+"""Draw each row's wording anew each epoch."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""One fold: a 4-bit base with LoRA, trained with transformers' Trainer; its best epoch is kept."""
+"""Train one fold: a 4-bit base with LoRA, by transformers' Trainer; keep its best epoch."""
 
 import shutil
 import time

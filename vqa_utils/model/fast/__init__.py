@@ -1,13 +1,13 @@
-"""Fast forwards in place of transformers' and PEFT's: fewer launches, fewer bytes.
+"""Replace transformers' and PEFT's forwards by fast ones: fewer launches, fewer bytes.
 
 Only table.py is used from outside.
 
-table        Which module gets which forward, when and why
-_attention   The language model's attention: one product for q, k and v, one kernel for heads
-_layer       A decoder layer of Qwen3-VL's mixture of experts as one node of autograd
-_lora        LoRA beside 4-bit matrices, on PEFT's layers
-_padding     The language model with padding on the right, where attention needs no mask
-_projection  Adapted layers with the same input as one product
-_shared      Tensors that the layers of one forward share
-_vision      The vision tower for all images of a batch at once
+table        Say which module gets which forward, when and why
+_attention   Compute the language model's attention: one product, one kernel for heads
+_layer       Compute a decoder layer of Qwen3-VL's mixture of experts as one node of autograd
+_lora        Compute LoRA beside 4-bit matrices, on PEFT's layers
+_padding     Pad the language model's rows on the right, where attention needs no mask
+_projection  Multiply by several adapted layers with the same input at once
+_shared      Share tensors between the layers of one forward
+_vision      Run the vision tower for all images of a batch at once
 """

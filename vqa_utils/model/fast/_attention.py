@@ -76,7 +76,7 @@ def attention_forward(
 
 
 def has_cache(kwargs: dict[str, Any]) -> bool:
-    """Whether transformers was asked to keep keys and values; the name depends on its version."""
+    """Tell whether transformers was asked to keep keys and values; its version names them."""
     return any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
 
 

@@ -84,7 +84,7 @@ TABLE = (
         When.ON_THE_BASE,
         in_tower_with("norm1", "norm2", "attn", "mlp"),
         block_forward,
-        "a sum and the norm behind it in one kernel; no autograd",
+        "a sum and the norm after it in one kernel; no autograd",
     ),
     Row(
         When.ON_THE_BASE,
@@ -115,14 +115,14 @@ TABLE = (
         When.ON_THE_ADAPTED_MODEL,
         lambda name, module: has_plain_lora(module),
         lora_forward,
-        "the update is added by the product that makes it; A and B are cast once a step",
+        "the update is added by the product that makes it; A and B are cast once per step",
         prepare=prepare_lora_layer,
     ),
     Row(
-        When.ON_THE_ADAPTED_MODEL,  # behind the row of LoRA, on which it stands
+        When.ON_THE_ADAPTED_MODEL,  # after the row of LoRA, on which it stands
         _is_fast_moe_layer,
         layer_forward,
-        "one node of autograd a layer, with a backward that recomputes half of it at most",
+        "one node of autograd per layer, with a backward that recomputes half of it at most",
         prepare=prepare_layer,
     ),
 )

@@ -1,7 +1,7 @@
-"""Mixture-of-experts weights in NF4: quantised while loading, computed with, offloaded.
+"""Keep mixture-of-experts weights in NF4: quantised while loading, computed with, offloaded.
 
-_offloading  Offloaded experts, copied to the GPU layer by layer
-experts      A layer's packed experts: how they are packed, kept and made dense
-forward      The experts' arithmetic, forward and backward
-quantizer    transformers' quantizer for linear layers and experts together
+_offloading  Bring offloaded experts to the GPU, layer by layer
+experts      Keep a layer's packed experts, and make them dense
+forward      Compute the experts, forward and backward
+quantizer    Quantise linear layers and experts together, as transformers' quantizer
 """

@@ -121,7 +121,7 @@ class NF4Experts(nn.Module):
         if self.host is not None:
             assert self.offloader is not None  # since the end of loading
             return self.offloader.fetch(self.host)
-        # Not by named_parameters: this is asked twice a layer and step
+        # Not by named_parameters: this is asked twice per layer and step
         return {**self._parameters, **self._buffers}
 
     def _statistics(self, blocks: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

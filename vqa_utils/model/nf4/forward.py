@@ -26,14 +26,14 @@ def frozen_experts(
 ) -> torch.Tensor:
     """Compute y[t] = sum_k down_e(w[t, k] * gate(gate_up_e(x[t]))); e is token t's k-th expert.
 
-    The weight stands before the product; transformers has it behind. The two are equal, this one
-    takes fewer bytes, and an expert's output that the router hardly trusts cannot overflow in
+    The weight stands before the product; in transformers it comes after. The two are equal, this
+    one takes fewer bytes, and an expert's output that the router hardly trusts cannot overflow in
     fp16.
 
     Two nodes of autograd: the first saves the inputs, the second computes. Under activation
     checkpointing, recomputation ends once the last tensor is saved again: before anything is
     routed, dequantised or multiplied a second time. The forward's routing is kept for the backward
-    (24 bytes a pair), which then waits for nothing.
+    (24 bytes per pair), which then waits for nothing.
 
     Args:
         x: [T, H]; products are in the module's compute type.

@@ -104,14 +104,14 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
                 model.set_submodule(name, experts)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: Any) -> bool:
-        """Whether the loader hands a parameter to `_QuantizeOne`."""
+        """Tell whether the loader hands a parameter to `_QuantizeOne`."""
         module, name = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts):
             return name in PROJECTIONS and not self.pre_quantized
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def param_element_size(self, model: nn.Module, param_name: str, param: torch.Tensor) -> float:
-        """Return bytes an element, for the loader's reserve on a GPU: 0 for offloaded experts."""
+        """Return bytes per element, for the loader's reserve on a GPU: 0 for offloaded experts."""
         module, _ = get_module_from_name(model, param_name)
         if isinstance(module, NF4Experts) and module.host is not None:
             return 0
@@ -168,7 +168,7 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool) -> NF4Config:
 
 
 def _was_left_transposed(model: Any, experts: torch.Tensor) -> bool:
-    """Whether the loader could not see that the checkpoint has these experts as [E, in, out].
+    """Tell whether the loader could not see that the checkpoint has these experts as [E, in, out].
 
     It transposes a parameter of another shape, so square experts of Qwen3-VL's official layout
     pass as they are. transformers 4 wrote that layout; version 5 saves the model's own.
@@ -180,9 +180,9 @@ def _was_left_transposed(model: Any, experts: torch.Tensor) -> bool:
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    """Whether a module is behind transformers' experts interface in its default layout.
+    """Tell whether a module uses transformers' experts interface in its default layout.
 
-    That is: rows [gate; up], no bias, not transposed, no norm behind an expert, the usual gate.
+    That is: rows [gate; up], no bias, not transposed, no norm after an expert, the usual gate.
     """
     layout = {
         "has_gate": True,

@@ -16,7 +16,7 @@ BESIDE_THE_WEIGHTS = (
     ("preprocessor_config.json", "processor_config.json"),
     ("tokenizer.json", "vocab.json"),
 )
-NO_FILE = "no such file; get a whole model in the format of transformers"
+NO_FILE = "no such file; get a complete model in the format of transformers"
 # Bytes of a file that may be Git LFS's pointer to the weights, about 130 in all
 SMALL_FILE = 1000
 
@@ -125,6 +125,6 @@ def _torn(file: Path) -> list[str]:
         size = file.stat().st_size
         pointer = ", or a Git LFS pointer" if size < SMALL_FILE else ""
         return [
-            f"{file.name}: expected a whole safetensors file, "
+            f"{file.name}: expected a complete safetensors file, "
             f"found {size} bytes of one{pointer} ({error}); download it again"
         ]

@@ -68,7 +68,7 @@ def _errors(model: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     offline = (
-        "no answer ({}) and no whole copy in the cache; "
+        "no answer ({}) and no complete copy in the cache; "
         "turn the network on (on Kaggle: Settings, Internet on), "
         "or attach the model as a Kaggle input and pass its folder with --model"
     )

@@ -1,4 +1,4 @@
-"""Refuse a model without whole files in a folder or on the hub; read its config.json."""
+"""Refuse a model without complete files in a folder or on the hub; read its config.json."""
 
 import re
 from contextlib import suppress
@@ -78,7 +78,7 @@ def _folder(model: str) -> Path | None:
 
 
 def _hub_problems(model: str) -> list[str]:
-    """Describe the problems of a model on the hub; a whole copy in the cache has none."""
+    """Describe the problems of a model on the hub; a complete copy in the cache has none."""
     folder = cached(model)
     if folder and not folder_problems(folder):
         return []
