@@ -19,8 +19,8 @@ from vqa_utils.data.duplicates import duplicate_table, image_sizes
 run_id: str = "interactive"  # the run's folder below runs/
 
 # %% [markdown]
-# Every row and every picture is checked. All problems come in one error, by file and line. A
-# picture is read once in a run: `images.csv` keeps its size and its hashes for the next reader.
+# Loading checks every row and picture, and reports all problems in one error. Each picture is
+# opened once: `images.csv` keeps its size and hashes.
 
 # %%
 paths, config = open_run(run_id)
@@ -51,8 +51,10 @@ figures.answer_balance(train)
 # %%
 right = longest_option(train) == train["answer"]
 print(f"The longest option is the answer in {right.mean():.1%} of the train rows (chance: 25 %).")
+
+# %%
 length = train["question"].str.len().median()
-print(f"Questions have {length:.0f} characters in the median.")
+print(f"The median question has {length:.0f} characters.")
 
 # %% tags=["nbval-ignore-output"]
 figures.text_lengths(train, test)
@@ -94,5 +96,5 @@ some = train.sample(min(8, len(train)), random_state=config.seed)
 gallery(some, challenge.folder)
 
 # %% [markdown]
-# **Recap.** The data is whole and readable. [02_folds](02_folds.ipynb) reads the same files, and
-# `images.csv` instead of the pictures.
+# **Recap.** All rows and pictures are readable. [02_folds](02_folds.ipynb) reads the same files,
+# and `images.csv` instead of the pictures.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 2 · Which rows validate which model?
 #
-# A model must not be judged on pictures that it was trained on. So rows are folded by picture, and
-# stratified by answer.
+# A model must not be judged on pictures that it was trained on. All rows of a picture go to one
+# fold, and folds are stratified by answer.
 
 # %%
 import sys
@@ -45,14 +45,16 @@ print(f"{len(train)} rows show {images['hash'].nunique()} different pictures.")
 # %% [markdown]
 # ## What would a plain split do?
 #
-# Stratified by answer alone, pictures end up on both sides: the validation score is too good to be
-# true.
+# A split stratified by answer alone puts one picture on both sides: the validation score is too
+# good to be true.
 
 # %%
 plain = plain_split(train, list(images["hash"]), config)
 leaked = len(leaks(plain))
 share = leaked / len(train)
 print(f"A split that ignores pictures would leak {leaked} of {len(train)} rows ({share:.1%}).")
+
+# %%
 copied = copied_answers(train, plain, same_words(train["question"]))
 print(describe_copied_answers(train, copied))
 
@@ -69,7 +71,7 @@ print(describe_groups(groups))
 # %%
 folds = make_folds(train, groups, config)
 sizes = folds["fold"].value_counts().sort_index()
-print("Rows a fold:", sizes.to_dict())
+print("Rows per fold:", sizes.to_dict())
 
 # %%
 check_leaks(folds, "by group")
@@ -79,7 +81,7 @@ print(
 )
 
 # %% [markdown]
-# Copies in another size or quality are other files. Their perceptual hashes (64 bits) are equal or
+# A resized or recompressed copy is a different file, but its 64-bit perceptual hash is equal or
 # nearly so.
 
 # %%
@@ -99,8 +101,8 @@ figures.fold_balance(folds, train)
 # %% [markdown]
 # ## Extra rows
 #
-# The rows of `extra_train` join the training of every fold, except those that would leak a row held
-# out there: the same picture, or the same question if these are grouped.
+# The rows of `extra_train` join the training of every fold except those that hold out the same
+# picture (or the same question, with `group_questions`).
 
 # %%
 left_out = extra_folds(challenge, folds, config)

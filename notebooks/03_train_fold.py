@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 3 · Train one fold
 #
-# A fresh base in 4 bits, LoRA on the attention of its language model, and the rows of all other folds. How well does it
-# answer the rows it has not seen? A refit learns from all rows: nothing is held out, so its accuracy stays unknown.
+# A 4-bit base with LoRA on the language model's attention trains on the rows of all other folds.
+# How well does it answer the held-out rows? A refit trains on all rows, so it has no held-out
+# score.
 
 # %%
 import sys
@@ -16,7 +17,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fold_rows import rows_of_fold
 from vqa_utils.data.paraphrases import describe_wordings
-from vqa_utils.model.encoder import IGNORED, Encoder
+from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import memory_plan
@@ -31,20 +32,18 @@ paths, config = open_run(run_id, fold)
 challenge = load_challenge(config)
 rows = rows_of_fold(paths, config, challenge, fold)
 train, held_out = rows.train, rows.held_out
-print(f"{config.adapter_name(fold)}: {len(train)} rows to train on, {len(held_out)} held out")
-print(f"{len(rows.extra)} of these are extra rows; {len(challenge.extra) - len(rows.extra)} more would show or ask what is held out.")
+print(f"{config.adapter_name(fold)}: {rows.describe()}")
 print(describe_wordings(train))
 
 # %% [markdown]
 # ## An example to learn from
 #
-# The chat ends with the right letter, and only that token has a label: the loss is about the answer alone.
+# The chat ends with the right letter, and only that token has a label: the loss is about the answer
+# alone.
 
 # %%
 encoder = Encoder(load_processor(config), challenge.folder, config.image_side)
-example = encoder.examples(train.head(1).to_dict("records"))
-tokens = [encoder.processor.tokenizer.decode(token) for token in example["input_ids"][0]]
-is_label = (example["labels"][0] != IGNORED).tolist()
+tokens, is_label = encoder.example_tokens(train.iloc[0].to_dict())
 print(f"{sum(is_label)} of {len(tokens)} tokens has a label: {tokens[is_label.index(True)]!r}")
 
 # %% tags=["nbval-ignore-output"]
@@ -53,7 +52,8 @@ figures.label_mask(tokens, is_label)
 # %% [markdown]
 # ## The base
 #
-# The memory plan says which layer goes to which GPU; on a CPU there is none. Then what was loaded, and where to, against it.
+# The memory plan assigns each layer to a GPU; a CPU needs none. The table compares what was loaded,
+# and where, with the plan.
 
 # %%
 plan = memory_plan(config)
@@ -65,24 +65,29 @@ loaded_weights(base, config)
 # %% [markdown]
 # ## Training
 #
-# Each step adds a line to `train_log.csv`. The adapter of the best epoch is kept; without held-out rows, that of the last.
+# Each step adds a line to `train_log.csv`. The adapter of the best epoch is kept; without held-out
+# rows, that of the last.
 
 # %% tags=["nbval-ignore-output"]
-result = train_fold(add_lora(base, config, plan), config, encoder, train, held_out, paths.fold(fold))
+model = add_lora(base, config, plan)
+files = paths.fold(fold)
+result = train_fold(model, config, encoder, train, held_out, files)
 
 # %%
 print(f"{result['trainable_parameters']:,} trainable parameters, {result['steps']} steps")
 
 # %% tags=["nbval-ignore-output"]
 print(describe_epochs(result))
-print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gib']} GiB (a GPU each, or the process on a CPU).")
+memory = result["peak_memory_gib"]
+print(f"{result['seconds']:.0f} s, peak memory {memory} GiB (per GPU, or of the process on a CPU).")
 
 # %% tags=["nbval-ignore-output"]
-figures.training_curves(pd.read_csv(paths.fold(fold).train_log), pd.DataFrame(result["epochs"]))
+log, epochs = pd.read_csv(files.train_log), pd.DataFrame(result["epochs"])
+figures.training_curves(log, epochs)
 
 # %%
-files = paths.fold(fold)
 print("wrote", shown(files.adapter), shown(files.train_log), shown(files.meta))
 
 # %% [markdown]
-# **Recap.** `adapter/` holds the LoRA weights with the settings beside them; [04_infer](04_infer.ipynb) reads both.
+# **Recap.** `adapter/` holds the LoRA weights with the settings beside them;
+# [04_infer](04_infer.ipynb) reads both.

@@ -6,12 +6,14 @@ from scipy.stats import fisher_exact
 from vqa_utils.analysis.error_analysis import (
     MIN_ROWS,
     confidence_table,
+    confidences,
     describe_confidence,
     describe_confusion,
     describe_groups,
     describe_mistakes,
     describe_spread,
     group_table,
+    least_certain,
     worst_mistakes,
 )
 
@@ -105,6 +107,23 @@ def test_bands_of_confidence_without_empty_ones():
     assert "above 0.99" in alone and "up to 0.5" not in alone
 
 
+def test_confidences_are_summarised_by_set():
+    test = probabilities("pqr", RIGHT, WRONG, (0.4, 0.2, 0.2, 0.2))
+    table = confidences({"oof": test.head(1), "test": test})
+    assert table.index.tolist() == ["oof", "test"]
+    assert table["rows"].tolist() == [1, 3]
+    assert table["mean"].tolist() == pytest.approx([0.7, 0.65])
+    assert table["min"].tolist() == [0.7, 0.4]
+    assert table["median"].tolist() == [0.7, 0.7]
+
+
+def test_the_least_certain_rows_come_first():
+    rows = pd.DataFrame({"id": list("pqr")}, index=[7, 8, 9])
+    least = least_certain(rows, probabilities("pqr", RIGHT, WRONG, (0.2, 0.4, 0.2, 0.2)), count=2)
+    assert least.to_numpy().tolist() == [["r", "b", 0.4], ["p", "a", 0.7]]
+    assert least.columns.tolist() == ["id", "chosen", "p_chosen"]
+
+
 def test_the_most_frequent_confusion_is_named():
     answers = pd.Series(list("abb"))
     said = describe_confusion(probabilities("pqr", RIGHT, WRONG, WRONG), answers)
@@ -133,6 +152,20 @@ def test_the_least_probable_right_answers_come_first(train):
     assert worst["p_answer"].tolist() == [0.01, 0.05]
     assert worst["p_chosen"].tolist() == [0.97, 0.85]
     assert worst.index.tolist() == [3, 1] and "paraphrases" not in worst
+
+
+def test_further_columns_keep_to_their_rows(train):
+    probs = probabilities("3210", RIGHT, WRONG, WRONG, RIGHT)  # in another order than `train`
+    clusters = pd.Series(["of 3", "of 2", "of 1", "of 0"], index=list("wxyz"))
+    more = {"cluster": clusters, "pixels": np.array([30, 20, 10, 0])}
+    worst = worst_mistakes(probs, train, count=4, more=more)
+    columns = ["id", "cluster", "pixels"]
+    assert sorted(worst[columns].to_numpy().tolist()) == [
+        ["1", "of 1", 10],
+        ["2", "of 2", 20],
+        ["3", "of 3", 30],
+    ]
+    assert worst.columns[-2:].tolist() == columns[1:]
 
 
 def test_the_mistakes_in_words_give_their_number_and_confidence(train):

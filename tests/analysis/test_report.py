@@ -54,6 +54,23 @@ def test_each_table_and_figure_is_a_file_too(report):
         assert image.size[0] > 200
 
 
+def test_adding_prints_the_words_and_returns_the_figure_or_the_table(report, capsys):
+    figure = Figure()
+    assert report.add("Both", "two\nlines", table=TABLE, figure=figure) is figure
+    assert capsys.readouterr().out == "two\nlines\n"
+    shown = report.add("Numbers", table=TABLE)
+    assert shown.columns.tolist() == TABLE.columns.tolist()
+    assert shown.to_numpy().tolist() == [["0", "0.25", "x"], ["all", "", "<y>"]]
+    assert report.add("No words") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_tables_are_added_by_their_titles(report):
+    report.add_tables({"Places": TABLE, "Orders": TABLE.head(1)})
+    lines = {section.title: len(section.table) for section in report.sections}
+    assert lines == {"Places": 2, "Orders": 1}
+
+
 def test_nothing_that_is_added_becomes_html(report):
     report.add("A <title>", "two & more <words>", table=TABLE.rename(columns={"name": "<name>"}))
     text = text_of(report.write())

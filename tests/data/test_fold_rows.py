@@ -194,6 +194,16 @@ def test_the_rows_of_a_fold_are_all_others_and_its_extra_rows(folder, extra, tmp
     assert (len(refit.train), len(refit.held_out), len(refit.extra)) == (18, 0, 6)
 
 
+def test_the_rows_of_a_fold_are_counted_in_words(folder, extra, tmp_path, monkeypatch):
+    config = settings(folder, extra)
+    run_02(folder, tmp_path, monkeypatch, extra_train=str(extra))
+    rows = rows_of_fold(RunPaths("interactive"), config, load_challenge(config), 0)
+    counts = (len(rows.train), len(rows.held_out), len(rows.extra), 6 - len(rows.extra))
+    assert tuple(map(int, re.findall(r"\d+", rows.describe()))) == counts
+    only_own = dataclasses.replace(rows, extra=rows.extra.head(0), extra_left_out=0)
+    assert list(map(int, re.findall(r"\d+", only_own.describe()))) == list(counts[:2])
+
+
 def test_notebook_02_writes_what_is_left_out_and_no_extra_row_is_held_out(
     folder, extra, tmp_path, monkeypatch, capsys
 ):

@@ -56,7 +56,7 @@ def test_own_settings_of_a_point_override_the_common_ones(read):
 
 
 def test_the_sweep_of_the_readme_has_seven_points(read):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "vqa_utils/experiments/README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     [sweep] = [block for block in blocks if "grid:" in block]
     points = read(sweep, "grid.yaml")

@@ -55,6 +55,14 @@ def test_the_letter_alone_has_a_label(encoder, processor, rows):
     assert batch["input_ids"].shape[1] - batch["logits_to_keep"] == where.unique().item() - 1
 
 
+def test_an_example_is_shown_by_its_tokens_and_the_one_with_a_label(encoder, processor, rows):
+    tokens, is_label = encoder.example_tokens(rows[1])
+    ids = expected_ids(processor, rows[1], 16, rows[1]["answer"])
+    assert tokens == [processor.tokenizer.decode(token) for token in ids]
+    assert len(is_label) == len(ids) and sum(is_label) == 1
+    assert tokens[is_label.index(True)] == rows[1]["answer"]
+
+
 def test_padding_is_on_the_left(encoder, rows):
     mask = encoder.questions(rows)["attention_mask"]
     assert mask[:, -1].all() and not mask[0, 0] and mask[1].all()

@@ -9,7 +9,15 @@ import run_all
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.running.arguments import parse_arguments
 
-PAGES = ("README.md", "runs/README.md")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "runs/README.md",
+    ROOT / "notebooks/README.md",
+    *(ROOT / "vqa_utils").glob("**/README.md"),
+]
+# A command line of a block, up to its comment; and one in backticks, maybe over two lines
+OF_A_BLOCK = re.compile(r"^(?:.*&& |# then: | *)python run_all\.py\b([^#`\n]*)", re.MULTILINE)
+IN_BACKTICKS = re.compile(r"`python run_all\.py\b([^`]*)`")
 
 
 @pytest.fixture
@@ -86,14 +94,14 @@ def test_fold_numbers_are_sorted_and_each_taken_once(capsys, parse):
 
 
 def test_the_pages_show_command_lines_that_can_be_parsed(parse):
-    line_of_a_block = re.compile(r"^(?:.*&& | *)python run_all\.py\b([^#\n]*)", re.MULTILINE)
-    commands = []
+    commands = set()
     for page in PAGES:
-        for options in line_of_a_block.findall((ROOT / page).read_text(encoding="utf-8")):
+        text = page.read_text(encoding="utf-8")
+        for options in OF_A_BLOCK.findall(text) + IN_BACKTICKS.findall(text):
             words = shlex.split(options)
             if words != ["--help"]:
-                commands.append(parse(*words).command)
-    assert {"run", "plan", "status", "predict"} <= set(commands)
+                commands.add(parse(*words).command)
+    assert commands == set(run_all.COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,44 @@ def describe_confidence(table: pd.DataFrame) -> str:
     )
 
 
+def confidences(probs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Summarise the confidence in each set of rows.
+
+    Args:
+        probs: `a` to `d`, by set.
+
+    Returns:
+        `rows`, and the `mean`, `min` and `median` probability of the chosen option; a line for each
+        set.
+    """
+    lines = {}
+    for name, frame in probs.items():
+        confidence = option_matrix(frame).max(axis=1)  # [N]
+        lines[name] = {
+            "rows": len(confidence),
+            "mean": confidence.mean(),
+            "min": confidence.min(),
+            "median": np.median(confidence),
+        }
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def least_certain(rows: pd.DataFrame, probs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the rows with the lowest confidence, at most `count`, the lowest first.
+
+    Args:
+        rows: such as those of test.csv.
+        probs: `a` to `d`, in the order of `rows`.
+        count: of rows at most.
+
+    Returns:
+        The rows' columns, the `chosen` letter and `p_chosen` (the confidence).
+    """
+    chosen = predictions(probs).to_numpy()
+    confidence = option_matrix(probs).max(axis=1)  # [N]
+    return rows.assign(chosen=chosen, p_chosen=confidence).nsmallest(count, "p_chosen")
+
+
 def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     """Give the share of right rows, and the most frequent pair of mixed-up letters, in words."""
     right = correct(probs, answers)
@@ -148,17 +187,23 @@ def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     )
 
 
-def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.DataFrame:
+def worst_mistakes(
+    probs: pd.DataFrame,
+    train: pd.DataFrame,
+    count: int,
+    more: Mapping[str, np.ndarray | pd.Series] | None = None,
+) -> pd.DataFrame:
     """The wrong rows with the least probable right answer, at most `count`.
 
     Args:
         probs: `id`, `a` to `d`, and `fold` if known.
         train: the train rows.
         count: of mistakes at most.
+        more: further columns, in the order of `probs`.
 
     Returns:
-        The row's columns, its `fold` if known, `kind` of question, `chosen` letter, `p_answer` and
-        `p_chosen` (the confidence), with the row's place in `probs` as index.
+        The row's columns, its `fold` if known, `kind` of question, `chosen` letter, `p_answer`,
+        `p_chosen` (the confidence) and `more`, with the row's place in `probs` as index.
     """
     rows = rows_of(probs, train).drop(columns="paraphrases", errors="ignore")
     rows["chosen"] = predictions(probs).to_numpy()
@@ -167,6 +212,8 @@ def worst_mistakes(probs: pd.DataFrame, train: pd.DataFrame, count: int) -> pd.D
         rows["fold"] = probs["fold"].to_numpy()
     rows["p_answer"] = at_letter(option_matrix(probs), rows["answer"])
     rows["p_chosen"] = at_letter(option_matrix(probs), rows["chosen"])
+    for name, column in (more or {}).items():
+        rows[name] = np.asarray(column)
     mistakes = rows[rows["chosen"] != rows["answer"]]
     return mistakes.nsmallest(count, "p_answer")
 

@@ -1,5 +1,6 @@
 """Write a run's report: an HTML page, its tables and figures as files too."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_utils.analysis._templates import render
+from vqa_utils.analysis._templates import cell_text, render
 from vqa_utils.analysis.gallery import Card, cards_of
 from vqa_utils.artifacts.files import write_atomically, write_csv, write_text
 from vqa_utils.artifacts.paths import RunPaths
@@ -72,7 +73,7 @@ class Section:
 
 
 class Report:
-    """Sections that are added one by one, and written at the end."""
+    """Sections that a notebook shows while it adds them, and that are written at the end."""
 
     def __init__(self, paths: RunPaths, config: Config, picture_folder: Path):
         self.paths = paths
@@ -86,8 +87,8 @@ class Report:
         words: str = "",
         table: pd.DataFrame | None = None,
         figure: Figure | None = None,
-    ) -> None:
-        """Add a section.
+    ) -> Figure | pd.DataFrame | None:
+        """Add a section, and print its words.
 
         Args:
             title: its head, and the name of its files.
@@ -95,11 +96,24 @@ class Report:
             table: one with the column `path` is shown with the pictures, its questions and options
                 as on cards.
             figure: shown as PNG.
+
+        Returns:
+            For a notebook to show: the figure, or else the table with its cells as on the page.
         """
         cards = None
         if table is not None and "path" in table:
             cards = cards_of(table, self.picture_folder, PICTURE_SIDE_PX)
         self.sections.append(Section(title, words, table, figure, cards))
+        if words:
+            print(words)
+        if figure is not None or table is None:
+            return figure
+        return table.map(cell_text)
+
+    def add_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Add a section for each table, by its title."""
+        for title, table in tables.items():
+            self.add(title, table=table)
 
     def write(self) -> Path:
         """Write `report/`: each table as CSV, each figure as PNG, and `index.html` with all.

@@ -26,6 +26,19 @@ class FoldRows:
     held_out: pd.DataFrame
     extra: pd.DataFrame
     """The last rows of `train`: the extra rows that leak nothing held out."""
+    extra_left_out: int
+    """Number of the other extra rows."""
+
+    def describe(self) -> str:
+        """Count the rows, in words."""
+        counts = f"{len(self.train)} rows to train on, {len(self.held_out)} held out"
+        if self.extra.empty and not self.extra_left_out:
+            return f"{counts}; there are no extra rows."
+        return (
+            f"{counts}. Of the rows to train on, {len(self.extra)} are extra rows; "
+            f"{self.extra_left_out} more are left out because they would leak a held-out picture "
+            "or question."
+        )
 
 
 def rows_of_fold(paths: RunPaths, config: Config, challenge: Challenge, fold: int) -> FoldRows:
@@ -37,7 +50,8 @@ def rows_of_fold(paths: RunPaths, config: Config, challenge: Challenge, fold: in
     is_held_out = held_out_rows(paths.folds, challenge.train, config, fold)  # [rows of train]
     extra = extra_rows(paths.extra_folds, challenge.extra, fold)
     train = pd.concat([challenge.train[~is_held_out], extra], ignore_index=True)
-    return FoldRows(train, challenge.train[is_held_out], extra)
+    left_out = len(challenge.extra) - len(extra)
+    return FoldRows(train, challenge.train[is_held_out], extra, left_out)
 
 
 def extra_rows(path: Path, extra: pd.DataFrame, fold: int) -> pd.DataFrame:

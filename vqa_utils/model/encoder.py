@@ -93,6 +93,13 @@ class Encoder:
         batch["logits_to_keep"] = from_end + 1
         return batch
 
+    def example_tokens(self, row: Row) -> tuple[list[str], list[bool]]:
+        """Return the tokens of a row's example as text, and for each if it has a label."""
+        example = self.examples([row])
+        tokens = [self.processor.tokenizer.decode(token) for token in example["input_ids"][0]]
+        is_label = example["labels"][0] != IGNORED  # [L]
+        return tokens, is_label.tolist()
+
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """Count each row's tokens, without the constant chat template. Reads image headers only."""
         if not rows:
