@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from vqa_utils.analysis.position_bias import (
     MIN_ROWS,
-    beyond_deserved,
+    excess_probability,
     pooled_orders,
     position_bias,
 )
@@ -103,14 +103,14 @@ def test_two_orders_compare_the_places_that_change_sides():
     assert "a against c" in bias.describe() and "b against d" in bias.describe()
 
 
-def test_beyond_deserved_of_one_row_by_hand():
+def test_the_excess_probability_of_one_row_by_hand():
     as_written, turned = [0.7, 0.1, 0.1, 0.1], [0.4, 0.2, 0.3, 0.1]
     orders = {
         0: pd.DataFrame([as_written], columns=LETTERS),
         2: pd.DataFrame([turned], columns=LETTERS),
     }
-    # a deserves 0.55 and has 0.7 at place a; there c deserves 0.2 and has 0.3
-    assert beyond_deserved(orders)[0, 0] == pytest.approx((0.7 - 0.55 + 0.3 - 0.2) / 2)
+    # at position a, a has 0.7 and is due 0.55; c has 0.3 and is due 0.2
+    assert excess_probability(orders)[0, 0] == pytest.approx((0.7 - 0.55 + 0.3 - 0.2) / 2)
 
 
 def test_each_order_against_the_mean_of_all():

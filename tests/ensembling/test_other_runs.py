@@ -87,7 +87,7 @@ def test_a_run_changed_after_its_answers_is_refused(write_run):
     write_json(paths.config, read_json(paths.config) | {"lora_r": 4})
     paths.fold(1).probs("test").unlink()
     (problem,) = problems_of("one", "two")
-    assert "runs/two" in problem and "--status --run-id two" in problem and "fold 1" not in problem
+    assert "runs/two" in problem and "status --run-id two" in problem and "fold 1" not in problem
     write_json(paths.config, read_json(RunPaths("one").config))
     (problem,) = problems_of("one", "two")
     assert "runs/two" in problem and "fold 1" in problem

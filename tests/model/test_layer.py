@@ -151,7 +151,7 @@ def test_kept_tensors_are_gone_once_their_layers_backward_is_done(settings, batc
 
     def watched(self, *args, **kwargs):
         gc.collect()
-        held.append(sum(type(one) is fast.Attended for one in gc.get_objects()))
+        held.append(sum(type(one) is fast.SavedAttentionHalf for one in gc.get_objects()))
         return backward(self, *args, **kwargs)
 
     monkeypatch.setattr(fast.Layer, "backward", watched)
@@ -191,9 +191,11 @@ def test_evaluation_between_forward_and_backward_changes_no_gradient(settings, b
 
 
 def test_recomputation_stops_before_the_experts(settings, batch, monkeypatch):
-    made, compute = [], fast.experts.compute
+    made, compute = [], fast.expert_math.compute
     monkeypatch.setattr(
-        fast.experts, "compute", lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs)
+        fast.expert_math,
+        "compute",
+        lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs),
     )
     tuned = tuned_model(settings, use_gradient_checkpointing=True)
     logits_and_gradients(tuned, batch)

@@ -18,7 +18,7 @@ from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.errors import RunError
 from vqa_utils.experiments.comparison import comparison, read_scored
-from vqa_utils.forecasting.forecast import RowCounts, _last_end, forecast
+from vqa_utils.forecasting.forecast import RowCounts, _finish_time, forecast
 from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
@@ -260,7 +260,7 @@ def test_the_minutes_of_a_refit_are_those_of_all_rows_and_of_the_test_set():
 
 
 def test_steps_go_to_the_next_free_process():
-    assert _last_end([10, 10, 10], [2, 2, 2], 1) == 36
-    assert _last_end([10, 10, 10], [2, 2, 2], 2) == 22
-    assert _last_end([10, 10, 10, 15], [2, 2, 2, 1], 2) == 26
-    assert _last_end([10, 10, 10, 15], [2, 2, 2, 1], 4) == 16
+    assert _finish_time([10, 10, 10], [2, 2, 2], 1) == 36
+    assert _finish_time([10, 10, 10], [2, 2, 2], 2) == 22
+    assert _finish_time([10, 10, 10, 15], [2, 2, 2, 1], 2) == 26
+    assert _finish_time([10, 10, 10, 15], [2, 2, 2, 1], 4) == 16

@@ -1,4 +1,4 @@
-"""The effect of an option's place on the answer, told from several cyclic orders of the options."""
+"""Measure how an option's position changes the answer, from several cyclic orders."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,37 +31,37 @@ AS_WRITTEN = "options as written"
 
 @dataclass(frozen=True)
 class PositionBias:
-    """The effect of the options' places on a model's answers."""
+    """The effect of the options' positions on a model's answers."""
 
     rows: int
     order_count: int
     """cyclic orders in which all rows were scored"""
     places: pd.DataFrame
     """`place`, `beyond`, `low`, `high`; the four intervals hold jointly. With several orders,
-    `beyond` is the probability at a place beyond what the options there deserve; with one, the
-    share of rows that choose the letter minus the share where it is right"""
+    `beyond` is the excess probability at a position; with one, the share of rows with a letter
+    chosen minus the share where it is right"""
     orders: pd.DataFrame
-    """one line an order, if there are several: `order`, `accuracy`, `against_mean` (its accuracy
+    """one line per order, if there are several: `order`, `accuracy`, `against_mean` (its accuracy
     minus that of the mean over the orders) with its interval `low` to `high`, and `changed` (the
     share of rows with another answer than the mean's)"""
     changed: float
-    """the share of rows that the orders do not all answer alike"""
+    """the share of rows with different answers between the orders"""
 
     @property
     def title(self) -> str:
-        """What `beyond` counts, in points."""
+        """Return the meaning of `beyond`, in points."""
         if self.order_count > 1:
-            return "Probability beyond what options deserve"
-        return "Rows where chosen less rows where right"
+            return "Excess probability by position"
+        return "Share chosen minus share right"
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The tables with rows, by title."""
+        """Return the tables with rows, by title."""
         tables = {"Places": self.places, "Orders": self.orders}
         return {title: table for title, table in tables.items() if len(table)}
 
     def describe(self) -> str:
-        """The findings in words."""
+        """Describe the findings."""
         if self.orders.empty:
             return self._describe_places()
         return f"{self._describe_places()}\n{self._describe_orders()}"
@@ -76,15 +76,16 @@ class PositionBias:
         if self.order_count == 1:
             return (
                 "All rows share no more than one order of their options (as with tta=1), which "
-                "cannot tell a place from the options there. Rows where a letter is chosen less "
-                f"rows where it is right, in points: {extremes}. {self._describe_chance()}"
+                "cannot tell a position from the options there. For a letter, the share of rows "
+                "with it chosen minus the share where it is right, in points: "
+                f"{extremes}. {self._describe_chance()}"
             )
         pairs = ""
         if self.order_count == 2:
-            pairs = " Two orders set a against c and b against d, no more."
+            pairs = " Two orders only set a against c and b against d."
         return (
-            f"Over {self.order_count} orders, the probability at a place beyond what the options "
-            f"there deserve is, in points: {extremes}. {self._describe_chance()}{pairs}"
+            f"Over {self.order_count} orders, the excess probability by position is, in points: "
+            f"{extremes}. {self._describe_chance()}{pairs}"
         )
 
     def _describe_chance(self) -> str:
@@ -117,7 +118,7 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
         frame = orders[orders["order"] == shift]
         by_shift[int(shift)] = rows_of(probs, frame)
     if len(by_shift) > 1:
-        beyond = beyond_deserved(by_shift)
+        beyond = excess_probability(by_shift)
         table, changed = _compare_orders(by_shift, probs, answers)
     else:
         beyond = one_hot(predictions(probs)) - one_hot(answers)
@@ -128,12 +129,13 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
 def pooled_orders(
     paths: RunPaths, config: Config, folds: pd.DataFrame, probs: pd.DataFrame
 ) -> pd.DataFrame:
-    """The out-of-fold probabilities `probs` by option order, for the orders that all folds have.
+    """Pool the out-of-fold probabilities by option order, for the orders that all folds have.
 
-    A run whose folds have one order alone gets `probs` as that order.
+    If the folds have only one order, return `probs` as that order.
 
     Args:
         folds: `id` and `fold` of the train rows.
+        probs: `id`, `a` to `d`, the mean over the orders.
 
     Returns:
         `order`, `id`, `a` to `d`.
@@ -150,13 +152,13 @@ def pooled_orders(
     return pooled[rows_of_order == len(probs)]
 
 
-def beyond_deserved(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
-    """The probability at each place beyond what its options deserve, [N, 4], mean over the orders.
+def excess_probability(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
+    """Compute the excess probability at each position, [N, 4], averaged over the orders.
 
-    An option deserves its mean over the orders. Over all cyclic orders it stands once at each
-    place, so the remainder is the place's own:
+    An option's mean over the orders is taken as its due; over all cyclic orders it stands once at
+    each position, so the rest is the position's:
 
-        place      a  b  c  d
+        position   a  b  c  d
         shift 0    A  B  C  D
         shift 1    B  C  D  A
         shift 2    C  D  A  B
@@ -169,18 +171,18 @@ def beyond_deserved(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
         orders: `a` to `d` of the same N rows, by the shift of their cyclic order.
     """
     by_shift = {shift: option_matrix(frame) for shift, frame in orders.items()}
-    deserved = np.mean(list(by_shift.values()), axis=0)  # [N, 4] by option
-    beyond = []
+    due = np.mean(list(by_shift.values()), axis=0)  # [N, 4] by option
+    excess = []
     for shift, option_probs in by_shift.items():
-        beyond_by_option = option_probs - deserved  # [N, 4]
-        beyond.append(beyond_by_option[:, cyclic_order(shift)])  # [N, 4] by place
-    return np.mean(beyond, axis=0)
+        excess_by_option = option_probs - due  # [N, 4]
+        excess.append(excess_by_option[:, cyclic_order(shift)])  # [N, 4] by position
+    return np.mean(excess, axis=0)
 
 
 def _compare_orders(
     orders: Mapping[int, pd.DataFrame], probs: pd.DataFrame, answers: pd.Series
 ) -> tuple[pd.DataFrame, float]:
-    """The table `PositionBias.orders`, and the share of rows that the orders answer differently."""
+    """Tabulate `PositionBias.orders`, and return the share of rows with different answers too."""
     chosen = np.array([predictions(frame) for frame in orders.values()])  # letters [orders, N]
     right = chosen == answers.to_numpy()  # [orders, N]
     against_mean = right.astype(float) - correct(probs, answers)  # -1, 0 or 1, [orders, N]
@@ -202,7 +204,7 @@ def _order_name(shift: int) -> str:
 
 
 def _place_table(beyond: np.ndarray) -> pd.DataFrame:
-    """The table `PositionBias.places` from [N, 4].
+    """Tabulate `PositionBias.places` from [N, 4].
 
     Bonferroni's correction makes the four intervals hold jointly.
     """

@@ -1,4 +1,4 @@
-"""A challenge's CSVs and images, checked: all problems come in one error, by file and line."""
+"""Read and check a challenge; report all problems in one error, by file and line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -42,16 +42,16 @@ class KnownChallenge:
     """A challenge that `data` may name instead of a folder."""
 
     folder: Callable[[], Path]
-    """Its place. A function: VQA_RUNS_DIR may move it."""
+    """Returns its folder; a function, because VQA_RUNS_DIR may move it."""
     write: Callable[[Path], Path]
-    """Writes the usual files there, unless they are there."""
+    """Writes the usual files into a folder, unless they are there."""
 
 
 KNOWN_CHALLENGES = {DEMO_DATA: KnownChallenge(demo_data_dir, easy_vqa.write_challenge)}
 
 
 def data_dir(data: str) -> Path:
-    """The folder that `data` stands for; a challenge known by name may not be written there yet."""
+    """Return the folder that `data` names; a known challenge may not be written there yet."""
     if data in KNOWN_CHALLENGES:
         return KNOWN_CHALLENGES[data].folder()
     return Path(data)
@@ -70,7 +70,7 @@ class Challenge:
     sample_submission: pd.DataFrame
     """id, answer."""
     images: pd.DataFrame | None = None
-    """A row an image file, by its path (see `images.read_images`); None if they were not checked."""
+    """One line per image file, by path (see `images.read_images`); None if they were not checked."""
     extra: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=list(TRAIN_COLUMNS), dtype=str)
     )
@@ -81,21 +81,21 @@ class Challenge:
 
     @property
     def files(self) -> list[Path]:
-        """Every CSV that was read."""
+        """Return every CSV that was read."""
         files = [self.folder / TRAIN, self.folder / TEST, self.folder / SAMPLE]
         more = (self.extra_file, self.paraphrase_file)
         return files + [file for file in more if file is not None]
 
     @property
     def question_rows(self) -> dict[str, pd.DataFrame]:
-        """The rows with questions, by the name of their file."""
+        """Return the rows with questions, by the name of their file."""
         rows = {TRAIN: self.train, TEST: self.test}
         if self.extra_file is not None:
             rows[str(self.extra_file)] = self.extra
         return rows
 
     def images_of(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The lines of `images` that some rows show, in the order of the rows, indexed by position.
+        """Return the lines of `images` for these rows, in their order, indexed by position.
 
         Raises:
             ValueError: the challenge was loaded without its images.
@@ -112,13 +112,13 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
         config: `data` names the folder or a known challenge, which is written first. `extra_train`
             names a file with more rows, `limit` the number of rows to keep, and `paraphrase` asks
             for the rows' other wordings.
-        images: the run's images.csv; with it every picture is checked too. A picture is opened if
-            the file has no row of its present bytes and mtime, and the file then gets one.
+        images: the run's images.csv. If given, every picture is checked too; one whose size and
+            mtime match its line there is not opened again, all others are read and added.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty
             question or option, missing or unreadable image, id of sample_submission.csv that
-            test.csv lacks, extra id that either has, and paraphrase of no row or without words.
+            test.csv lacks, extra id that either has, and paraphrase without a row or without words.
     """
     if config.data in KNOWN_CHALLENGES:
         KNOWN_CHALLENGES[config.data].write(data_dir(config.data))
@@ -128,7 +128,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     if paraphrases is not None:
         ids = [*challenge.train["id"], *challenge.extra["id"]]
         problems += paraphrase_problems(challenge.folder, paraphrases, ids)
-    challenge = _with_places_of_extra_images(challenge)
+    challenge = _with_absolute_extra_paths(challenge)
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
     if images is not None:
@@ -173,10 +173,10 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
 
 
 def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame | None]:
-    """Read the tables, unchecked, and the paraphrases, if there are some and they are asked for.
+    """Read the tables, unchecked, and the paraphrases, if `paraphrase` is on and they are there.
 
     Raises:
-        DataError: some cannot be read as tables with the columns that they need.
+        DataError: a file cannot be read as a table with the columns that it needs.
     """
     problems: list[str] = []
     challenge = Challenge(
@@ -198,7 +198,7 @@ def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame |
 
 
 def _with_plain_answers(challenge: Challenge) -> Challenge:
-    """Take answers such as "B " for b."""
+    """Normalise answers: "B " becomes "b"."""
     train = challenge.train.assign(answer=_plain(challenge.train["answer"]))
     extra = challenge.extra.assign(answer=_plain(challenge.extra["answer"]))
     return replace(challenge, train=train, extra=extra)
@@ -223,21 +223,21 @@ def _row_problems(challenge: Challenge) -> list[str]:
     return problems
 
 
-def _with_places_of_extra_images(challenge: Challenge) -> Challenge:
+def _with_absolute_extra_paths(challenge: Challenge) -> Challenge:
     """Make the paths of extra rows absolute: beside their CSV, or else in the data folder."""
     if challenge.extra_file is None:
         return challenge
-    places = []
+    paths = []
     for path in challenge.extra["path"]:
         beside = (challenge.extra_file.parent / path).absolute()
         in_data = (challenge.folder / path).absolute()
         is_in_data = in_data.is_file() and not beside.is_file()
-        places.append(str(in_data if is_in_data else beside))
-    return replace(challenge, extra=challenge.extra.assign(path=places))
+        paths.append(str(in_data if is_in_data else beside))
+    return replace(challenge, extra=challenge.extra.assign(path=paths))
 
 
 def _first_rows(challenge: Challenge, limit: int) -> Challenge:
-    """Keep the first rows of each file with questions, and those to submit of the test rows left."""
+    """Keep the first rows of each file, and the rows to submit that are still in the test set."""
     test = challenge.test.head(limit)
     sample = challenge.sample_submission
     return replace(
@@ -252,10 +252,10 @@ def _first_rows(challenge: Challenge, limit: int) -> Challenge:
 def _read_images(
     folder: Path, rows_by_file: dict[str, pd.DataFrame], table: Path, problems: list[str]
 ) -> pd.DataFrame:
-    """Read the images of all rows, or their rows of the run's images.csv, and keep them there.
+    """Read the images of all rows, or their lines in the run's images.csv, and keep them there.
 
     Args:
-        problems: those found before; gets a line for each row without a usable image.
+        problems: those found before; gets a line per row without a usable image.
     """
     paths = pd.concat([rows["path"] for rows in rows_by_file.values()])
     images = read_images(folder, paths, table)

@@ -1,4 +1,4 @@
-"""Finished runs as the members of one ensemble: found, and checked against each other."""
+"""Read finished runs as members of one ensemble, checked against each other."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import rows_of, scored_adapters
 from vqa_utils.errors import RunError, VqaError
 
-ENSEMBLE = "05_ensemble"  # the notebook after which a run has all of its answers
+ENSEMBLE = "05_ensemble"  # a run is finished after this notebook
 SPLITS = ("oof", "test")
 
 Frames = dict[str, pd.DataFrame]
@@ -29,7 +29,7 @@ class Runs:
     """Runs over the same rows, in the same order in all of them."""
 
     config: Config
-    """of the first, with the place of the data"""
+    """of the first run, with the folder of the data"""
     groups: pd.DataFrame
     """`id`, `group` of the out-of-fold rows"""
     oof: Frames
@@ -42,8 +42,8 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
     The runs must share the data and its rows; their extra rows and paraphrases may differ.
 
     Raises:
-        RunError: with every run that is missing, unfinished or named twice, with data that changed
-            since, or with other CSV files or rows than the first.
+        RunError: with every run that is missing, unfinished or named twice, or has changed data,
+            or other CSV files or rows than the first.
     """
     names = [RunPaths(name).folder.resolve().name for name in run_ids]  # `latest` is a link
     problems = _naming_problems(names)
@@ -72,7 +72,7 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
 
 
 def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]) -> None:
-    """Check the data against what a finished run has seen.
+    """Check that the data of a finished run has not changed.
 
     Args:
         hash_of: `fingerprint.data_hash`, cached if many runs share their data.
@@ -90,20 +90,20 @@ def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]
     seen = read_json(_marker(paths))["data"]
     if hash_of(data_alone) != seen:
         raise RunError(
-            f"expected the data that it has seen in {config.data}, found other; "
-            "bring back the files of then"
+            f"expected the data of its run in {config.data}, found changed data; "
+            "restore the files of that time"
         )
 
 
 def check_finished(paths: RunPaths, config: Config) -> None:
-    """Check that a run's answers are there, from all its adapters and its present settings.
+    """Check that a run's answers are there, from all its adapters and its current settings.
 
     Raises:
         RunError: something is missing, or has changed.
     """
     if not _marker(paths).exists():
-        whole = len(list(paths.stages.glob("*.json")))
-        raise RunError(f"not finished: {whole} notebooks are whole, {ENSEMBLE} is missing")
+        complete = len(list(paths.stages.glob("*.json")))
+        raise RunError(f"not finished: {complete} notebooks are complete, {ENSEMBLE} is missing")
     record = read_json(_marker(paths))
     recorded = record["inputs"] | record["outputs"]
     present = hashes([paths.folder / name for name in recorded], paths.folder)
@@ -116,12 +116,12 @@ def check_finished(paths: RunPaths, config: Config) -> None:
 
 
 def _marker(paths: RunPaths) -> Path:
-    """Written last: 05_ensemble is whole."""
+    """Return 05_ensemble's marker, which is written last."""
     return paths.stages / f"{ENSEMBLE}.json"
 
 
 def _naming_problems(names: Sequence[str]) -> list[str]:
-    """Runs that are named twice, and too few of them."""
+    """Describe runs named twice, or too few."""
     problems = []
     different = sorted(set(names))
     for name in different:
@@ -139,20 +139,19 @@ def _finished_config(paths: RunPaths, hash_of: Callable[[Config], str]) -> Confi
         RunError: it is missing, unfinished, or its data has changed since.
     """
     if not paths.config.exists():
-        raise RunError(f"{shown(paths.folder)}: expected a run that has its answers, found none")
+        raise RunError(f"{shown(paths.folder)}: expected a finished run, found none")
     try:
         config = open_run(paths.run_id)[1]
         check_finished(paths, config)
         check_data(paths, config, hash_of)
     except VqaError as error:
-        raise RunError(
-            f"{shown(paths.folder)}: {error}; see run_all.py status --run-id {paths.run_id}"
-        ) from error
+        command = f"python run_all.py status --run-id {paths.run_id}"
+        raise RunError(f"{shown(paths.folder)}: {error}; see {command}") from error
     return config
 
 
 def _read_split(run_ids: Iterable[str], split: str) -> tuple[Frames, list[str]]:
-    """The probabilities of a split by run, and the problems of files that cannot be used."""
+    """Read a split's probabilities by run; describe unusable files."""
     frames, problems = {}, []
     for run_id in run_ids:
         file = RunPaths(run_id).ensemble / f"probs_{split}.csv"
@@ -164,7 +163,7 @@ def _read_split(run_ids: Iterable[str], split: str) -> tuple[Frames, list[str]]:
 
 
 def _differing_csvs(configs: Mapping[str, Config]) -> list[str]:
-    """The CSV files of the challenge with other contents than in the first run."""
+    """Describe CSVs that differ from the first run's."""
     by_run = {}
     for name, config in configs.items():
         challenge = load_challenge(config)
@@ -181,7 +180,7 @@ def _differing_csvs(configs: Mapping[str, Config]) -> list[str]:
 
 
 def _differing_rows(split: str, frames: Frames) -> list[str]:
-    """The runs with other ids than the first one's."""
+    """Describe runs with other ids than the first."""
     problems = []
     ids = {name: set(frame["id"]) for name, frame in frames.items()}
     first = next(iter(ids), "")
@@ -198,13 +197,13 @@ def _differing_rows(split: str, frames: Frames) -> list[str]:
 
 
 def _groups_of(oof: pd.DataFrame, paths: RunPaths) -> pd.DataFrame:
-    """The `id` and `group` of the rows `oof`, as the run's folds.csv has them."""
+    """Read `id` and `group` of these rows from folds.csv."""
     dtypes = {"id": str, "group": str}
     folds = pd.read_csv(paths.folds, dtype=dtypes, keep_default_na=False)
     return rows_of(oof, folds)[["id", "group"]]
 
 
 def _aligned(frames: Frames, first: str) -> Frames:
-    """All runs with their rows in the order of the first one."""
+    """Put all runs' rows in the first run's order."""
     ids = frames[first]["id"]
     return {name: frame.set_index("id").loc[ids].reset_index() for name, frame in frames.items()}

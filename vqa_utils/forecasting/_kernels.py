@@ -1,9 +1,9 @@
-"""List the kernels of each part of the model, with the cost of a unit of their work.
+"""List the kernels of each part of the model, with their cost per unit of work.
 
 These are the kernels of the fused decoder layer, the experts, LoRA and the vision tower (`ops`,
 `model.fast`, `model.nf4`). Matrix products count their operations (with the experts' padding) and
-the bytes of their weights; the bytes of their inputs and outputs are left to the rate they
-reach. All other kernels count the bytes they read and write.
+the bytes of their weights; the bytes of their inputs and outputs are covered by the measured
+product rate. All other kernels count the bytes they read and write.
 
 Left out: the optimizer's step, LoRA's own products, the recurrence of linear attention.
 """
@@ -25,25 +25,28 @@ FORWARDS = (FORWARD, RECOMPUTATION)
 
 @dataclass(frozen=True)
 class Kernel:
-    """Kernels of one kind: their cost for each unit (a token, an expert slot, a weight)."""
+    """Kernels of one kind: their cost per unit (a token, an expert slot or a weight)."""
 
     name: str
     units: float
     phases: tuple[str, ...]
     """The phases it runs in; twice if named twice."""
     operations: float = 0
-    """Of matrix products, for a unit. A multiplication and an addition are two."""
+    """Of matrix products, per unit. A multiplication and an addition are two."""
     reads: float = 0
-    """Bytes for a unit."""
+    """Bytes per unit."""
     writes: float = 0
-    """Bytes for a unit."""
+    """Bytes per unit."""
 
 
 def matrices(on_gpu: dict[str, Shape], config: Config, batch: Batch) -> list[Kernel]:
-    """List the matrices of decoder layers but the experts: made dense, then multiplied."""
+    """List the decoder layers' matrices without the experts: dequantised, then multiplied.
+
+    Units are weights.
+    """
     reads: float = FP16  # by the product
     writes = 0
-    if config.quantization == "nf4":  # unpacking reads a weight and its share of the fp32 scale
+    if config.quantization == "nf4":  # dequantising reads a weight and its share of the fp32 scale
         reads += 0.5 + FP32 / BLOCK
         writes += FP16
     kernels = []
@@ -52,38 +55,57 @@ def matrices(on_gpu: dict[str, Shape], config: Config, batch: Batch) -> list[Ker
         if is_stack_of_experts or not is_matrix(name, size):
             continue
         phases: tuple[str, ...] = (FORWARD, RECOMPUTATION, BACKWARD)
-        if name.endswith("mlp.down_proj.weight"):  # the backward needs no output of it
-            phases = (FORWARD, BACKWARD)
+        if name.endswith("mlp.down_proj.weight"):
+            phases = (FORWARD, BACKWARD)  # not recomputed: the backward does not need its output
         operations = 2 * batch.tokens
-        kernels.append(Kernel(name, math.prod(size), phases, operations, reads, writes))
+        weights = math.prod(size)
+        kernels.append(Kernel(name, weights, phases, operations, reads=reads, writes=writes))
     return kernels
 
 
 def attention_forward(shape: ModelShape, batch: Batch, *, causal: bool) -> list[Kernel]:
-    """List the kernels of a layer's attention half beside its matrices; units are tokens."""
+    """List the kernels of a layer's attention half, without its matrices; units are tokens."""
     tokens = batch.tokens
     hidden = shape.hidden
     queries = shape.attention_width
     qkv = queries + 2 * shape.key_value_width
     return [
-        Kernel("norm before q, k and v", tokens, FORWARDS, reads=4 * hidden, writes=2 * hidden),
+        Kernel(
+            "norm before q, k and v",
+            tokens,
+            FORWARDS,
+            reads=FP32 * hidden,
+            writes=FP16 * hidden,
+        ),
         # In: q, k and v. Out: q, and k and v repeated for all heads
-        Kernel("head norms, rotation, repetition", tokens, FORWARDS, 0, 2 * qkv, 6 * queries),
+        Kernel(
+            "head norms, rotation, repetition",
+            tokens,
+            FORWARDS,
+            reads=FP16 * qkv,
+            writes=3 * FP16 * queries,
+        ),
         Kernel(
             "sdpa",
             tokens,
             FORWARDS,
             operations=_sdpa_operations(shape, batch, causal=causal),
-            reads=6 * queries,
-            writes=2 * queries,
+            reads=3 * FP16 * queries,
+            writes=FP16 * queries,
         ),
         # In: the residual stream in fp32, and o's output. Out: their sum, its norm in fp16 and fp32
-        Kernel("sum and second norm", tokens, FORWARDS, reads=6 * hidden, writes=10 * hidden),
+        Kernel(
+            "sum and second norm",
+            tokens,
+            FORWARDS,
+            reads=(FP32 + FP16) * hidden,
+            writes=(2 * FP32 + FP16) * hidden,
+        ),
     ]
 
 
 def attention_backward(shape: ModelShape, batch: Batch, *, causal: bool) -> list[Kernel]:
-    """List the kernels of the same half's backward."""
+    """List the kernels of the attention half's backward; units are tokens."""
     tokens = batch.tokens
     hidden = shape.hidden
     queries = shape.attention_width
@@ -92,21 +114,41 @@ def attention_backward(shape: ModelShape, batch: Batch, *, causal: bool) -> list
     # Five products where the forward has two
     operations = 2.5 * _sdpa_operations(shape, batch, causal=causal)
     return [
-        # In: the stream, and in fp32 the gradients of the norm and of the sum. Out: fp32 and fp16
-        Kernel("second norm", tokens, backward, reads=12 * hidden, writes=6 * hidden),
+        # In, all in fp32: the residual stream, the gradients of the norm and of the sum.
+        # Out: in fp32 and fp16
+        Kernel(
+            "second norm",
+            tokens,
+            backward,
+            reads=3 * FP32 * hidden,
+            writes=(FP32 + FP16) * hidden,
+        ),
         # Several kernels; bytes read and written together
-        Kernel("sdpa", tokens, backward, operations, reads=24 * queries),
-        # In: the gradients of q, k and v, and q, k and v themselves
-        Kernel("heads", tokens, backward, 0, reads=6 * queries + 2 * qkv, writes=2 * qkv),
-        # In: the layer's input, the norm's gradient in fp16, the stream's. Out: fp32
-        Kernel("first norm", tokens, backward, reads=10 * hidden, writes=4 * hidden),
+        Kernel("sdpa", tokens, backward, operations, reads=12 * FP16 * queries),
+        # In: the gradients of q, k and v for all heads, and q, k and v themselves
+        Kernel(
+            "heads",
+            tokens,
+            backward,
+            reads=3 * FP16 * queries + FP16 * qkv,
+            writes=FP16 * qkv,
+        ),
+        # In: the layer's input and the gradient of the residual stream in fp32, the norm's in fp16
+        Kernel(
+            "first norm",
+            tokens,
+            backward,
+            reads=(2 * FP32 + FP16) * hidden,
+            writes=FP32 * hidden,
+        ),
     ]
 
 
 def _sdpa_operations(shape: ModelShape, batch: Batch, *, causal: bool) -> float:
-    """Count the operations a token of scores, and of sums over positions.
+    """Count the operations per token of QK^T and of the weighted sum of V.
 
-    Causal attention sees half of a row's positions. With a mask, hidden ones are computed too.
+    Causal attention sees half of a row's positions on average. With a mask, masked positions are
+    computed too.
     """
     seen = batch.tokens / batch.rows
     if causal:
@@ -115,35 +157,43 @@ def _sdpa_operations(shape: ModelShape, batch: Batch, *, causal: bool) -> float:
 
 
 def lora(shape: ModelShape, config: Config, batch: Batch) -> list[Kernel]:
-    """List LoRA's kernels in training; scoring adds LoRA into the matrices. Units are tokens."""
+    """List LoRA's kernels in training; units are tokens. Scoring adds LoRA into the matrices."""
     inputs = shape.hidden + shape.attention_width  # of q, k and v together, and of o
     qkv = shape.attention_width + 2 * shape.key_value_width
     outputs = qkv + shape.hidden
     every = (FORWARD, RECOMPUTATION, BACKWARD)
-    # Its product is added to the matrix's: in and out
-    kernels = [Kernel("sum", batch.tokens, every, reads=2 * outputs, writes=2 * outputs)]
+    # LoRA's product is added to the matrix's: in and out
+    kernels = [Kernel("sum", batch.tokens, every, reads=FP16 * outputs, writes=FP16 * outputs)]
     if config.lora_dropout:
-        # In the backward: of the input once more, and of its gradient
+        # Twice in the backward: of the input once more, and of its gradient
         phases = (*every, BACKWARD)
-        kernels.append(Kernel("dropout", batch.tokens, phases, 0, 2 * inputs, 2 * inputs))
+        moved = FP16 * inputs
+        kernels.append(Kernel("dropout", batch.tokens, phases, reads=moved, writes=moved))
     return kernels
 
 
 def routing(shape: ModelShape, batch: Batch) -> list[Kernel]:
-    """List the kernels over tokens, and over pairs of a token and one of its experts."""
+    """List the kernels of the router and of the experts' sum.
+
+    Units are tokens, or pairs of a token and one of its experts.
+    """
     tokens = batch.tokens
     pairs = shape.experts_per_token * tokens
-    hidden = shape.hidden
-    logits = 12 * shape.experts  # fp32, three times
+    wide = FP32 * shape.hidden  # bytes per token
+    narrow = FP16 * shape.hidden
+    logits = 3 * FP32 * shape.experts  # read or written three times
+    forward = (FORWARD,)
+    backward = (BACKWARD,)
+    both = (FORWARD, BACKWARD)
     return [
-        Kernel("router", tokens, (FORWARD, BACKWARD), reads=4 * hidden + logits),
-        # The residual stream in fp32, in and out
-        Kernel("sum onto the stream", tokens, (FORWARD,), reads=4 * hidden, writes=4 * hidden),
-        Kernel("slots in that sum", pairs, (FORWARD, BACKWARD), reads=2 * hidden),
-        # From fp32, for the experts
-        Kernel("gradient to fp16", tokens, (BACKWARD,), reads=4 * hidden, writes=2 * hidden),
-        # Of the experts' and of the router's input, in fp32
-        Kernel("sum of gradients", tokens, (BACKWARD,), reads=8 * hidden, writes=4 * hidden),
+        Kernel("router", tokens, both, reads=wide + logits),
+        # The residual stream, in and out
+        Kernel("sum onto the residual stream", tokens, forward, reads=wide, writes=wide),
+        Kernel("slots in that sum", pairs, both, reads=narrow),
+        # For the experts
+        Kernel("gradient to fp16", tokens, backward, reads=wide, writes=narrow),
+        # Of the experts' and of the router's input
+        Kernel("sum of gradients", tokens, backward, reads=2 * wide, writes=wide),
     ]
 
 
@@ -166,41 +216,48 @@ def expert_slots(shape: ModelShape, slots: float) -> list[Kernel]:
 
     The backward recomputes gate and up. A checkpointed layer's recomputation ends before them.
     """
-    hidden = shape.hidden
-    width = shape.mlp_width
-    down = 2 * hidden * width  # operations
+    token = FP16 * shape.hidden  # bytes
+    gate = FP16 * shape.mlp_width  # bytes of gate, of up or of their product
+    down = 2 * shape.hidden * shape.mlp_width  # operations
     gate_up = 2 * down
-    both = (FORWARD, BACKWARD)
+    forward = (FORWARD,)
     backward = (BACKWARD,)
+    both = (FORWARD, BACKWARD)
     return [
-        Kernel("gather of tokens", slots, both, reads=2 * hidden, writes=2 * hidden),
-        Kernel("gate and up", slots, both, gate_up),
-        Kernel("gate times up", slots, (FORWARD,), reads=4 * width, writes=2 * width),
-        Kernel("down", slots, (FORWARD,), down),
-        Kernel("gather of gradients", slots, backward, reads=2 * hidden, writes=2 * hidden),
-        Kernel("gradient through down", slots, backward, down),
-        Kernel("gate times up", slots, backward, reads=6 * width, writes=4 * width),
-        Kernel("gradient through gate and up", slots, backward, gate_up),
+        Kernel("gather of tokens", slots, both, reads=token, writes=token),
+        Kernel("gate and up", slots, both, operations=gate_up),
+        Kernel("gate times up", slots, forward, reads=2 * gate, writes=gate),
+        Kernel("down", slots, forward, operations=down),
+        Kernel("gather of gradients", slots, backward, reads=token, writes=token),
+        Kernel("gradient through down", slots, backward, operations=down),
+        Kernel("gate times up", slots, backward, reads=3 * gate, writes=2 * gate),
+        Kernel("gradient through gate and up", slots, backward, operations=gate_up),
     ]
 
 
 def dense_mlp(shape: ModelShape, batch: Batch) -> list[Kernel]:
-    """List the kernels of a dense MLP beside its matrices: transformers' own; units are tokens."""
+    """List transformers' kernels of a dense MLP, without its matrices; units are tokens."""
     tokens = batch.tokens
     hidden = shape.hidden
-    width = shape.mlp_width
+    gate = FP16 * shape.mlp_width  # bytes of gate, of its activation or of up
     backward = (BACKWARD,)
     return [
         # Several kernels; bytes read and written together
         Kernel("norm", tokens, FORWARDS, reads=14 * hidden),
-        Kernel("activation of gate", tokens, FORWARDS, reads=2 * width, writes=2 * width),
-        Kernel("gate times up", tokens, FORWARDS, reads=4 * width, writes=2 * width),
-        # The backward does not need it. The stream is fp32, the output fp16
-        Kernel("sum onto the stream", tokens, (FORWARD,), reads=6 * hidden, writes=4 * hidden),
+        Kernel("activation of gate", tokens, FORWARDS, reads=gate, writes=gate),
+        Kernel("gate times up", tokens, FORWARDS, reads=2 * gate, writes=gate),
+        # Not recomputed. The residual stream is fp32, the MLP's output fp16
+        Kernel(
+            "sum onto the residual stream",
+            tokens,
+            (FORWARD,),
+            reads=(FP32 + FP16) * hidden,
+            writes=FP32 * hidden,
+        ),
         # Several kernels; bytes read and written together
         Kernel("norm and sum", tokens, backward, reads=42 * hidden),
-        Kernel("gate times up", tokens, backward, reads=8 * width, writes=4 * width),
-        Kernel("activation of gate", tokens, backward, reads=4 * width, writes=2 * width),
+        Kernel("gate times up", tokens, backward, reads=4 * gate, writes=2 * gate),
+        Kernel("activation of gate", tokens, backward, reads=2 * gate, writes=gate),
     ]
 
 
@@ -224,12 +281,12 @@ def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
             continue
         inputs = patches / patches_per_token if "merger" in name else patches
         kernels.append(Kernel(name, math.prod(size), forward, 2 * inputs, reads=FP16))
-    # Bytes read and written together: the two norms, rotation, attention, sums onto the stream
+    # Bytes read and written together: two norms, rotation, attention, sums onto the residual stream
     moved = (18 + 8 + 8 + 10) * hidden
-    moved += 4 * shape.vision_mlp_width  # the activation
-    scores = 4 * hidden * patches_per_image
+    moved += 2 * FP16 * shape.vision_mlp_width  # the activation
+    operations = 2 * 2 * hidden * patches_per_image  # of QK^T and of the weighted sum of V
     block_patches = vision_blocks(shape) * patches
-    kernels.append(Kernel("rest of blocks", block_patches, forward, scores, reads=moved))
+    kernels.append(Kernel("rest of blocks", block_patches, forward, operations, reads=moved))
     return kernels
 
 

@@ -16,15 +16,15 @@ from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.placement import HEAD, GpuPlan
 from vqa_utils.planning.shapes import VISION, ModelShape
 
-# By phase: how often it is done, or how many kernels it launches
+# By phase: how often a layer runs it, or how many kernels it launches
 ByPhase = Mapping[str, float]
 
-# Launches of a layer: kernels, copies and memsets, counted from the code
+# Launches per layer: kernels, copies and memsets, counted from the code
 ATTENTION_LAUNCHES: ByPhase = {FORWARD: 18, RECOMPUTATION: 18, BACKWARD: 33}
 DENSE_MLP_LAUNCHES: ByPhase = {FORWARD: 17, RECOMPUTATION: 12, BACKWARD: 21}
 # Router, routing, and kernels over all slots. A recomputation ends before them.
 EXPERTS_LAUNCHES: ByPhase = {FORWARD: 15, BACKWARD: 12}
-# A chunk's products, most with a memset in front
+# Per chunk: its products, most with a memset before them
 CHUNK_LAUNCHES: ByPhase = {FORWARD: 3.6, BACKWARD: 5.4}
 # Launches of the rest
 HEAD_LAUNCHES: ByPhase = {FORWARD: 20, BACKWARD: 20}
@@ -38,14 +38,14 @@ class Pass:
 
     batch: Batch
     training: bool
-    """With a backward."""
+    """True with a backward."""
     causal: bool = True
-    """Attention needs no mask. Several option orders in a pass need one."""
+    """True if attention needs no mask; several option orders in one pass need one."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a GPU."""
+    """Work on a GPU."""
 
     operations: float = 0
     """Of matrix products."""
@@ -85,7 +85,7 @@ def work_of(
         padding_worth: for `expert_chunks.split`, on this GPU.
     """
     batch = one_pass.batch
-    times = _times(gpu, one_pass)
+    phase_counts = _phase_counts(gpu, one_pass)
     on_gpu = {}
     for name, size in shape.parameters.items():
         if module_of(name) in gpu.modules:
@@ -93,51 +93,51 @@ def work_of(
     layers = len(gpu.layers)
     with_experts = sum(name.endswith(".experts.gate_up_proj") for name in on_gpu)
 
-    work = _summed(kernels_of.matrices(on_gpu, config, batch), {}, times)
-    work += _attention(shape, config, one_pass, times) * layers
+    work = _summed(kernels_of.matrices(on_gpu, config, batch), {}, phase_counts)
+    work += _attention(shape, config, one_pass, phase_counts) * layers
     if with_experts:
-        work += _experts(shape, batch, padding_worth, times) * with_experts
-    dense_mlp = _summed(kernels_of.dense_mlp(shape, batch), DENSE_MLP_LAUNCHES, times)
+        work += _experts(shape, batch, padding_worth, phase_counts) * with_experts
+    dense_mlp = _summed(kernels_of.dense_mlp(shape, batch), DENSE_MLP_LAUNCHES, phase_counts)
     work += dense_mlp * (layers - with_experts)
     work += _copied_experts(gpu, shape, one_pass)
     if VISION in gpu.modules:
-        work += _vision(shape, batch, times)
+        work += _vision(shape, batch, phase_counts)
     if HEAD in gpu.modules:
-        work += _summed(kernels_of.head(shape, batch), HEAD_LAUNCHES, times)
+        work += _summed(kernels_of.head(shape, batch), HEAD_LAUNCHES, phase_counts)
     return work
 
 
-def _times(gpu: GpuPlan, one_pass: Pass) -> ByPhase:
-    """Say how often a layer goes through each phase, in the mean of the GPU's layers."""
+def _phase_counts(gpu: GpuPlan, one_pass: Pass) -> ByPhase:
+    """Count how often a layer runs each phase, on average over the GPU's layers."""
     if not one_pass.training:
         return {FORWARD: 1, RECOMPUTATION: 0, BACKWARD: 0}
     uncheckpointed = len(gpu.uncheckpointed_layers) / max(1, len(gpu.layers))
     return {FORWARD: 1, RECOMPUTATION: 1 - uncheckpointed, BACKWARD: 1}
 
 
-def _summed(kernels: Iterable[Kernel], launches: ByPhase, times: ByPhase) -> Work:
-    """Add up kernels and launches as often as their phases are done."""
+def _summed(kernels: Iterable[Kernel], launches: ByPhase, phase_counts: ByPhase) -> Work:
+    """Sum kernels and launches, each as often as its phases run."""
     operations = 0.0
     moved = 0.0
     for kernel in kernels:
-        units = kernel.units * sum(times[phase] for phase in kernel.phases)
+        units = kernel.units * sum(phase_counts[phase] for phase in kernel.phases)
         operations += units * kernel.operations
         moved += units * (kernel.reads + kernel.writes)
-    launched = sum(count * times[phase] for phase, count in launches.items())
+    launched = sum(count * phase_counts[phase] for phase, count in launches.items())
     return Work(operations, moved, launches=launched)
 
 
-def _attention(shape: ModelShape, config: Config, one_pass: Pass, times: ByPhase) -> Work:
-    """Count the attention half of a layer beside its matrices."""
+def _attention(shape: ModelShape, config: Config, one_pass: Pass, phase_counts: ByPhase) -> Work:
+    """Count the attention half of a layer, without its matrices."""
     batch = one_pass.batch
     kernels = kernels_of.attention_forward(shape, batch, causal=one_pass.causal)
     if one_pass.training:
         kernels += kernels_of.attention_backward(shape, batch, causal=one_pass.causal)
         kernels += kernels_of.lora(shape, config, batch)
-    return _summed(kernels, ATTENTION_LAUNCHES, times)
+    return _summed(kernels, ATTENTION_LAUNCHES, phase_counts)
 
 
-def _experts(shape: ModelShape, batch: Batch, padding_worth: int, times: ByPhase) -> Work:
+def _experts(shape: ModelShape, batch: Batch, padding_worth: int, phase_counts: ByPhase) -> Work:
     """Count the router and the experts of a layer."""
     expected = expected_slots(shape.experts, shape.experts_per_token, batch.tokens, padding_worth)
     kernels = [
@@ -145,20 +145,20 @@ def _experts(shape: ModelShape, batch: Batch, padding_worth: int, times: ByPhase
         *kernels_of.expert_weights(shape, expected.busy),
         *kernels_of.expert_slots(shape, expected.slots),
     ]
-    chunks = _summed([], CHUNK_LAUNCHES, times) * expected.chunks
-    return _summed(kernels, EXPERTS_LAUNCHES, times) + chunks
+    chunks = _summed([], CHUNK_LAUNCHES, phase_counts) * expected.chunks
+    return _summed(kernels, EXPERTS_LAUNCHES, phase_counts) + chunks
 
 
 def _copied_experts(gpu: GpuPlan, shape: ModelShape, one_pass: Pass) -> Work:
     """Count the bytes of offloaded experts: copied for the forward, and again for the backward."""
     weights = shape.experts * 3 * shape.mlp_width * shape.hidden  # of a layer
-    packed = weights // 2 + weights // BLOCK  # 4 bits a weight, an 8-bit scale for each block
+    packed = weights // 2 + weights // BLOCK  # 4 bits per weight, an 8-bit scale per block
     copies = 2 if one_pass.training else 1
     return Work(copied=copies * packed * len(gpu.offloaded_layers))
 
 
-def _vision(shape: ModelShape, batch: Batch, times: ByPhase) -> Work:
+def _vision(shape: ModelShape, batch: Batch, phase_counts: ByPhase) -> Work:
     """Count the vision tower."""
-    of_blocks = VISION_BLOCK_LAUNCHES * kernels_of.vision_blocks(shape)
-    launches = {FORWARD: of_blocks + OTHER_VISION_LAUNCHES}
-    return _summed(kernels_of.vision(shape, batch), launches, times)
+    block_launches = VISION_BLOCK_LAUNCHES * kernels_of.vision_blocks(shape)
+    launches = {FORWARD: block_launches + OTHER_VISION_LAUNCHES}
+    return _summed(kernels_of.vision(shape, batch), launches, phase_counts)

@@ -1,6 +1,6 @@
-"""Expect the minutes of an epoch and of a whole run, before anything is loaded.
+"""Estimate the minutes of an epoch and of a complete run, before anything is loaded.
 
-A model, not a measurement: how it was checked is in tests/bench/README.md.
+An estimate, not a measurement; tests/bench/README.md says how it was checked.
 """
 
 import heapq
@@ -19,10 +19,9 @@ from vqa_utils.planning.placement import Plan
 from vqa_utils.planning.plan import fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape
 
-# Bytes a second from the disk with the weights; assumed
-READING = 0.2e9
-# Seconds of a notebook until it loads: 10 to 14 were recorded on two cores, and Kaggle's are slow
-STARTING = 25
+DISK_BYTES_PER_SECOND = 0.2e9  # assumed, reading weights
+# Until a notebook loads the model: 10 to 14 were recorded on two cores, and Kaggle's are slow
+NOTEBOOK_START_SECONDS = 25
 
 
 class RowCounts(NamedTuple):
@@ -33,7 +32,7 @@ class RowCounts(NamedTuple):
     extra: int = 0
 
 
-# Where the data is not there yet
+# Until the data is there
 ASSUMED_ROWS = RowCounts(train=1000, test=1000)
 
 
@@ -42,9 +41,9 @@ class Forecast:
     """Seconds of a run."""
 
     training: Seconds
-    """Of a row, forward and backward."""
+    """Per row, forward and backward."""
     scoring: Seconds
-    """Of a row."""
+    """Per row."""
     epoch_s: float
     """Of one fold: its training rows, and the evaluation of the held-out ones."""
     run_s: float
@@ -60,7 +59,7 @@ class _Machine:
     gpus: list[Gpu]
     """Those of one adapter."""
     rates: list[Rates]
-    """Of each of these."""
+    """One for each of `gpus`."""
     side_by_side: int
     """Adapters at a time, each on GPUs of its own."""
 
@@ -68,19 +67,19 @@ class _Machine:
 def forecast(
     config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts
 ) -> Forecast | None:
-    """Expect the time of a run; None if the rates of one of its GPUs are not known.
+    """Estimate the time of a run; None if the rates of one of its GPUs are not known.
 
-    All extra rows are taken to join each fold's training.
+    All extra rows are assumed to join each fold's training.
     """
     machine = _machine(config, gpus)
     if machine is None:
         return None
     limits = gpu_limits(config, machine.gpus)
     config = resolve_batches(config, shape, limits)
-    a_row = _RowTimes(config, shape, make_plan(config, shape, limits), machine.rates)
-    training = a_row.training()
-    evaluating = a_row.evaluating()
-    scoring = a_row.scoring()
+    row_times = _RowTimes(config, shape, make_plan(config, shape, limits), machine.rates)
+    training = row_times.training()
+    evaluating = row_times.evaluating()
+    scoring = row_times.scoring()
 
     held_out_share = 1 / config.n_folds if config.use_kfold else config.holdout_fraction
     held_out = rows.train * held_out_share
@@ -97,7 +96,7 @@ def forecast(
         all_rows = rows.train + rows.extra
         train_seconds.append(later_start + config.epochs * all_rows * training.wall)
         score_seconds.append(later_start + rows.test * scoring.wall)
-    run = _last_end(train_seconds, score_seconds, machine.side_by_side)
+    run = _finish_time(train_seconds, score_seconds, machine.side_by_side)
     run += first_start - later_start
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 
@@ -105,7 +104,7 @@ def forecast(
 def _machine(config: Config, gpus: Sequence[Gpu]) -> _Machine | None:
     """Choose the GPUs as a run does; None if the rates of one are not known.
 
-    If folds run side by side, each has a GPU, and all are taken for as fast as the first.
+    If folds run side by side, each has one GPU; all are assumed as fast as the first.
     """
     places = fold_gpus(config, len(config.adapter_numbers), gpus)
     runs_side_by_side = len(places) > 1
@@ -125,7 +124,7 @@ def _machine(config: Config, gpus: Sequence[Gpu]) -> _Machine | None:
 
 @dataclass(frozen=True)
 class _RowTimes:
-    """Expect the seconds of a row in the passes of a run."""
+    """Estimate the seconds per row in the passes of a run."""
 
     config: Config
     shape: ModelShape
@@ -133,17 +132,18 @@ class _RowTimes:
     rates: list[Rates]
 
     def training(self) -> Seconds:
+        """Estimate a forward and a backward, with one option order."""
         return self._row(self.config.micro_batch_rows, training=True)
 
     def evaluating(self) -> Seconds:
-        """Expect the evaluation after an epoch: one option order."""
+        """Estimate the evaluation after an epoch, with one option order."""
         return self._row(self.config.score_batch_rows)
 
     def scoring(self) -> Seconds:
-        """Expect all option orders.
+        """Estimate the scoring in all option orders.
 
-        They share a pass. Linear attention hands a state from token to token, so there each order
-        takes a pass.
+        They share a pass. With linear attention, each order takes a pass of its own: the state goes
+        from token to token, past any mask.
         """
         config = self.config
         if any("linear_attn" in name for name in self.shape.parameters):
@@ -153,12 +153,12 @@ class _RowTimes:
     def _row(
         self, rows: int, *, orders: int = 1, passes: int = 1, training: bool = False
     ) -> Seconds:
-        """Expect the seconds of a row.
+        """Estimate the seconds per row.
 
         Args:
-            rows: in a pass.
-            orders: option orders of a row in a pass.
-            passes: of a row.
+            rows: per pass.
+            orders: option orders per row and pass.
+            passes: per row.
             training: True if the pass has a backward.
         """
         text_tokens = TEXT_TOKENS + (orders - 1) * OPTION_TOKENS
@@ -171,15 +171,16 @@ class _RowTimes:
         return seconds_of(works, self.rates)
 
 
-def _last_end(train: Sequence[float], score: Sequence[float], side_by_side: int) -> float:
-    """Compute when all adapters are trained and have scored, as `Runner.run` starts the steps.
+def _finish_time(train: Sequence[float], score: Sequence[float], side_by_side: int) -> float:
+    """Compute the seconds until all adapters have trained and scored.
 
-    Each step, in its order, goes to the next free process. An adapter scores after its training.
+    As in `Runner.run`, each step, in its order, goes to the next free process. An adapter scores
+    after its training.
 
     Args:
-        train: seconds of each adapter's training.
-        score: seconds of its scoring.
-        side_by_side: processes.
+        train: seconds of training, per adapter.
+        score: seconds of scoring, per adapter.
+        side_by_side: number of processes.
     """
     free_at = [0.0] * side_by_side  # a heap: the earliest first
     trained_at = []
@@ -194,10 +195,12 @@ def _last_end(train: Sequence[float], score: Sequence[float], side_by_side: int)
 
 
 def _start_seconds(config: Config, shape: ModelShape) -> tuple[float, float]:
-    """Expect the seconds until a model is loaded: the first time, and from its quantised copy."""
-    whole = FP16 * sum(math.prod(size) for size in shape.parameters.values())
-    copy = whole
+    """Estimate the seconds until a model is loaded: first, and later from its quantised copy."""
+    checkpoint_bytes = FP16 * sum(math.prod(size) for size in shape.parameters.values())
+    copy_bytes = checkpoint_bytes
     if config.quantization == "nf4" and config.cache_dir != "":
         modules = weights_by_module(shape, config).values()
-        copy = sum(sum(groups.values()) for groups in modules)
-    return STARTING + whole / READING, STARTING + copy / READING
+        copy_bytes = sum(sum(groups.values()) for groups in modules)
+    first_start = NOTEBOOK_START_SECONDS + checkpoint_bytes / DISK_BYTES_PER_SECOND
+    later_start = NOTEBOOK_START_SECONDS + copy_bytes / DISK_BYTES_PER_SECOND
+    return first_start, later_start

@@ -3,8 +3,8 @@
 NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be
 installed.
 
-A launch is a few microseconds of Python, in a step of some thousand launches: what can be made
-once is made once.
+A launch takes a few microseconds of Python, and a step has about a thousand launches: whatever can
+be made once is made once.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from typing import Any, TypeAlias
 import torch
 
 SOURCES = Path(__file__).parent
-SHARED = "fp16_vectors.cu"  # the other files need it before them
-THREADS = 256  # of a block
+SHARED = "fp16_vectors.cu"  # included before the other files
+THREADS = 256  # per block
 WARP = 32  # threads
-EIGHT = 8  # fp16 values, 16 bytes: the most that a thread moves at a time
+EIGHT = 8  # fp16 values, 16 bytes: the widest load of a thread
 
-SLOT = 8  # bytes of an argument's slot: the widest arguments are pointers and 64-bit indices
+SLOT = 8  # bytes per argument: the widest arguments are pointers and 64-bit indices
 NUMBERS = {int: "i4x", float: "f4x"}  # struct's formats of a slot: four bytes, and four of padding
 POINTER = "Q"  # a tensor's address
 
@@ -33,18 +33,19 @@ Argument: TypeAlias = torch.Tensor | int | float | None  # of a kernel
 
 
 def launch(name: str, device: torch.device, threads: int, *args: Argument, rows: int = 1) -> None:
-    """Queue a kernel on the current CUDA stream of a device for which `is_ready`.
+    """Launch a kernel on the device's current CUDA stream; `is_ready(device)` must hold.
 
     Args:
         name: the kernel's.
-        threads: at least so many are started, in each row of blocks.
-        args: the kernel's; a tensor stands for its address, None for no address.
-        rows: of blocks.
+        device: of the tensors.
+        threads: rounded up to complete blocks, in x.
+        args: the kernel's; a tensor stands for its address, None for the null pointer.
+        rows: blocks in y.
 
     Raises:
         RuntimeError: CUDA refuses the launch.
     """
-    values = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg or 0 for arg in args]
+    values = [_value(arg) for arg in args]
     slots = _Slots.of(threading.get_ident(), *map(type, args))
     slots.write(*values)
     kernel = _kernels(device)[name]
@@ -56,9 +57,9 @@ def launch(name: str, device: torch.device, threads: int, *args: Argument, rows:
         (error,) = _driver().cuLaunchKernel(
             kernel,
             blocks,  # in x
-            rows,  # of blocks, in y
+            rows,  # in y
             1,
-            THREADS,  # of a block, in x
+            THREADS,  # per block, in x
             1,
             1,
             0,  # bytes of dynamic shared memory
@@ -72,8 +73,17 @@ def launch(name: str, device: torch.device, threads: int, *args: Argument, rows:
         )
 
 
+def _value(argument: Argument) -> int | float:
+    """Return the number to write into an argument's slot: an address, 0 for None, or itself."""
+    if isinstance(argument, torch.Tensor):
+        return argument.data_ptr()
+    if argument is None:
+        return 0
+    return argument
+
+
 class _Slots:
-    """The places in memory from where the driver reads a kernel's arguments.
+    """Buffers from which the driver reads a kernel's arguments.
 
         pointers -> [address of slot 0][address of slot 1] ...
         buffer   -> [slot 0: 8 bytes  ][slot 1: 8 bytes  ] ...
@@ -83,7 +93,7 @@ class _Slots:
     """
 
     def __init__(self, *kinds: type):
-        """Lay out one slot for each argument of these types."""
+        """Lay out one slot per argument of these types."""
         count = max(1, len(kinds))  # ctypes has no empty arrays
         self._buffer = ctypes.create_string_buffer(SLOT * count)
         start = ctypes.addressof(self._buffer)
@@ -92,7 +102,7 @@ class _Slots:
         self.pointers = ctypes.addressof(self._addresses)
         formats = [NUMBERS.get(kind, POINTER) for kind in kinds]
         layout = struct.Struct("=" + "".join(formats))  # without padding of its own
-        # Called with the arguments' values, in each launch: so it is C alone
+        # Called with the arguments' values in each launch, so it runs no Python
         self.write = functools.partial(layout.pack_into, self._buffer, 0)
 
     @staticmethod
@@ -101,14 +111,14 @@ class _Slots:
         """Return a thread's slots for arguments of these types, made once.
 
         Args:
-            thread: makes the cache keep slots for each thread: autograd has one for each GPU.
+            thread: makes the cache keep slots per thread: autograd has one per GPU.
         """
         return _Slots(*kinds)
 
 
 @functools.cache
 def is_ready(device: torch.device) -> bool:
-    """Whether the kernels run on a device; a warning says once that a GPU's cannot be made."""
+    """Tell whether the kernels run on a device; warn once if a GPU's cannot be made."""
     if device.type != "cuda" or torch.version.hip:
         return False
     try:
@@ -140,7 +150,11 @@ def _kernels(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _driver() -> Any:
-    """CUDA's driver; an ImportError where its bindings are not installed."""
+    """Return CUDA's driver.
+
+    Raises:
+        ImportError: its bindings are not installed.
+    """
     from cuda.bindings import driver
 
     return driver
@@ -174,7 +188,7 @@ def _source() -> str:
 
 
 def _read(size: Any, content: Any, program: Any) -> bytes:
-    """Return NVRTC's log or code: `size` tells its bytes, `content` fills a buffer with it."""
+    """Return NVRTC's log or code: `size` returns its bytes, `content` fills a buffer with it."""
     _, length = size(program)
     buffer = b" " * length
     content(program, buffer)

@@ -1,11 +1,11 @@
-"""Count the bytes on a GPU beside the weights: in training, scoring, the vision tower, loading.
+"""Count a GPU's bytes besides the weights: in training, scoring, the vision tower, loading.
 
 Of the mixture of experts, each tensor of the fused decoder layer is counted (fp16 products over an
 fp32 residual stream, activation checkpointing by layer). A dense layer is transformers' own: its
 temporaries, the factors FITTED_*, were fitted on measured peaks. All were checked on measured
 peaks, within 2 % (mixture) and 4 % (dense): tests/bench/README.md.
 
-Most counts are bytes a token, in the order of a layer's work:
+Most counts are bytes per token, in the order of a layer's work:
 
     residual stream -> norm -> q, k, v -> sdpa -> o -> + -> norm -> experts or MLP -> +
     [hidden] fp32      fp16    fp16       fp16         fp32                           fp32
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from vqa_utils.config import Config
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE, FP16, FP32, Bytes
 from vqa_utils.planning.shapes import ModelShape
+
+INT64 = 8  # bytes
 
 # Tokens of a long row's question, four options and chat template. More of them cost little.
 TEXT_TOKENS = 128
@@ -30,10 +32,10 @@ OPTION_TOKENS = 80
 LOGIT_POSITIONS = 4
 
 # Expert slots per routed token, padding included: 1.20 was recorded at 16 rows a pass. A T4's
-# chunks have less padding.
+# chunks have less padding
 SLOTS_PER_ROUTED_TOKEN = 1.25
 
-# Temporaries of a dense layer's attention, in bytes a token and unit of the queries' width: fitted
+# Temporaries of a dense layer's attention, in bytes per token and unit of query width; fitted
 FITTED_ATTENTION_BACKWARD = 28
 FITTED_ATTENTION_FORWARD = 35
 
@@ -50,13 +52,13 @@ class Batch:
 
     rows: int
     image_tokens: int
-    """Of a row."""
+    """Per row."""
     text_tokens: int
-    """Of a row."""
+    """Per row."""
 
     @property
     def tokens(self) -> int:
-        """Of all rows."""
+        """Count the tokens of all rows."""
         return self.rows * (self.image_tokens + self.text_tokens)
 
 
@@ -68,7 +70,7 @@ def batch_of(
     *,
     training: bool = False,
 ) -> Batch:
-    """Make the batch to plan for: each image has as many pixels as it may.
+    """Make the batch to plan for, with every image at its maximum size.
 
     In training, `paraphrase` may draw a longer instruction.
     """
@@ -98,30 +100,32 @@ def training_bytes(
         head: True for the GPU with the head, and so with the logits.
     """
     saved = layers * input_bytes(shape, batch) + uncheckpointed * saved_bytes(shape, config, batch)
-    working = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
-    return {
-        SAVED: saved,
-        WORKING: int(working) * batch.tokens if layers else 0,
-        DENSE: dense_bytes(shape) if layers else 0,
-        LOGITS: logits_bytes(shape, batch) if head else 0,
-    }
+    working = 0
+    dense = 0
+    has_layers = layers > 0
+    if has_layers:
+        per_token = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
+        working = int(per_token) * batch.tokens
+        dense = dense_bytes(shape)
+    logits = logits_bytes(shape, batch) if head else 0
+    return {SAVED: saved, WORKING: working, DENSE: dense, LOGITS: logits}
 
 
 def input_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the tensors saved by every decoder layer: its input, its experts' routing."""
+    """Count the bytes that every decoder layer saves: its input and its experts' routing."""
     residual_stream = FP32 * shape.hidden
     # For each expert of a token: weight (fp32), expert (int64) and three places (int64)
-    routing = (4 + 8 + 3 * 8) * shape.experts_per_token
+    routing = (FP32 + INT64 + 3 * INT64) * shape.experts_per_token
     return (residual_stream + routing) * batch.tokens
 
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
-    """Count the tensors saved beside these by a layer without activation checkpointing."""
+    """Count the bytes that an uncheckpointed layer saves in addition to `input_bytes`."""
     return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
 
 
 def _attention_saved(shape: ModelShape, config: Config) -> int:
-    """Count the bytes a token saved by the attention half for its backward."""
+    """Count the bytes per token that the attention half saves for its backward."""
     hidden = shape.hidden
     queries = shape.attention_width
     keys = shape.key_value_width
@@ -137,7 +141,7 @@ def _attention_saved(shape: ModelShape, config: Config) -> int:
 
 
 def _mlp_saved(shape: ModelShape) -> int:
-    """Count the bytes a token saved by a dense MLP for its backward; 0 for experts."""
+    """Count the bytes per token that a dense MLP saves for its backward; 0 for experts."""
     if shape.experts:
         return 0
     saved = FP32 * shape.hidden  # the norm's input
@@ -148,19 +152,19 @@ def _mlp_saved(shape: ModelShape) -> int:
 
 
 def _working_in_backward(shape: ModelShape, config: Config, *, checkpointed: bool) -> float:
-    """Count the bytes a token of one layer's temporaries in its backward.
+    """Count the bytes per token of one layer's temporaries in its backward.
 
     A checkpointed layer recomputes the tensors of its attention. Others count them as saved.
     """
     if shape.experts:
-        # Gradients of the residual stream behind the layer and between its halves, in two types
+        # Gradients of the residual stream after the layer and between its halves, in two types
         streams = 2 * (FP32 + FP16) * shape.hidden
         # At most six: gradients of sdpa's output, its q, k and v, and of q, k and v before them
         attention = 6 * FP16 * shape.attention_width
         working = streams + max(attention, _experts_working(shape, training=True))
         return working + _attention_saved(shape, config) if checkpointed else working
     attention = FITTED_ATTENTION_BACKWARD * shape.attention_width
-    mlp = 8 * shape.hidden + 12 * shape.mlp_width  # two streams in fp32; six tensors in fp16
+    mlp = 2 * FP32 * shape.hidden + 6 * FP16 * shape.mlp_width
     working = max(attention, mlp)
     if checkpointed:
         return working + _attention_saved(shape, config)
@@ -169,9 +173,9 @@ def _working_in_backward(shape: ModelShape, config: Config, *, checkpointed: boo
 
 
 def _experts_working(shape: ModelShape, *, training: bool) -> float:
-    """Count the bytes a token of the experts' slots at work.
+    """Count the bytes per token of the experts' slots in use.
 
-    Nearly all slots are of the first group of experts, the busiest, and are counted at once.
+    Nearly all slots belong to the first, busiest group of experts; all count as live at once.
     """
     slot = FP16 * shape.hidden  # the token's input, or later its output
     if training:
@@ -182,7 +186,7 @@ def _experts_working(shape: ModelShape, *, training: bool) -> float:
 
 
 def dense_bytes(shape: ModelShape) -> int:
-    """Count the most dense 16-bit weights at a time: a group of experts, or a matrix."""
+    """Count the bytes of the dense 16-bit weights held at once: a group of experts, or a matrix."""
     matrix = FP16 * shape.mlp_width * shape.hidden
     if not shape.experts:
         return matrix
@@ -191,13 +195,13 @@ def dense_bytes(shape: ModelShape) -> int:
 
 
 def logits_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the logits in fp16 and fp32, their log-softmax and its gradient."""
+    """Count the bytes of the logits in fp16 and fp32, their log-softmax and its gradient."""
     logits = batch.rows * LOGIT_POSITIONS * shape.vocabulary
     return logits * (FP16 + FP32 + FP32 + FP32)
 
 
 def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
-    """Count the tensors beside the weights in a layer's forward without gradients.
+    """Count the bytes besides the weights in a layer's forward without gradients.
 
     Args:
         shape: the model's.
@@ -206,14 +210,15 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
             and embeddings to its end.
     """
     tokens_per_row = batch.tokens // batch.rows
-    mask = (1 + FP16) * tokens_per_row  # of several option orders: as bool, and added to scores
+    # Bytes per token with several option orders: bool, and an fp16 bias
+    mask = (1 + FP16) * tokens_per_row
     if not shape.experts:
-        streams = 12 * shape.hidden  # three residual streams in fp32
+        streams = 3 * FP32 * shape.hidden
         attention = FITTED_ATTENTION_FORWARD * shape.attention_width
-        mlp = 8 * shape.hidden + 8 * shape.mlp_width  # two streams in fp32, four tensors in fp16
+        mlp = 2 * FP32 * shape.hidden + 4 * FP16 * shape.mlp_width
         dense_layer = mask + streams + max(attention, mlp)
         return dense_layer * batch.tokens + dense_bytes(shape)
-    # The residual stream before, within and behind the layer, and the norm of the second half
+    # The residual stream before, within and after the layer, and the norm of the second half
     streams = (3 * FP32 + FP16) * shape.hidden
     images = 0
     if first:
@@ -226,32 +231,39 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
 
 
 def _image_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the pixels, the tower's residual stream and its features, and DeepStack's."""
-    stream = FP32 * shape.vision_hidden  # of a patch
-    features = (FP32 + FP16 * shape.deepstack_layers) * shape.hidden  # of an image token
+    """Count the bytes of pixels, the tower's residual stream, its features and DeepStack's."""
+    stream = FP32 * shape.vision_hidden  # per patch
+    features = (FP32 + FP16 * shape.deepstack_layers) * shape.hidden  # per image token
     image_tokens = batch.rows * batch.image_tokens
     return _patches(shape, batch) * (_pixel_bytes(shape) + stream) + image_tokens * features
 
 
 def vision_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the vision tower's forward: pixels, its stream, one block's temporaries."""
+    """Count the bytes of the vision tower's forward: pixels, residual stream, a block's temporaries.
+
+    All terms are bytes per patch.
+    """
     streams = 2 * FP32 * shape.vision_hidden
-    attention = 9 * FP32 * shape.vision_hidden  # of a block, in fp32
-    mlp = 3 * FP16 * shape.vision_mlp_width  # of a block, in fp16
+    attention = 9 * FP32 * shape.vision_hidden  # of a block
+    mlp = 3 * FP16 * shape.vision_mlp_width  # of a block
     return _patches(shape, batch) * (_pixel_bytes(shape) + streams + max(attention, mlp))
 
 
 def _patches(shape: ModelShape, batch: Batch) -> int:
+    """Count the patches of all images."""
     pixels = batch.rows * batch.image_tokens * shape.pixels_per_token
     return pixels // shape.patch_px**2
 
 
 def _pixel_bytes(shape: ModelShape) -> int:
-    """Count the bytes of a patch: three colours of two frames in fp32."""
+    """Count the bytes per patch: three colours of two frames in fp32."""
     return 3 * 2 * shape.patch_px**2 * FP32
 
 
 def loading_bytes(shape: ModelShape) -> int:
-    """Count the largest stack of experts on its way to 4 bits: in 16 bits, read and transposed."""
+    """Count the bytes of the largest stack of experts while it is quantised.
+
+    It is held twice in 16 bits: as read, and transposed.
+    """
     gate_up = shape.experts * 2 * shape.mlp_width * shape.hidden
     return 2 * FP16 * gate_up

@@ -1,6 +1,6 @@
 """Cut experts into chunks of one batched product each: padding against kernel launches.
 
-Free of torch, as the model of a run's minutes asks the same.
+Free of torch, because `forecasting` uses it too.
 """
 
 import functools
@@ -14,8 +14,8 @@ CUTS = 32
 
 # Padding slots that take as long as one more chunk's launches. A slot of the 30B's experts takes
 # 25 MFLOP forward and backward and moves 40 kB: about 1.1 us on a T4 and 0.08 us on an H100.
-# A chunk has some 10 launches of 5 us on a GPU that is fed: worth 50 slots of a T4. At 200, a slow
-# host keeps up with four rows a pass too.
+# A chunk has about 10 launches of 5 us on a GPU that never waits: 50 slots of a T4. 200 lets a slow
+# host keep up at four rows per pass.
 WORTH_ON_TURING = 200
 # A faster GPU waits for its host. 750 and 3,000 were no faster (tests/bench/README.md).
 WORTH_SINCE_AMPERE = 1500
@@ -27,14 +27,14 @@ ROUNDING = 4
 
 
 class _Cuts(NamedTuple):
-    """Places to cut experts. C is the number of cuts, the end included and the start left out."""
+    """Places to cut experts. C is the number of cuts, with the end and without the start."""
 
     places: np.ndarray
     """[C + 1], ascending from 0 to the number of busy experts"""
     experts: np.ndarray
     """[C, C], experts from one cut (column: the start) to a later one (row: the end)"""
     in_one_group: np.ndarray
-    """[C, C], True if these experts are of one group"""
+    """[C, C], True if these experts belong to one group"""
 
 
 def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[int, int]]:
@@ -49,13 +49,13 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
                2           │ ▓▓░
                   2 x 9    │  3 x 3 slots: chunks [(2, 9), (3, 3)]
 
-    The cheapest cut is taken. A chunk costs its slots, and `padding_worth` more for its launches.
+    Find the cheapest cuts. A chunk costs its slots, and `padding_worth` more for its launches.
     The slots of an expert are then rounded up to a multiple of a power of two.
 
     Args:
-        loads: tokens of each expert, descending. Experts without any get no chunk.
-        at_once: experts with dense weights in memory together: the first so many, then the
-            next. They are a group, and no chunk has experts of two groups.
+        loads: tokens per expert, descending. Experts without tokens get no chunk.
+        at_once: experts whose weights are dense at the same time. Consecutive experts form groups
+            of this many; no chunk crosses a group.
         padding_worth: the padding slots worth the time of one more chunk.
 
     Returns:
@@ -67,9 +67,9 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
     chunk_costs = np.where(cuts.in_one_group, cuts.experts * busiest + padding_worth, np.inf)
 
     # Dynamic programming from left to right: the cheapest way to cut the experts before place n is
-    # the cheapest way to cut those before the last chunk's start, and that chunk.
+    # the cheapest way to cut those before the last chunk's start, and that chunk
     cheapest = np.zeros(len(cuts.places))
-    last_start = [0]  # for each place: where the last chunk before it starts, a number of a place
+    last_start = [0]  # per place: index of the place where the cheapest last chunk starts
     for end in range(1, len(cuts.places)):
         totals = cheapest[:end] + chunk_costs[end - 1, :end]
         best = int(totals.argmin())
@@ -82,7 +82,8 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
     while end > 0:
         start = last_start[end]
         experts = int(cuts.places[end] - cuts.places[start])
-        slots = _rounded_up(int(busiest[start]), padding_worth // ROUNDING // experts)
+        most_added = padding_worth // ROUNDING // experts
+        slots = _rounded_up(int(busiest[start]), most_added)
         chunks.append((experts, slots))
         end = start
     return chunks[::-1]
@@ -90,8 +91,8 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
 
 def _rounded_up(slots: int, most_added: int) -> int:
     """Round up to a multiple of the largest power of two up to `most_added`."""
-    power = max(1, most_added).bit_length() - 1
-    multiple = 2**power
+    exponent = max(1, most_added).bit_length() - 1
+    multiple = 2**exponent
     return -(-slots // multiple) * multiple
 
 

@@ -1,7 +1,7 @@
-"""Several option orders of a row in one forward pass.
+"""Join several option orders of a row into one forward pass.
 
 Image and question come first in the prompt and are the same in every order, so a row costs them
-once. A batch costs the launches and the weights' bytes of one pass, whatever the number of orders.
+once. A batch costs the launches and the weights' bytes of one pass, for any number of orders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,24 @@ from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 
 TokenIds = list[int]
 
-# The segment of a token says to whom it belongs. The orders count up from FIRST_ORDER
+# A token's segment: padding, the shared prefix, or an order (FIRST_ORDER + its number)
 PADDING, PREFIX, FIRST_ORDER = 0, 1, 2
 
 
 def shifts_of(orders: int) -> tuple[int, ...]:
-    """Return by how many places each of 1, 2 or 4 cyclic orders turns the options."""
+    """Return by how many positions each of 1, 2 or 4 cyclic orders rotates the options."""
     step = len(LETTERS) // orders
     return tuple(range(0, len(LETTERS), step))
 
 
 def in_order(rows: Sequence[Row], shift: int) -> list[Row]:
-    """Return the rows with their options turned by `shift` places."""
+    """Return the rows with their options rotated by `shift` positions."""
     order = cyclic_order(shift)
     return [reorder_options(row, order) for row in rows]
 
 
 def can_share(model: nn.Module) -> bool:
-    """Tell if a mask alone keeps tokens apart in every layer.
+    """Tell whether a mask alone keeps tokens apart in every layer.
 
     Linear attention passes a state from token to token, past any mask.
     """
@@ -52,9 +52,9 @@ def encode_orders(encoder: Encoder, rows: Sequence[Row], shifts: Sequence[int]) 
 def in_one_sequence(
     batch: Mapping[str, torch.Tensor], prompts: Sequence[Sequence[TokenIds]], pad: int
 ) -> dict[str, Any]:
-    r"""Join the orders of each row behind their common prefix.
+    r"""Join the orders of each row after their common prefix.
 
-    A row is a tree: one trunk (the prefix: chat, image, question) and one branch an order (its
+    A row is a tree: one trunk (the prefix: chat, image, question) and one branch per order (its
     suffix: the options).
 
                                   .- a. red  b. blue ...     order 0
@@ -62,8 +62,8 @@ def in_one_sequence(
                                   '- a. blue b. red  ...     order 1
 
     The joined sequence lays the tree flat. P is the longest prefix of the batch, S the longest
-    suffix. Every part is left-padded, so that all suffixes end at the same places. Two rows in two
-    orders, with P = 5 and S = 3:
+    suffix. Every part is left-padded, so that an order's suffixes end in the same column. Two rows
+    in two orders, with P = 5 and S = 3:
 
                     prefix       order 0    order 1
         row 0     . p p p p  |   s s s   |  . s s        . is padding
@@ -76,12 +76,12 @@ def in_one_sequence(
         batch: the rows in the first order from the encoder, left-padded, with `position_ids`
             [3, B, L].
         prompts: [orders][B] token ids without padding; an image is one token there.
-        pad: the token at padding places.
+        pad: the padding token.
 
     Returns:
         The batch, with T = P + orders * S: input_ids, mm_token_type_ids [B, T], position_ids
         [3, B, T], `segments` [B, T] in place of the attention mask, and `logits_to_keep`, the last
-        place of each order.
+        column of each order.
     """
     suffixes = []  # [B][orders] token ids
     for prompts_of_row in zip(*prompts, strict=True):
@@ -109,12 +109,12 @@ def in_one_sequence(
 
 
 def common_prefix_length(prompts: Sequence[TokenIds]) -> int:
-    """Count the tokens all prompts begin with, and leave each at least one of its own."""
+    """Count the tokens shared by all prompts' starts; leave each prompt at least one token."""
     shortest = min(len(ids) for ids in prompts)
-    for place in range(shortest - 1):
-        tokens = {ids[place] for ids in prompts}
+    for position in range(shortest - 1):
+        tokens = {ids[position] for ids in prompts}
         if len(tokens) > 1:
-            return place
+            return position
     return shortest - 1
 
 
@@ -133,43 +133,43 @@ class OrderTree:
         self.positions = torch.zeros(3, rows, total, dtype=torch.long)  # [3, B, T]
 
     def place_prefix(self, row: int, batch: Mapping[str, torch.Tensor], columns: int) -> None:
-        """Copy the first `columns` of an encoded row to the end of the prefix's places."""
-        places = slice(self.prefix_length - columns, self.prefix_length)
-        self.input_ids[row, places] = batch["input_ids"][row, :columns]
-        self.token_types[row, places] = batch["mm_token_type_ids"][row, :columns]
-        self.segments[row, places] = batch["attention_mask"][row, :columns] * PREFIX
-        self.positions[:, row, places] = batch["position_ids"][:, row, :columns]
+        """Copy the first `columns` of an encoded row to the end of the prefix's columns."""
+        target = slice(self.prefix_length - columns, self.prefix_length)
+        self.input_ids[row, target] = batch["input_ids"][row, :columns]
+        self.token_types[row, target] = batch["mm_token_type_ids"][row, :columns]
+        self.segments[row, target] = batch["attention_mask"][row, :columns] * PREFIX
+        self.positions[:, row, target] = batch["position_ids"][:, row, :columns]
 
     def place_suffix(self, row: int, order: int, ids: TokenIds) -> None:
-        """Put an order's own tokens, all of them text, at the end of that order's places."""
+        """Put an order's own tokens, all of them text, at the end of that order's columns."""
         end = self.suffix_end(order)
-        places = slice(end - len(ids), end)
-        self.input_ids[row, places] = torch.tensor(ids)
-        self.segments[row, places] = FIRST_ORDER + order
+        target = slice(end - len(ids), end)
+        self.input_ids[row, target] = torch.tensor(ids)
+        self.segments[row, target] = FIRST_ORDER + order
         prefix_end = self.positions[:, row, self.prefix_length - 1, None]  # [3, 1]
-        self.positions[:, row, places] = prefix_end + torch.arange(1, len(ids) + 1)
+        self.positions[:, row, target] = prefix_end + torch.arange(1, len(ids) + 1)
 
     def suffix_end(self, order: int) -> int:
-        """Return the place behind an order's last token."""
+        """Return the end of an order's columns (exclusive)."""
         return self.prefix_length + (order + 1) * self.suffix_length
 
     def as_inputs(self) -> dict[str, Any]:
         """Return the sequences by the model's names for them."""
-        last_places = [self.suffix_end(order) - 1 for order in range(self.orders)]
+        last_columns = [self.suffix_end(order) - 1 for order in range(self.orders)]
         return {
             "input_ids": self.input_ids,
             "mm_token_type_ids": self.token_types,
             "position_ids": self.positions,
             "segments": self.segments,
             # No tensor: accelerate would move it to the first GPU, and the head is on the last
-            "logits_to_keep": last_places,
+            "logits_to_keep": last_columns,
         }
 
 
 def tree_mask(segments: torch.Tensor) -> torch.Tensor:
     """Make the attention mask [B, 1, T, T] (query, key) from `segments` [B, T].
 
-    A token sees the prefix and its own order, up to itself. Padding sees itself alone, since a
+    A token sees the prefix and its own order, up to itself. Padding sees only itself, since a
     softmax over nothing is NaN.
     """
     length = segments.shape[1]

@@ -2,12 +2,12 @@
 
 transformers' layer is dozens of operations, each with a node, saved tensors and, under activation
 checkpointing, hooks: a host takes longer to queue them than a GPU to compute them. Here the
-backward is written out. It keeps only what it needs, takes from the forward what it can (routing,
-dropout's seed), and under checkpointing recomputes the attention's half alone:
+backward is written out. It saves only what it needs, takes from the forward what it can (routing,
+dropout's seed), and under checkpointing recomputes only the attention half:
 
-    x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle      the attention's half:
+    x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle      attention half:
                                                                          recomputed in the backward
-    middle -> norm -> router -> experts -> + middle = y                  the experts' half:
+    middle -> norm -> router -> experts -> + middle = y                  experts half:
                                                                          computed once
 """
 
@@ -20,9 +20,9 @@ from torch import nn
 
 from vqa_utils.model.fast._attention import as_bias, attend, has_cache
 from vqa_utils.model.fast._lora import projection_of
-from vqa_utils.model.fast._projection import Projection, Use
+from vqa_utils.model.fast._projection import AdapterUse, Projection
 from vqa_utils.model.fast._shared import shared
-from vqa_utils.model.nf4 import forward as experts
+from vqa_utils.model.nf4 import forward as expert_math
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.ops.choose_experts import choose_experts, choose_experts_backward
 from vqa_utils.ops.expert_slots import Routing
@@ -33,12 +33,12 @@ Angles = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [B, L, d] each
 
 
 def has_fast_parts(layer: nn.Module) -> bool:
-    """Whether a layer has experts in NF4, and fast LoRA on its q, k, v and o."""
+    """Tell whether a layer has experts in NF4, and fast LoRA on its q, k, v and o."""
     return _projections(layer) is not None
 
 
 def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
-    """Return the product of q, k and v, and that of o; None where one of them is not fast."""
+    """Return the product of q, k and v, and that of o; None if one of them is not fast."""
     attention = layer.self_attn
     if not isinstance(getattr(layer.mlp, "experts", None), NF4Experts):
         return None
@@ -64,7 +64,8 @@ def layer_forward(
 ) -> torch.Tensor:
     """Replace a decoder layer's forward; with a cache or a merged adapter, call transformers' own.
 
-    It replaces accelerate's hook too, which would copy mask and angles to another GPU once a layer.
+    It replaces accelerate's hook too, which would copy mask and angles to another GPU once per
+    layer.
 
     Args:
         hidden_states: [B, L, H], the residual stream.
@@ -72,7 +73,7 @@ def layer_forward(
         attention_mask: [B, 1, L, L], or None for causal attention.
 
     Returns:
-        [B, L, H], the residual stream behind the layer.
+        [B, L, H], the residual stream after the layer.
     """
     device = self.input_layernorm.weight.device
     hidden_states = hidden_states.to(device)
@@ -87,16 +88,16 @@ def layer_forward(
     qkv, out = projections
     layer = Layer(
         self,
-        Used(qkv, qkv.next_use()),
-        Used(out, out.next_use()),
+        ProjectionUse(qkv, qkv.next_use()),
+        ProjectionUse(out, out.next_use()),
         as_bias(mask, self.mlp.experts.compute_dtype),
         angles,
-        learns=torch.is_grad_enabled(),
+        needs_backward=torch.is_grad_enabled(),
     )
-    if layer.learns:
+    if layer.needs_backward:
         return _Compute.apply(hidden_states, layer, not self.is_checkpointed, *layer.parameters)
     with torch.autocast(hidden_states.device.type, enabled=False):
-        return layer.forward(hidden_states, keep=False).y
+        return layer.forward(hidden_states, save=False).y
 
 
 def _on(device: torch.device, tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -106,18 +107,18 @@ def _on(device: torch.device, tensor: torch.Tensor | None) -> torch.Tensor | Non
     return shared(tensor, device, lambda tensor: tensor.to(device))
 
 
-class Used(NamedTuple):
-    """A projection, and how this forward uses it."""
+class ProjectionUse(NamedTuple):
+    """A projection, and its use in this forward."""
 
     projection: Projection
-    use: Use
+    use: AdapterUse
 
 
-class Attention(NamedTuple):
-    """What the attention computes, and what its backward needs."""
+class AttentionOutput(NamedTuple):
+    """The attention's output, and the tensors that its backward needs."""
 
     attended: torch.Tensor
-    """[B, L, q_heads d], the output of autograd's graph where there will be a backward"""
+    """[B, L, q_heads d], the output of autograd's graph if a backward follows"""
     heads: tuple[torch.Tensor, ...] = ()
     """q, k and v [B, L, q_heads, d], the graph's leaves"""
     qkv: torch.Tensor | None = None
@@ -125,155 +126,160 @@ class Attention(NamedTuple):
     dropped: torch.Tensor | None = None
     """[B, L, H], the input of q, k and v's A"""
     low: torch.Tensor | None = None
-    """[T, R], what A made of it"""
+    """[T, R], A's output"""
 
 
 @dataclass
-class Attended:
-    """What the backward needs of the attention's half."""
+class SavedAttentionHalf:
+    """The attention half's tensors, saved for the backward."""
 
-    attention: Attention
+    attention: AttentionOutput
     out_dropped: torch.Tensor | None
     """[B, L, q_heads d], the input of o's A"""
     out_low: torch.Tensor | None
-    """[T, r], what A made of it"""
+    """[T, r], A's output"""
     middle: torch.Tensor
     """[B, L, H], the residual stream between the halves"""
     normed: torch.Tensor
     """[B, L, H], the input of the experts"""
 
 
-class AttentionHalf(NamedTuple):
-    """What the attention's half computes."""
+class AttentionHalfOutput(NamedTuple):
+    """The attention half's output, and the tensors that its backward needs."""
 
     middle: torch.Tensor
-    """[B, L, H], the residual stream behind it"""
+    """[B, L, H], the residual stream after it"""
     normed: torch.Tensor
     """[B, L, H], its norm in the type of the products, for the experts"""
     normed_wide: torch.Tensor | None
     """[B, L, H], its norm in the type of the residual stream, for the router"""
-    kept: Attended | None
+    saved: SavedAttentionHalf | None
 
 
 @dataclass
-class Routed:
-    """Where the tokens went."""
+class SavedRouting:
+    """The router's choice, saved for the backward."""
 
     weights: torch.Tensor
-    """[T, k], the router's"""
+    """[T, k], of the chosen experts"""
     index: torch.Tensor
     """[T, k], the chosen experts"""
     routing: Routing
 
 
 class LayerOutput(NamedTuple):
-    """What a layer computes, and what its backward needs."""
+    """A layer's output, and the tensors that its backward needs."""
 
     y: torch.Tensor
-    """[B, L, H], the residual stream behind the layer"""
-    kept: Attended | None
-    routed: Routed
+    """[B, L, H], the residual stream after the layer"""
+    saved: SavedAttentionHalf | None
+    saved_routing: SavedRouting
 
 
 @dataclass
 class Layer:
-    """One forward of a decoder layer: the module with its inputs beside the residual stream.
+    """One forward of a decoder layer: the module, and its inputs besides the residual stream.
 
-    The arithmetic is written out for both directions; autograd has a part in the attention alone.
+    The arithmetic is written out for both directions; only the attention uses autograd.
     """
 
     module: nn.Module
-    qkv: Used
-    out: Used
+    qkv: ProjectionUse
+    out: ProjectionUse
     bias: torch.Tensor | None
     """[B, 1, L, L], added to the attention's scores; None for causal attention"""
     angles: Angles
-    learns: bool
-    """whether there will be a backward"""
+    needs_backward: bool
+    """True if a backward follows"""
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        """A and B of q, k and v, then those of o."""
+        """Return A and B of q, k and v, then those of o."""
         return (*self.qkv.use.parameters, *self.out.use.parameters)
 
-    def forward(self, x: torch.Tensor, *, keep: bool) -> LayerOutput:
-        """Compute the residual stream behind the layer from the one in front of it, x [B, L, H].
+    def forward(self, x: torch.Tensor, *, save: bool) -> LayerOutput:
+        """Compute the residual stream after the layer from the one before it, x [B, L, H].
 
         Args:
-            keep: whether the result has what the backward needs of the attention's half.
+            save: True to return the attention half's tensors for the backward too.
         """
         mlp = self.module.mlp
-        middle, normed, normed_wide, kept = self.attention_half(x, keep=keep, wide=True)
+        middle, normed, normed_wide, saved = self.attention_half(x, save=save, wide=True)
         assert normed_wide is not None  # asked for
         # The router reads fp32, as model/fp16.py has it
         logits = F.linear(normed_wide.flatten(0, -2), mlp.gate.weight)  # [T, E]
         del normed_wide  # fp32 [B, L, H], which would lie beside the experts' dense weights
         weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
-        routing = experts.routed(index, mlp.experts)
-        y = experts.compute(
+        routing = expert_math.routed(index, mlp.experts)
+        y = expert_math.compute(
             normed.flatten(0, -2), weights, routing, mlp.experts, onto=middle.flatten(0, -2)
         )  # [T, H]
-        return LayerOutput(y.view_as(x), kept, Routed(weights, index, routing))
+        return LayerOutput(y.view_as(x), saved, SavedRouting(weights, index, routing))
 
-    def attention_half(self, x: torch.Tensor, *, keep: bool, wide: bool) -> AttentionHalf:
-        """Compute the residual stream behind the attention, and its norms.
+    def attention_half(self, x: torch.Tensor, *, save: bool, wide: bool) -> AttentionHalfOutput:
+        """Compute the residual stream after the attention, and its norms.
 
         Args:
-            x: [B, L, H], the residual stream in front of the layer.
-            keep: whether the result has what the backward needs.
-            wide: whether the router's norm is made too.
+            x: [B, L, H], the residual stream before the layer.
+            save: True to return the tensors for the backward too.
+            wide: True to return the router's norm too.
         """
-        attention = self._attention(x, keep=keep)
+        attention = self._attention(x, save=save)
         delta, out_dropped, out_low = self.out.projection.forward(
-            attention.attended.detach(), self.out.use, keep=keep, merge=not self.learns
+            attention.attended.detach(), self.out.use, save=save, merge=not self.needs_backward
         )  # [B, L, H]
-        if not keep:
-            del attention  # makes room for the norms
+        if not save:
+            del attention  # its memory is free for the norms
         norm = self.module.post_attention_layernorm
         middle, normed, normed_wide = add_norm(x, delta, norm, self._dtype, wide=wide)
-        kept = None
-        if keep:
-            kept = Attended(attention, out_dropped, out_low, middle, normed)
-        return AttentionHalf(middle, normed, normed_wide, kept)
+        saved = None
+        if save:
+            saved = SavedAttentionHalf(attention, out_dropped, out_low, middle, normed)
+        return AttentionHalfOutput(middle, normed, normed_wide, saved)
 
-    def _attention(self, x: torch.Tensor, *, keep: bool) -> Attention:
+    def _attention(self, x: torch.Tensor, *, save: bool) -> AttentionOutput:
         """Norm x [B, L, H], make its heads, and attend.
 
-        What nothing reads any more is dropped at once, so that the next line's result takes its
-        place in memory.
+        Each tensor is dropped after its last use, so that the next result can take its memory.
         """
         _, normed, _ = add_norm(x, None, self.module.input_layernorm, self._dtype)  # [B, L, H]
         qkv, dropped, low = self.qkv.projection.forward(
-            normed, self.qkv.use, keep=keep, merge=not self.learns
+            normed, self.qkv.use, save=save, merge=not self.needs_backward
         )  # [B, L, (q_heads + 2 kv_heads) d]
         del normed
         q, k, v = split_heads(qkv, self._head_norms, *self.angles)  # [B, L, q_heads, d] each
         scaling = self.module.self_attn.scaling
-        if not keep:
+        if not save:
             del qkv
-            return Attention(attend(q, k, v, self.bias, scaling).flatten(2))
+            return AttentionOutput(attend(q, k, v, self.bias, scaling).flatten(2))
         q.requires_grad_()
         k.requires_grad_()
         v.requires_grad_()
         with torch.enable_grad():
             attended = attend(q, k, v, self.bias, scaling).flatten(2)  # [B, L, q_heads d]
-        return Attention(attended, (q, k, v), qkv, dropped, low)
+        return AttentionOutput(attended, (q, k, v), qkv, dropped, low)
 
     def backward(
-        self, grad: torch.Tensor, x: torch.Tensor, kept: Attended, routed: Routed, *, needs_x: bool
+        self,
+        grad: torch.Tensor,
+        x: torch.Tensor,
+        saved: SavedAttentionHalf,
+        saved_routing: SavedRouting,
+        *,
+        needs_x: bool,
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Compute the gradients of x [B, L, H] and of `parameters` from that of y [B, L, H].
 
         Args:
             needs_x: otherwise the first result is None.
         """
-        grad_middle, grad_delta = self._backward_of_experts(grad.contiguous(), kept, routed)
+        grad_middle, grad_delta = self._backward_of_experts(grad.contiguous(), saved, saved_routing)
         grad_attended, grads_out = self.out.projection.backward(
-            grad_delta, self.out.use, kept.out_dropped, kept.out_low
+            grad_delta, self.out.use, saved.out_dropped, saved.out_low
         )  # [B, L, q_heads d]
-        attention = kept.attention
+        attention = saved.attention
         grad_heads = torch.autograd.grad(attention.attended, attention.heads, grad_attended)
-        assert attention.qkv is not None  # kept for the backward
+        assert attention.qkv is not None  # saved for the backward
         grad_qkv = split_heads_backward(grad_heads, attention.qkv, self._head_norms, *self.angles)
         grad_normed, grads_qkv = self.qkv.projection.backward(
             grad_qkv, self.qkv.use, attention.dropped, attention.low, needs_x=needs_x
@@ -285,26 +291,26 @@ class Layer:
         return grad_x, grads
 
     def _backward_of_experts(
-        self, grad: torch.Tensor, kept: Attended, routed: Routed
+        self, grad: torch.Tensor, saved: SavedAttentionHalf, saved_routing: SavedRouting
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradient of `middle`: in the residual stream's type, and in the products'."""
         mlp = self.module.mlp
-        normed = kept.normed.flatten(0, -2)  # [T, H]
-        grad_normed, grad_weights = experts.gradients(
-            grad.flatten(0, -2), normed, routed.weights, routed.routing, mlp.experts
+        normed = saved.normed.flatten(0, -2)  # [T, H]
+        grad_normed, grad_weights = expert_math.gradients(
+            grad.flatten(0, -2), normed, saved_routing.weights, saved_routing.routing, mlp.experts
         )  # [T, H], [T, k]
         grad_logits = choose_experts_backward(
-            grad_weights, routed.weights, routed.index, mlp.experts.num_experts
+            grad_weights, saved_routing.weights, saved_routing.index, mlp.experts.num_experts
         )  # [T, E]
         # The norm feeds both: the experts and, through the logits, the router
         grad_normed = grad_normed.to(mlp.gate.weight.dtype)
         grad_normed = torch.addmm(grad_normed, grad_logits, mlp.gate.weight).view_as(grad)
         norm = self.module.post_attention_layernorm
-        return norm_backward(kept.middle, norm, grad_normed, grad, normed.dtype)
+        return norm_backward(saved.middle, norm, grad_normed, grad, normed.dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the products."""
+        """Return the type of the products."""
         return self.module.mlp.experts.compute_dtype
 
     @property
@@ -313,34 +319,34 @@ class Layer:
 
 
 class _Compute(torch.autograd.Function):
-    """`Layer.forward` with its gradients; the backward recomputes what was not kept."""
+    """`Layer.forward` with its gradients; the backward recomputes what was not saved."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, layer: Layer, keep: bool, *parameters: torch.Tensor
+        ctx: Any, x: torch.Tensor, layer: Layer, save: bool, *parameters: torch.Tensor
     ) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            output = layer.forward(x, keep=keep and any(ctx.needs_input_grad))
+            output = layer.forward(x, save=save and any(ctx.needs_input_grad))
         ctx.save_for_backward(x)
         ctx.layer = layer
-        ctx.kept = output.kept
-        ctx.routed = output.routed
+        ctx.saved = output.saved
+        ctx.saved_routing = output.saved_routing
         return output.y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        kept, routed = ctx.kept, ctx.routed
-        # What the layer kept goes with this layer's backward, not with the whole graph
-        ctx.kept = ctx.routed = None
-        if routed is None:
+        saved, saved_routing = ctx.saved, ctx.saved_routing
+        # Free the layer's tensors with this layer's backward, not with the complete graph
+        ctx.saved = ctx.saved_routing = None
+        if saved_routing is None:
             raise RuntimeError(
                 "expected one backward through a layer, found a second; "
-                "what a layer kept is dropped in its first backward"
+                "a layer's saved tensors are dropped in its first backward"
             )
         needs_x = ctx.needs_input_grad[0]
         with torch.autocast(x.device.type, enabled=False):
-            if kept is None:
-                kept = ctx.layer.attention_half(x, keep=True, wide=False).kept
-            grad_x, grads = ctx.layer.backward(grad, x, kept, routed, needs_x=needs_x)
+            if saved is None:
+                saved = ctx.layer.attention_half(x, save=True, wide=False).saved
+            grad_x, grads = ctx.layer.backward(grad, x, saved, saved_routing, needs_x=needs_x)
         return grad_x, None, None, *grads

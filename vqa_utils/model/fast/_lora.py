@@ -1,4 +1,4 @@
-"""Compute LoRA beside 4-bit matrices in few launches and few bytes, on PEFT's own layers.
+"""Compute LoRA on 4-bit matrices in few launches and few bytes, on PEFT's own layers.
 
 PEFT copies the base's output, then adds the scaled update as a tensor of its own: three passes
 over the widest activation of the layer. Here layers with the same input, such as q, k and v, are
@@ -13,13 +13,14 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from vqa_utils.model.fast._projection import Projection, Use, make_scales_dense
+from vqa_utils.model.fast._projection import AdapterUse, Projection, make_scales_dense
 
-_fast_layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose copies a step makes old
+# Their copies of A and B are stale after an optimizer step
+_fast_layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def has_plain_lora(module: nn.Module) -> bool:
-    """Whether a module is a 4-bit layer with one active adapter of plain LoRA."""
+    """Tell whether a module is a 4-bit layer with one active adapter of plain LoRA."""
     return (
         isinstance(module, LoraLinear4bit)
         and len(module.active_adapters) == 1
@@ -30,13 +31,13 @@ def has_plain_lora(module: nn.Module) -> bool:
 def prepare_lora_layer(layer: LoraLinear4bit) -> None:
     """Make a layer ready for `lora_forward`: dense scales, hooks that drop copies of A and B."""
     make_scales_dense(layer.get_base_layer().weight.quant_state)
-    layer.projections = {}  # the products that it takes part in, by their layers
+    layer.projections = {}  # the products that it belongs to, by their layers
     layer.register_load_state_dict_post_hook(_after_loading)
     _fast_layers.add(layer)
 
 
 def lora_forward(self: LoraLinear4bit, x: torch.Tensor) -> torch.Tensor:
-    """Replace the forward of PEFT's 4-bit layer; where `projection_of` has none, call PEFT's.
+    """Replace the forward of PEFT's 4-bit layer; call PEFT's own if `projection_of` returns None.
 
     Args:
         x: [..., in]
@@ -70,8 +71,8 @@ def _apply(projection: Projection, x: torch.Tensor) -> torch.Tensor:
 def projection_of(layers: tuple[nn.Module, ...]) -> Projection | None:
     """Return the product of these layers, made when it is first asked for.
 
-    None where one layer has no fast LoRA or is merged, or where the layers differ in adapter or
-    scaling. Asked twice a decoder layer and forward, so it reads plain attributes alone.
+    None if one layer has no fast LoRA or is merged, or if the layers differ in adapter or scaling.
+    Called twice per decoder layer and forward, so it only reads plain attributes.
     """
     first = layers[0]
     adapter = _plain_adapter(first)
@@ -105,10 +106,10 @@ def _plain_adapter(layer: nn.Module) -> str | None:
 
 
 def forget_copies(layer: nn.Module) -> None:
-    """Drop the copies of A and B in all products that a layer takes part in.
+    """Drop the copies of A and B in all products that a layer belongs to.
 
-    To be called after anything that writes into A or B. Optimizers and `load_state_dict` (so
-    PEFT's loading too) do so by the two hooks below; who writes in another way calls it.
+    Call this after anything else that writes into A or B: optimizers and `load_state_dict` (and so
+    PEFT's loading) do it by the hooks below.
     """
     for projection in layer.projections.values():
         projection.copies = None
@@ -133,9 +134,13 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, projection: Projection, use: Use, *parameters: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        projection: Projection,
+        use: AdapterUse,
+        *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        y, dropped, low = projection.forward(x, use, keep=True)
+        y, dropped, low = projection.forward(x, use, save=True)
         ctx.save_for_backward(dropped, low)
         ctx.projection = projection
         ctx.use = use

@@ -1,9 +1,9 @@
 """Compute left-padded rows with their padding on the right, where causal attention needs no mask.
 
 Batches are padded on the left, so that all rows end with the answer. Each token then has to be
-kept from looking at the padding before it: attention reads a mask for every head, and computes
-later positions too, only to throw them away. On the right, padding comes after everything that
-counts:
+kept from seeing the padding before it: attention reads a mask for every head, and computes later
+positions too, only to throw them away. On the right, padding comes after all tokens, and causal
+attention never sees it:
 
     as batched        computed          and back
     . . a b c         a b c . .         . . a b c
@@ -49,12 +49,11 @@ def _padded_on_the_right(
 ) -> Any:
     """Move the inputs of `forward`, run it without a mask, and move its last hidden state back."""
     length = attention_mask.shape[1]
-    place = torch.arange(length, device=attention_mask.device)  # [L]
-    first = attention_mask.int().argmax(
-        1, keepdim=True
-    )  # [B, 1], the first token that is no padding
-    there = (place + first) % length  # [B, L]
-    back = (place - first) % length  # [B, L]
+    position = torch.arange(length, device=attention_mask.device)  # [L]
+    # [B, 1], position of the first token that is no padding
+    first = attention_mask.int().argmax(1, keepdim=True)
+    there = (position + first) % length  # [B, L]
+    back = (position - first) % length  # [B, L]
     moved = dict(kwargs)
     for name in BY_POSITION:
         if kwargs.get(name) is not None:

@@ -1,9 +1,10 @@
 """Multiply by several adapted 4-bit layers at once: W in NF4, and LoRA's A and B beside it.
 
-The product that makes LoRA's update adds it into the base's output; where nothing is dropped and
-nothing learns, the update is added into the matrix itself. The 16-bit copies of A and B are made
-once per optimizer step, not in each pass. The scales of adapted matrices are kept dense (0.36 bits
-a weight more), as two of the three launches that dequantise a matrix are for them.
+One addmm computes LoRA's update and adds it to the base's output. Without gradients and dropout,
+and with more rows than columns, it is added to the dense matrix instead. The 16-bit copies of A and
+B are made once per optimizer step, not in each pass. The scales of adapted matrices are kept dense
+(0.37 bits more per weight), because two of the three launches that dequantise a matrix are for
+them.
 """
 
 import operator
@@ -22,28 +23,28 @@ from vqa_utils.ops.dequantize import Packed, dequantize
 from vqa_utils.ops.dropout import draw_seed, dropout
 
 
-class Use(NamedTuple):
-    """How one forward uses a projection, for its recomputation and its backward to do the same."""
+class AdapterUse(NamedTuple):
+    """The adapter and dropout mask of one forward, repeated in its recomputation and backward."""
 
     adapter: str | None
-    """None where adapters are off"""
+    """None if adapters are off"""
     parameters: tuple[nn.Parameter, ...] = ()
-    """each A [r, in], then each B [out, r]; none where adapters are off"""
+    """each A [r, in], then each B [out, r]; none if adapters are off"""
     dropout: float = 0.0
-    """the probability to drop a value in front of A"""
+    """the probability to drop a value of A's input"""
     seed: int | None = None
-    """of the dropout's mask; None where nothing is dropped"""
+    """of the dropout's mask; None without dropout"""
 
 
 class Projected(NamedTuple):
-    """What `Projection.forward` computes."""
+    """The output of `Projection.forward`, and the tensors that its backward needs."""
 
     y: torch.Tensor
     """[..., all out]"""
     dropped: torch.Tensor | None = None
     """[..., in], the input of A after dropout"""
     low: torch.Tensor | None = None
-    """[T, R], what A made of it"""
+    """[T, R], A's output"""
 
 
 class Copies(NamedTuple):
@@ -61,8 +62,11 @@ class Copies(NamedTuple):
     factor: float
     """the scaling"""
 
-    def are_of(self, use: Use, dtype: torch.dtype, factor: float) -> bool:
-        """Whether these are copies of these parameters; their values are not compared."""
+    def are_of(self, use: AdapterUse, dtype: torch.dtype, factor: float) -> bool:
+        """Tell whether these copies were made from this use's parameters, type and scaling.
+
+        Values are not compared.
+        """
         if self.dtype != dtype or self.factor != factor:
             return False
         has_as_many = len(self.made_from) == len(use.parameters)
@@ -95,7 +99,7 @@ class Projection:
     """
 
     def __init__(self, layers: Sequence[LoraLinear4bit]):
-        """Lay the layers' frozen weights side by side; their own weights become views of this."""
+        """Take layers with the same input, and pack their frozen weights together."""
         self.layers = tuple(layers)
         self.bases = [layer.get_base_layer() for layer in layers]
         self.widths = [base.out_features for base in self.bases]
@@ -104,14 +108,18 @@ class Projection:
         self._pack()
 
     def follow_base(self) -> None:
-        """Pack anew where a base layer has another parameter than when it was packed."""
+        """Pack anew if a base layer has another parameter than when it was packed."""
         for base, weight in zip(self.bases, self.weights, strict=True):
             if base.weight is not weight:
                 self._pack()
                 return
 
     def _pack(self) -> None:
-        self.weights = [base.weight for base in self.bases]  # packed, two weights a byte
+        """Concatenate the layers' packed weights and scales.
+
+        The layers' own tensors become views of them.
+        """
+        self.weights = [base.weight for base in self.bases]  # packed, two weights per byte
         states = [weight.quant_state for weight in self.weights]
         for state in states:
             make_scales_dense(state)  # a merged weight is double-quantised again
@@ -128,29 +136,29 @@ class Projection:
         if self.bases[0].bias is not None:
             self.bias = torch.cat([base.bias for base in self.bases])
 
-    def next_use(self) -> Use:
+    def next_use(self) -> AdapterUse:
         """Decide how the next forward uses the layers: its adapter and its dropout mask."""
         first = self.layers[0]
         if first.disable_adapters:
-            return Use(None)
+            return AdapterUse(None)
         (adapter,) = first.active_adapters
         a = [layer.lora_A[adapter].weight for layer in self.layers]
         b = [layer.lora_B[adapter].weight for layer in self.layers]
         module = first.lora_dropout[adapter]
         if isinstance(module, nn.Dropout) and module.p and first.training:
-            return Use(adapter, (*a, *b), module.p, draw_seed())
-        return Use(adapter, (*a, *b))
+            return AdapterUse(adapter, (*a, *b), module.p, draw_seed())
+        return AdapterUse(adapter, (*a, *b))
 
     def forward(
-        self, x: torch.Tensor, use: Use, *, keep: bool = False, merge: bool = False
+        self, x: torch.Tensor, use: AdapterUse, *, save: bool = False, merge: bool = False
     ) -> Projected:
         """Compute the product for x [..., in], without autograd.
 
         Args:
             x: in the type of the products.
             use: of this forward.
-            keep: whether the result has what the backward needs beside y.
-            merge: where nothing is dropped, the update may be added into W, which is less work for
+            save: True to return the tensors for the backward too.
+            merge: True if, without dropout, the update may be added to W, which is less work for
                 many rows.
         """
         dense = self._dense(x.dtype)  # [all out, in]
@@ -167,12 +175,12 @@ class Projection:
         low = dropped.flatten(0, -2) @ copies.a.T  # [T, R]
         y = F.linear(x, dense, bias)  # [..., all out]
         y.view(-1, y.shape[-1]).addmm_(low, copies.b.T)
-        return Projected(y, dropped, low) if keep else Projected(y)
+        return Projected(y, dropped, low) if save else Projected(y)
 
     def backward(
         self,
         grad: torch.Tensor,
-        use: Use,
+        use: AdapterUse,
         dropped: torch.Tensor | None,
         low: torch.Tensor | None,
         *,
@@ -183,8 +191,8 @@ class Projection:
         Args:
             grad: [..., all out]
             use: of the forward.
-            dropped: as the forward kept it.
-            low: as the forward kept it.
+            dropped: from the forward.
+            low: from the forward.
             needs_x: otherwise the first result is None.
         """
         if use.adapter is None or dropped is None or low is None:
@@ -214,8 +222,8 @@ class Projection:
         (dense,) = dequantize([self.packed], None, dtype)
         return dense.view(self.shape)
 
-    def _copies(self, use: Use, dtype: torch.dtype) -> Copies:
-        """Return the used A and B in `dtype`, made anew where they were dropped."""
+    def _copies(self, use: AdapterUse, dtype: torch.dtype) -> Copies:
+        """Return this use's A and B in `dtype`, made anew if they were dropped or are others."""
         factor = self.layers[0].scaling[use.adapter]
         if self.copies is not None and self.copies.are_of(use, dtype, factor):
             return self.copies
@@ -244,7 +252,7 @@ def make_scales_dense(state: QuantState) -> None:
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """One after the other, flat; a single tensor is not copied."""
+    """Concatenate the tensors, flat; a single tensor is not copied."""
     if len(tensors) == 1:
         return tensors[0].flatten()
     return torch.cat([tensor.flatten() for tensor in tensors])
