@@ -102,6 +102,20 @@ def test_a_fold_starts_with_the_most_rungs_of_the_others(fold, other, tmp_path):
     assert read_rungs(fold) == [FEWER_ROWS, LOWER_RANK]
 
 
+@pytest.mark.parametrize("gone", ["config", "rungs"])
+def test_another_folds_file_may_be_set_aside_while_it_is_read(fold, other, monkeypatch, gone):
+    take_rung(other, RUN, FEWER_ROWS)
+
+    def read(path):
+        if path == getattr(other, gone):
+            path.unlink()  # as another process does, after any question whether it is there
+        return read_json(path)
+
+    monkeypatch.setattr("vqa_utils.artifacts.fold_settings.read_json", read)
+    prepare_fold(fold, RUN, [other])
+    assert fold_config(fold, RUN) == RUN and read_rungs(fold) == []
+
+
 def test_a_fold_with_a_rung_of_its_own_keeps_its_settings(fold, other):
     take_rung(fold, RUN, LOWER_LIMIT)
     take_rung(other, RUN, FEWER_ROWS)

@@ -59,12 +59,7 @@ def fold_config(fold: FoldPaths, run: Config) -> Config:
     saved = _read(fold)
     if saved is None or not _has_adapter_of(saved, run):
         return run
-    changes = {}  # a rung's value stays until the user gives the run another one
-    for name in NOT_OF_THE_ADAPTER:
-        value = getattr(run, name)
-        if value != getattr(saved.run, name):
-            changes[name] = value
-    return replace(saved.fold, **changes)
+    return _under(saved, run)
 
 
 def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ()) -> None:
@@ -84,11 +79,16 @@ def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ())
     _write(fold, config, run)
     if read_rungs(fold):
         return
-    of_this_run = [other for other in others if _follows(other, run)]
-    most = max(of_this_run, key=lambda other: len(read_rungs(other)), default=None)
-    if most is not None and read_rungs(most):
-        _write(fold, fold_config(most, run), run)
-        write_json(fold.rungs, read_json(most.rungs))
+    most: list[Rung] = []
+    for other in others:
+        saved = _read(other)
+        rungs = read_rungs(other)
+        if saved is not None and _has_adapter_of(saved, run) and len(rungs) > len(most):
+            most = rungs
+            config = _under(saved, run)
+    if most:
+        _write(fold, config, run)
+        write_json(fold.rungs, [asdict(rung) for rung in most])
 
 
 def take_rung(fold: FoldPaths, run: Config, rung: Rung) -> None:
@@ -101,9 +101,11 @@ def take_rung(fold: FoldPaths, run: Config, rung: Rung) -> None:
 
 def read_rungs(fold: FoldPaths) -> list[Rung]:
     """Read the log of the fold's rungs; empty if no memory ran out."""
-    if not fold.rungs.exists():
+    try:
+        log = read_json(fold.rungs)
+    except FileNotFoundError:
         return []
-    return [_rung(values) for values in read_json(fold.rungs)]
+    return [_rung(values) for values in log]
 
 
 def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
@@ -123,6 +125,16 @@ def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
     return replace(saved.run, **shape)
 
 
+def _under(saved: _Saved, run: Config) -> Config:
+    """Add the run's later changes that no adapter depends on to a fold's saved settings."""
+    changes = {}  # a rung's value stays until the user gives the run another one
+    for name in NOT_OF_THE_ADAPTER:
+        value = getattr(run, name)
+        if value != getattr(saved.run, name):
+            changes[name] = value
+    return replace(saved.fold, **changes)
+
+
 def _follows(fold: FoldPaths, run: Config) -> bool:
     """Tell whether the fold has a config.json from the same training settings of the run."""
     saved = _read(fold)
@@ -134,9 +146,10 @@ def _has_adapter_of(saved: _Saved, run: Config) -> bool:
 
 
 def _read(fold: FoldPaths) -> _Saved | None:
-    if not fold.config.exists():
+    try:
+        saved = read_json(fold.config)
+    except FileNotFoundError:  # no question before: another fold's file may be set aside meanwhile
         return None
-    saved = read_json(fold.config)
     return _Saved(from_dict(saved["fold"]), from_dict(saved["run"]))
 
 
