@@ -65,6 +65,7 @@ def run_all(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_training_goes_on_from_its_checkpoint_with_half_the_batch(run_all, tmp_path):
     found = run_all("--folds", "0")
     assert found.returncode == 0, found.stdout + found.stderr

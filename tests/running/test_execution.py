@@ -62,6 +62,7 @@ def kernel_that_fails(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_as_it_starts_is_started_again(notebooks, kernel_that_fails, tmp_path):
     starts = kernel_that_fails(2)
     notebooks("once", f"open({str(tmp_path / 'out.txt')!r}, 'a').write('x')")
@@ -69,6 +70,7 @@ def test_a_kernel_that_dies_as_it_starts_is_started_again(notebooks, kernel_that
     assert (tmp_path / "out.txt").read_text() == "x" and starts.read_text() == "xxx"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_never_starts_is_given_up(notebooks, kernel_that_fails, tmp_path):
     starts = kernel_that_fails(3)
     notebooks("once", "1 + 1")

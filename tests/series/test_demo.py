@@ -159,6 +159,7 @@ def test_the_base_is_small_and_its_card_says_what_it_is():
         assert value in card, value
 
 
+@pytest.mark.slow
 def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
     config = preset("demo")
     folds = make_folds(demo.train, image_hashes(demo.folder, demo.train["path"]), config)
@@ -186,6 +187,7 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_cards_zero_shot_accuracy_is_what_the_base_reaches(demo):
     config = preset("demo")
     encoder = Encoder(load_processor(config), demo.folder, config.image_side)

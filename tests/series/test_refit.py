@@ -190,6 +190,7 @@ def test_a_refit_learns_from_every_extra_row(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
     config, encoder, challenge, tmp_path, monkeypatch
 ):

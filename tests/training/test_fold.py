@@ -83,6 +83,7 @@ def longest_first(lengths):
     return lengths == sorted(lengths, reverse=True)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_like_length_train_the_same_adapter(
     config, encoder, challenge, tmp_path, monkeypatch, watch
 ):
@@ -136,6 +137,7 @@ def test_micro_batches_of_like_length_train_the_same_adapter(
         assert longest_first(found.held_out)
 
 
+@pytest.mark.slow
 def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
     config = dataclasses.replace(config, epochs=2)
     paths = FoldPaths(tmp_path / "fold0")
@@ -170,6 +172,7 @@ def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge,
     assert log_loss(probs, held_out["answer"]) == pytest.approx(min(losses), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp_path, monkeypatch):
     """`use_cpu_offload` takes it, and autograd sees nothing of its steps.
 
@@ -197,6 +200,7 @@ def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp
     assert abs(torchs[1] - torchs[0]) > 0.01  # the steps change something
 
 
+@pytest.mark.slow
 def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     config, encoder, challenge, tmp_path, watch
 ):
@@ -221,6 +225,7 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     torch.testing.assert_close(weights(cut), weights(whole), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(
     config, encoder, challenge, tmp_path, monkeypatch
 ):

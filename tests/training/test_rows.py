@@ -24,6 +24,7 @@ def test_each_wording_has_the_length_of_its_own_tokens(config, encoder, challeng
     assert len(template) == 1, "lengths leave out more than the chat template, which is constant"
 
 
+@pytest.mark.slow
 def test_a_fold_learns_from_other_words_and_is_judged_in_its_own(
     config, encoder, challenge, tmp_path, monkeypatch
 ):
