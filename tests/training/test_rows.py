@@ -1,6 +1,7 @@
 import dataclasses
 
 import pandas as pd
+import pytest
 from bases import base_with_lora
 
 from vqa_utils.artifacts.paths import FoldPaths
