@@ -42,7 +42,7 @@ def main() -> None:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print(f"stopped; {describe_going_on(args)}", style="yellow", markup=False)
+        console.print(describe_stop(args), style="yellow", markup=False)
         sys.exit(130)
 
 
@@ -51,12 +51,16 @@ def run(args: "Namespace", console: "Console") -> None:
     COMMANDS[args.command](args, console)
 
 
-def describe_going_on(args: "Namespace") -> str:
-    """Say how to go on with a stopped command."""
+def describe_stop(args: "Namespace") -> str:
+    """Say how to go on with a stopped command, if there is something to go on with."""
+    if args.command in ("plan", "status", "compare", "presets") or getattr(args, "dry_run", False):
+        return "stopped"
+    if args.command == "blend":
+        return "stopped; start it again with another --run-id"
     if args.command != "run":
-        return "the same command goes on from here"
+        return "stopped; the same command goes on from here"
     run_id = f" --run-id {args.run_id}" if args.run_id else ""
-    return f"{PROGRAM} --resume{run_id} goes on from here"
+    return f"stopped; {PROGRAM} --resume{run_id} goes on from here"
 
 
 def run_series(args: "Namespace", console: "Console") -> None:

@@ -21,6 +21,7 @@ from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.data import images as images_module
 from vqa_utils.data.challenge import DataError, load_challenge, load_test
 from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.folds import FoldError
 from vqa_utils.data.images import (
     ImageFile,
     image_hashes,
@@ -98,7 +99,14 @@ def test_a_row_says_all_that_one_reading_found(folder, tmp_path):
     with Image.open(folder / path) as image:
         look = perceptual_hash(image)
     expected = ImageFile(
-        status.st_size, status.st_mtime_ns, sha256(folder / path)[:16], 64, 64, look, ""
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        sha256(folder / path)[:16],
+        64,
+        64,
+        look,
+        "",
     )
     assert ImageFile(*images.loc[path]) == expected
     saved = pd.read_csv(tmp_path / "images.csv", dtype=str, keep_default_na=False)
@@ -121,6 +129,21 @@ def test_only_new_and_changed_files_are_opened_again(folder, tmp_path, opened):
     written = table.stat()
     pd.testing.assert_frame_equal(read_and_keep(folder, paths, table), second)
     assert not opened and table.stat().st_ino == written.st_ino  # nor is the table written
+
+
+def test_a_picture_of_another_folder_is_read_though_bytes_and_mtime_are_the_same(folder, tmp_path):
+    path, table = "images/train_0000.bmp", tmp_path / "images.csv"
+    Image.new("RGB", (64, 64), "red").save(folder / path)
+    first = read_and_keep(folder, [path], table)
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "blue").save(other / path)
+    status = (folder / path).stat()
+    os.utime(other / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = read_images(other, [path], table)
+    assert list(first["bytes"]) == list(second["bytes"])
+    assert list(first["mtime_ns"]) == list(second["mtime_ns"])
+    assert list(second["hash"]) == [sha256(other / path)[:16]] != list(first["hash"])
 
 
 def test_a_file_of_another_version_is_not_trusted(folder, tmp_path, opened):
@@ -155,6 +178,13 @@ def test_a_run_that_is_refused_leaves_no_folder(folder, tmp_path, monkeypatch, s
         train.to_csv(folder / "train.csv", index=False)
     with pytest.raises(DataError):
         start_run(RunPaths("r"), preset("demo", data=str(folder)))
+    assert not RunPaths("r").folder.exists()
+
+
+def test_a_run_without_the_folds_that_it_builds_on_leaves_no_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    with pytest.raises(FoldError, match="02_folds"):
+        start_run(RunPaths("r"), preset("demo", data=str(folder)), check_folds=True)
     assert not RunPaths("r").folder.exists()
 
 

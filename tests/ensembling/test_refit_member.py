@@ -17,7 +17,7 @@ from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
 from vqa_utils.ensembling.combining import combined
 from vqa_utils.ensembling.ensemble_of_folds import of_folds
 from vqa_utils.ensembling.members import pooled, scored_folds
-from vqa_utils.ensembling.temperature import read_temperatures, scaled, temperature_of
+from vqa_utils.ensembling.temperature import read_temperatures, scaled
 from vqa_utils.presets import preset
 
 LETTERS = list("abcd")
@@ -99,12 +99,6 @@ def test_a_refit_without_calibration_stays_as_it_is_scored(scored_run):
     assert on.outcome.record["temperatures"] == {}
     as_scored = read_probabilities(paths.fold(2).probs("test"))
     pd.testing.assert_frame_equal(on.members[REFIT], as_scored)
-
-
-def test_a_model_without_rows_of_its_own_gets_the_geometric_mean():
-    assert temperature_of({0: 1.0, 1: 4.0, 2: 2.0}, 1) == 4
-    assert temperature_of({0: 1.0, 1: 4.0}, 2) == pytest.approx(2)
-    assert temperature_of({}, 2) == 1
 
 
 def test_temperatures_are_read_back_by_number():

@@ -106,3 +106,10 @@ def test_the_experts_of_a_dense_model_are_not_offloaded():
         peak=lambda config: config.micro_batch + config.image_side,
     )
     assert [rung.after for rung in rungs] == [{"image_side": 320}]
+
+
+def test_memory_that_runs_out_on_a_gpu_without_a_limit_takes_a_rung_too():
+    config = preset("single_gpu", micro_batch=1, use_gradient_checkpointing=True, score_batch=1)
+    rungs, _ = climb(config, gpu=1, peak=lambda config: 10**10 - config.offload_experts)
+    assert [set(rung.after) for rung in rungs] == [{"offload_experts", "max_memory"}]
+    assert rungs[0].after["max_memory"] == config.max_memory

@@ -156,6 +156,14 @@ def test_a_torn_file_of_weights_is_named_with_its_bytes(folder, sharded, change)
         assert f"found {file.stat().st_size} bytes" in message
 
 
+def test_a_file_that_was_cut_off_is_named_with_the_bytes_that_it_should_have(folder):
+    file = folder / "model.safetensors"
+    size = file.stat().st_size
+    tear(file, lambda data: data[:-1])
+    message = problem(folder)
+    assert f"expected {size} bytes, found {size - 1} bytes" in message and "LFS" not in message
+
+
 def test_a_git_lfs_pointer_is_called_one(folder):
     tear(folder / "model.safetensors", lambda data: LFS_POINTER)
     assert "Git LFS" in problem(folder)

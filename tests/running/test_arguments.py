@@ -110,6 +110,8 @@ def test_the_pages_show_command_lines_that_can_be_parsed(parse):
         (("--preset", "demo"), "python run_all.py --resume goes on"),
         (("--run-id", "r", "--preset", "demo"), "python run_all.py --resume --run-id r goes on"),
         (("sweep", "grid.yaml"), "the same command"),
+        (("predict", "DIR"), "the same command"),
+        (("blend", "one", "two"), "another --run-id"),
     ],
 )
 def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys, words, going_on):
@@ -122,6 +124,20 @@ def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys, words, going_o
         run_all.main()
     assert ended.value.code == 130
     assert going_on in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [("plan",), ("status",), ("compare",), ("presets",), ("--dry-run",)]
+)
+def test_a_stopped_command_that_only_looks_promises_nothing(monkeypatch, capsys, words):
+    def stop(args, console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_all, "run", stop)
+    monkeypatch.setattr("sys.argv", ["run_all.py", *words])
+    with pytest.raises(SystemExit):
+        run_all.main()
+    assert capsys.readouterr().out.strip() == "stopped"
 
 
 def test_an_error_of_the_user_is_one_message_and_exit_status_1(monkeypatch, capsys, tmp_path):

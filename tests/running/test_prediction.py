@@ -138,9 +138,11 @@ def test_another_folder_of_the_same_name_is_refused(run, answer, hidden, tmp_pat
     run()
     answer(hidden)
     other = shutil.copytree(hidden, tmp_path / "elsewhere" / "hidden")
+    images = RunPaths("r/predict/hidden").images.read_bytes()
     with pytest.raises(RunError, match=str(hidden)):
         answer(other)
     assert read_json(RunPaths("r/predict/hidden").provenance) == {"folder": str(hidden)}
+    assert RunPaths("r/predict/hidden").images.read_bytes() == images
 
 
 def test_a_broken_test_set_is_reported_before_anything_runs(run, answer, hidden, stand_in):

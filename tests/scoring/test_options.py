@@ -17,6 +17,7 @@ from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import ScoringSettings, last_logits, score_fold, score_options
+from vqa_utils.setting_types import ConfigError
 
 BY_THREE = ScoringSettings(batch_size=3)
 
@@ -99,7 +100,7 @@ def test_answers_are_not_looked_at(base, encoder, challenge):
 
 
 def test_a_batch_that_is_not_resolved_is_refused(config):
-    with pytest.raises(TypeError, match="auto"):
+    with pytest.raises(ConfigError, match="score_batch"):
         ScoringSettings.of_run(dataclasses.replace(config, score_batch="auto"))
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from vqa_utils.artifacts.paths import shown
+from vqa_utils.config import Config, from_dict
 from vqa_utils.errors import VqaError
+from vqa_utils.setting_types import ConfigError
 
 MISSING = "missing"  # in place of the hash of a file that is not there
 ID_DIGITS = 16  # hex digits of a hash that only has to tell lists of rows apart
@@ -44,6 +47,18 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def settings_of(values: dict[str, Any], file: Path) -> Config:
+    """Turn JSON values into settings.
+
+    Raises:
+        ConfigError: they are of another version of the code; with the file that they are from.
+    """
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{shown(file)}: {error}") from error
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

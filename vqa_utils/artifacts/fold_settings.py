@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from vqa_utils.artifacts.files import read_json, write_json
+from vqa_utils.artifacts.files import read_json, settings_of, write_json
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, from_dict, to_dict, with_tuples
+from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, to_dict, with_tuples
 
 SHAPE_OF_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another shape cannot be loaded
 
@@ -150,7 +150,7 @@ def _read(fold: FoldPaths) -> _Saved | None:
         saved = read_json(fold.config)
     except FileNotFoundError:  # no question before: another fold's file may be set aside meanwhile
         return None
-    return _Saved(from_dict(saved["fold"]), from_dict(saved["run"]))
+    return _Saved(*(settings_of(saved[part], fold.config) for part in _Saved._fields))
 
 
 def _write(fold: FoldPaths, config: Config, run: Config) -> None:

@@ -1,9 +1,9 @@
 """Open a run's folder in a notebook: its paths and its settings."""
 
-from vqa_utils.artifacts.files import read_json, write_json
+from vqa_utils.artifacts.files import read_json, settings_of, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
-from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.config import Config, from_dict, to_dict
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.config import Config, to_dict
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 
@@ -42,7 +42,4 @@ def read_config(paths: RunPaths) -> Config:
     Raises:
         ConfigError: they are of another version of the code.
     """
-    try:
-        return from_dict(read_json(paths.config))
-    except ConfigError as error:
-        raise ConfigError(f"{shown(paths.config)}: {error}") from error
+    return settings_of(read_json(paths.config), paths.config)

@@ -34,7 +34,9 @@ class ImageFile(NamedTuple):
 
     bytes: int
     mtime_ns: int
-    """Time of the last change; a file of other bytes or another time is read anew."""
+    ctime_ns: int
+    """Times of the last change of contents and of the file itself. A file of other bytes or another
+    time is read anew; a copy keeps bytes and mtime of its source, but has its own ctime."""
     hash: str
     """SHA-256 of the contents, 16 hex digits; empty if the file cannot be read."""
     width: int
@@ -47,7 +49,7 @@ class ImageFile(NamedTuple):
 
 
 # completes "expected an image, {problem}" of _checks.WRONG_IMAGE
-NO_FILE = ImageFile(0, 0, "", 0, 0, "", "found no file")
+NO_FILE = ImageFile(0, 0, 0, "", 0, 0, "", "found no file")
 
 
 def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -> pd.DataFrame:
@@ -56,7 +58,7 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
     Args:
         folder: the paths are relative to it; an absolute path needs none.
         table: the run's images.csv, if there is one. Its rows are trusted for files of the same
-            bytes and mtime_ns, so that only new and changed files are opened.
+            bytes and times, so that only new and changed files are opened.
 
     Returns:
         One row per file with the fields of `ImageFile`, indexed by `path`.
@@ -95,7 +97,9 @@ def image_hashes(folder: Path, paths: Iterable[str], table: Path | None = None) 
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """pHash, 64 bits as 16 hex digits: alike pictures differ in few bits, whatever their size and format.
+    """Hash a picture to 64 bits, 16 hex digits: alike pictures differ in few bits.
+
+    Size and format do not matter.
 
     A bit says if one of the 8 x 8 lowest frequencies of the grey picture's cosine transform is
     above their median (Zauner 2010, "Implementation and benchmarking of perceptual image hash
@@ -132,7 +136,7 @@ def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, 
     unchanged = {}
     for path in here:
         row = saved[path]
-        if (row.bytes, row.mtime_ns) == stamps[path] and not row.problem:
+        if (row.bytes, row.mtime_ns, row.ctime_ns) == stamps[path] and not row.problem:
             unchanged[path] = row
     return unchanged
 
@@ -148,15 +152,15 @@ def _read_table(table: Path | None) -> dict[str, ImageFile]:
     return {path: ImageFile(*row) for path, *row in frame.itertuples(index=False)}
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """A file's bytes and mtime_ns; None if there is no such file."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """A file's bytes, mtime_ns and ctime_ns; None if there is no such file."""
     try:
         status = path.stat()
     except (OSError, ValueError):  # no such file, or no such name: too long, or with a null byte
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read(path: Path) -> ImageFile:
@@ -164,7 +168,7 @@ def _read(path: Path) -> ImageFile:
     stamp = _stamp(path)  # before the contents: a change in between shows as another time later
     if stamp is None:
         return NO_FILE
-    file = NO_FILE._replace(bytes=stamp[0], mtime_ns=stamp[1], problem="")
+    file = NO_FILE._replace(bytes=stamp[0], mtime_ns=stamp[1], ctime_ns=stamp[2], problem="")
     try:
         contents = path.read_bytes()
         file = file._replace(hash=hashlib.sha256(contents).hexdigest()[:HASH_DIGITS])

@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file
 
-from vqa_utils.artifacts.files import ArtifactError, read_json, write_json
+from vqa_utils.artifacts.files import ArtifactError, read_json, settings_of, write_json
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER, DEMO_MODEL
-from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, from_dict, to_dict
+from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, to_dict
 from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.model.fast.table import When, use_fast_forwards
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
@@ -271,8 +271,7 @@ def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> 
         folder: the adapter's.
         run_config: the run's settings; they count where an adapter does not depend on them (data,
             memory limits, batch of the scoring).
-        plan: of `run_config`; made here where there is none, or where the adapter's settings are
-            others.
+        plan: of `run_config`; None on a CPU. Made again if the adapter's settings are others.
 
     Raises:
         ArtifactError: no trained adapter lies in `folder`.
@@ -283,8 +282,8 @@ def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> 
             f"{folder}: expected a trained adapter, found none; run notebook 03_train_fold first"
         )
     of_the_run = {name: getattr(run_config, name) for name in NOT_OF_THE_ADAPTER}
-    config = dataclasses.replace(from_dict(read_json(beside)), **of_the_run)
-    if plan is None or config != run_config:
+    config = dataclasses.replace(settings_of(read_json(beside), beside), **of_the_run)
+    if config != run_config:
         plan = memory_plan(config)
     model = PeftModel.from_pretrained(load_base(config, plan), folder).eval()
     return AdaptedModel(finish(model, config, plan), load_processor(config), config)

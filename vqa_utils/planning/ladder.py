@@ -117,7 +117,7 @@ def _costing_accuracy(config: Config) -> Iterator[_Change]:
 
 def _moving_to_host(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[_Change]:
     """Layers to another GPU, then optimizer state and experts to the host's memory."""
-    if len(config.max_memory) > 1:
+    if len(config.max_memory) > 1 and gpu < len(config.max_memory):
         limit = size_in_bytes(config.max_memory[gpu])
         lower_limit = max(SMALL_LIMIT, limit - LIMIT_STEP)
         if limit > SMALL_LIMIT:
@@ -144,7 +144,8 @@ def _half_micro_batch(rows: int, effective_batch: int) -> int:
 def _with_limit(config: Config, gpu: int, size: int) -> Changes:
     """`max_memory` with another limit of one GPU."""
     limits = list(config.max_memory)
-    limits[gpu] = _gb(size)
+    if gpu < len(limits):  # CUDA may count GPUs that the settings leave out
+        limits[gpu] = _gb(size)
     return {"max_memory": tuple(limits)}
 
 

@@ -194,7 +194,7 @@ def refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
     hints = [f"presets that work here: {', '.join(working)} (--preset {working[0]})"]
     if gpus and not config.offload_experts and shape_of(config).experts:
         hints.append(
-            "--set offload_experts=true streams the experts from host memory: slow, and it works"
+            "--set offload_experts=true offloads experts to host memory: slow, and it works"
         )
     return (
         f"preset {config.preset} ({config.model}): expected {need}{limit}, "

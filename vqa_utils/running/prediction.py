@@ -32,8 +32,9 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     folder = folder.resolve()
     numbers = _trained_adapters(paths, config)
     out = paths.predicting(str(folder))
+    _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
-    _claim(out, folder)
+    write_json(out.provenance, {"folder": str(folder)})
     if config.calibrate and not paths.members.exists():
         console.print(
             "probabilities stay as they are scored: 05_ensemble, which calibrates them, "
@@ -70,20 +71,20 @@ def _trained_adapters(paths: RunPaths, config: Config) -> list[int]:
     return usable
 
 
-def _claim(out: RunPaths, folder: Path) -> None:
-    """Note the folder of the test set: another one of the same name has other answers.
+def _check_claim(out: RunPaths, folder: Path) -> None:
+    """Check that `out` has no answers to another test set in a folder of the same name.
 
     Raises:
         RunError: `out` has the answers to another folder.
     """
-    asked = {"folder": str(folder)}
-    if out.provenance.exists() and read_json(out.provenance) != asked:
-        before = read_json(out.provenance)["folder"]
+    if not out.provenance.exists():
+        return
+    before = read_json(out.provenance)["folder"]
+    if before != str(folder):
         raise RunError(
             f"{shown(out.folder)} has the answers to {before}; "
             f"rename {folder} or move the old answers away"
         )
-    write_json(out.provenance, asked)
 
 
 def _hash_of_test(folder: Path, test: pd.DataFrame, images: Path) -> str:

@@ -172,7 +172,9 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         DataError: the data have problems.
         FoldError: the folds are missing, are of other rows, or one picture stands in several.
     """
-    challenge = load_challenge(config, images=paths.images)  # before anything is written
+    if check_folds:  # before anything is written: a run that is refused leaves no folder
+        read_folds(paths.folds, load_challenge(config).train)
+    challenge = load_challenge(config, images=paths.images)
     if check_folds:
         _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))

@@ -19,9 +19,9 @@ from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
-from vqa_utils.planning.gpus import T4, find_gpus, gpu_limits
+from vqa_utils.planning.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.ladder import next_rung
-from vqa_utils.planning.plan import make_plan
+from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.execution import (
@@ -229,10 +229,10 @@ class Runner:
     def _climb(self, fold: FoldPaths, ran_out: OutOfMemory, *, trains: bool) -> Rung:
         """Take the next rung in a fold's settings, for its next kernel."""
         shape = shape_of(self.config)
+        # Without a GPU, the plan is for T4, as when the batches were resolved
+        machine = find_gpus() or assumed_gpus(self.config)
 
         def peak(config: Config) -> int:
-            # without nvidia-smi, the plan is for T4, as when the batches were resolved
-            machine = find_gpus() or [T4] * max(1, len(config.max_memory))
             gpus = make_plan(config, shape, gpu_limits(config, machine)).gpus
             # CUDA may count GPUs that the plan leaves out
             return gpus[min(ran_out.gpu, len(gpus) - 1)].peaks.get(ran_out.phase, 0)

@@ -20,7 +20,7 @@ from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
-from vqa_utils.data.fold_rows import rows_of_fold
+from vqa_utils.data.folds import held_out_rows
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.prompts import LETTERS, cyclic_order
@@ -31,7 +31,9 @@ from vqa_utils.scoring._orders import can_share, shifts_of, tree_mask
 def questions_of_fold(
     paths: RunPaths, config: Config, fold: int, predict: str = ""
 ) -> tuple[Path, dict[str, pd.DataFrame]]:
-    """The rows that a fold's model scores, without their answers: `oof` (held out, where it holds out any) and `test`.
+    """Select the rows that a fold's model scores, without their answers.
+
+    These are `oof`, the held-out rows if there are any, and `test`.
 
     Args:
         predict: a folder with another test.csv, which is then the only set.
@@ -46,12 +48,13 @@ def questions_of_fold(
         test, _ = load_test(Path(predict), paths.predicting(predict).images)
         return Path(predict), {"test": test}
     challenge = load_challenge(config)
-    held_out = rows_of_fold(paths, config, challenge, fold).held_out
+    held_out = challenge.train[held_out_rows(paths.folds, challenge.train, config, fold)]
     meta = read_json(paths.fold(fold).meta) if paths.fold(fold).meta.exists() else {}
     if meta.get("held_out_ids") != ids_hash(held_out["id"]):
         raise ArtifactError(
-            f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in folds.csv, found one that "
-            "held out others, and may have trained on these; run notebook 03_train_fold again"
+            f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in "
+            "folds.csv, found one that held out others, and may have trained on these; "
+            "run notebook 03_train_fold again"
         )
     oof = {"oof": held_out.drop(columns="answer")} if len(held_out) else {}
     return challenge.folder, oof | {"test": challenge.test}
@@ -62,7 +65,7 @@ class ScoringSettings:
     """How rows are scored; nothing here but `orders` changes a probability beyond rounding."""
 
     batch_size: int
-    """Rows a forward pass."""
+    """Rows per forward pass."""
     orders: int = 1
     """1, 2 or 4 cyclic orders of the options."""
     use_amp: bool = True
@@ -72,10 +75,12 @@ class ScoringSettings:
 
     @classmethod
     def of_run(cls, config: Config) -> "ScoringSettings":
-        """Take the settings from a run's, whose score_batch is resolved."""
-        if not isinstance(config.score_batch, int):
-            raise TypeError(f"score_batch: expected a number of rows, found {config.score_batch!r}")
-        return cls(config.score_batch, config.tta, config.use_amp, config.num_workers)
+        """Take the settings from a run's.
+
+        Raises:
+            ConfigError: score_batch is still "auto".
+        """
+        return cls(config.score_batch_rows, config.tta, config.use_amp, config.num_workers)
 
 
 def score_fold(

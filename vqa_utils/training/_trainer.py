@@ -112,8 +112,8 @@ def training_arguments(
         prefetch = max(2, math.ceil(config.accumulation / workers))
     return TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=config.micro_batch,
-        per_device_eval_batch_size=config.score_batch,
+        per_device_train_batch_size=config.micro_batch_rows,
+        per_device_eval_batch_size=config.score_batch_rows,
         gradient_accumulation_steps=config.accumulation,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,

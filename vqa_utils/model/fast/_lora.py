@@ -108,8 +108,8 @@ def _plain_adapter(layer: nn.Module) -> str | None:
 def forget_copies(layer: nn.Module) -> None:
     """Drop the copies of A and B in all products that a layer belongs to.
 
-    Call this after anything else that writes into A or B: optimizers and `load_state_dict` (and so
-    PEFT's loading) do it by the hooks below.
+    Call this after anything else that writes into A or B, or replaces their `.data` (as `Module.to`
+    does): optimizers and `load_state_dict` (and so PEFT's loading) do it by the hooks below.
     """
     for projection in layer.projections.values():
         projection.copies = None

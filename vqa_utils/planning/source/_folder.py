@@ -1,5 +1,6 @@
 """Find missing and torn files in a model's folder, and files of other formats."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ BESIDE_THE_WEIGHTS = (
     ("tokenizer.json", "vocab.json"),
 )
 NO_FILE = "no such file; get a complete model in the format of transformers"
-# Bytes of a file that may be Git LFS's pointer to the weights, about 130 in all
-SMALL_FILE = 1000
+SMALL_FILE = 1000  # bytes; a Git LFS pointer has about 130
+LFS_POINTER = b"version https://git-lfs"  # the beginning of one
+MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
+METADATA = "__metadata__"  # the one entry of a header that is no tensor
 
 
 def folder_problems(folder: Path) -> list[str]:
@@ -122,9 +125,32 @@ def _torn(file: Path) -> list[str]:
         with safe_open(file, framework="numpy"):  # checks the header against the file's size
             return []
     except SafetensorError as error:
-        size = file.stat().st_size
-        pointer = ", or a Git LFS pointer" if size < SMALL_FILE else ""
+        start = file.read_bytes()[: len(LFS_POINTER)] if file.stat().st_size < SMALL_FILE else b""
+        if start == LFS_POINTER:
+            size = file.stat().st_size
+            return [
+                f"{file.name}: expected weights, found {size} bytes, a Git LFS pointer to them; "
+                "run git lfs pull, or download it again"
+            ]
+        expected = _size_by_header(file)
+        expected_text = "a complete safetensors file" if expected is None else f"{expected} bytes"
         return [
-            f"{file.name}: expected a complete safetensors file, "
-            f"found {size} bytes of one{pointer} ({error}); download it again"
+            f"{file.name}: expected {expected_text}, found {file.stat().st_size} bytes ({error}); "
+            "download it again"
         ]
+
+
+def _size_by_header(file: Path) -> int | None:
+    """Return the bytes of a safetensors file by its own header; None if that is torn too.
+
+    The file is the header's length (8 bytes, little-endian), the header in JSON, and the tensors.
+    """
+    with file.open("rb") as contents:
+        length = int.from_bytes(contents.read(8), "little")
+        header = contents.read(min(length, MAX_HEADER))
+    try:
+        tensors = json.loads(header)
+        ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != METADATA]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return 8 + length + max(ends, default=0)
