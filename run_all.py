@@ -43,7 +43,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         console.print(describe_stop(args), style="yellow", markup=False)
-        sys.exit(130)
+        sys.exit(130)  # 128 + SIGINT, as shells report it
 
 
 def run(args: "Namespace", console: "Console") -> None:
@@ -80,6 +80,7 @@ def show_plan(args: "Namespace", console: "Console") -> None:
     from vqa_utils.running.resolution import resolve_run, rows_here
 
     _, config = resolve_run(args, new_id="planned")
+    # [] without --t4: its default is 0
     gpus = [T4] * args.t4 or find_gpus() or [T4, T4]
     if print_plan(console, config, gpus).fits:
         print_forecast(console, config, gpus, rows_here(config))

@@ -64,6 +64,7 @@ def expert_loads(experts: int, per_token: int, tokens: int) -> tuple[tuple[int, 
     """
     layers = []
     for probabilities in _probabilities(experts, per_token):
+        # Rounded one by one: their sum may miss per_token * tokens by a few
         loads = [round(probability * tokens) for probability in probabilities]
         layers.append(tuple(sorted(loads, reverse=True)))
     return tuple(layers)
@@ -80,12 +81,12 @@ def _probabilities(experts: int, per_token: int) -> list[list[float]]:
     own_deviation = math.sqrt(1 - ALIKE)
     common_parts = np.random.default_rng(0).standard_normal((DRAWN, experts))  # [layers, experts]
     layers = []
-    for common in math.sqrt(ALIKE) * common_parts:
+    for common in math.sqrt(ALIKE) * common_parts:  # [experts]
         low, high = -10.0, 10.0
         for _ in range(HALVINGS):
             cut = (low + high) / 2
             probabilities = [normal.cdf((part - cut) / own_deviation) for part in common]
-            if sum(probabilities) > per_token:
+            if sum(probabilities) > per_token:  # too many experts: raise the cut
                 low = cut
             else:
                 high = cut

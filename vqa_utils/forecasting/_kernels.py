@@ -57,7 +57,7 @@ def matrices(on_gpu: dict[str, Shape], config: Config, batch: Batch) -> list[Ker
         phases: tuple[str, ...] = (FORWARD, RECOMPUTATION, BACKWARD)
         if name.endswith("mlp.down_proj.weight"):
             phases = (FORWARD, BACKWARD)  # not recomputed: the backward does not need its output
-        operations = 2 * batch.tokens
+        operations = 2 * batch.tokens  # per weight
         weights = math.prod(size)
         kernels.append(Kernel(name, weights, phases, operations, reads=reads, writes=writes))
     return kernels
@@ -150,10 +150,10 @@ def _sdpa_operations(shape: ModelShape, batch: Batch, *, causal: bool) -> float:
     Causal attention sees half of a row's positions on average. With a mask, masked positions are
     computed too.
     """
-    seen = batch.tokens / batch.rows
+    seen = batch.tokens / batch.rows  # positions per query
     if causal:
         seen /= 2
-    return 2 * 2 * shape.attention_width * seen
+    return 2 * 2 * shape.attention_width * seen  # two products of two operations each
 
 
 def lora(shape: ModelShape, config: Config, batch: Batch) -> list[Kernel]:
@@ -277,13 +277,16 @@ def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
     forward = (FORWARD,)
     kernels = []
     for name, size in shape.parameters.items():
+        # Biases and norms have one dimension; position embeddings are looked up, not multiplied
         if not name.startswith(VISION) or len(size) < 2 or "pos_embed" in name:
             continue
+        # A merger's rows are image tokens: patches_per_token patches side by side
         inputs = patches / patches_per_token if "merger" in name else patches
         kernels.append(Kernel(name, math.prod(size), forward, 2 * inputs, reads=FP16))
     # Bytes read and written together: two norms, rotation, attention, sums onto the residual stream
     moved = (18 + 8 + 8 + 10) * hidden
     moved += 2 * FP16 * shape.vision_mlp_width  # the activation
+    # Per patch; it attends to all patches of its image
     operations = 2 * 2 * hidden * patches_per_image  # of QK^T and of the weighted sum of V
     block_patches = vision_blocks(shape) * patches
     kernels.append(Kernel("rest of blocks", block_patches, forward, operations, reads=moved))

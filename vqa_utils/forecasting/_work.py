@@ -93,6 +93,7 @@ def work_of(
     layers = len(gpu.layers)
     with_experts = sum(name.endswith(".experts.gate_up_proj") for name in on_gpu)
 
+    # Launches of the matrices are among those of attention and MLP
     work = _summed(kernels_of.matrices(on_gpu, config, batch), {}, phase_counts)
     work += _attention(shape, config, one_pass, phase_counts) * layers
     if with_experts:
@@ -151,6 +152,7 @@ def _experts(shape: ModelShape, batch: Batch, padding_worth: int, phase_counts: 
 
 def _copied_experts(gpu: GpuPlan, shape: ModelShape, one_pass: Pass) -> Work:
     """Count the bytes of offloaded experts: copied for the forward, and again for the backward."""
+    # 3: gate, up and down
     weights = shape.experts * 3 * shape.mlp_width * shape.hidden  # of a layer
     packed = weights // 2 + weights // BLOCK  # 4 bits per weight, an 8-bit scale per block
     copies = 2 if one_pass.training else 1

@@ -97,7 +97,7 @@ def forecast(
         train_seconds.append(later_start + config.epochs * all_rows * training.wall)
         score_seconds.append(later_start + rows.test * scoring.wall)
     run = _finish_time(train_seconds, score_seconds, machine.side_by_side)
-    run += first_start - later_start
+    run += first_start - later_start  # one load reads the unquantised checkpoint
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 
 
@@ -108,6 +108,7 @@ def _machine(config: Config, gpus: Sequence[Gpu]) -> _Machine | None:
     """
     places = fold_gpus(config, len(config.adapter_numbers), gpus)
     runs_side_by_side = len(places) > 1
+    # `max_memory` may name fewer GPUs than there are
     used = list(gpus[: len(gpu_limits(config, gpus))])
     if runs_side_by_side:
         used = [gpus[place] for place in places]
@@ -167,7 +168,7 @@ class _RowTimes:
         works = []
         for gpu, rates in zip(self.plan.gpus, self.rates, strict=True):
             work = work_of(gpu, self.shape, self.config, one_pass, rates.padding_worth)
-            works.append(work * (passes / rows))
+            works.append(work * (passes / rows))  # per row
         return seconds_of(works, self.rates)
 
 
@@ -196,6 +197,7 @@ def _finish_time(train: Sequence[float], score: Sequence[float], side_by_side: i
 
 def _start_seconds(config: Config, shape: ModelShape) -> tuple[float, float]:
     """Estimate the seconds until a model is loaded: first, and later from its quantised copy."""
+    # A published checkpoint is in 16 bits
     checkpoint_bytes = FP16 * sum(math.prod(size) for size in shape.parameters.values())
     copy_bytes = checkpoint_bytes
     if config.quantization == "nf4" and config.cache_dir != "":

@@ -56,6 +56,7 @@ def _disks() -> list[Path]:
     folders = list(TEMPORARY)
     if not KAGGLE_WORKING.exists():
         folders.insert(0, Path.home() / ".cache")
+    # Off Kaggle, _disk(KAGGLE_WORKING) is None, and no folder is left out
     return [
         folder for folder in folders if folder.is_dir() and _disk(folder) != _disk(KAGGLE_WORKING)
     ]
@@ -74,6 +75,7 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
     is_commit = source.parent.name == "snapshots"
     if not is_commit:
         for file in sorted(source.glob("*.safetensors")):
+            # Size and time stand for the content: hashing it would read tens of GB
             files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
     settings = [config.quantization, config.use_double_quant, dtype, FORMAT]
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
@@ -97,6 +99,7 @@ def is_whole(folder: Path) -> bool:
 @contextmanager
 def new_copy(folder: Path) -> Iterator[Path]:
     """Give a folder to write into; complete, it becomes `folder`; a failure leaves nothing."""
+    # Named by process, as two folds may write at once; beside `folder`, so a rename moves it
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:

@@ -41,7 +41,7 @@ class Encoder:
         self.folder = folder
         self.image_side = image_side
         self.blank = False  # see `blanked`
-        letter_token_ids(processor)
+        letter_token_ids(processor)  # for its check, before any batch is made
 
     def blanked(self) -> "Encoder":
         """Return an encoder that shows a grey picture of the same size in place of each."""
@@ -81,6 +81,7 @@ class Encoder:
         batch = self._encode(chats, add_generation_prompt=False)
         from_end = len(self._after_letter()) + 1  # the letter's position
         labels = torch.full_like(batch["input_ids"], IGNORED)
+        # Rows are padded on the left, so the letters of all rows are in one column
         labels[:, -from_end] = batch["input_ids"][:, -from_end]
         decoded = self.processor.tokenizer.decode(labels[0][labels[0] != IGNORED])
         if decoded != rows[0]["answer"]:
@@ -90,7 +91,7 @@ class Encoder:
                 "right before its end marker"
             )
         batch["labels"] = labels
-        batch["logits_to_keep"] = from_end + 1
+        batch["logits_to_keep"] = from_end + 1  # logits at a position predict the next one
         return batch
 
     def example_tokens(self, row: Row) -> tuple[list[str], list[bool]]:
@@ -123,6 +124,7 @@ class Encoder:
         sides = smart_resize(
             height, width, self._factor, min_pixels=self._factor**2, max_pixels=self.image_side**2
         )
+        # sides: height and width in px, multiples of the factor
         return math.prod(sides) // self._factor**2
 
     def _chat(self, row: Row, answer: str | None) -> list[dict]:
@@ -211,6 +213,7 @@ def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor)
     start = (is_text & is_before_image).sum(1, keepdim=True)  # [B, 1], of the image
     text = nth_text + torch.where(is_before_image, 0, longer_side)  # [B, L]
     time = start.expand_as(types)
+    # [3, B, L], of use at image tokens only
     image = torch.stack([time, start + nth_image // columns, start + nth_image % columns])
     return torch.where(is_image, image, text).masked_fill(mask == 0, 0)
 

@@ -35,6 +35,7 @@ def keep_residual_stream_in_fp32(model: nn.Module) -> None:
         if is_router or is_norm:
             module.float()
         if is_router:
+            # Autocast would take its product down to fp16, whatever the weight's type
             without_autocast = torch.autocast(module.weight.device.type, enabled=False)
             module.forward = without_autocast(module.forward)
         if is_norm and _is_rms_norm(module):
@@ -71,6 +72,7 @@ def _is_read_in_fp32(name: str, model: nn.Module) -> bool:
 
 def _use_fused_norm(norm: nn.Module, *, returns_fp32: bool) -> None:
     """Replace a norm's forward by torch's one kernel; a fp16 copy of frozen weights stays true."""
+    # A plain attribute: `Module.to` does not move it, so the norm is on its final device by now
     norm.weight_in_fp16 = norm.weight.detach().half()
     norm.forward = types.MethodType(_norm if returns_fp32 else _norm_in_fp16, norm)
 
@@ -78,6 +80,7 @@ def _use_fused_norm(norm: nn.Module, *, returns_fp32: bool) -> None:
 def _norm(self: Any, x: torch.Tensor) -> torch.Tensor:
     """Compute the RMS norm of Qwen2 and Qwen3 in the type of x [..., width]; it sums in fp32."""
     with torch.autocast(x.device.type, enabled=False):
+        # torch's fused norm wants one type for both; otherwise it takes several kernels
         weight = self.weight_in_fp16 if x.dtype == torch.float16 else self.weight
         return F.rms_norm(x, weight.shape, weight, self.variance_epsilon)
 

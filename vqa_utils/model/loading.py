@@ -98,7 +98,7 @@ def loading_options(
         )
     else:
         options["device_map"] = config.device_map
-        options["max_memory"] = dict(enumerate(gpu_limits(config, find_gpus())))
+        options["max_memory"] = dict(enumerate(gpu_limits(config, find_gpus())))  # bytes, by GPU
     return options
 
 
@@ -130,6 +130,7 @@ def load_base(
     if from_copy:
         model.name_or_path = source  # the adapter names its base by this
     elif copy is not None and not offloaded:
+        # Not with offloaded layers, as their modules have empty tensors in place of experts
         _keep(model, copy)
     return finish(model, config, plan)
 
@@ -180,6 +181,7 @@ def _keep(model: PreTrainedModel, copy: Path) -> None:
     """Save the packed weights; a full disk costs the copy alone."""
     try:
         with new_copy(copy) as draft:
+            # In the model's own layout: packed tensors cannot go back to the checkpoint's
             model.save_pretrained(draft, save_original_format=False, max_shard_size=SHARD_SIZE)
     except OSError as error:
         warnings.warn(
@@ -204,6 +206,7 @@ def add_lora(model: PreTrainedModel, config: Config, plan: Plan | None) -> PeftM
         target_modules=rf"{LANGUAGE_MODEL}\.({targets})",
     )
     torch.manual_seed(config.seed)  # of the new matrices A
+    # Before `finish`, in which fast layers take checkpointing over
     enable_checkpointing(model, config, plan)
     # PEFT casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
     adapted = get_peft_model(model, lora)

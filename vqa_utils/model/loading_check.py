@@ -216,6 +216,7 @@ def _of_experts(name: str, module: NF4Experts, projection: str) -> _Weight:
         tensors = module.host
     else:
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    # The underscore leaves out the projection itself: "absmax_down_proj", not "down_proj"
     beside = [tensor for other, tensor in tensors.items() if other.endswith(f"_{projection}")]
     shape = (module.num_experts, *module.shapes[projection])
     return _Weight(name, shape, [tensors[projection], *beside])

@@ -119,7 +119,7 @@ class _Slots:
 @functools.cache
 def is_ready(device: torch.device) -> bool:
     """Tell whether the kernels run on a device; warn once if a GPU's cannot be made."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda" or torch.version.hip:  # ROCm calls its devices "cuda" too
         return False
     try:
         return bool(_kernels(device))
@@ -178,11 +178,13 @@ def compiled(architecture: str) -> bytes:
         raise RuntimeError(
             f"{SOURCES.name}: expected code for {architecture}, found {error!r}: {log}"
         )
+    # Machine code, as a driver older than NVRTC could not load its PTX
     return _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
 
 
 def _source() -> str:
     """Join all files; the compiler's messages name each one's own file and line."""
+    # False sorts before True, so SHARED comes first
     files = sorted(SOURCES.glob("*.cu"), key=lambda file: (file.name != SHARED, file.name))
     return "\n".join(f'#line 1 "{file.name}"\n{file.read_text()}' for file in files)
 

@@ -38,6 +38,7 @@ def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
         return values.softmax(-1), index
     weights = logits.new_empty(tokens, k)
     index = logits.new_empty(tokens, k, dtype=torch.long)
+    # One warp per token
     launch("route", device, WARP * tokens, logits, weights, index, tokens, experts, k)
     return weights, index
 

@@ -71,10 +71,10 @@ def _by_kernel(parts: Sequence[Packed], order: torch.Tensor | None) -> list[torc
     for part in parts:
         args += [*part, part.width]
     for _ in range(MOST_SHAPES - len(parts)):
-        args += [None, None, None, None, 0]
-    threads = out.shape[1] // EIGHT
+        args += [None, None, None, None, 0]  # an empty part: no tensors, width 0
+    threads = out.shape[1] // EIGHT  # per matrix; each matrix is a row of blocks
     launch("dequantize", device, threads, *args, _dynamic_map(device), order, out, rows=count)
-    return list(out.split(widths, dim=1))
+    return list(out.split(widths, dim=1))  # [m, n] each: views, not contiguous if there are two
 
 
 def _chosen(part: Packed, order: torch.Tensor) -> Packed:

@@ -13,7 +13,7 @@ from vqa_utils.ops._launch import EIGHT, is_ready, launch
 
 def draw_seed() -> int:
     """Draw a mask's seed from torch's generator on the host; checkpoints keep its state."""
-    return int(torch.randint(2**31 - 1, ()))
+    return int(torch.randint(2**31 - 1, ()))  # fits the kernel's 32-bit int
 
 
 def dropout(x: torch.Tensor, p: float, seed: int, onto: torch.Tensor | None = None) -> torch.Tensor:

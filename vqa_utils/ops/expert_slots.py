@@ -91,15 +91,17 @@ class Routing:
         """
         load = count_loads(index, num_experts)  # [E]
         self.order = order_loads(load)
+        # Pinned: a copy to pageable memory would make the host wait here
         on_host = torch.empty(num_experts, dtype=load.dtype, pin_memory=load.is_cuda)
         on_host.copy_(load, non_blocking=True)
+        # Recorded before `meanwhile` queues its work, so the host does not wait for that
         copied = torch.cuda.current_stream(load.device).record_event() if load.is_cuda else None
         self.meanwhile = meanwhile(self.order)
         if copied is not None:
             copied.synchronize()
         loads = on_host.numpy()
-        by_load = np.argsort(-loads, kind="stable")
-        chunks = split(loads[by_load], at_once, padding_worth)
+        by_load = np.argsort(-loads, kind="stable")  # [E], equal to self.order: ties by number
+        chunks = split(loads[by_load], at_once, padding_worth)  # (experts, slots of each)
         first, self.slots = _first_slots(chunks, by_load, pinned=load.is_cuda)
         first = first.to(index.device, non_blocking=True)
         placed = place_pairs(index, first, load, self.slots)
@@ -117,10 +119,12 @@ def _first_slots(
         by_load: [E], the experts by descending load.
         pinned: so that a GPU can be given the result without waiting.
     """
+    # reshape, as without chunks the array would have one dimension
     experts, capacity = np.array(chunks, dtype=np.int64).reshape(-1, 2).T  # [chunks] each
     capacities = np.repeat(capacity, experts)  # [experts with tokens]
     ends = np.cumsum(capacities)
     first = torch.zeros(len(by_load), dtype=torch.long, pin_memory=pinned)
+    # Experts without tokens are the last of by_load, and keep 0
     first.numpy()[by_load[: len(ends)]] = ends - capacities
     return first, int(ends[-1]) if len(ends) else 0
 
@@ -169,6 +173,7 @@ def count_loads(index: torch.Tensor, experts: int) -> torch.Tensor:
     if experts > MOST_EXPERTS or not is_ready(device):
         return torch.bincount(index.flatten(), minlength=experts)
     pairs = index.numel()
+    # int32 tells order_loads and place_pairs that there are kernels; bincount returns int64
     load = index.new_zeros(experts, dtype=torch.int32)
     threads = -(-pairs // PAIRS_A_THREAD)  # rounded up
     launch("count_loads", device, threads, index.contiguous(), load, pairs, experts)
@@ -203,6 +208,7 @@ def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, sl
         return Placed(slot_of_pair, pair, token)
     expert_of_pair, order = index.flatten().sort(stable=True)  # [T * k] each
     before = load.cumsum(0) - load  # [E], pairs of the experts before each one
+    # [T * k], the pair's place among those of its expert
     rank = torch.arange(len(order), device=index.device) - before[expert_of_pair]
     slot = first[expert_of_pair] + rank
     slot_of_pair.view(-1)[order] = slot

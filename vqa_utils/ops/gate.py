@@ -35,6 +35,7 @@ def gate(
         launch("gate", h.device, h.numel() // EIGHT, gate_up, weights, pair, h, rows, width)
         return h
     gate, up = gate_up.chunk(2, dim=-1)
+    # The weights as [rows, 1]; in place, fp32 weights leave the result in gate_up's type
     return act_fn(gate).mul_(up).mul_(weights.flatten()[pair, None])
 
 
@@ -62,8 +63,10 @@ def gate_backward(
         launch("gate_backward", back.device, rows * WARP, *args)
         return gate_up
     gate, up = gate_up.chunk(2, dim=-1)
+    # Autograd differentiates the activation alone, whichever it is
     with torch.enable_grad():
         activated = act_fn(gate.requires_grad_())
+    # Before the next line overwrites back: the weight's gradient is without the weight
     torch.sum(back.float() * (activated.detach() * up), -1, out=dots)
     back = back.mul_(weights.flatten()[pair, None])
     (grad_gate,) = torch.autograd.grad(activated, gate, back * up)

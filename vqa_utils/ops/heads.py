@@ -92,11 +92,12 @@ def split_heads_backward(
             heads = heads.detach().requires_grad_()
             outputs = _by_torch(heads, norms, cos, sin)
         (grad_heads,) = torch.autograd.grad(outputs, heads, grads)
-        return grad_heads.flatten(-2)
+        return grad_heads.flatten(-2)  # [B, L, all * d]
     with_strides: list[torch.Tensor | int] = []
     for grad in grads:
+        # The kernel takes any strides with d innermost: sdpa's transposed gradients need no copy
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        with_strides += [grad, *grad.stride()[:3]]
+        with_strides += [grad, *grad.stride()[:3]]  # from batch to batch, row, head
     out = torch.empty_like(qkv)
     length = heads.shape[1]
     inputs = _inputs(heads, norms, cos, sin)
@@ -129,6 +130,7 @@ def _side_by_side(qkv: torch.Tensor, norms: HeadNorms) -> torch.Tensor:
 
 def _by_torch(heads: torch.Tensor, norms: HeadNorms, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
     """Make the heads by torch's own operations, from [B, L, q_heads + 2 * kv_heads, d]."""
+    # [B, L, q_heads, d], then [B, L, kv_heads, d] twice
     q, k, v = heads.split([norms.q_heads, norms.kv_heads, norms.kv_heads], -2)
     cos = cos[:, :, None]  # [B, L, 1, d]
     sin = sin[:, :, None]  # [B, L, 1, d]

@@ -17,6 +17,7 @@ from torch import nn
 
 from vqa_utils.ops._launch import EIGHT, THREADS, is_ready, launch
 
+# Four loads of EIGHT by each of a block's THREADS
 WIDEST = 8192  # values of a row that a block of the kernels can hold
 
 
@@ -104,6 +105,7 @@ def norm_backward(
 
 
 def _has_kernel(x: torch.Tensor, dtype: torch.dtype) -> bool:
+    # The norm's own weights are fp32 where x is (model/fp16.py); the kernels rely on it
     has_types = x.dtype == torch.float32 and dtype == torch.float16
     has_width = x.shape[-1] % EIGHT == 0 and x.shape[-1] <= WIDEST
     return has_types and x.is_contiguous() and has_width and is_ready(x.device)

@@ -16,7 +16,7 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
         cos: [..., 1, d], with equal halves.
         sin: [..., 1, d], with equal halves.
     """
-    first, second = x.chunk(2, -1)
+    first, second = x.chunk(2, -1)  # [..., heads, d / 2] each
     return torch.addcmul(x * cos, torch.cat([-second, first], -1), sin)
 
 
@@ -36,4 +36,4 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         # A thread takes four values and their partners in the other half
         launch("rotate", x.device, x.numel() // 8, x, x.stride(0), cos, sin, patches, heads, d)
     else:
-        x.copy_(rotated(x, cos[:, None], sin[:, None]))
+        x.copy_(rotated(x, cos[:, None], sin[:, None]))  # cos and sin as [patches, 1, d]

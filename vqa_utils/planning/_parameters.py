@@ -60,6 +60,7 @@ def _has_linear_attention(family: str, text: Fields, layer: int) -> bool:
         return False
     if text.get("layer_types"):
         return text["layer_types"][layer] == "linear_attention"
+    # The last layer of each interval has full attention, the others linear
     return (layer + 1) % text.get("full_attention_interval", 4) != 0
 
 
@@ -96,14 +97,15 @@ def _gated_delta_net(name: str, text: Fields) -> Named:
     keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
     qkv = 2 * keys + values
     yield f"{name}.dt_bias", (heads,)
-    yield f"{name}.A_log", (heads,)
+    yield f"{name}.A_log", (heads,)  # the decay rate's logarithm
+    # Depthwise: one filter per channel
     yield f"{name}.conv1d.weight", (qkv, 1, text["linear_conv_kernel_dim"])
     yield f"{name}.norm.weight", (head,)
     yield f"{name}.out_proj.weight", (hidden, values)
     yield f"{name}.in_proj_qkv.weight", (qkv, hidden)
-    yield f"{name}.in_proj_z.weight", (values, hidden)
-    yield f"{name}.in_proj_b.weight", (heads, hidden)
-    yield f"{name}.in_proj_a.weight", (heads, hidden)
+    yield f"{name}.in_proj_z.weight", (values, hidden)  # output gate
+    yield f"{name}.in_proj_b.weight", (heads, hidden)  # write strength
+    yield f"{name}.in_proj_a.weight", (heads, hidden)  # decay
 
 
 def _experts(name: str, text: Fields) -> Named:
@@ -113,7 +115,7 @@ def _experts(name: str, text: Fields) -> Named:
     width = text["moe_intermediate_size"]
     yield f"{name}.experts.gate_up_proj", (experts, 2 * width, hidden)
     yield f"{name}.experts.down_proj", (experts, hidden, width)
-    yield f"{name}.gate.weight", (experts, hidden)
+    yield f"{name}.gate.weight", (experts, hidden)  # the router, not an MLP's gate
     shared_width = text.get("shared_expert_intermediate_size")
     if shared_width:
         yield from _gated_mlp(f"{name}.shared_expert", hidden, shared_width)
@@ -136,6 +138,7 @@ def _vision(family: str, vision: Fields) -> Named:
     hidden = vision["hidden_size"]
     patch = vision["patch_size"]
     channels = vision.get("in_channels") or vision.get("in_chans", 3)
+    # A Conv3d: [out, in, frames, height, width]
     patches = (hidden, channels, vision["temporal_patch_size"], patch, patch)
     old = family == "qwen2_5_vl"
     yield f"{VISION}.patch_embed.proj.weight", patches
@@ -174,6 +177,7 @@ def _old_merger(vision: Fields) -> Named:
 def _mergers(vision: Fields) -> Named:
     """List the merger, and those of DeepStack's features for the first layers."""
     merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
+    # The merger normalises each patch; DeepStack's normalise the merged patches
     norm_widths = {"merger": vision["hidden_size"]}
     for number, _ in enumerate(vision.get("deepstack_visual_indexes") or ()):
         norm_widths[f"deepstack_merger_list.{number}"] = merged

@@ -61,7 +61,7 @@ def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]
     weights = sum(_total(groups) for groups in placement.weights.values())
     low = -10 * weights  # more than any peak lacks
     high = max(limits, default=0)
-    while high - low > 1:
+    while high - low > 1:  # to the byte
         middle = (low + high) // 2
         if leaving(middle):
             low = middle
@@ -99,6 +99,7 @@ def _fewest_offloaded(
 
     # Binary search: the more a GPU may offload, the sooner all layers find a place
     numbers = range(len(placement.layers) + 1)
+    # Past the last number if nothing fits; `offloading` gives None for it too
     fewest = bisect.bisect_left(numbers, True, key=lambda most: offloading(most) is not None)
     return offloading(fewest)
 
@@ -161,7 +162,7 @@ def _skipping_checkpoints(gpu: GpuPlan, longest: Placement) -> GpuPlan:
     if gpu.offloaded_layers:
         return gpu
     most = (1 - RESERVE) * gpu.limit
-    for first in range(len(gpu.layers)):
+    for first in range(len(gpu.layers)):  # from all layers skipping to the last alone
         skipping = replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:]))
         if longest.recounted(skipping).peaks["training"] <= most:
             return skipping

@@ -74,6 +74,7 @@ def batch_of(
 
     In training, `paraphrase` may draw a longer instruction.
     """
+    # image_side**2 px limits the area, so no aspect ratio has more tokens
     image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
     if training and config.paraphrase:
         text_tokens += LONGER_INSTRUCTION
@@ -196,6 +197,7 @@ def dense_bytes(shape: ModelShape) -> int:
 
 def logits_bytes(shape: ModelShape, batch: Batch) -> int:
     """Count the bytes of the logits in fp16 and fp32, their log-softmax and its gradient."""
+    # Elements of [rows, positions, vocabulary]; in all 8.5 MB per row of the 30B
     logits = batch.rows * LOGIT_POSITIONS * shape.vocabulary
     return logits * (FP16 + FP32 + FP32 + FP32)
 
@@ -265,5 +267,6 @@ def loading_bytes(shape: ModelShape) -> int:
 
     It is held twice in 16 bits: as read, and transposed.
     """
+    # Weights of one layer's [experts, 2 x width, hidden]: 403 million of the 30B, so 1.5 GiB
     gate_up = shape.experts * 2 * shape.mlp_width * shape.hidden
     return 2 * FP16 * gate_up

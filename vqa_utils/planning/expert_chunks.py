@@ -64,14 +64,15 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
     tokens = np.asarray(loads)  # [experts]
     cuts = _possible_cuts(int(np.count_nonzero(tokens)), at_once)
     busiest = tokens[cuts.places[:-1]]  # [C], of the chunk that starts there
+    # [C, C], in slots; row: the end, column: the start
     chunk_costs = np.where(cuts.in_one_group, cuts.experts * busiest + padding_worth, np.inf)
 
     # Dynamic programming from left to right: the cheapest way to cut the experts before place n is
     # the cheapest way to cut those before the last chunk's start, and that chunk
-    cheapest = np.zeros(len(cuts.places))
+    cheapest = np.zeros(len(cuts.places))  # [C + 1], in slots
     last_start = [0]  # per place: index of the place where the cheapest last chunk starts
     for end in range(1, len(cuts.places)):
-        totals = cheapest[:end] + chunk_costs[end - 1, :end]
+        totals = cheapest[:end] + chunk_costs[end - 1, :end]  # [end], by start
         best = int(totals.argmin())
         last_start.append(best)
         cheapest[end] = totals[best]
@@ -82,7 +83,7 @@ def split(loads: Sequence[int], at_once: int, padding_worth: int) -> list[tuple[
     while end > 0:
         start = last_start[end]
         experts = int(cuts.places[end] - cuts.places[start])
-        most_added = padding_worth // ROUNDING // experts
+        most_added = padding_worth // ROUNDING // experts  # slots per expert
         slots = _rounded_up(int(busiest[start]), most_added)
         chunks.append((experts, slots))
         end = start
@@ -93,7 +94,7 @@ def _rounded_up(slots: int, most_added: int) -> int:
     """Round up to a multiple of the largest power of two up to `most_added`."""
     exponent = max(1, most_added).bit_length() - 1
     multiple = 2**exponent
-    return -(-slots // multiple) * multiple
+    return -(-slots // multiple) * multiple  # -(-a // b) is the ceiling of a / b
 
 
 @functools.cache

@@ -131,6 +131,7 @@ def _uuid_and_gpu(line: str) -> tuple[str, Gpu]:
 
     CUDA can use the total without the driver's reserve: 143,155 MiB on this H200.
     """
+    # The name stands last in QUERY: a comma in it does not split it
     uuid, total_mib, reserved_mib, name = [part.strip() for part in line.split(",", 3)]
     usable_mib = float(total_mib)
     if reserved_mib.isdecimal():  # "[N/A]" for a GPU that reserves nothing

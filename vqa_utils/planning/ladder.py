@@ -117,6 +117,7 @@ def _costing_accuracy(config: Config) -> Iterator[_Change]:
 
 def _moving_to_host(config: Config, gpu: int, peak: int, *, experts: bool) -> Iterator[_Change]:
     """Layers to another GPU, then optimizer state and experts to the host's memory."""
+    # A single GPU has no other to give layers to
     if len(config.max_memory) > 1 and gpu < len(config.max_memory):
         limit = size_in_bytes(config.max_memory[gpu])
         lower_limit = max(SMALL_LIMIT, limit - LIMIT_STEP)

@@ -21,7 +21,7 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     if config.model == DEMO_MODEL_NAME:
         return
     if gpus:
-        memory_plan(config, gpus)
+        memory_plan(config, gpus)  # raises if the model does not fit
         return
     if Path(config.model).is_dir():  # a small model of one's own may well run on a CPU
         return
@@ -45,6 +45,7 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
     except VqaError as error:
         problems.append(str(error))
     if problems:
+        # Both checks read config.json, and may say the same of it
         without_repetition = dict.fromkeys(problems)
         raise MachineError("\n".join(without_repetition))
 

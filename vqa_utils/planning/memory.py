@@ -59,8 +59,8 @@ def nf4_bytes(count: int, double_quant: bool) -> int:
         64 weights x 4 bits | one scale: 8 bits, or 32 without double quantisation
         256 scales          | one scale of theirs: 32 bits; and one 32-bit offset for all
     """
-    packed = math.ceil(count / 2)
-    blocks = math.ceil(count / BLOCK)
+    packed = math.ceil(count / 2)  # bytes, of two weights each
+    blocks = math.ceil(count / BLOCK)  # each with a scale
     if not double_quant:
         return packed + FP32 * blocks
     scales_of_scales = math.ceil(blocks / GROUP)
@@ -92,7 +92,9 @@ def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
 def lora_weights(name: str, shape: Shape, config: Config) -> int:
     """Count the LoRA weights beside a matrix: r * (in + out) of a target module, else 0."""
     endings = tuple(f".{target}.weight" for target in config.target_modules)
+    # The vision tower may have projections of the same names, and gets no LoRA
     is_target = name.startswith(LAYERS) and name.endswith(endings)
+    # A is [r, in], B is [out, r]
     return config.lora_r * sum(shape) if is_target else 0
 
 

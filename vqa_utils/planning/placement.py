@@ -131,7 +131,7 @@ class Placement:
         self.config = config
         self.shape = shape
         self.layers = shape.layer_names
-        self.weights = weights_by_module(shape, config)
+        self.weights = weights_by_module(shape, config)  # bytes by module and group
         self.training = activations.batch_of(
             shape, config, config.micro_batch_rows, text_tokens, training=True
         )
@@ -174,7 +174,8 @@ class Placement:
         if gpu.left >= reserve * limit or not with_experts:
             return gpu
         layer_bytes = gpu.weights[EXPERTS] // len(with_experts)
-        lacking = math.ceil((RESERVE * limit - gpu.left) / layer_bytes)
+        lacking = math.ceil((RESERVE * limit - gpu.left) / layer_bytes)  # layers
+        # The slots take the memory of as many layers, so these go to the host in addition
         count = min(len(with_experts), lacking + OFFLOAD_SLOTS)
         freed = (count - OFFLOAD_SLOTS) * layer_bytes
         weights = {**gpu.weights, EXPERTS: gpu.weights[EXPERTS] - freed}

@@ -79,7 +79,9 @@ def shape_of(config: Config) -> ModelShape:
         SourceError: the model is nowhere.
         ShapeError: it is of a family without a plan.
     """
+    # Shipped files come first: they need no network
     content = published_config(config.model) or config_of(config.model)
+    # As text, because a dict cannot be a key of the cache
     return _shape_of_content(json.dumps(content, sort_keys=True))
 
 
@@ -142,6 +144,7 @@ def _shape(family: str, text: dict[str, Any], vision: dict[str, Any], *, tied: b
         vision_hidden=vision["hidden_size"],
         vision_mlp_width=vision["intermediate_size"],
         patch_px=vision["patch_size"],
+        # 32 x 32 px in Qwen3-VL, 28 x 28 px in Qwen2.5-VL
         pixels_per_token=(vision["patch_size"] * vision["spatial_merge_size"]) ** 2,
         deepstack_layers=len(vision.get("deepstack_visual_indexes") or ()),
     )
@@ -151,6 +154,7 @@ def group_of(name: str) -> str:
     """Find the group of weights to count a parameter in, one of GROUPS."""
     if name.startswith(VISION):
         return "vision"
+    # First: a head's norm (self_attn.q_norm) would match "attn." below
     if "norm" in name or ".mlp.gate." in name:
         return "norms and router"
     for part, group in _GROUP_OF_PART.items():

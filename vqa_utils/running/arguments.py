@@ -83,6 +83,7 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
     )
     add("presets", "list the named settings", "presets")
     # resolve_run and run_steps serve several commands, and ask for any option of `run`
+    # A command's own defaults win over these
     parser.set_defaults(**vars(commands["run"].parse_args([])))
     return parser, commands
 

@@ -84,7 +84,7 @@ def process_with(environment: Environment) -> Executor:
     """
     return ProcessPoolExecutor(
         max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=multiprocessing.get_context("spawn"),  # a fork beside threads can deadlock
         initializer=_take,
         initargs=(environment,),
     )
@@ -186,7 +186,7 @@ def where_memory_ran_out(kind: str, message: str, traceback: Sequence[str]) -> O
     if not OUT_OF_MEMORY.search(f"{kind}: {message}"):
         return None
     number = re.search(r"GPU (\d+)", message)
-    gpu = int(number[1]) if number else 0
+    gpu = int(number[1]) if number else 0  # cuBLAS's message names no GPU
     text = "\n".join(traceback)
     for phase, functions in FUNCTIONS_OF_PHASE.items():
         if any(function in text for function in functions):

@@ -34,7 +34,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
-    write_json(out.provenance, {"folder": str(folder)})
+    write_json(out.provenance, {"folder": str(folder)})  # the claim of `_check_claim`
     if config.calibrate and not paths.members.exists():
         console.print(
             "probabilities stay as they are scored: 05_ensemble, which calibrates them, "

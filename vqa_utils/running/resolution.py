@@ -57,7 +57,7 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
         )
     paths = RunPaths(paths.folder.resolve().name)  # `latest` is a link
     if args.preset is not None:
-        changes = _changes_of_preset(args.preset) | changes
+        changes = _changes_of_preset(args.preset) | changes  # the command line's own win
     return paths, dataclasses.replace(read_config(paths), **changes)
 
 
@@ -157,6 +157,7 @@ def rows_here(config: Config) -> RowCounts | None:
 def _count_rows(file: Path) -> int:
     """Rows of a CSV, without its head and without empty lines."""
     with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        # Rows, not lines: a quoted question may have line breaks
         return sum(1 for row in csv.reader(lines) if row) - 1
 
 
@@ -201,5 +202,6 @@ def _write_origin(paths: RunPaths, challenge: Challenge) -> None:
     }
     if paths.provenance.exists():
         before = read_json(paths.provenance)
+        # Flat, the newest first: the origin before loses its own list
         origin["earlier"] = [before, *before.pop("earlier", [])]
     write_json(paths.provenance, origin)

@@ -162,7 +162,7 @@ class Runner:
 
         def run_when_free(step: Step, earlier: Future | None) -> None:
             if earlier is not None:
-                earlier.result()
+                earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
             try:
                 self._run(step, progress, process)
@@ -172,6 +172,7 @@ class Runner:
         latest: dict[int | None, Future] = {}  # by fold
         running = []
         with (
+            # Contexts end in reverse: the threads' steps are through before the processes stop
             contextlib.ExitStack() as processes,
             ThreadPoolExecutor(max_workers=len(environments)) as threads,
         ):
@@ -274,6 +275,7 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
 
     paths, console = runner.paths, runner.console
     runner.config = config = with_data(runner.config)
+    # Before `start_run` writes: a refused command leaves the run's settings as they were
     runner.check_whole(built_on(steps, scored_adapters(paths, config)))
     start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")

@@ -107,6 +107,7 @@ class Step:
         found = []
         for pattern in patterns:
             name = pattern.format(fold=self.fold)
+            # Sorted, as the order of glob depends on the file system
             found += sorted(folder.glob(name)) or [folder / name]
         return found
 

@@ -79,7 +79,7 @@ def follow(
     finally:
         stop.set()
         if thread:
-            thread.join()
+            thread.join()  # a later update by it would undo the next line
         progress.update(task, completed=1, total=1)
 
 

@@ -47,7 +47,7 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
             parameters = notebook["metadata"]["papermill"]["parameters"]
             executed_in.append(parameters.get("run_id", run_id))
     table = pd.DataFrame.from_dict(splits, orient="index", columns=SPLIT)
-    table.loc["all"] = table.sum()
+    table.loc["all"] = table.sum()  # before `total`, so that it has one too
     table["total"] = table.sum(axis=1)
     table = table.round(1).rename_axis("notebook").reset_index()
     if set(executed_in) <= {run_id}:
@@ -61,7 +61,7 @@ def time_split(notebook: dict[str, Any]) -> TimeSplit:
     code = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     # papermill's own clock starts before the kernel does
     kernel_start = (_start(code[0]["papermill"]) - _start(whole)).total_seconds()
-    imports = 0.0
+    imports = 0.0  # seconds
     for metadata in code:
         if "parameters" in metadata.get("tags", ()):
             break

@@ -68,7 +68,7 @@ def attention_forward(
         return type(self).forward(
             self, hidden_states, position_embeddings, attention_mask, **kwargs
         )
-    qkv = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)
+    qkv = project((self.q_proj, self.k_proj, self.v_proj), hidden_states)  # [B, L, all heads * d]
     q, k, v = SplitHeads.apply(qkv, HeadNorms.of(self), *position_embeddings)  # [B, L, heads, d]
     bias = as_bias(attention_mask, q.dtype)
     attended = attend(q, k, v, bias, self.scaling)  # [B, L, heads, d]

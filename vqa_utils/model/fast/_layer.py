@@ -273,11 +273,13 @@ class Layer:
         Args:
             needs_x: otherwise the first result is None.
         """
+        # [B, L, H] each: fp32 for the residual stream, fp16 for the product of o (on a GPU)
         grad_middle, grad_delta = self._backward_of_experts(grad.contiguous(), saved, saved_routing)
         grad_attended, grads_out = self.out.projection.backward(
             grad_delta, self.out.use, saved.out_dropped, saved.out_low
         )  # [B, L, q_heads d]
         attention = saved.attention
+        # [B, L, q_heads, d] each
         grad_heads = torch.autograd.grad(attention.attended, attention.heads, grad_attended)
         assert attention.qkv is not None  # saved for the backward
         grad_qkv = split_heads_backward(grad_heads, attention.qkv, self._head_norms, *self.angles)
@@ -306,6 +308,7 @@ class Layer:
         grad_normed = grad_normed.to(mlp.gate.weight.dtype)
         grad_normed = torch.addmm(grad_normed, grad_logits, mlp.gate.weight).view_as(grad)
         norm = self.module.post_attention_layernorm
+        # y = middle + experts(norm(middle)), so grad itself goes on beside the norm's
         return norm_backward(saved.middle, norm, grad_normed, grad, normed.dtype)
 
     @property
@@ -347,6 +350,7 @@ class _Compute(torch.autograd.Function):
         needs_x = ctx.needs_input_grad[0]
         with torch.autocast(x.device.type, enabled=False):
             if saved is None:
+                # The routing is kept, so the router's norm is not made again
                 saved = ctx.layer.attention_half(x, save=True, wide=False).saved
             grad_x, grads = ctx.layer.backward(grad, x, saved, saved_routing, needs_x=needs_x)
         return grad_x, None, None, *grads

@@ -19,6 +19,7 @@ from torch import nn
 from vqa_utils.model.fast._attention import has_cache
 from vqa_utils.model.fast._shared import one_forward
 
+# Without deepstack_visual_embeds: rows are only shifted, so image tokens keep their order
 BY_POSITION = ("input_ids", "inputs_embeds", "visual_pos_masks")  # [B, L, ...]
 
 

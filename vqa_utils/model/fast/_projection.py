@@ -170,6 +170,7 @@ class Projection:
         # With more rows in x than columns in W, adding to W is less work than adding to y
         has_more_rows_than_columns = x.numel() > in_width**2
         if merge and use.seed is None and has_more_rows_than_columns:
+            # In place, as `dense` was made for this call
             return Projected(F.linear(x, dense.addmm_(copies.b, copies.a), bias))
         dropped = x if use.seed is None else dropout(x, use.dropout, use.seed)  # [..., in]
         low = dropped.flatten(0, -2) @ copies.a.T  # [T, R]
@@ -228,8 +229,8 @@ class Projection:
         if self.copies is not None and self.copies.are_of(use, dtype, factor):
             return self.copies
         held = [parameter.detach() for parameter in use.parameters]
-        a = held[: len(self.layers)]
-        b = held[len(self.layers) :]
+        a = held[: len(self.layers)]  # [r, in] each
+        b = held[len(self.layers) :]  # [out, r] each
         self.copies = Copies(
             torch.cat(a).to(dtype),
             (torch.block_diag(*b) * factor).to(dtype),

@@ -53,6 +53,7 @@ class Rows:
         inside = place < ends.diff()[:, None]  # [images, longest]
         # Padding shows any patch: the mask hides it
         self.index = (ends[:-1, None] + place).clamp_(max=patches - 1).flatten()
+        # A size known in advance saves a synchronisation
         self.back = inside.flatten().nonzero_static(size=patches).flatten()
         self.mask = inside[:, None, None]
 
@@ -63,6 +64,7 @@ class Rows:
 
     def flatten(self, rows: torch.Tensor) -> torch.Tensor:
         """[images, heads, longest, d] -> [patches, heads * d]."""
+        # [images * longest, heads * d]
         patches = rows.transpose(1, 2).flatten(2).flatten(0, 1)
         return patches if self.back is None else patches[self.back]
 
@@ -102,7 +104,7 @@ def block_forward(
     hidden_states, normed, _ = add_norm(
         hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype
     )
-    return hidden_states.add_(self.mlp(normed))
+    return hidden_states.add_(self.mlp(normed))  # made above, without autograd: in place
 
 
 def vision_attention_forward(
@@ -121,7 +123,7 @@ def vision_attention_forward(
         position_embeddings: cosines and sines, [patches, d] each.
     """
     patches = len(hidden_states)
-    qkv = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1)
+    qkv = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1)  # [patches, 3, heads, d]
     rotate(qkv[:, :2].flatten(1, 2), *position_embeddings)  # q and k, where they are
     rows = shared(cu_seqlens, "rows", Rows)
     q, k, v = (rows.batch(part) for part in qkv.unbind(1))  # [images, heads, longest, d] each
@@ -151,7 +153,7 @@ def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tens
     _, rows, columns = grids[image].unbind(1)  # [patches] each
     first = counts.cumsum(0) - counts  # [images], each one's first patch
     in_image = torch.arange(patches, device=device) - first[image]
-    in_frame = in_image % (rows * columns)
+    in_frame = in_image % (rows * columns)  # [patches]; frames have the same positions
     block = in_frame // merge**2
     within = in_frame % merge**2
     blocks_a_row = columns // merge

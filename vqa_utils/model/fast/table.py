@@ -144,6 +144,8 @@ def _replace_forward(module: nn.Module, row: Row) -> None:
     if row.prepare is not None:
         row.prepare(module)
     if row.wraps:
+        # module.forward is accelerate's where it has a hook on the module
         module.forward = functools.partial(row.forward, module, module.forward)
     else:
+        # On the instance, so that type(module).forward stays the one to fall back to
         module.forward = types.MethodType(row.forward, module)

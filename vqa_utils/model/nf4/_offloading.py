@@ -49,7 +49,9 @@ class ExpertOffloader:
 
         They are good for work that is queued on the current CUDA stream before the next call.
         """
+        # By identity, as == would compare the tensors in the dicts
         number = next(i for i, known in enumerate(self.layers) if known is layer)
+        # Routing and products of one layer both ask for it; by then its buffer has it
         if number != self.last:
             self.direction = 1 if number > self.last else -1
             self.last = number

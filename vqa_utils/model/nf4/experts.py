@@ -79,7 +79,7 @@ class NF4Experts(nn.Module):
         self.shapes: dict[str, tuple[int, int]] = {}  # rows and columns of an expert
         for name in PROJECTIONS:
             self._add_projection(name, getattr(experts, name), packed=packed)
-        self.host = {} if offloaded else None
+        self.host = {} if offloaded else None  # from here on, __setattr__ moves tensors
 
     def _add_projection(self, name: str, weight: torch.Tensor, *, packed: bool) -> None:
         """Add a place for the packed weights and one for each statistic; the loader fills them."""
@@ -108,8 +108,10 @@ class NF4Experts(nn.Module):
         is_loaded = isinstance(value, torch.Tensor) and name.endswith(PROJECTIONS)
         if self.host is not None and is_loaded:
             tensor = value.detach()
+            # Pinned, so that the offloader's copies run beside the computation
             self.host[name] = tensor.cpu().pin_memory() if tensor.is_cuda else tensor
             is_parameter = isinstance(value, nn.Parameter)
+            # Keeps the device, on which the layer computes; a view would keep the memory too
             value = tensor[:0].clone()
             if is_parameter:
                 value = nn.Parameter(value, requires_grad=False)

@@ -141,6 +141,7 @@ def gradients(
         for chunk in group.chunks:
             _multiply(hidden, gate_up, of_group, chunk)  # the inputs are read no more
         del gate_up, down, hidden, back  # before the next group's are made
+    # [T, H], [T, k]; no pair is in a padding slot, so what those computed is not read
     return sum_rows(rows, routing.slot_of_pair), grad_weights[routing.slot_of_pair]
 
 

@@ -90,6 +90,7 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         super()._process_model_before_weight_loading(model, **kwargs)
         # Keeps `model.to(dtype)` refused
         model.quantization_method = QuantizationMethod.BITS_AND_BYTES
+        # With the dot, as layers.1 is a prefix of layers.10
         offloaded = tuple(f"{layer}." for layer in _offloaded_layers.get())
         for name, module in list(model.named_modules()):
             is_converted = should_convert_module(name, self.modules_to_not_convert)
@@ -135,6 +136,7 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         return model
 
 
+# from_pretrained makes the quantizer itself and hands no argument on
 _offloaded_layers: ContextVar[tuple[str, ...]] = ContextVar("offloaded layers", default=())
 
 
@@ -151,6 +153,7 @@ def offloading(layers: Collection[str]) -> Iterator[None]:
 def _share_buffers(offloaded: list[NF4Experts]) -> None:
     """Give the offloaded layers of each GPU one offloader, in the layers' order."""
     for device in {module.gate_up_proj.device for module in offloaded}:
+        # The stand-in's device is the GPU that computes; the experts are in host memory
         modules = [module for module in offloaded if module.gate_up_proj.device == device]
         layers = [module.host for module in modules if module.host is not None]
         offloader = ExpertOffloader(layers, device)

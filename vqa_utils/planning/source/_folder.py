@@ -93,6 +93,7 @@ def _shards(folder: Path, names: set[str], problems: list[str]) -> list[str]:
         return [WEIGHTS]
     if INDEX not in names:
         return []
+    # weight_map: each parameter's shard; many parameters share one
     index = read_object(folder / INDEX, "weight_map", dict, problems)
     return sorted(set(index["weight_map"].values())) if index else []
 
@@ -147,9 +148,11 @@ def _size_by_header(file: Path) -> int | None:
     """
     with file.open("rb") as contents:
         length = int.from_bytes(contents.read(8), "little")
+        # In a torn file, the length may be any 64-bit number
         header = contents.read(min(length, MAX_HEADER))
     try:
         tensors = json.loads(header)
+        # [begin, end] in bytes after the header
         ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != METADATA]
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

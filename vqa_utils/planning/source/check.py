@@ -61,6 +61,7 @@ def _folder(model: str) -> Path | None:
         folder = folder.expanduser()
     if model and folder.is_dir():
         return folder
+    # The name has a valid form, and the hub would only say that it is unknown
     if NEVER_PUBLISHED.match(model):
         raise SourceError(
             f"{model}: expected a published model, "
