@@ -69,7 +69,7 @@ def describe_baselines(table: pd.DataFrame) -> str:
         f"(95 % interval {tuned['low']:.3f} to {tuned['high']:.3f})"
     ]
     for other in others:
-        gap = (tuned["accuracy"] - other["accuracy"]) * 100
+        gap = (tuned["accuracy"] - other["accuracy"]) * 100  # points
         verdict = "beyond" if other["mcnemar_p"] < BEYOND_CHANCE else "not beyond"
         lines.append(
             f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, "
@@ -80,7 +80,7 @@ def describe_baselines(table: pd.DataFrame) -> str:
 
 def _right(predicted: Predictions, answers: pd.Series) -> np.ndarray:
     """Tell whether each row is answered right, bool [N]."""
-    if isinstance(predicted, pd.Series):
+    if isinstance(predicted, pd.Series):  # a rule's letters
         return predicted.to_numpy() == answers.to_numpy()
     return correct(predicted, answers)
 

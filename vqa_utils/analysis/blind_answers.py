@@ -36,6 +36,7 @@ def answers_without_images(
     Returns:
         By name, in the order of `ids`.
     """
+    # Row numbers in `train`, in the order of `ids`
     positions = pd.Series(np.arange(len(train)), index=train["id"]).loc[list(ids)]
     of_all_rows: dict[str, Predictions] = {
         "most frequent letter": letter_shares(train, folds),
@@ -59,7 +60,7 @@ def letter_shares(train: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     """
     counts = pd.crosstab(folds["fold"].to_numpy(), train["answer"].to_numpy())  # folds x letters
     counts = counts.reindex(columns=LETTERS, fill_value=0)
-    in_other_folds = counts.sum() - counts + 1
+    in_other_folds = counts.sum() - counts + 1  # [folds, 4]
     shares = in_other_folds.div(in_other_folds.sum(axis=1), axis=0)
     return shares.loc[folds["fold"]].reset_index(drop=True)
 
@@ -84,11 +85,12 @@ def text_model(train: pd.DataFrame, folds: pd.DataFrame, seed: int) -> pd.DataFr
     for fold in sorted(set(fold_of_row) - {ALWAYS_TRAIN}):
         held_out = np.flatnonzero(fold_of_row == fold)
         others = np.flatnonzero(fold_of_row != fold)
+        # Sorted: if none is left out, the fit is the same with any seed
         others = np.sort(rng.permutation(others)[:FIT_QUESTIONS])
         # Tenfold the default tolerance: the order of the options is final long before the weights
         model = make_pipeline(TfidfTransformer(), LogisticRegression(tol=1e-3))
         model.fit(features[_pairs_of(others)], is_right[others].ravel())
-        p_right = model.predict_proba(features[_pairs_of(held_out)])[:, 1]
+        p_right = model.predict_proba(features[_pairs_of(held_out)])[:, 1]  # [4 n]
         values[held_out] = p_right.reshape(-1, len(LETTERS))
     return pd.DataFrame(values / values.sum(axis=1, keepdims=True), columns=list(LETTERS))
 
@@ -100,7 +102,8 @@ def _pair_features(train: pd.DataFrame) -> csr_matrix:
     that it is the same for all folds and cannot be empty.
     """
     questions = train["question"].repeat(len(LETTERS))
-    options = train[list(LETTERS)].to_numpy().ravel()
+    options = train[list(LETTERS)].to_numpy().ravel()  # [4 N], row by row
+    # Plain counts, none negative, as TfidfTransformer takes them
     vectorizer = HashingVectorizer(
         analyzer=_features, n_features=FEATURES, alternate_sign=False, norm=None
     )
@@ -127,6 +130,7 @@ def _features(pair: tuple[str, str]) -> list[str]:
     for word in re.findall(r"\w+", question):
         asked |= {word, word[:2]}
     said = {option, *re.findall(r"\w+", option)}
+    # "=" keeps a word apart from the same characters in a row
     features = [f"={word}" for word in said]
     for length in (1, 2, 3):
         starts = range(len(option) - length + 1)

@@ -26,6 +26,7 @@ def question_clusters(questions: pd.Series, seed: int) -> pd.Series:
     model = KMeans(count, random_state=seed, n_init=1, max_iter=50).fit(vectors)
     centres = model.cluster_centers_  # [clusters, words]
     if count > 1:
+        # A word that is frequent everywhere sets no cluster apart
         centres = centres - np.asarray(vectors.mean(axis=0))
     words = vectorizer.get_feature_names_out()
     names = np.array([_name(centre, words) for centre in centres], dtype=object)
@@ -34,6 +35,7 @@ def question_clusters(questions: pd.Series, seed: int) -> pd.Series:
 
 def _name(centre: np.ndarray, words: np.ndarray) -> str:
     """The words with the largest positive weights, the largest first."""
+    # Stable: equal weights go by the alphabet, as `words` does
     order = np.argsort(-centre, kind="stable")[:NAME_WORDS]
     return " ".join(words[i] for i in order if centre[i] > 0)
 

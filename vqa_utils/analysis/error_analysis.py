@@ -45,10 +45,10 @@ def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(lines)
 
     total = len(right)
-    rows = table["rows"].to_numpy()
+    rows = table["rows"].to_numpy()  # [G]
     right_rows = groups.to_numpy().T.astype(int) @ right  # [G]
     is_part = rows < total
-    other_rows = np.where(is_part, total - rows, np.nan)
+    other_rows = np.where(is_part, total - rows, np.nan)  # [G], NaN of a group of all rows
     table["rest"] = (right.sum() - right_rows) / other_rows
     tested = is_part & (rows >= MIN_ROWS)
     # Of `total` rows with `right.sum()` right ones, a group draws its rows without replacement
@@ -104,7 +104,7 @@ def confidence_table(probs: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
         `confidence` (the band), `rows`, `accuracy`, `low`, `high`.
     """
     confidence = option_matrix(probs).max(axis=1)  # [N]
-    band_of_row = pd.cut(confidence, BAND_EDGES, labels=BANDS)
+    band_of_row = pd.cut(confidence, BAND_EDGES, labels=BANDS)  # closed above: 0.9 is in 0.7 to 0.9
     lines = []
     for band in BANDS:
         in_band = band_of_row == band
@@ -213,7 +213,7 @@ def worst_mistakes(
     rows["p_answer"] = at_letter(option_matrix(probs), rows["answer"])
     rows["p_chosen"] = at_letter(option_matrix(probs), rows["chosen"])
     for name, column in (more or {}).items():
-        rows[name] = np.asarray(column)
+        rows[name] = np.asarray(column)  # by position: a Series' own index does not count
     mistakes = rows[rows["chosen"] != rows["answer"]]
     return mistakes.nsmallest(count, "p_answer")
 

@@ -54,6 +54,7 @@ def text_lengths(train: pd.DataFrame, test: pd.DataFrame) -> Figure:
     rows = rows.assign(**lengths)
     fig, axes = plt.subplots(1, 2, figsize=(10, 3))
     for ax, column in zip(axes, lengths, strict=True):
+        # Each split has an area of 1, so that splits of different sizes compare
         sns.histplot(rows, x=column, hue="split", stat="density", common_norm=False, ax=ax)
     return _done(fig)
 
@@ -78,12 +79,12 @@ def fold_balance(folds: pd.DataFrame, train: pd.DataFrame) -> Figure:
 def label_mask(tokens: list[str], labelled: Iterable[bool], columns: int = 12) -> Figure:
     """One example's tokens in reading order; those that the loss sees are filled."""
     rows = -(-len(tokens) // columns)  # rounded up
-    fig, ax = plt.subplots(figsize=(11, 0.34 * rows + 0.4))
+    fig, ax = plt.subplots(figsize=(11, 0.34 * rows + 0.4))  # inches, 0.34 per line of tokens
     for i, (token, is_label) in enumerate(zip(tokens, labelled, strict=True)):
         colour = LABEL_BOX if is_label else TOKEN_BOX
         ax.text(
             i % columns,
-            -(i // columns),
+            -(i // columns),  # the y axis points up: a later line is lower
             token.replace("\n", "⏎"),
             fontsize=7,
             ha="center",
@@ -103,7 +104,7 @@ def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     """The loss per step; accuracy and log loss on the held-out rows per epoch, if there are any."""
     columns = [] if epochs.empty else ["accuracy", "log_loss"]
     fig, axes = plt.subplots(1, 1 + len(columns), figsize=(5 + 4 * len(columns), 3), squeeze=False)
-    loss, *scores = axes[0]
+    loss, *scores = axes[0]  # squeeze=False keeps [1, panels], for one panel too
     loss.plot(log["epoch"], log["loss"], alpha=0.3)
     loss.plot(log["epoch"], log["loss"].rolling(10, min_periods=1).mean())
     loss.set(title="Training loss (and its mean over 10 steps)", xlabel="epoch")
@@ -165,6 +166,7 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
     labels = table["group"].astype(str) + " (" + table["rows"].astype(str) + ")"
     sns.barplot(x=table["accuracy"], y=labels, ax=ax, color=BARS)
     if "low" in table:
+        # barplot puts the lines of the table at y = 0, 1, 2, ...
         ax.hlines(range(len(table)), table["low"], table["high"], color=INTERVALS)
     ax.axvline(CHANCE, **GREY_DASHES)
     ax.set(title=f"{title} (dashed: chance)", xlim=(0, 1), ylabel="")

@@ -82,7 +82,7 @@ def _option(row: dict[Any, Any], letter: str) -> Option:
 def _data_uri(path: Path, side_px: int) -> str:
     """A picture of at most `side_px` as the `src` of an <img>."""
     image = open_image(path)
-    image.thumbnail((side_px, side_px))
+    image.thumbnail((side_px, side_px))  # in place; keeps the aspect ratio, enlarges nothing
     png = io.BytesIO()
     image.save(png, "PNG")
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -121,7 +121,7 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
         beyond = excess_probability(by_shift)
         table, changed = _compare_orders(by_shift, probs, answers)
     else:
-        beyond = one_hot(predictions(probs)) - one_hot(answers)
+        beyond = one_hot(predictions(probs)) - one_hot(answers)  # [N, 4], each -1, 0 or 1
         table, changed = pd.DataFrame(), 0.0
     return PositionBias(len(probs), len(by_shift), _place_table(beyond), table, changed)
 
@@ -149,7 +149,7 @@ def pooled_orders(
         parts.append(read_orders(paths.fold(k).orders("oof"), held_out_ids))
     pooled = pd.concat(parts)
     rows_of_order = pooled.groupby("order")["id"].transform("size")
-    return pooled[rows_of_order == len(probs)]
+    return pooled[rows_of_order == len(probs)]  # an order that only some folds have has fewer
 
 
 def excess_probability(orders: Mapping[int, pd.DataFrame]) -> np.ndarray:
@@ -186,8 +186,8 @@ def _compare_orders(
     chosen = np.array([predictions(frame) for frame in orders.values()])  # letters [orders, N]
     right = chosen == answers.to_numpy()  # [orders, N]
     against_mean = right.astype(float) - correct(probs, answers)  # -1, 0 or 1, [orders, N]
-    low, high = mean_interval(against_mean.T, 1 - LEVEL)
-    differs_from_mean = chosen != predictions(probs).to_numpy()
+    low, high = mean_interval(against_mean.T, 1 - LEVEL)  # [orders] each
+    differs_from_mean = chosen != predictions(probs).to_numpy()  # [orders, N]
     table = pd.DataFrame({
         "order": [_order_name(shift) for shift in orders],
         "accuracy": right.mean(axis=1),

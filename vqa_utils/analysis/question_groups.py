@@ -66,6 +66,7 @@ def size_quarters(pixels: np.ndarray) -> pd.Series:
     """
     sizes = pd.Series(pixels)
     known = sizes[sizes > 0]
+    # Sizes that occur; an edge is the largest size of its quarter
     edges = np.quantile(known, (0.25, 0.5, 0.75), method="lower") if len(known) else []
     quarters = pd.Series(np.searchsorted(edges, known), index=known.index)
     names = pd.Series(UNKNOWN_SIZE, index=sizes.index)

@@ -55,6 +55,7 @@ class Section:
         columns = []
         table = self._without_cards()
         for name in table:
+            # `all` is true of a table without lines
             is_text = len(table) > 0 and all(isinstance(cell, str) for cell in table[name])
             columns.append(Column(str(name), is_text))
         return columns

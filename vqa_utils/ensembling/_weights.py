@@ -73,10 +73,10 @@ def fit_mixture(
     right = np.column_stack([probability_of(frame, answers) for frame in frames])  # [N, members]
     equal = np.full(len(members), 1 / len(members))
     parts = _fit_parts(right, groups, seed)
-    loss = np.empty(len(right))
+    loss = np.empty(len(right))  # [N] nats, each row by weights fitted without it
     for part in parts:
         loss[part.rows] = -np.log(right[part.rows] @ part.weights)
-    loss_of_mean = -np.log(right @ equal)
+    loss_of_mean = -np.log(right @ equal)  # [N] nats
     p = sign_flip_p(loss - loss_of_mean, groups, seed)
     uses_fit = bool(p < SIGNIFICANT and loss.mean() < loss_of_mean.mean())
 
@@ -103,6 +103,7 @@ def fit_weights(right: np.ndarray) -> np.ndarray:
 
     def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixture = right @ weights  # [N]
+        # d/dw of -mean log(right @ w) is -mean(right / mixture), [members]
         return -np.log(mixture).mean(), -(right / mixture[:, None]).mean(axis=0)
 
     sum_is_one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}
@@ -113,6 +114,7 @@ def fit_weights(right: np.ndarray) -> np.ndarray:
         method="SLSQP",
         bounds=[(0, 1)] * count,
         constraints=sum_is_one,
+        # The loss is flat at its minimum: an error of e there is about sqrt(e) in a weight
         options={"ftol": 1e-10, "maxiter": 500},
     )
     weights = np.clip(found.x, 0, 1)  # SLSQP may leave the bounds by a rounding error
@@ -133,7 +135,8 @@ def sign_flip_p(differences: np.ndarray, groups: Sequence[str] | pd.Series, seed
     """
     sums = pd.Series(differences).groupby(np.asarray(groups)).sum().to_numpy()  # [groups]
     found = permutation_test(
-        (sums, np.zeros_like(sums)),
+        (sums, np.zeros_like(sums)),  # to swap a sum with its 0 is to flip its sign
+        # The mean over groups is the mean over rows times N / groups, a constant
         lambda x, y, axis: (x - y).mean(axis=axis),
         permutation_type="samples",
         vectorized=True,
@@ -184,6 +187,7 @@ def _weights_table(
     loss_of_mean: np.ndarray,
 ) -> pd.DataFrame:
     """The table `Mixture.fitted`, from the losses [N] of all rows."""
+    # Its weights have seen all rows; its losses are still those of the parts, outside their fit
     everything = _Part(np.arange(len(loss)), fitted)
     labels = [*(f"part {number}" for number in range(len(parts))), "none"]
     lines = []

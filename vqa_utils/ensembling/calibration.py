@@ -79,6 +79,7 @@ class Calibration:
         return {
             "fold": fold,
             "rows": len(answers),
+            # Fitted on all rows of the fold; the scores after it are cross-fitted
             "temperature": temperature,
             "log_loss": log_loss(before, answers),
             "log_loss_after": log_loss(after, answers),
@@ -108,6 +109,7 @@ def calibrate(
     scaled_parts = []
     for fold in sorted(oof["fold"].unique()):
         held_out = oof[oof["fold"] == fold]
+        # By label: `pooled` and `rows_of` number their rows from 0, so a label is a position
         fold_answers = answers[held_out.index]
         fold_groups = groups[held_out.index]
         if fold_groups.nunique() > 1:
@@ -116,5 +118,5 @@ def calibrate(
         else:  # a single picture: no other could judge the fit
             temperatures[int(fold)] = 1.0
             scaled_parts.append(held_out)
-    after = pd.concat(scaled_parts).loc[oof.index]
+    after = pd.concat(scaled_parts).loc[oof.index]  # in the order of oof: concat goes by fold
     return Calibration(setting, temperatures, oof, after, answers)

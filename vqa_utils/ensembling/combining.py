@@ -55,11 +55,12 @@ def combined(frames: Sequence[pd.DataFrame], how: str) -> pd.DataFrame:
         )
     by_member = np.stack([option_matrix(frame) for frame in frames])  # [members, N, 4]
     if how == "geometric":
-        mean_log = np.log(by_member.clip(P_FLOOR)).mean(axis=0)
+        mean_log = np.log(by_member.clip(P_FLOOR)).mean(axis=0)  # [N, 4]
         probs = softmax(mean_log, axis=1)
     elif how == "vote":
-        votes = np.sum([one_hot(predictions(frame)) for frame in frames], axis=0)
+        votes = np.sum([one_hot(predictions(frame)) for frame in frames], axis=0)  # [N, 4]
         weighted = votes + TIE_BREAK * by_member.mean(axis=0)
+        # A row's votes sum to the number of members, its mean to 1
         probs = weighted / (len(frames) + TIE_BREAK)
     else:
         probs = by_member.mean(axis=0)
@@ -82,6 +83,7 @@ def agreement(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def unanimity(members: Sequence[Member]) -> float:
     """Return the share of test rows on which all members agree."""
+    # Letters [N, members]
     letters = pd.DataFrame({member.number: predictions(member.test) for member in members})
     return float((letters.nunique(axis=1) == 1).mean())
 

@@ -28,9 +28,11 @@ def of_runs(run_id: str, members: str) -> Ensemble:
     challenge = load_challenge(runs.config)
     answers = rows_of(runs.groups, challenge.train)["answer"]
     mixture = fit_mixture(runs.oof, answers, runs.groups["group"], runs.config.seed)
+    # Both dicts are in the order of the runs as given: `mixed` pairs them by position
     test = mixed(list(runs.test.values()), list(mixture.weights.values()))
     scores = score_table({**runs.oof, "blend": mixture.oof}, answers)
     best = _best_member(scores)
+    # The best member is chosen on these same rows, so the comparison favours it a little
     p_best = mcnemar(correct(mixture.oof, answers), correct(runs.oof[best], answers))
     gain = describe_gain(scores, best, p_best)
     return Ensemble(

@@ -70,5 +70,5 @@ def _costs(metas: Sequence[dict[str, Any]]) -> dict[str, float]:
     if not metas:
         return {"minutes": np.nan, "peak_gib": np.nan}
     seconds = sum(meta["seconds"] for meta in metas)
-    peaks = [max(meta["peak_memory_gib"]) for meta in metas]
+    peaks = [max(meta["peak_memory_gib"]) for meta in metas]  # GiB, each adapter's fullest GPU
     return {"minutes": seconds / 60, "peak_gib": max(peaks)}

@@ -199,6 +199,7 @@ def _differing_rows(split: str, frames: Frames) -> list[str]:
 def _groups_of(oof: pd.DataFrame, paths: RunPaths) -> pd.DataFrame:
     """Read `id` and `group` of these rows from folds.csv."""
     dtypes = {"id": str, "group": str}
+    # Ids such as "01" and "None" stay text
     folds = pd.read_csv(paths.folds, dtype=dtypes, keep_default_na=False)
     return rows_of(oof, folds)[["id", "group"]]
 

@@ -32,7 +32,7 @@ def scaled(probs: pd.DataFrame, temperature: float) -> pd.DataFrame:
     T above 1 lowers confidence, T below 1 raises it.
     """
     if temperature == 1:
-        return probs
+        return probs  # to the last bit: no rounding, and no floor
     return with_options(probs, softmax(_logits(probs) / temperature, axis=1))
 
 
@@ -59,6 +59,7 @@ def fit_temperature(probs: pd.DataFrame, answers: pd.Series) -> float:
         log_probs = log_softmax(logits / math.exp(log_temperature), axis=1)
         return -at_letter(log_probs, answers).mean()
 
+    # Over log T, where half and double are equally far from 1
     found = minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded")
     return math.exp(found.x)
 
@@ -88,6 +89,7 @@ def read_temperatures(paths: RunPaths) -> dict[int, float]:
     if not paths.members.exists():
         return {}
     written = read_json(paths.members)["temperatures"]
+    # JSON keys are text
     return {int(number): temperature for number, temperature in written.items()}
 
 

@@ -1,6 +1,7 @@
 """Print a live line for each running notebook (step, loss, pace, time left), and tables."""
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -90,12 +91,13 @@ def _modified(path: Path) -> int:
 
 def last_step(train_log: Path) -> LastStep:
     """Read the latest step of a growing training log."""
-    lines = train_log.read_text().splitlines()
+    contents = train_log.read_text()  # once: it grows meanwhile
+    lines = contents.splitlines()
     # A training appends line by line, so only the last one can be incomplete
     is_half_written = lines and lines[-1].count(",") != lines[0].count(",")
     if len(lines) < 2 or is_half_written:
         return LastStep(0, 1, "")
-    log = pd.read_csv(train_log)
+    log = pd.read_csv(io.StringIO(contents))
     last = log.iloc[-1]
     step = int(last["step"])
     max_steps = int(last["max_steps"])

@@ -13,6 +13,7 @@ from vqa_utils.scoring._orders import encode_orders, in_order
 
 def like_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Split row numbers into batches by length, the longest first, so that little is padding."""
+    # If memory is short, the first batch fails, not a later one
     longest_first = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
     starts = range(0, len(lengths), batch_size)
     return [longest_first[start : start + batch_size] for start in starts]
@@ -35,6 +36,7 @@ def loader_of(
         workers: processes that decode images while the model computes; 0 decodes in this one.
     """
     encode = functools.partial(encode_passes, encoder=encoder, shifts=shifts, share=share)
+    # Keeps the order of `batches` with any number of workers: the caller zips the two
     return DataLoader(rows, batch_sampler=batches, collate_fn=encode, num_workers=workers)
 
 

@@ -23,7 +23,7 @@ PADDING, PREFIX, FIRST_ORDER = 0, 1, 2
 def shifts_of(orders: int) -> tuple[int, ...]:
     """Return by how many positions each of 1, 2 or 4 cyclic orders rotates the options."""
     step = len(LETTERS) // orders
-    return tuple(range(0, len(LETTERS), step))
+    return tuple(range(0, len(LETTERS), step))  # (0,), (0, 2) or (0, 1, 2, 3)
 
 
 def in_order(rows: Sequence[Row], shift: int) -> list[Row]:
@@ -37,13 +37,14 @@ def can_share(model: nn.Module) -> bool:
 
     Linear attention passes a state from token to token, past any mask.
     """
+    # A config without layer_types has attention in every layer
     layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
     return "linear_attention" not in layer_types
 
 
 def encode_orders(encoder: Encoder, rows: Sequence[Row], shifts: Sequence[int]) -> BatchFeature:
     """Encode the rows like `Encoder.questions`, once for all the orders in `shifts`."""
-    prompts = [encoder.prompt_ids(in_order(rows, shift)) for shift in shifts]
+    prompts = [encoder.prompt_ids(in_order(rows, shift)) for shift in shifts]  # [orders][B] ids
     first_order = encoder.questions(in_order(rows, shifts[0]))
     pad = encoder.processor.tokenizer.pad_token_id
     return BatchFeature(in_one_sequence(first_order, prompts, pad))
@@ -137,6 +138,7 @@ class OrderTree:
         target = slice(self.prefix_length - columns, self.prefix_length)
         self.input_ids[row, target] = batch["input_ids"][row, :columns]
         self.token_types[row, target] = batch["mm_token_type_ids"][row, :columns]
+        # A mask of 0 becomes PADDING
         self.segments[row, target] = batch["attention_mask"][row, :columns] * PREFIX
         self.positions[:, row, target] = batch["position_ids"][:, row, :columns]
 
@@ -146,7 +148,9 @@ class OrderTree:
         target = slice(end - len(ids), end)
         self.input_ids[row, target] = torch.tensor(ids)
         self.segments[row, target] = FIRST_ORDER + order
+        # The prefix ends in text, after the image: its last position is its highest
         prefix_end = self.positions[:, row, self.prefix_length - 1, None]  # [3, 1]
+        # Text: time, row and column count up together, [3, n]
         self.positions[:, row, target] = prefix_end + torch.arange(1, len(ids) + 1)
 
     def suffix_end(self, order: int) -> int:

@@ -138,7 +138,7 @@ def averaged(orders: pd.DataFrame) -> pd.DataFrame:
     count = orders["id"].nunique()  # N
     by_order = option_matrix(orders).reshape(-1, count, len(LETTERS))  # [orders, N, 4]
     mean = pd.DataFrame(by_order.mean(axis=0), columns=list(LETTERS))  # [N, 4]
-    ids = orders[["id"]].head(count)
+    ids = orders[["id"]].head(count)  # order after order: the first N lines are one order
     return pd.concat([ids, mean], axis=1)
 
 
@@ -158,6 +158,7 @@ def score_orders(
     """
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     shifts = shifts_of(settings.orders)
+    # Turned options have nearly the same number of tokens: one order stands for all
     batches = like_length(encoder.lengths(records), settings.batch_size)
     loader = loader_of(
         records,
@@ -172,6 +173,7 @@ def score_orders(
     for chosen, passes in zip(batches, loader, strict=True):
         at_places = letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
         for number, shift in enumerate(shifts):
+            # Back from the place in this order to the row's own option; `chosen` has B row numbers
             for place, option in enumerate(cyclic_order(shift)):
                 probs[number, chosen, option] = at_places[:, number, place]
 
@@ -196,6 +198,7 @@ def letter_probabilities(
 
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
     """Run a forward pass; return the logits at the last place of each order, [B, orders, V]."""
+    # Joined orders bring their own logits_to_keep, one column per order
     inputs = {"logits_to_keep": 1, **batch.to(model.device)}
     if "segments" in inputs:
         inputs["attention_mask"] = tree_mask(inputs.pop("segments"))

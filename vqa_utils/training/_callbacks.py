@@ -69,7 +69,7 @@ class TrainLog(TrainerCallback):
             "step": state.global_step,
             "max_steps": state.max_steps,
             **logs,
-            "seconds_per_step": round(time.time() - self.step_start, 4),
+            "seconds_per_step": round(time.time() - self.step_start, 4),  # logging_steps is 1
             "memory_gib": sum(peak_memory_gib()),
         }
         with self.path.open("a", newline="") as file:
@@ -138,9 +138,11 @@ def reset_peak_memory() -> None:
 def peak_memory_gib() -> list[float]:
     """Return the allocator's peak on each GPU; without one, the process's largest resident size."""
     if not torch.cuda.is_available():
+        # KiB on Linux, but bytes on macOS
         resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return [round(resident_kib / 2**20, 2)]
     peaks = []
     for gpu in range(torch.cuda.device_count()):
+        # Of tensors alone: blocks that the allocator keeps unused do not count
         peaks.append(round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2))
     return peaks

@@ -23,6 +23,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
         if not (checkpoint / "trainer_state.json").exists():
             shutil.rmtree(checkpoint)
             continue
+        # As a number: as text, checkpoint-1000 comes before checkpoint-200
         step = int(checkpoint.name.removeprefix("checkpoint-"))
         if step > newest_step:
             newest, newest_step = str(checkpoint), step

@@ -50,6 +50,7 @@ def held_out_scores(prediction: EvalPrediction, letters: list[int]) -> dict[str,
         prediction: the letters' logits [N, 4], and labels [N, L] with one letter per row.
         letters: the letters' token ids.
     """
+    # The Trainer pads batches to one L with -100, which is IGNORED
     labels = np.asarray(prediction.label_ids)  # [N, L]
     answer_tokens = labels[labels != IGNORED]  # [N]
     answers = pd.Series([LETTERS[letters.index(token)] for token in answer_tokens])

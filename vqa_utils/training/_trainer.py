@@ -76,6 +76,7 @@ def make_trainer(
         return letter_logits(outputs, letters)
 
     held_out_rows = with_lengths(held_out.to_dict("records"), encoder)
+    # Little padding, and a batch too large for the memory comes first
     longest_first = sorted(held_out_rows, key=lambda row: row["length"], reverse=True)
     trainer = StepTrainer(
         model=model,
@@ -84,6 +85,7 @@ def make_trainer(
         train_dataset=training_rows(config, encoder, train),
         eval_dataset=longest_first,
         compute_loss_func=answer_loss,
+        # [B, 4] of [B, K, V]: the Trainer keeps the held-out rows' logits until all are scored
         preprocess_logits_for_metrics=keep_letters,
         compute_metrics=lambda prediction: held_out_scores(prediction, letters),
         callbacks=list(callbacks),
@@ -130,11 +132,11 @@ def training_arguments(
         label_names=["labels"],
         eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
-        save_total_limit=2,
+        save_total_limit=2,  # the best epoch's and the last, to resume from
         load_best_model_at_end=judged,
         metric_for_best_model="log_loss",
         greater_is_better=False,
-        logging_steps=1,
+        logging_steps=1,  # TrainLog and NonFiniteGuard see each step
         logging_nan_inf_filter=False,  # show a NaN loss instead of the mean so far
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",

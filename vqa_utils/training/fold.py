@@ -61,19 +61,20 @@ def train_fold(
     trainer = make_trainer(model, config, encoder, train, held_out, checkpoints, callbacks)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
 
+    # With held-out rows, the Trainer has put the best epoch's weights back by now
     save_adapter(model, config, paths.adapter)
     epochs = epoch_scores(trainer.state.log_history)
     meta = {
         "train_rows": len(train),
         "held_out_rows": len(held_out),
-        "held_out_ids": ids_hash(held_out["id"]),
+        "held_out_ids": ids_hash(held_out["id"]),  # compared with folds.csv before scoring
         "trainable_parameters": trainable_parameters(model),
         "steps": trainer.state.global_step,
         "skipped_steps": guard.skipped,
         "epochs": epochs,
         "best_epoch": best_of(epochs)["epoch"] if epochs else None,
-        "seconds": round(time.time() - start, 1),
-        "peak_memory_gib": peak_memory_gib(),
+        "seconds": round(time.time() - start, 1),  # of this process: not those before a resume
+        "peak_memory_gib": peak_memory_gib(),  # by GPU
         "adapter_sha256": sha256(paths.adapter),
     }
     write_json(paths.meta, meta)
