@@ -248,6 +248,7 @@ class Config:
         """The adapters to train: one per fold, and with `refit` one more on all rows."""
         if not self.refit:
             return self.fold_numbers
+        # The refit comes after the last fold: (0, 1, 2, 3), or (0, 1) with use_kfold=false
         return (*self.fold_numbers, len(self.fold_numbers))
 
     def adapter_name(self, number: int) -> str:
@@ -258,7 +259,7 @@ class Config:
     def effective_batch(self) -> int:
         """Rows per optimizer step."""
         if self.micro_batch == AUTO:
-            return self.accumulation
+            return self.accumulation  # it counts rows here, not passes
         return self.accumulation * self.micro_batch
 
     @property
@@ -286,12 +287,14 @@ class Config:
 
     def with_micro_batch(self, rows: int) -> "Config":
         """Set the rows per pass, keeping the rows per optimizer step."""
+        # `rows` has to divide the rows per step: the division drops a remainder
         accumulation = self.effective_batch // rows
         return dataclasses.replace(self, micro_batch=rows, accumulation=accumulation)
 
     def hash_for(self, notebook: str) -> str:
         """Name the settings in use up to a notebook by 16 hex digits."""
         values = to_dict(self)
+        # Names compare by their numbers: "04_infer" < "05_ensemble", and "" comes before all
         used = {name: values[name] for name in values if USED_FROM.get(name, "") <= notebook}
         return _hash(used)
 
@@ -413,4 +416,5 @@ def _resolved(name: str, rows: CountOrAuto) -> int:
 
 
 def _hash(values: dict[str, Any]) -> str:
+    # Sorted keys: the order of the fields in `Config` may change. 16 hex digits are 64 bits
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

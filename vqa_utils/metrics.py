@@ -99,12 +99,12 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, 
     if rows < 2:
         nothing = np.full(values.shape[1:], np.nan)
         return nothing, nothing
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # fixed: equal values get equal intervals
     means = []
     for _ in range(DRAWS):
         drawn = rng.integers(rows, size=rows)
         times_drawn = np.bincount(drawn, minlength=rows)  # [N]
-        means.append(times_drawn @ values / rows)
+        means.append(times_drawn @ values / rows)  # [] or [M]
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high
@@ -117,7 +117,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     tests may depend on each other in any way.
     """
     order = np.argsort(p_values)
-    tests_left = np.arange(len(p_values), 0, -1)
+    tests_left = np.arange(len(p_values), 0, -1)  # M, M - 1, ..., 1
+    # Step down from the smallest p: a larger one never gets a smaller adjusted value
     steps = np.maximum.accumulate(p_values[order] * tests_left)
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(steps, 1)
@@ -126,6 +127,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
     """Mean negative log-probability of the answer, in nats (chance on four options: 1.386)."""
+    # With `labels`, a letter that is no row's answer keeps its column
     return float(sklearn_log_loss(answers, option_matrix(probs), labels=list(LETTERS)))
 
 

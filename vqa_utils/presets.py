@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
             "image_side": 320,  # 100 image tokens
             "lora_r": 4,
             "lora_alpha": 8,
-            "micro_batch": 4,
+            "micro_batch": 4,  # times 8 passes: 32 rows per optimizer step; `safe` has 16
             "accumulation": 8,
             "use_cpu_offload": True,
             "max_memory": ("12GB", "12GB"),  # leaves 2 GB per card for what else runs there
@@ -65,6 +65,7 @@ PRESETS: dict[str, Preset] = {
         "one T4 of 16 GB",
         {
             **_DENSE,
+            # A token of Qwen2.5-VL covers 28 px squared, not 32: 512 px give 18 * 18 = 324 tokens
             "model": "Qwen/Qwen2.5-VL-3B-Instruct",
             "image_side": 512,
             "accumulation": 8,

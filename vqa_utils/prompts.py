@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Also the options' columns in every CSV, and the order of the last axis of [N, 4] arrays
 LETTERS = ("a", "b", "c", "d")
 # the system's words; "letter" tells the model to answer with one token
 INSTRUCTION = "Look at the image and answer with the letter of the right option."

@@ -90,6 +90,7 @@ def parse(text: str, kind: Any) -> Any:
     if text == AUTO and kind in (CountOrAuto, BoolOrAuto):
         return text
     if kind in (bool, BoolOrAuto):
+        # bool("false") is True, so that the words are compared
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
         return text.lower() == "true"
@@ -108,7 +109,7 @@ def setting_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     if isinstance(value, float):
-        return repr(value).removesuffix(".0")
+        return repr(value).removesuffix(".0")  # 2.0 and 2 have one text
     return str(value)
 
 
@@ -117,6 +118,7 @@ def type_problem(name: str, value: Any, kind: Any) -> str | None:
     if typing.get_origin(kind) is tuple:
         fits = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     elif kind is float:
+        # A whole number is a number too; a bool, an int to Python, is not
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     elif kind in (CountOrAuto, BoolOrAuto):
         number_or_bool = typing.get_args(kind)[0]

@@ -71,6 +71,7 @@ def sha256(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    # Sorted, as rglob has the order of the file system
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     lines = [f"{file.relative_to(path)} {sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

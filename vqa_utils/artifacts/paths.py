@@ -158,4 +158,5 @@ class RunPaths:
         """
         if not predict:
             return self
+        # Resolved first: Path(".") has no name
         return RunPaths(f"{self.run_id}/predict/{Path(predict).resolve().name}")

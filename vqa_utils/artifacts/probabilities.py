@@ -103,6 +103,7 @@ def _check_probabilities(path: Path, frame: pd.DataFrame) -> None:
         raise ArtifactError(f"{path}: expected columns {PROBABILITY_COLUMNS}, found {list(frame)}")
     probs = option_matrix(frame)  # [N, 4]
     sums_to_one = np.abs(probs.sum(axis=1) - 1) <= SUM_TOLERANCE  # False of NaN
+    # Not below 0, with a sum of 1: so none is above 1 either
     is_distribution = sums_to_one & (probs >= 0).all(axis=1)
     wrong = list(frame["id"][~is_distribution])
     if wrong:

@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
     """Describe the code and the machine: git commit (None outside a checkout), Python, packages."""
     return {
         "git_commit": _git("rev-parse", "HEAD") or None,
-        "git_changed": bool(_git("status", "--porcelain")),
+        "git_changed": bool(_git("status", "--porcelain")),  # untracked files count too
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "packages": {package: _version(package) for package in PACKAGES},

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+# In this order: UTF-8 refuses nearly all CP949 text, while CP949 may read UTF-8 as nonsense
 ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
 AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # "None", "01" stay options
 TOO_WIDE = "expected {} cells, found more; put texts with commas in quotes"
@@ -69,6 +70,7 @@ def _read_table(path: Path) -> _Table | None:
     for encoding in ENCODINGS:
         try:
             with warnings.catch_warnings(record=True, action="always") as warned:
+                # index_col=False: with wider rows, pandas would take the first column as the index
                 frame = pd.read_csv(path, **AS_TEXT, encoding=encoding, index_col=False)
         except UnicodeDecodeError:
             continue
@@ -129,10 +131,11 @@ def _first_lines(path: Path) -> list[int]:
     starts = []
     start = 1
     for cells in reader:
+        # As pandas: a blank line is skipped, a line of commas alone is a row
         is_row = len(cells) > 1 or any(cell.strip() for cell in cells)
         if is_row:
             starts.append(start)
-        start = reader.line_num + 1
+        start = reader.line_num + 1  # line_num counts lines within quotes too
     return starts[1:]
 
 

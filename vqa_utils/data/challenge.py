@@ -129,6 +129,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
         ids = [*challenge.train["id"], *challenge.extra["id"]]
         problems += paraphrase_problems(challenge.folder, paraphrases, ids)
     challenge = _with_absolute_extra_paths(challenge)
+    # The checks above cover whole files; images are read of the kept rows alone
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
     if images is not None:

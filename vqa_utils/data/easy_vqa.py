@@ -100,6 +100,7 @@ def _sample(split: str, count: int) -> Sample:
     else:
         columns, files = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
     questions = [Question(*values) for values in zip(*columns, strict=True)]
+    # Seeded by the text's SHA-512, not by its hash(), which differs between processes
     rng = random.Random(f"{SEED} {split}")
     picked = _pick(questions, count, rng)
     rows = []
@@ -153,7 +154,7 @@ def _question_columns(question: Question, rng: random.Random) -> dict[str, str]:
     kind = _kind(question.answer)
     others = [option for option in ANSWERS[kind] if option != question.answer]
     wrong = rng.sample(others, min(3, len(others)))
-    missing = 3 - len(wrong)
+    missing = 3 - len(wrong)  # yes/no 2, shape 1, colour 0
     wrong += rng.sample(FILLERS[kind], missing)
     options = [question.answer, *wrong]
     rng.shuffle(options)

@@ -23,7 +23,9 @@ def data_hash(config: Config, images: Path | None = None) -> str:
     paths = [*challenge.train["path"], *challenge.test["path"]]
     # The paths of extra rows are absolute: they would say where the files are
     shown = [*paths, *challenge.extra["path"]]
+    # A missing picture changes the hash; it is no error here
     there = [path for path in shown if (folder / path).is_file()]
     contents = [sha256(file) for file in challenge.files]
     parts = pd.Series([*contents, *paths, *image_hashes(folder, there, images)])
+    # Each part is hashed with its position, so that the sum (modulo 2**64) depends on the order
     return str(pd.util.hash_pandas_object(parts).sum())

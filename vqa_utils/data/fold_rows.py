@@ -95,7 +95,7 @@ def extra_folds(challenge: Challenge, folds: pd.DataFrame, config: Config) -> pd
     """
     train, extra = challenge.images_of(challenge.train), challenge.images_of(challenge.extra)
     folds_of_picture = folds_of(train["hash"], folds["fold"])
-    leaks = [_look_up(extra["hash"], folds_of_picture)]
+    leaks = [_look_up(extra["hash"], folds_of_picture)]  # by reason: the folds of each extra row
     if config.near_duplicates:
         folds_of_look = folds_of(train["perceptual_hash"], folds["fold"])
         looks = extra["perceptual_hash"]

@@ -53,7 +53,10 @@ def _fold_numbers(
     train: pd.DataFrame, groups: list[str], config: Config, *, by_group: bool
 ) -> np.ndarray:
     """The fold of each row, int [N]."""
+    # Without k-fold, a held-out share of 0.2 is one part of five
     parts = config.n_folds if config.use_kfold else round(1 / config.holdout_fraction)
+    # scikit-learn refuses if every answer has fewer rows than there are parts; with fewer
+    # groups than parts, some part would be empty
     available = min(len(set(groups)), train["answer"].value_counts().max())
     if available < parts:
         coarse = config.near_duplicates or config.group_questions
@@ -99,6 +102,7 @@ def read_folds(path: Path, train: pd.DataFrame) -> pd.DataFrame:
         raise FoldError(
             f"{path}: expected the run's folds, found no file; run notebook 02_folds first"
         )
+    # Ids stay text: 01 would become 1, and None a missing value
     folds = pd.read_csv(path, dtype={"id": str, "group": str}, keep_default_na=False)
     if list(folds["id"]) != list(train["id"]):
         raise FoldError(
@@ -180,6 +184,7 @@ def copied_answers(train: pd.DataFrame, folds: pd.DataFrame, questions: pd.Serie
         "fold": folds["fold"],
         "answer": at_letter(options, train["answer"]),
     })  # fmt: skip
+    # Ordered pairs, each row with itself included; they keep the order of the rows
     pairs = rows.merge(rows, on=["group", "question"], suffixes=("", "_copied"))
     leaked = pairs[pairs["fold"] != pairs["fold_copied"]]
     first = leaked.drop_duplicates("row").set_index("row")

@@ -32,6 +32,7 @@ class NearHashes:
         """Index the hashes (16 hex digits each) by their bands."""
         self.values = np.array([int(digits, 16) for digits in hashes], np.uint64)  # [N]
         self.bits = bits
+        # bits + 2 edges of bits + 1 bands: 0, 16, 32, 48, 64 for 3 bits
         edges = np.linspace(0, HASH_BITS, bits + 2).astype(int)
         positions = pd.Series(range(len(self.values)))
         self._bands = []  # a shift and a mask each, and the positions of the hashes by their value
@@ -46,8 +47,8 @@ class NearHashes:
         for shift, mask, buckets in self._bands:
             candidates.append(buckets.get((value >> shift) & mask, candidates[0]))
         positions = np.concatenate(candidates)
-        distances = np.bitwise_count(self.values[positions] ^ value)
-        return np.unique(positions[distances <= self.bits])
+        distances = np.bitwise_count(self.values[positions] ^ value)  # Hamming distance, bits
+        return np.unique(positions[distances <= self.bits])  # a hash may share several bands
 
 
 def near_groups(hashes: Iterable[str], bits: int) -> np.ndarray:
@@ -60,9 +61,9 @@ def near_groups(hashes: Iterable[str], bits: int) -> np.ndarray:
     Returns:
         The number of each hash's group, int [N].
     """
-    codes, different = pd.factorize(np.asarray(list(hashes), object))
+    codes, different = pd.factorize(np.asarray(list(hashes), object))  # [N], [D]
     index = NearHashes(different, bits)
-    leader = np.full(len(different), -1)
+    leader = np.full(len(different), -1)  # [D]; -1: in no group yet
     for position, value in enumerate(index.values):
         if leader[position] < 0:
             near = index.near(value)
@@ -121,6 +122,7 @@ def _joined(groups: np.ndarray, keys: pd.Series) -> np.ndarray:
 
 def same_words(questions: pd.Series) -> pd.Series:
     """Reduce questions to their words: no capitals, punctuation or spaces, one Unicode form."""
+    # NFKC makes full-width letters plain, and composes decomposed Hangul
     composed = questions.str.normalize("NFKC").str.casefold()
     return composed.str.replace(r"[\W_]+", " ", regex=True).str.strip()
 
@@ -151,7 +153,7 @@ def near_leaks(folds: pd.DataFrame, hashes: pd.Series, bits: int) -> pd.Series:
     """
     known = folds_of(hashes, folds["fold"])
     seen = folds_near(known, known, bits)
-    is_leaking = [len(seen[digits]) > 1 for digits in hashes]
+    is_leaking = [len(seen[digits]) > 1 for digits in hashes]  # its own fold is one
     return folds["id"][is_leaking]
 
 

@@ -174,6 +174,7 @@ def _read(path: Path) -> ImageFile:
         file = file._replace(hash=hashlib.sha256(contents).hexdigest()[:HASH_DIGITS])
         with Image.open(io.BytesIO(contents)) as image:
             file = file._replace(width=image.width, height=image.height)
+            # It changes image.size: after the size is noted, and before any pixel is decoded
             image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
             file = file._replace(perceptual_hash=perceptual_hash(upright_rgb(image)))
     except NO_IMAGE as error:

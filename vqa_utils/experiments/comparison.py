@@ -48,6 +48,7 @@ class Scored:
     @property
     def rows_hash(self) -> str:
         """Name the rows and their answers: scores are comparable if these are the same."""
+        # Both have the index 0 to N - 1: pandas joins them by index, not by position
         return ids_hash(self.probs["id"] + "\t" + self.answers)
 
     @property
@@ -205,7 +206,7 @@ def _costs(run: Scored) -> dict[str, object]:
     executed_in = set(notebooks.get(EXECUTED_IN, ())) - {"", run.paths.run_id}
     return {
         "train_minutes": seconds / 60,
-        "notebook_minutes": notebooks["total"].iloc[-1] / 60,
+        "notebook_minutes": notebooks["total"].iloc[-1] / 60,  # the line `all`
         "minutes_from": " ".join(sorted(executed_in)),
         "peak_gib": max(peaks_gib),
         "rungs": max(rungs),

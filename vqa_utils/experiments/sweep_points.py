@@ -19,6 +19,7 @@ from vqa_utils.running.resolution import with_absolute_paths
 from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")  # of all points, beside `set`
+# The keys of a sweep's file: type, and its name in an error
 KINDS: dict[str, tuple[type, str]] = {
     "preset": (str, "text"),
     "data": (str, "text"),

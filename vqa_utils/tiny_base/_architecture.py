@@ -50,6 +50,7 @@ def train_processor(texts: Iterable[str]) -> Qwen3VLProcessor:
         "patch_size": PATCH_PX,
         "merge_size": 2,
         "temporal_patch_size": 2,
+        # 0 to 255 becomes -1 to 1, as in _fast_forward.patches
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
@@ -72,6 +73,7 @@ def tiny_config(tokenizer: Qwen2Tokenizer, **text: int) -> Qwen3VLMoeConfig:
     rope = {
         "rope_type": "default",
         "rope_theta": 1e4,
+        # Rotary frequencies of time, row and column: half of head_dim in all
         "mrope_section": [8, 4, 4],
         "mrope_interleaved": True,
     }
@@ -82,6 +84,8 @@ def tiny_config(tokenizer: Qwen2Tokenizer, **text: int) -> Qwen3VLMoeConfig:
         "mlp_only_layers": [], "rope_parameters": rope, "max_position_embeddings": 4096,
         "tie_word_embeddings": False, "router_aux_loss_coef": 0.01, **text,
     }  # fmt: skip
+    # 64 positions are the 8 x 8 patches of an image. The outputs of vision blocks 1 and 2 are
+    # also added to the image tokens after decoder layers 0 and 1 (DeepStack)
     vision_config = {
         "depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "patch_size": PATCH_PX,
         "out_hidden_size": text_config["hidden_size"], "deepstack_visual_indexes": [1, 2],

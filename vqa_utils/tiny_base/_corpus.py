@@ -52,6 +52,7 @@ def make_processor(seed: int) -> Qwen3VLProcessor:
     for scene in range(TOKENIZER_SCENES):
         _, items = draw_scene(scene)
         text = question_text(ask(items, rng))
+        # With the words of the chat template, so that they get tokens too
         texts.append(f"{INSTRUCTION}\nsystem\nuser\nassistant\n{text}")
     return train_processor(texts)
 
@@ -82,11 +83,14 @@ def make_corpus(processor: Qwen3VLProcessor, scenes: int, device: str) -> Corpus
     refuse_shared_questions(itertools.chain.from_iterable(made.questions for made in examples))
     length = max(len(ids) for made in examples for ids in made.ids)
     pad = processor.tokenizer.pad_token_id
+    # [S, Q, L]; int16 is enough for the vocabulary, and takes a quarter of int64
     padded = np.full((scenes, QUESTIONS, length), pad, np.int16)
     for scene, made in enumerate(examples):
         for question, ids in enumerate(made.ids):
+            # Left padding: the last position predicts the letter in every row
             padded[scene, question, -len(ids) :] = ids
     return Corpus(
+        # 12,288 bytes per scene: 2.3 GiB of GPU memory for 200,000
         torch.from_numpy(np.stack([made.pixels for made in examples])).to(device),
         torch.from_numpy(padded).to(device),
         torch.tensor([made.letters for made in examples]).to(device),

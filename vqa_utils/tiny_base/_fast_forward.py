@@ -39,6 +39,7 @@ def dense_experts(
     Returns:
         [T, H].
     """
+    # t: token, h: hidden, e: expert, o: gate and up (2 I), i: intermediate (I)
     gate, up = torch.einsum("th,eoh->eto", x, module.gate_up_proj).chunk(2, -1)  # [E, T, I] each
     y = torch.einsum("eti,ehi->eth", module.act_fn(gate) * up, module.down_proj)  # [E, T, H]
     none = torch.zeros(len(x), module.num_experts, device=x.device, dtype=y.dtype)
@@ -76,7 +77,8 @@ def patches(pixels: torch.Tensor) -> torch.Tensor:
         0  1 | 4  5 | ...
         2  3 | 6  7 | ...
     """
-    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # [B, 3, 64, 64], -1 to 1
+    # [B, channel, cell row, patch row, px row, cell column, patch column, px column]
     x = x.reshape(len(x), 3, CELLS, 2, PATCH_PX, CELLS, 2, PATCH_PX)
     x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, cell row, cell column, 2, 2, 3, 8, 8]
     x = x.unsqueeze(6).expand(*[-1] * 6, 2, -1, -1)  # a still image is a clip of two equal frames
@@ -98,10 +100,11 @@ def rope_positions(ids: torch.Tensor, pad: int, image: int) -> torch.Tensor:
     index = (ids != pad).long().cumsum(1) - 1  # [B, L], among the tokens without padding
     first = torch.where(is_image, index, index.shape[1]).min(1, keepdim=True).values  # [B, 1]
     is_after = index >= first + CELLS**2
+    # An image has CELLS**2 tokens, but moves the text on by CELLS positions
     text = torch.where(is_after, index - CELLS**2 + CELLS, index)
-    cell = (index - first).clamp(0, CELLS**2 - 1)
+    cell = (index - first).clamp(0, CELLS**2 - 1)  # [B, L]; of image tokens, row by row
     grid = torch.stack([first + 0 * cell, first + cell // CELLS, first + cell % CELLS])
-    return torch.where(is_image, grid, text.clamp(min=0))
+    return torch.where(is_image, grid, text.clamp(min=0))  # padding is at -1, masked anyway
 
 
 def forward(model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad: int) -> Any:
@@ -115,6 +118,7 @@ def forward(model: PreTrainedModel, pixels: torch.Tensor, ids: torch.Tensor, pad
         attention_mask=(ids != pad).long(),
         position_ids=rope_positions(ids, pad, model.config.image_token_id),
         pixel_values=patches(pixels),
+        # [1, 3]: frames, rows and columns, in patches
         image_grid_thw=torch.tensor([[len(pixels), GRID, GRID]], device=ids.device),
         logits_to_keep=1,
         output_router_logits=True,

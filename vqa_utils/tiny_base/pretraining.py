@@ -107,6 +107,7 @@ def fit(
     skipped = 0
     score = float("nan")
     for step in range(1, args.steps + 1):
+        # [B]; the first scenes are held out, and never drawn here
         scene = torch.randint(held_out.stop, args.scenes, (args.batch,), device=device)
         question = torch.randint(QUESTIONS, (args.batch,), device=device)
         loss = backward(model, corpus, scene, question, pad)
@@ -140,6 +141,7 @@ def backward(
     ids = corpus.ids[scene, question].long()
     with torch.autocast(ids.device.type, torch.bfloat16):
         out = forward(model, corpus.pixels[scene], ids, pad)
+    # Over the whole vocabulary, so that the model learns to answer with a letter at all
     loss = F.cross_entropy(out.logits[:, -1].float(), corpus.letters[scene, question])
     router_loss = model.config.text_config.router_aux_loss_coef * out.aux_loss
     (loss + router_loss).backward()
@@ -160,7 +162,7 @@ def train(args: argparse.Namespace) -> None:
     fitted = fit(model, processor, corpus, args)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(args.out)
+    model.half().save_pretrained(args.out)  # fp16: 2 bytes per weight, 10 MB
     processor.save_pretrained(args.out)
     record = {key: value for key, value in vars(args).items() if key != "out"}
     record |= {

@@ -22,8 +22,8 @@ COLOURS = {
     "orange": (250, 140, 20), "purple": (130, 30, 150), "pink": (250, 150, 190), "white": (250, 250, 250),
 }  # fmt: skip
 SHAPES = ("circle", "rectangle", "triangle", "line", "star")
-COUNTS = ("zero", "one", "two", "three")
-SIDES = ("left", "right", "top", "bottom", "center")
+COUNTS = ("zero", "one", "two", "three")  # by number of shapes; zero is always wrong
+SIDES = ("left", "right", "top", "bottom", "center")  # center is always wrong
 YES_NO = ("yes", "no", "maybe", "unknown")
 
 
@@ -51,9 +51,9 @@ def draw_scene(seed: int) -> tuple[np.ndarray, list[Item]]:
     ground = tuple(rng.randint(200, 255) for _ in range(3))
     image = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
     pen = ImageDraw.Draw(image)
-    count = rng.choice((1, 1, 1, 1, 2, 3))
+    count = rng.choice((1, 1, 1, 1, 2, 3))  # two thirds have one, as all of easy-VQA
     items = []
-    for colour in rng.sample(list(COLOURS), count):
+    for colour in rng.sample(list(COLOURS), count):  # none twice: a colour names one item
         size = rng.uniform(5, 24) if count == 1 else rng.uniform(7, 13)  # px, the circumradius
         shape = rng.choice(SHAPES)
         x = rng.uniform(size, SIDE_PX - size)
@@ -100,9 +100,11 @@ def _corners(shape: str, size: float, rng: random.Random) -> list[tuple[float, f
     if shape == "line":
         return [(size, 0), (size, math.pi)]
     if shape == "triangle":
+        # y grows downwards: -pi/2 is the top
         return [(size, k * math.tau / 3 - math.pi / 2) for k in range(3)]
     if shape == "star":  # of five points; ten corners, near and far in turns
         return [(size if k % 2 else size * 0.4, k * math.tau / 10) for k in range(10)]
+    # The tangent is the ratio of height and width
     half = math.atan(rng.uniform(0.4, 2.5))  # of the angle between a rectangle's diagonals
     return [(size, angle) for angle in (half, math.pi - half, math.pi + half, -half)]
 
@@ -111,6 +113,7 @@ def ask(items: list[Item], rng: random.Random) -> dict[str, str]:
     """Ask about a scene: `question`, the options `a` to `d` in random order, the right `answer`."""
     item = rng.choice(items)
     kinds = [_is_there, _is_there_not, _shape_of, _colour_of, _count, _side_of]
+    # Shares of 17; easy-VQA asks neither for counts nor for sides
     (kind,) = rng.choices(kinds, weights=(4, 3, 4, 4, 1, 1))
     question = kind(item, items, rng)
     others = [option for option in question.options if option != question.answer]
