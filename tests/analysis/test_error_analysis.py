@@ -65,6 +65,7 @@ def test_the_hardest_group_and_all_worse_ones_are_named():
     assert "by: fine" not in worse
 
 
+@pytest.mark.slow
 def test_by_chance_alone_hardly_any_group_is_called_worse():
     rng = np.random.default_rng(0)
     found = 0

@@ -75,6 +75,7 @@ def test_the_words_name_the_biased_places_and_the_extremes_with_intervals():
         assert f"{line['place']} {beyond} ({low} to {high})" in said
 
 
+@pytest.mark.slow
 def test_a_model_without_a_pull_is_called_biased_by_chance_alone():
     biased = 0
     for seed in range(40):

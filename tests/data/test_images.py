@@ -263,6 +263,7 @@ def test_a_bar_is_shown_in_a_terminal_if_reading_takes_long(
     assert ("hashing images" in terminal.getvalue()) == shown
 
 
+@pytest.mark.slow
 def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
     slow = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"

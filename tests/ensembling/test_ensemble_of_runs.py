@@ -89,6 +89,7 @@ def test_the_gain_is_that_of_the_last_line_over_the_best(write_run):
     assert "0.25" in said
 
 
+@pytest.mark.slow
 def test_the_command_blends_into_a_folder_of_its_own(write_run, console):
     write_run("one", sure=2.0)
     write_run("two", sure=2.0, seed=1)

@@ -28,6 +28,8 @@ from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import select_steps
 from vqa_utils.setting_types import setting_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def finished(stand_in, korean_folder, console):

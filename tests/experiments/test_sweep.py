@@ -10,6 +10,8 @@ from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import RunPaths, comparison_file
 from vqa_utils.experiments.sweep_points import SweepError
 
+pytestmark = pytest.mark.slow
+
 GRID = """
 data: DATA
 set: {n_folds: 2, learning_rate: 1e-3}

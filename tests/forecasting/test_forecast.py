@@ -144,6 +144,7 @@ def test_rows_are_counted_where_the_data_is(tmp_path, monkeypatch):
     assert rows_here(preset("safe", **more)) is None
 
 
+@pytest.mark.slow
 def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_path):
     for name, rows in (("train", 400), ("test", 100)):
         (tmp_path / f"{name}.csv").write_text("id\n" + "1\n" * rows)

@@ -36,6 +36,8 @@ from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
+pytestmark = pytest.mark.slow
+
 TEXT = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
 

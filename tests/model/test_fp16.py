@@ -44,6 +44,7 @@ def batch(encoder, challenge):
     return encoder.examples(challenge.train.head(4).to_dict("records"))
 
 
+@pytest.mark.slow
 def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkeypatch):
     for scale in (2.0 ** (quarter / 4) for quarter in range(42, 52)):
         grown = dataclasses.replace(

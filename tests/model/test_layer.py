@@ -15,6 +15,8 @@ from vqa_utils.model.fast import _layer as fast
 from vqa_utils.model.fast._projection import Projection
 from vqa_utils.model.fast._shared import one_forward
 
+pytestmark = pytest.mark.slow
+
 DROPOUT = 0.25
 
 

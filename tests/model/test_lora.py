@@ -197,6 +197,7 @@ EVENTS = [
 
 @pytest.mark.filterwarnings("ignore:.*rounding errors", "ignore:.*erge")
 @pytest.mark.parametrize("first", EVENTS)
+@pytest.mark.slow
 def test_no_copy_is_stale_after_any_two_events(first):
     for second in EVENTS:
         model = several_adapters()

@@ -85,6 +85,7 @@ def test_another_library_version_is_another_copy(own_base, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "cut off", "a hole", "a file is gone"])
+@pytest.mark.slow
 def test_a_torn_copy_is_made_anew(own_base, encoder, challenge, monkeypatch, damage):
     expected = logits(base_of(own_base), encoder, challenge)
     (copy,) = copies(own_base)

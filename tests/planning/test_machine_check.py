@@ -16,6 +16,7 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
+@pytest.mark.slow
 def test_two_t4_hold_the_30b_and_one_does_not(name):
     check_machine(preset(name), [T4, T4])
     with pytest.raises(MachineError) as error:
@@ -27,6 +28,7 @@ def test_two_t4_hold_the_30b_and_one_does_not(name):
     check_machine(preset(name, offload_experts=True), [T4])
 
 
+@pytest.mark.slow
 def test_the_plan_that_refuses_is_the_plan_that_loads():
     plan = memory_plan(preset("safe"), [T4, T4])
     assert plan == plan_for(preset("safe"), [T4, T4]) and plan.fits

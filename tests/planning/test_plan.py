@@ -136,11 +136,13 @@ def plan_command(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_command_plans_for_two_t4_without_a_gpu():
     text = plan_command("--preset", "balanced", "--t4", "2")
     assert "balanced fits on 2 x Tesla T4" in text and "GPU 1" in text
 
 
+@pytest.mark.slow
 def test_a_local_model_is_planned_from_its_own_config():
     text = plan_command("--t4", "1", "--model", "vqa_utils/tiny_base/model")
     assert "demo fits on 1 x Tesla T4" in text and "GPU 0: 4 decoder layers" in text

@@ -28,6 +28,7 @@ def test_a_failing_notebook_is_archived_and_named(notebooks):
     assert "broken-run" in text and "no such picture" in text and "never" not in text
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_named(notebooks, tmp_path):
     notebooks("dies", "import os; os._exit(9)")
     with pytest.raises(RunError, match="dies: its kernel died"):

@@ -1,3 +1,4 @@
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from stand_in import clock
 
@@ -19,6 +20,7 @@ def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():
     assert time_split(new_notebook(cells=cells, metadata=clock(0, 17.0))) == (1.5, 4.0, 11.5)
 
 
+@pytest.mark.slow
 def test_the_table_of_executed_notebooks(notebooks, tmp_path):
     notebooks("adds", "1 + 1")
     for name in ("first", "second"):

@@ -44,6 +44,7 @@ def masks(encoder, monkeypatch):
     return masks
 
 
+@pytest.mark.slow
 def test_probabilities_do_not_depend_on_the_batch(base, encoder, uneven):
     one_a_pass = ScoringSettings(batch_size=1)
     one = score_options(base, encoder, uneven, one_a_pass)
@@ -105,6 +106,7 @@ def test_a_batch_that_is_not_resolved_is_refused(config):
 
 
 @pytest.mark.parametrize("orders", [1, 2])
+@pytest.mark.slow
 def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
     base, config, encoder, challenge, tmp_path, orders
 ):
@@ -143,6 +145,7 @@ def test_orders_give_the_mean_of_their_softmaxes_to_the_last_bit(base, encoder, 
     np.testing.assert_array_equal(option_matrix(found), expected.numpy())
 
 
+@pytest.mark.slow
 def test_the_mean_stands_beside_the_orders_and_nothing_stale_does(
     base, config, encoder, challenge, tmp_path
 ):

@@ -35,6 +35,7 @@ def test_orders_are_spread_evenly_over_the_letters():
 
 
 @pytest.mark.parametrize("orders", [2, 4])
+@pytest.mark.slow
 def test_orders_that_share_a_pass_equal_full_passes(base, encoder, rows, orders, monkeypatch):
     one_order = ScoringSettings(batch_size=3)
     full = np.zeros((len(rows), 4))

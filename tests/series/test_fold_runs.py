@@ -22,6 +22,8 @@ from vqa_utils.running import execution, runner
 from vqa_utils.running.execution import NotebookError
 from vqa_utils.running.stages import Stage, Step
 
+pytestmark = pytest.mark.slow
+
 FOLDS = Stage("per_fold", writes=("fold{fold}/out.txt",), per_fold=True, trains=True)
 LOOK = f"""
 import sys
@@ -117,7 +119,6 @@ def test_other_settings_of_the_training_start_a_fold_anew(folds_run):
     assert kept == {"out.txt", "config.json", "rungs.json"}
 
 
-@pytest.mark.slow
 def test_the_ladder_ends_where_nothing_saves_memory(folds_run):
     with pytest.raises(LadderError, match="GPU 0"):
         folds_run(OUT_OF_MEMORY, folds=(0,), micro_batch=2, lora_r=4)

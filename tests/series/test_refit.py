@@ -23,6 +23,8 @@ from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 
+pytestmark = pytest.mark.slow
+
 REFIT = ["03_train_fold-fold2", "04_infer-fold2"]
 COMBINED = ["05_ensemble", "06_analysis"]
 
@@ -190,7 +192,6 @@ def test_a_refit_learns_from_every_extra_row(tmp_path):
     ]
 
 
-@pytest.mark.slow
 def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
     config, encoder, challenge, tmp_path, monkeypatch
 ):

@@ -55,6 +55,7 @@ def heavy_modules(code, folder, *arguments):
 
 
 @pytest.mark.parametrize("stem", ["01_eda", "02_folds", "05_ensemble", "06_analysis"])
+@pytest.mark.slow
 def test_the_imports_of_a_notebook_that_does_not_train(stem):
     imports = next(
         cell.source

@@ -158,6 +158,7 @@ def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, ch
     assert not list(paths.checkpoints.glob("*")), "optimizer states are left behind"
 
 
+@pytest.mark.slow
 def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge, tmp_path):
     # Few rows repeated at a high rate: the second and third epoch only make the others worse
     config = dataclasses.replace(config, epochs=3, learning_rate=3e-2)
