@@ -11,6 +11,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
 
+pytestmark = pytest.mark.slow
+
 
 def scaled_base(folder, scale):
     """The demo's base with what its attention adds to the residual stream scaled up, as a checkpoint."""
@@ -44,7 +46,6 @@ def batch(encoder, challenge):
     return encoder.examples(challenge.train.head(4).to_dict("records"))
 
 
-@pytest.mark.slow
 def test_stays_finite_where_plain_fp16_overflows(config, batch, tmp_path, monkeypatch):
     for scale in (2.0 ** (quarter / 4) for quarter in range(42, 52)):
         grown = dataclasses.replace(

@@ -17,6 +17,8 @@ from vqa_utils.model import loading as model
 from vqa_utils.model._quantized_copy import MANIFEST, cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.presets import preset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own_base(config, tmp_path):
@@ -85,7 +87,6 @@ def test_another_library_version_is_another_copy(own_base, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "cut off", "a hole", "a file is gone"])
-@pytest.mark.slow
 def test_a_torn_copy_is_made_anew(own_base, encoder, challenge, monkeypatch, damage):
     expected = logits(base_of(own_base), encoder, challenge)
     (copy,) = copies(own_base)

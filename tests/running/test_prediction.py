@@ -18,6 +18,8 @@ from vqa_utils.errors import RunError
 from vqa_utils.running.execution import NotebookError, OutOfMemory
 from vqa_utils.running.prediction import predict
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["r 04_infer-fold0", "r 04_infer-fold1"]
 
 

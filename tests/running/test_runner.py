@@ -15,10 +15,11 @@ from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import STAGES, Stage, Step, select_steps
 from vqa_utils.running.terminal import last_step
 
+pytestmark = pytest.mark.slow
+
 STEP = Step(Stage("writes", reads=("in.txt",), writes=("out.txt",)))
 
 
-@pytest.mark.slow
 def test_a_step_is_reused_until_its_settings_inputs_or_outputs_change(small_run):
     make, paths, config = small_run
     out = paths.folder / "out.txt"
@@ -55,7 +56,6 @@ def test_a_changed_picture_changes_every_step(small_run):
     assert make().state(STEP) == "changed"
 
 
-@pytest.mark.slow
 def test_force_runs_what_could_be_reused(small_run):
     make, paths, _ = small_run
     make().run([STEP])
@@ -65,7 +65,6 @@ def test_force_runs_what_could_be_reused(small_run):
     assert marker.stat().st_mtime_ns > before
 
 
-@pytest.mark.slow
 def test_files_that_are_set_aside_twice_within_a_second_are_kept_twice(small_run, monkeypatch):
     monkeypatch.setattr("vqa_utils.running._markers.time.strftime", lambda form: "now")
     make, paths, _ = small_run

@@ -19,6 +19,8 @@ from vqa_utils.training import _trainer, fold
 from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
 from vqa_utils.training.fold import train_fold
 
+pytestmark = pytest.mark.slow
+
 
 def fresh(config):
     return base_with_lora(config)
@@ -83,7 +85,6 @@ def longest_first(lengths):
     return lengths == sorted(lengths, reverse=True)
 
 
-@pytest.mark.slow
 def test_micro_batches_of_like_length_train_the_same_adapter(
     config, encoder, challenge, tmp_path, monkeypatch, watch
 ):
@@ -137,7 +138,6 @@ def test_micro_batches_of_like_length_train_the_same_adapter(
         assert longest_first(found.held_out)
 
 
-@pytest.mark.slow
 def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, challenge, tmp_path):
     config = dataclasses.replace(config, epochs=2)
     paths = FoldPaths(tmp_path / "fold0")
@@ -158,7 +158,6 @@ def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, ch
     assert not list(paths.checkpoints.glob("*")), "optimizer states are left behind"
 
 
-@pytest.mark.slow
 def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge, tmp_path):
     # Few rows repeated at a high rate: the second and third epoch only make the others worse
     config = dataclasses.replace(config, epochs=3, learning_rate=3e-2)
@@ -173,7 +172,6 @@ def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge,
     assert log_loss(probs, held_out["answer"]) == pytest.approx(min(losses), abs=1e-3)
 
 
-@pytest.mark.slow
 def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp_path, monkeypatch):
     """`use_cpu_offload` takes it, and autograd sees nothing of its steps.
 
@@ -201,7 +199,6 @@ def test_bitsandbytes_optimizer_trains_as_torchs(config, encoder, challenge, tmp
     assert abs(torchs[1] - torchs[0]) > 0.01  # the steps change something
 
 
-@pytest.mark.slow
 def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     config, encoder, challenge, tmp_path, watch
 ):
@@ -226,7 +223,6 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     torch.testing.assert_close(weights(cut), weights(whole), atol=1e-6, rtol=0)
 
 
-@pytest.mark.slow
 def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(
     config, encoder, challenge, tmp_path, monkeypatch
 ):

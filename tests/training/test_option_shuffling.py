@@ -11,6 +11,8 @@ from vqa_utils.training._option_shuffling import (
     order_of,
 )
 
+pytestmark = pytest.mark.slow
+
 STEP = 16  # rows
 ROWS = 42  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"

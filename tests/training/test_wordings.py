@@ -8,6 +8,8 @@ import pytest
 from vqa_utils.training._option_shuffling import ShuffledOptions
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
 
+pytestmark = pytest.mark.slow
+
 STEP = 16  # rows
 ROWS = 42  # an epoch is two whole steps and one of ten rows
 RIGHT = "red"
@@ -76,7 +78,6 @@ def test_every_row_comes_once_an_epoch_and_an_epoch_has_other_words(trained, tmp
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-@pytest.mark.slow
 def test_a_training_that_was_cut_off_goes_on_with_the_same_words(trained, tmp_path, shuffled):
     whole = trained(tmp_path, shuffled=shuffled)
     resumed = trained(tmp_path, shuffled=shuffled, checkpoint="checkpoint-4")
@@ -102,7 +103,6 @@ def test_a_step_is_sorted_by_the_lengths_of_the_words_that_were_drawn(trained, t
         assert lengths == sorted(lengths, reverse=True)
 
 
-@pytest.mark.slow
 def test_workers_change_nothing(trained, tmp_path):
     two = trained(tmp_path / "two", shuffled=True, workers=2)
     assert two == trained(tmp_path / "none", shuffled=True)
