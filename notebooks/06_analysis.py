@@ -96,7 +96,7 @@ print(f"orders of the options: {bias.order_count}")
 
 # %% tags=["nbval-ignore-output"]
 report.add_tables(bias.tables)
-figure = figures.position_bias(bias.places, bias.orders, bias.title)
+figure = figures.position_bias(bias.positions, bias.orders, bias.title)
 report.add("Position bias", bias.describe(), figure=figure)
 
 # %% [markdown]

@@ -12,7 +12,7 @@ from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.folds import held_out_rows, make_folds
+from vqa_utils.data.folds import held_out_rows, make_folds, read_folds
 from vqa_utils.running.execution import NotebookError
 
 
@@ -36,6 +36,11 @@ def arguments(**given):
             **given,
         }
     )
+
+
+def folds_and_train(paths, config):
+    train = load_challenge(config).train
+    return read_folds(paths.folds, train), train
 
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

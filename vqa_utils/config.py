@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vqa_utils.errors import listed
 from vqa_utils.setting_types import (
     ABOVE_ZERO,
     AUTO,
@@ -21,7 +22,6 @@ from vqa_utils.setting_types import (
     at_least,
     auto_or,
     kind_name,
-    listed,
     one_of,
     parse,
     setting,
@@ -236,7 +236,7 @@ class Config:
     def __post_init__(self) -> None:
         problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type
         if problems:
-            raise ConfigError(listed(problems))
+            raise ConfigError(listed("settings that cannot be used:", problems))
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
@@ -341,7 +341,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             problems.append(f"{name}: expected {kind_name(types[name])}, found {text!r}")
     if problems:
-        raise ConfigError(listed(problems))
+        raise ConfigError(listed("settings that cannot be used:", problems))
     return values
 
 

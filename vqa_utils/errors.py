@@ -1,5 +1,7 @@
 """Define the base classes of errors that run_all.py prints without a traceback."""
 
+from collections.abc import Iterable
+
 
 class VqaError(Exception):
     """A problem with its place, the expected and the found value, and the next thing to do."""
@@ -7,3 +9,9 @@ class VqaError(Exception):
 
 class RunError(VqaError):
     """A run cannot start or go on."""
+
+
+def listed(title: str, problems: Iterable[str]) -> str:
+    """Put a title and all problems into one message, a line each."""
+    lines = ["  - " + problem.replace("\n", "\n    ") for problem in problems]
+    return "\n".join([title, *lines])

@@ -13,7 +13,8 @@ AUTO: Final = "auto"  # resolved later, from what the machine and the data allow
 CountOrAuto: TypeAlias = int | Literal["auto"]
 BoolOrAuto: TypeAlias = bool | Literal["auto"]
 
-UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}  # bytes
+GIB = 2**30  # bytes
+UNITS = {"GB": 10**9, "GiB": GIB, "MB": 10**6, "MiB": 2**20}  # bytes
 SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})")
 
 
@@ -157,9 +158,3 @@ def size_in_bytes(size: str) -> int:
 def is_size(size: str) -> bool:
     """True if `size_in_bytes` can read it."""
     return SIZE.fullmatch(size) is not None
-
-
-def listed(problems: list[str]) -> str:
-    """Join all problems into one message."""
-    lines = [f"  - {problem}" for problem in problems]
-    return "\n".join(["settings that cannot be used:", *lines])

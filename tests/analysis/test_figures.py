@@ -65,17 +65,17 @@ def test_accuracies_are_bars_with_intervals_if_there_are_any():
 
 
 def test_shares_of_places_and_orders_are_shown_in_points():
-    places = pd.DataFrame({"place": list("ab"), "beyond": [0.1, -0.1]})
-    places = places.assign(low=[0.05, -0.2], high=[0.2, 0])
+    positions = pd.DataFrame({"position": list("ab"), "excess": [0.1, -0.1]})
+    positions = positions.assign(low=[0.05, -0.2], high=[0.2, 0])
     orders = pd.DataFrame({"order": ["as written"], "against_mean": [0.02]})
     orders = orders.assign(low=-0.01, high=0.05)
-    left, right = figures.position_bias(places, orders, "title").axes
+    left, right = figures.position_bias(positions, orders, "title").axes
     assert left.get_title() == "title"
     np.testing.assert_allclose(bar_widths(left), [10, -10])
     np.testing.assert_allclose(interval_ends(left), [[5, 20], [-20, 0]])
     np.testing.assert_allclose(bar_widths(right), [2])
     np.testing.assert_allclose(interval_ends(right), [[-1, 5]])
-    assert len(figures.position_bias(places, orders.head(0), "title").axes) == 1
+    assert len(figures.position_bias(positions, orders.head(0), "title").axes) == 1
 
 
 def test_reliability_has_a_dot_a_bin_and_a_panel_a_set():

@@ -19,15 +19,15 @@ LETTERS = list("abcd")
 def orders_of(pull, orders=(0, 1, 2, 3), rows=300, seed=0, noise=0.5):
     """A model's probabilities by order, and the answers.
 
-    Its logits are the options' worth, `pull` [4] at the places, and noise.
+    Its logits are the options' worth, `pull` [4] at the positions, and noise.
     """
     rng = np.random.default_rng(seed)
     worth = rng.normal(size=(rows, 4))  # of the options, where they are written
     parts = []
     for order in orders:
-        at_places = np.roll(worth, -order, axis=1) + np.asarray(pull)
-        at_places = at_places + noise * rng.normal(size=(rows, 4))
-        probs = np.roll(softmax(at_places, axis=1), order, axis=1)  # by option again
+        at_positions = np.roll(worth, -order, axis=1) + np.asarray(pull)
+        at_positions = at_positions + noise * rng.normal(size=(rows, 4))
+        probs = np.roll(softmax(at_positions, axis=1), order, axis=1)  # by option again
         ids = [str(i) for i in range(rows)]
         parts.append(pd.DataFrame(probs, columns=LETTERS).assign(id=ids, order=order))
     return pd.concat(parts, ignore_index=True), pd.Series(np.take(LETTERS, worth.argmax(axis=1)))
@@ -43,9 +43,9 @@ def bias_of(*args, **options):
 
 
 def flagged(bias):
-    """The places whose interval excludes zero."""
-    excludes_zero = (bias.places["low"] > 0) | (bias.places["high"] < 0)
-    return set(bias.places["place"][excludes_zero])
+    """The positions whose interval excludes zero."""
+    excludes_zero = (bias.positions["low"] > 0) | (bias.positions["high"] < 0)
+    return set(bias.positions["position"][excludes_zero])
 
 
 def in_points(line, column):
@@ -59,20 +59,20 @@ def test_a_place_that_pulls_is_found_with_its_size():
     for order, part in orders.groupby("order"):
         option_at_c = LETTERS[(2 + order) % 4]
         at_c.append(part[option_at_c].mean())
-    beyond = np.mean(at_c) - 0.25
-    assert bias.places["beyond"][2] == pytest.approx(beyond) and 0.1 < beyond < 0.2
-    assert bias.places["beyond"].sum() == pytest.approx(0) and flagged(bias) == set("abcd")
+    excess = np.mean(at_c) - 0.25
+    assert bias.positions["excess"][2] == pytest.approx(excess) and 0.1 < excess < 0.2
+    assert bias.positions["excess"].sum() == pytest.approx(0) and flagged(bias) == set("abcd")
 
 
 def test_the_words_name_the_biased_places_and_the_extremes_with_intervals():
     bias = bias_of((0, 0, 0.8, 0))
     said = bias.describe()
     assert "4 orders" in said and "a, b, c, d" in said
-    most, least = bias.places["beyond"].idxmax(), bias.places["beyond"].idxmin()
-    for place in (most, least):
-        line = bias.places.loc[place]
-        beyond, low, high = in_points(line, "beyond")
-        assert f"{line['place']} {beyond} ({low} to {high})" in said
+    most, least = bias.positions["excess"].idxmax(), bias.positions["excess"].idxmin()
+    for position in (most, least):
+        line = bias.positions.loc[position]
+        excess, low, high = in_points(line, "excess")
+        assert f"{line['position']} {excess} ({low} to {high})" in said
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_few_rows_say_nothing_beyond_chance():
 
 def test_two_orders_compare_the_places_that_change_sides():
     bias = bias_of((0, 0, 0.8, 0), orders=(0, 2), noise=0.1)
-    a, b, c, d = bias.places["beyond"]
+    a, b, c, d = bias.positions["excess"]
     assert a == pytest.approx(-c) and b == pytest.approx(-d)
     assert c > 0.05 and flagged(bias) >= set("ac")
     assert "a against c" in bias.describe() and "b against d" in bias.describe()
@@ -141,10 +141,10 @@ def test_of_one_order_the_chosen_letters_stand_against_the_right_ones():
     bias = position_bias(probs.assign(order=0), probs, answers)
     chosen = np.take(LETTERS, probs[LETTERS].to_numpy().argmax(axis=1))
     expected = [(chosen == letter).mean() - (answers == letter).mean() for letter in LETTERS]
-    assert bias.places["beyond"].tolist() == pytest.approx(expected)
+    assert bias.positions["excess"].tolist() == pytest.approx(expected)
     assert "chosen" in bias.title and bias.title != bias_of((0, 0, 0, 3)).title
     assert "tta=1" in bias.describe() and "d +" in bias.describe()
-    assert list(bias.tables) == ["Places"] and "\n" not in bias.describe()
+    assert list(bias.tables) == ["Positions"] and "\n" not in bias.describe()
 
 
 @pytest.fixture

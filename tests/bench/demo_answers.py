@@ -17,9 +17,10 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from more_easy_vqa import known_test_answers
+
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
-from vqa_utils.data.easy_vqa import known_test_answers
 from vqa_utils.metrics import accuracy_interval, correct, log_loss, mcnemar
 from vqa_utils.running.terminal import print_table
 

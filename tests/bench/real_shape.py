@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from random_base import load_stock, make_processor, make_rows
+from recount import with_text
 from timing import GIB, GPU, idle
 from transformers import PreTrainedModel, Qwen3VLProcessor
 
@@ -34,7 +35,7 @@ from vqa_utils.model.loading import (
     finish,
 )
 from vqa_utils.model.loading_check import loaded_weights
-from vqa_utils.planning.plan import Plan, make_plan, memory_plan, resolve_batches, with_text
+from vqa_utils.planning.plan import Plan, make_plan, memory_plan, resolve_batches
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
 from vqa_utils.scoring.options import ScoringSettings, score_options
@@ -118,8 +119,8 @@ def described(plan: Plan) -> dict[str, Any]:
     return {
         "predicted_gib": gib(gpu.total for gpu in plan.gpus),
         "free_gib": gib(gpu.left for gpu in plan.gpus),
-        "streamed_layers": len(plan.offloaded_layers),
-        "kept_layers": [len(gpu.uncheckpointed_layers) for gpu in plan.gpus],
+        "offloaded_layers": len(plan.offloaded_layers),
+        "uncheckpointed_layers": [len(gpu.uncheckpointed_layers) for gpu in plan.gpus],
         "layers": layers,
         "peaks_gib": {phase: round(size / GIB, 2) for phase, size in first.peaks.items()},
         "use": {

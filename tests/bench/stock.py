@@ -13,13 +13,20 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 
 from vqa_utils.config import Config
 from vqa_utils.model.loading import LANGUAGE_MODEL
-from vqa_utils.model.nf4.experts import NF4Experts
+from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
+
+
+def dense_weights(experts: NF4Experts) -> dict[str, torch.Tensor]:
+    """Make all experts of a layer dense, by projection, in the compute type."""
+    everyone = torch.arange(experts.num_experts, device=experts.absmax_down_proj.device)
+    dense = experts.dequantizer(everyone)(slice(None))
+    return dict(zip(PROJECTIONS, dense, strict=True))
 
 
 def dense_view(experts: NF4Experts) -> SimpleNamespace:
     """Dequantise a layer's experts, with the attributes of transformers' own."""
     with torch.no_grad():
-        weights = experts.dense()
+        weights = dense_weights(experts)
     return SimpleNamespace(
         num_experts=experts.num_experts,
         act_fn=experts.act_fn,

@@ -3,7 +3,7 @@
 import nbformat
 import pandas as pd
 import pytest
-from finished_run import LETTERS, RunWriter
+from finished_run import LETTERS
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import RunPaths
@@ -17,12 +17,6 @@ from vqa_utils.ensembling.ensemble_of_runs import (
 from vqa_utils.ensembling.other_runs import read_runs
 from vqa_utils.errors import RunError
 from vqa_utils.experiments.blends import blend_runs
-
-
-@pytest.fixture
-def write_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
-    return RunWriter(tmp_path / "data")
 
 
 def weighted_sum(members, weights):

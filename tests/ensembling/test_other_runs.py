@@ -4,19 +4,13 @@ import shutil
 
 import pandas as pd
 import pytest
-from finished_run import LETTERS, RunWriter
+from finished_run import LETTERS
 
 from vqa_utils.artifacts.files import read_json, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.ensembling.other_runs import read_runs
 from vqa_utils.errors import RunError
-
-
-@pytest.fixture
-def write_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
-    return RunWriter(tmp_path / "data")
 
 
 def rename_a_colour(csv_file):

@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pandas as pd
 import pytest
+from stand_in import folds_and_train
 
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths
@@ -13,7 +14,7 @@ from vqa_utils.artifacts.probabilities import read_probabilities, write_probabil
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.folds import FoldError, held_out_rows, read_folds
+from vqa_utils.data.folds import FoldError, held_out_rows
 from vqa_utils.ensembling.combining import combined
 from vqa_utils.ensembling.ensemble_of_folds import of_folds
 from vqa_utils.ensembling.members import pooled, scored_folds
@@ -54,11 +55,6 @@ def scored_run(tmp_path, monkeypatch, korean_folder):
 def sharp(rng, ids):
     probs = rng.dirichlet([0.3] * 4, len(ids))
     return pd.DataFrame(probs, columns=LETTERS).assign(id=list(ids))
-
-
-def folds_and_train(paths, config):
-    train = load_challenge(config).train
-    return read_folds(paths.folds, train), train
 
 
 @pytest.mark.parametrize("how", ["mean", "geometric", "vote"])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from bases import base_of, base_with_lora, lora_on
+from stock import dense_weights
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2_5_VLConfig,
@@ -262,7 +263,7 @@ def test_experts_are_packed_wherever_they_are(family):
         for projection in PROJECTIONS:
             exact, found = (
                 getattr(original.get_submodule(name), projection),
-                base.get_submodule(name).dense()[projection],
+                dense_weights(base.get_submodule(name))[projection],
             )
             assert (
                 found - exact

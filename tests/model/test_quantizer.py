@@ -8,6 +8,7 @@ import torch
 from bases import base_of, lora_on
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
+from stock import dense_weights
 from transformers import AutoModelForImageTextToText, Qwen3VLMoeForConditionalGeneration
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
@@ -75,7 +76,7 @@ def test_experts_are_quantised_as_bitsandbytes_would(saved, tmp_path, double_qua
         for projection in PROJECTIONS:
             weight = getattr(original.get_submodule(name), projection).detach()
             torch.testing.assert_close(
-                experts.dense()[projection], direct(weight, double_quant), rtol=0, atol=1e-6
+                dense_weights(experts)[projection], direct(weight, double_quant), rtol=0, atol=1e-6
             )
             assert getattr(experts, projection).dtype == torch.uint8
 
@@ -91,7 +92,9 @@ def test_no_layout_passes_untransposed(saved, tmp_path, width, layout):
     for name, experts in expert_layers(load(tmp_path)).items():
         for projection in PROJECTIONS:
             expected = direct(getattr(original.get_submodule(name), projection).detach())
-            torch.testing.assert_close(experts.dense()[projection], expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                dense_weights(experts)[projection], expected, rtol=0, atol=1e-6
+            )
 
 
 def test_only_the_language_models_matrices_are_packed(base):
@@ -149,7 +152,7 @@ def test_gradients_equal_those_of_the_dequantised_model(
         target = dense.get_submodule(name)
         if isinstance(module, NF4Experts):
             for projection in PROJECTIONS:
-                getattr(target, projection).data = module.dense()[projection]
+                getattr(target, projection).data = dense_weights(module)[projection]
         elif isinstance(module, Linear4bit):
             target.weight.data = bnb.dequantize_4bit(module.weight.data, module.weight.quant_state)
     dense.requires_grad_(False)

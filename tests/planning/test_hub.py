@@ -79,7 +79,7 @@ def test_a_folder_that_is_not_there_is_named(hub, name, check):
     assert asked == []
 
 
-GATED = f"gated one; accept its licence on https://huggingface.co/{NAME} and set HF_TOKEN"
+GATED = (f"https://huggingface.co/{NAME}", "HF_TOKEN")
 
 
 @pytest.mark.parametrize("check", [check_source, config_of])
@@ -88,12 +88,12 @@ GATED = f"gated one; accept its licence on https://huggingface.co/{NAME} and set
     [
         (403, {"X-Error-Code": "GatedRepo"}, errors.GatedRepoError, GATED),
         (401, {"X-Error-Code": "GatedRepo"}, errors.GatedRepoError, GATED),
-        (404, {"X-Error-Code": "RepoNotFound"}, errors.RepositoryNotFoundError, "found none; check the spelling"),
-        (401, {}, errors.RepositoryNotFoundError, "found none; check the spelling"),
-        (404, {"X-Error-Code": "EntryNotFound"}, errors.RemoteEntryNotFoundError, "no config.json there"),
+        (404, {"X-Error-Code": "RepoNotFound"}, errors.RepositoryNotFoundError, ("spelling",)),
+        (401, {}, errors.RepositoryNotFoundError, ("spelling",)),
+        (404, {"X-Error-Code": "EntryNotFound"}, errors.RemoteEntryNotFoundError, ("config.json",)),
         (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, errors.HfHubHTTPError,
-         "401 Unauthorized"),
-        (503, {}, errors.HfHubHTTPError, "503 Service Unavailable"),
+         ("401 Unauthorized",)),
+        (503, {}, errors.HfHubHTTPError, ("503 Service Unavailable",)),
     ],
 )  # fmt: skip
 def test_each_answer_of_the_hub_is_an_error_that_helps(hub, status, headers, kind, found, check):
@@ -101,8 +101,9 @@ def test_each_answer_of_the_hub_is_an_error_that_helps(hub, status, headers, kin
     with pytest.raises(SourceError) as caught:
         check(NAME)
     assert type(caught.value.__cause__) is kind
-    assert str(caught.value).startswith(f"{NAME}: ") and found in str(caught.value)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{NAME}: ") and "\n" not in message
+    assert [word for word in found if word not in message] == []
     assert asked == [f"HEAD /{NAME}/resolve/main/config.json"]
 
 
@@ -169,7 +170,8 @@ def test_a_copy_in_the_cache_that_is_not_whole_needs_the_hub(hub, tmp_path, miss
     check_source(NAME)
     assert asked == []
     (snapshot / missing).unlink()
-    assert GATED in problem(NAME)
+    message = problem(NAME)
+    assert [word for word in GATED if word not in message] == []
 
 
 OFFLINE = """

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from more_easy_vqa import known_test_answers
 from torch import nn
 
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.probabilities import write_probabilities
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.easy_vqa import known_test_answers
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
@@ -34,12 +34,6 @@ def run_script(script, *options):
     )
     assert found.returncode == 0, found.stderr
     return found.stdout
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Makes the benchmarks' modules importable."""
-    monkeypatch.syspath_prepend(ROOT / "tests/bench")
 
 
 @pytest.mark.slow
@@ -72,20 +66,20 @@ def test_the_speed_benchmark_runs_every_variant_at_a_tiny_size(tmp_path):
         (["peer"], [("peer", 1), ("peer", 16)]),
     ],
 )
-def test_cases_are_timed_in_the_order_of_the_variants(bench, named, expected):
+def test_cases_are_timed_in_the_order_of_the_variants(named, expected):
     from speed import chosen_cases
 
     assert chosen_cases(named) == expected
 
 
-def test_an_unknown_case_is_refused(bench):
+def test_an_unknown_case_is_refused():
     from speed import chosen_cases
 
     with pytest.raises(SystemExit, match="theirs"):
         chosen_cases(["theirs:16"])
 
 
-def test_cases_that_load_the_same_base_share_it(bench):
+def test_cases_that_load_the_same_base_share_it():
     from real_shape import groups
 
     cases = ["safe", "single_gpu", "safe:lora_r=4", "safe:max_memory=7.5GB+7.5GB"]
@@ -93,7 +87,7 @@ def test_cases_that_load_the_same_base_share_it(bench):
     assert named == [["safe", "safe:lora_r=4"], ["single_gpu"], ["safe:max_memory=7.5GB+7.5GB"]]
 
 
-def test_the_demos_test_answers_judge_runs(bench, tmp_path, monkeypatch):
+def test_the_demos_test_answers_judge_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
     from demo_answers import scores_of
 
@@ -112,7 +106,7 @@ def test_the_demos_test_answers_judge_runs(bench, tmp_path, monkeypatch):
     assert table["mcnemar_p"].tolist() == [1.0, pytest.approx(2 / 2**27)]
 
 
-def test_every_question_of_the_demo_has_two_paraphrases(bench, tmp_path):
+def test_every_question_of_the_demo_has_two_paraphrases(tmp_path):
     from demo_paraphrases import write_paraphrases
 
     written = pd.read_csv(write_paraphrases(tmp_path))
@@ -131,7 +125,7 @@ def test_every_question_of_the_demo_has_two_paraphrases(bench, tmp_path):
     assert load_challenge(config).train["paraphrases"].map(len).eq(2).all()
 
 
-def test_the_peer_is_left_out_where_it_is_not_installed(bench, monkeypatch):
+def test_the_peer_is_left_out_where_it_is_not_installed(monkeypatch):
     import peer
 
     monkeypatch.setitem(sys.modules, "experts4bit_qlora", None)

@@ -6,13 +6,14 @@ import easy_vqa
 import pytest
 import torch
 from bases import base_of, base_with_lora
+from more_easy_vqa import write_extra
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.easy_vqa import write_challenge, write_extra
+from vqa_utils.data.easy_vqa import write_challenge
 from vqa_utils.data.folds import make_folds
 from vqa_utils.data.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds

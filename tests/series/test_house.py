@@ -3,6 +3,7 @@
 import ast
 
 import pytest
+from torch_libraries import TORCH
 
 from vqa_utils.artifacts.paths import ROOT
 
@@ -10,15 +11,6 @@ TOP = {"errors", "setting_types", "config", "presets", "prompts", "metrics", "nf
 ROOMS = ("artifacts", "data", "planning", "forecasting", "ops", "model", "training", "scoring", "ensembling", "analysis",
          "running", "experiments", "tiny_base")  # fmt: skip
 WITH_TORCH = {"ops", "model", "training", "scoring", "tiny_base"}
-TORCH = {
-    "torch",
-    "torchvision",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "qwen_vl_utils",
-}
 PACKAGE = ROOT / "vqa_utils"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

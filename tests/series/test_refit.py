@@ -4,15 +4,14 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from stand_in import folds_and_train
 
 import run_all
 from vqa_utils.analysis import figures
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.run import open_run
-from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fold_rows import extra_rows
-from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.ensembling.other_runs import check_finished
@@ -158,11 +157,6 @@ def test_a_refit_starts_with_the_rungs_that_a_fold_needed(command, stand_in):
         "refit (fold 2)": "LoRA r",
         "all": "",
     }
-
-
-def folds_and_train(paths, config):
-    train = load_challenge(config).train
-    return read_folds(paths.folds, train), train
 
 
 def test_a_refit_costs_but_has_no_score(command):

@@ -6,6 +6,7 @@ import sys
 import jupytext
 import pytest
 from korean_challenge import write_korean_challenge
+from torch_libraries import TORCH
 
 import run_all
 from vqa_utils.artifacts.files import write_json
@@ -13,16 +14,7 @@ from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.presets import preset
 
-HEAVY = {
-    "torch",
-    "torchvision",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "qwen_vl_utils",
-}
-REPORT = f"import sys; print('heavy:', sorted({HEAVY} & set(sys.modules)))"
+REPORT = f"import sys; print('heavy:', sorted({TORCH} & set(sys.modules)))"
 COMMAND = """
 import runpy, sys
 try:
@@ -42,7 +34,7 @@ print([name for name in ("numpy", "pandas", "papermill", "rich", "yaml") if name
 
 
 def heavy_modules(code, folder, *arguments):
-    """What a fresh process that runs some code has imported of `HEAVY`, as the last line of its output."""
+    """What a fresh process that runs some code has imported of `TORCH`, as the last line of its output."""
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,

@@ -173,19 +173,19 @@ def accuracy_by(table: pd.DataFrame, title: str) -> Figure:
     return _done(fig)
 
 
-def position_bias(places: pd.DataFrame, orders: pd.DataFrame, title: str) -> Figure:
-    """Points at each place beyond what is due there, and each order's gain over the mean.
+def position_bias(positions: pd.DataFrame, orders: pd.DataFrame, title: str) -> Figure:
+    """Excess at each position, and each order's gain over the mean.
 
     Args:
-        places: `place`, `beyond`, `low`, `high` (shares).
+        positions: `position`, `excess`, `low`, `high` (shares).
         orders: `order`, `against_mean`, `low`, `high` (shares); without lines it has no panel.
-        title: of the places' panel: what `beyond` is.
+        title: of the panel of positions: what `excess` is.
     """
     panels = 2 if len(orders) else 1
     fig, axes = plt.subplots(1, panels, figsize=(6 * panels, 3.2), squeeze=False)
-    of_places, *of_orders = axes[0]
-    _bars_in_points(of_places, places, "place", "beyond")
-    of_places.set(title=title, xlabel="points, with intervals that hold together in 95 %")
+    of_positions, *of_orders = axes[0]
+    _bars_in_points(of_positions, positions, "position", "excess")
+    of_positions.set(title=title, xlabel="points, with intervals that hold together in 95 %")
     for ax in of_orders:
         _bars_in_points(ax, orders, "order", "against_mean")
         ax.set(

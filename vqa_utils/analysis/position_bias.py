@@ -36,9 +36,9 @@ class PositionBias:
     rows: int
     order_count: int
     """cyclic orders in which all rows were scored"""
-    places: pd.DataFrame
-    """`place`, `beyond`, `low`, `high`; the four intervals hold jointly. With several orders,
-    `beyond` is the excess probability at a position; with one, the share of rows with a letter
+    positions: pd.DataFrame
+    """`position`, `excess`, `low`, `high`; the four intervals hold jointly. With several orders,
+    `excess` is the excess probability at a position; with one, the share of rows with a letter
     chosen minus the share where it is right"""
     orders: pd.DataFrame
     """one line per order, if there are several: `order`, `accuracy`, `against_mean` (its accuracy
@@ -49,7 +49,7 @@ class PositionBias:
 
     @property
     def title(self) -> str:
-        """Return the meaning of `beyond`, in points."""
+        """Return the meaning of `excess`, in points."""
         if self.order_count > 1:
             return "Excess probability by position"
         return "Share chosen minus share right"
@@ -57,21 +57,21 @@ class PositionBias:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables with rows, by title."""
-        tables = {"Places": self.places, "Orders": self.orders}
+        tables = {"Positions": self.positions, "Orders": self.orders}
         return {title: table for title, table in tables.items() if len(table)}
 
     def describe(self) -> str:
         """Describe the findings."""
         if self.orders.empty:
-            return self._describe_places()
-        return f"{self._describe_places()}\n{self._describe_orders()}"
+            return self._describe_positions()
+        return f"{self._describe_positions()}\n{self._describe_orders()}"
 
-    def _describe_places(self) -> str:
-        by_size = self.places.sort_values("beyond", ascending=False, kind="stable")
+    def _describe_positions(self) -> str:
+        by_size = self.positions.sort_values("excess", ascending=False, kind="stable")
         most, least = by_size.iloc[0], by_size.iloc[-1]
         extremes = (
-            f"{most['place']} {_in_points(most, 'beyond')}, "
-            f"{least['place']} {_in_points(least, 'beyond')}"
+            f"{most['position']} {_in_points(most, 'excess')}, "
+            f"{least['position']} {_in_points(least, 'excess')}"
         )
         if self.order_count == 1:
             return (
@@ -91,8 +91,8 @@ class PositionBias:
     def _describe_chance(self) -> str:
         if self.rows < MIN_ROWS:
             return f"With {self.rows} rows, fewer than {MIN_ROWS}, that says nothing beyond chance."
-        excludes_zero = (self.places["low"] > 0) | (self.places["high"] < 0)
-        biased = ", ".join(self.places["place"][excludes_zero]) or "none"
+        excludes_zero = (self.positions["low"] > 0) | (self.positions["high"] < 0)
+        biased = ", ".join(self.positions["position"][excludes_zero]) or "none"
         return f"Beyond chance, at 95 % for all four together: {biased}."
 
     def _describe_orders(self) -> str:
@@ -118,12 +118,12 @@ def position_bias(orders: pd.DataFrame, probs: pd.DataFrame, answers: pd.Series)
         frame = orders[orders["order"] == shift]
         by_shift[int(shift)] = rows_of(probs, frame)
     if len(by_shift) > 1:
-        beyond = excess_probability(by_shift)
+        excess = excess_probability(by_shift)
         table, changed = _compare_orders(by_shift, probs, answers)
     else:
-        beyond = one_hot(predictions(probs)) - one_hot(answers)  # [N, 4], each -1, 0 or 1
+        excess = one_hot(predictions(probs)) - one_hot(answers)  # [N, 4], each -1, 0 or 1
         table, changed = pd.DataFrame(), 0.0
-    return PositionBias(len(probs), len(by_shift), _place_table(beyond), table, changed)
+    return PositionBias(len(probs), len(by_shift), _position_table(excess), table, changed)
 
 
 def pooled_orders(
@@ -200,17 +200,17 @@ def _compare_orders(
 
 
 def _order_name(shift: int) -> str:
-    return f"options turned by {shift}" if shift else AS_WRITTEN
+    return f"options shifted by {shift}" if shift else AS_WRITTEN
 
 
-def _place_table(beyond: np.ndarray) -> pd.DataFrame:
-    """Tabulate `PositionBias.places` from [N, 4].
+def _position_table(excess: np.ndarray) -> pd.DataFrame:
+    """Tabulate `PositionBias.positions` from [N, 4].
 
     Bonferroni's correction makes the four intervals hold jointly.
     """
-    beyond = beyond.round(DECIMALS)  # sums of the same numbers in another order are no bias
-    low, high = mean_interval(beyond, 1 - LEVEL / len(LETTERS))
-    columns = {"place": LETTERS, "beyond": beyond.mean(axis=0), "low": low, "high": high}
+    excess = excess.round(DECIMALS)  # sums of the same numbers in another order are no bias
+    low, high = mean_interval(excess, 1 - LEVEL / len(LETTERS))
+    columns = {"position": LETTERS, "excess": excess.mean(axis=0), "low": low, "high": high}
     return pd.DataFrame(columns)
 
 

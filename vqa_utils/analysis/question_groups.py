@@ -10,7 +10,6 @@ from vqa_utils.prompts import LETTERS
 NEGATION = r"아닌|아니|없는|없이|않|제외|\bnot?\b|n't\b|\bnone\b|\bwithout\b|\bexcept\b"
 LENGTH_RANKS = ("longest", "second", "third", "shortest")
 ALL_ALIKE = "all alike"
-UNKNOWN_SIZE = "unknown size"
 
 
 def question_groups(rows: pd.DataFrame, pixels: np.ndarray, clusters: pd.Series) -> pd.DataFrame:
@@ -20,7 +19,7 @@ def question_groups(rows: pd.DataFrame, pixels: np.ndarray, clusters: pd.Series)
 
     Args:
         rows: `question`, `a` to `d`, `answer`.
-        pixels: of each row's image, int [N]; 0 for unknown.
+        pixels: of each row's image, int [N].
         clusters: of each row's question (see `clusters.question_clusters`).
 
     Returns:
@@ -62,18 +61,14 @@ def size_quarters(pixels: np.ndarray) -> pd.Series:
     There are fewer quarters if sizes repeat, and one if all are the same.
 
     Args:
-        pixels: int [N]; 0 for unknown.
+        pixels: int [N], N at least one.
     """
-    sizes = pd.Series(pixels)
-    known = sizes[sizes > 0]
     # Sizes that occur; an edge is the largest size of its quarter
-    edges = np.quantile(known, (0.25, 0.5, 0.75), method="lower") if len(known) else []
-    quarters = pd.Series(np.searchsorted(edges, known), index=known.index)
-    names = pd.Series(UNKNOWN_SIZE, index=sizes.index)
-    for quarter in quarters.unique():
-        members = known[quarters == quarter]
-        names[members.index] = _range_name(members.min(), members.max())
-    return names
+    edges = np.quantile(pixels, (0.25, 0.5, 0.75), method="lower")
+    sizes = pd.Series(pixels)
+    by_quarter = sizes.groupby(np.searchsorted(edges, pixels))
+    smallest, largest = by_quarter.transform("min"), by_quarter.transform("max")
+    return smallest.combine(largest, _range_name)
 
 
 def _range_name(low: int, high: int) -> str:

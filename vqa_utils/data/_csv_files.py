@@ -146,9 +146,3 @@ def _decoded(contents: bytes) -> str:
         return contents.decode(first)
     except UnicodeDecodeError:
         return contents.decode(last)
-
-
-def listed(folder: Path, problems: list[str]) -> str:
-    """Put all problems of a folder's files into one message."""
-    lines = [f"  - {problem}" for problem in problems]
-    return "\n".join([f"{folder}: {len(problems)} problems", *lines])

@@ -16,7 +16,7 @@ from vqa_utils.data._checks import (
     sample_problems,
     taken_id_problems,
 )
-from vqa_utils.data._csv_files import listed, read_rows
+from vqa_utils.data._csv_files import read_rows
 from vqa_utils.data.images import keep_images, read_images
 from vqa_utils.data.paraphrases import (
     PARAPHRASE_COLUMNS,
@@ -24,7 +24,7 @@ from vqa_utils.data.paraphrases import (
     paraphrase_problems,
     with_paraphrases,
 )
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import VqaError, listed
 from vqa_utils.prompts import LETTERS
 
 TRAIN, TEST, SAMPLE = "train.csv", "test.csv", "sample_submission.csv"
@@ -135,8 +135,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     if images is not None:
         pictures = _read_images(challenge.folder, challenge.question_rows, images, problems)
         challenge = replace(challenge, images=pictures)
-    if problems:
-        raise DataError(listed(challenge.folder, problems))
+    _refuse(challenge.folder, problems)
     if config.paraphrase:
         train = with_paraphrases(challenge.train, paraphrases)
         extra = with_paraphrases(challenge.extra, paraphrases)
@@ -162,14 +161,12 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
     sample = test[["id"]]
     if (folder / SAMPLE).exists():
         sample = read_rows(folder, SAMPLE, SAMPLE_COLUMNS, problems)
-    if problems:
-        raise DataError(listed(folder, problems))
+    _refuse(folder, problems)
     problems += question_problems(folder, TEST, test)
     problems += sample_problems(folder, SAMPLE, sample, test)
     if images is not None:
         _read_images(folder, {TEST: test}, images, problems)
-    if problems:
-        raise DataError(listed(folder, problems))
+    _refuse(folder, problems)
     return test, sample
 
 
@@ -193,8 +190,7 @@ def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame |
     if config.paraphrase and (folder / PARAPHRASES).exists():
         paraphrases = read_rows(folder, PARAPHRASES, PARAPHRASE_COLUMNS, problems)
         challenge = replace(challenge, paraphrase_file=folder / PARAPHRASES)
-    if problems:
-        raise DataError(listed(folder, problems))
+    _refuse(folder, problems)
     return challenge, paraphrases
 
 
@@ -265,3 +261,9 @@ def _read_images(
     if is_run or not problems:  # a run that is refused at its start leaves no folder
         keep_images(images, table)
     return images
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
+    """Raise a DataError with all problems of a folder's files, if there are any."""
+    if problems:
+        raise DataError(listed(f"{folder}: {len(problems)} problems", problems))

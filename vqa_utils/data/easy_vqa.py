@@ -54,34 +54,15 @@ def write_challenge(folder: Path) -> Path:
     marker = folder / "source.json"  # written last
     if marker.exists():
         return folder
-    train = _sample("train", ROWS["train"])
-    test = _sample("test", ROWS["test"])
-    _copy_images(train, folder)
-    _copy_images(test, folder)
+    train = sample_rows("train", ROWS["train"])
+    test = sample_rows("test", ROWS["test"])
+    copy_images(train, folder)
+    copy_images(test, folder)
     write_csv(folder / "train.csv", train.rows)
     write_csv(folder / "test.csv", test.rows.drop(columns="answer"))
     write_csv(folder / "sample_submission.csv", test.rows[["id"]].assign(answer="a"))
     write_json(marker, {"source": "easy-vqa 1.0 (PyPI, MIT)", "seed": SEED, "rows": ROWS})
     return folder
-
-
-def write_extra(folder: Path, count: int = ROWS["train"]) -> Path:
-    """Write more of easy-VQA's training questions, extra.csv and its images, for `--extra-train`.
-
-    They are drawn anew from all, so that some show or ask the same as the challenge's own rows.
-
-    Returns:
-        The CSV.
-    """
-    extra = _sample("extra", count)
-    _copy_images(extra, folder)
-    write_csv(folder / "extra.csv", extra.rows)
-    return folder / "extra.csv"
-
-
-def known_test_answers() -> pd.DataFrame:
-    """`id` and `answer` of the test rows: test.csv lacks the answers, and easy-VQA has them."""
-    return _sample("test", ROWS["test"]).rows[["id", "answer"]]
 
 
 def all_questions() -> list[str]:
@@ -91,8 +72,13 @@ def all_questions() -> list[str]:
     return [*easy_vqa.get_train_questions()[0], *easy_vqa.get_test_questions()[0]]
 
 
-def _sample(split: str, count: int) -> Sample:
-    """Draw `count` rows; `train` and `extra` are both drawn from the package's training split."""
+def sample_rows(split: str, count: int) -> Sample:
+    """Draw `count` rows from the package's test split, or from its training split by any name.
+
+    Args:
+        split: begins the rows' ids, and seeds the draw.
+        count: divisible by three, for as many questions of each kind.
+    """
     import easy_vqa
 
     if split == "test":
@@ -163,7 +149,7 @@ def _question_columns(question: Question, rng: random.Random) -> dict[str, str]:
     return {"question": question.text, **letters, "answer": answer}
 
 
-def _copy_images(sample: Sample, folder: Path) -> None:
+def copy_images(sample: Sample, folder: Path) -> None:
     """Copy each row's image to its path."""
     for path, image in zip(sample.rows["path"], sample.images, strict=True):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import rows_of, scored_adapters
-from vqa_utils.errors import RunError, VqaError
+from vqa_utils.errors import RunError, VqaError, listed
 
 ENSEMBLE = "05_ensemble"  # a run is finished after this notebook
 SPLITS = ("oof", "test")
@@ -62,8 +62,7 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
         problems += unreadable
         problems += _differing_rows(split, files[split])
     if problems:
-        lines = [f"  - {problem}" for problem in problems]
-        raise RunError("\n".join(["runs that cannot be blended:", *lines]))
+        raise RunError(listed("runs that cannot be blended:", problems))
 
     first = names[0]
     oof = _aligned(files["oof"], first)

@@ -44,7 +44,7 @@ def state(point: Point, stages: Sequence[Stage], console: Console) -> str:
 
 
 def _steps_done(runner: Runner, steps: Sequence[Step]) -> list[Step]:
-    return [step for step in steps if runner.state(step) == "done"]
+    return [step for step in steps if runner.is_done(step)]
 
 
 def take_over(

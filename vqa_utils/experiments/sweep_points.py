@@ -11,7 +11,7 @@ import yaml
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config, field_types, parse_settings
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import VqaError, listed
 from vqa_utils.planning.gpus import Gpu
 from vqa_utils.planning.plan import resolve_for_machine
 from vqa_utils.presets import preset
@@ -77,9 +77,9 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
 
 def refuse(title: str, problems: Iterable[str]) -> None:
     """Raise a SweepError with the problems, if there are any."""
-    lines = ["  - " + problem.replace("\n", "\n    ") for problem in problems]
-    if lines:
-        raise SweepError("\n".join([title, *lines]))
+    problems = list(problems)
+    if problems:
+        raise SweepError(listed(title, problems))
 
 
 def _own_settings(content: Settings) -> list[Settings]:

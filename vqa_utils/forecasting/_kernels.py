@@ -52,7 +52,7 @@ def matrices(on_gpu: dict[str, Shape], config: Config, batch: Batch) -> list[Ker
     kernels = []
     for name, size in on_gpu.items():
         is_stack_of_experts = len(size) == 3
-        if is_stack_of_experts or not is_matrix(name, size):
+        if is_stack_of_experts or not is_matrix(name):
             continue
         phases: tuple[str, ...] = (FORWARD, RECOMPUTATION, BACKWARD)
         if name.endswith("mlp.down_proj.weight"):

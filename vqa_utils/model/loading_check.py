@@ -16,8 +16,8 @@ from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.planning.memory import weight_bytes
 from vqa_utils.planning.plan import Plan
 from vqa_utils.planning.shapes import GROUPS, Shape, ShapeError, group_of, is_matrix, shape_of
+from vqa_utils.setting_types import GIB
 
-GIB = 2**30
 MOST_NAMED = 5  # problems in an error; one fault in all layers makes dozens
 # Of a group's bytes: the codes of NF4 and the allocator's rounding are not planned
 TOLERANCE = 0.01
@@ -101,7 +101,7 @@ def _not_packed(weights: list[_Weight], config: Config) -> list[str]:
     """Describe matrices in 16 or 32 bits under NF4."""
     problems = []
     for weight in weights:
-        should_be = config.quantization == "nf4" and is_matrix(weight.name, weight.shape)
+        should_be = config.quantization == "nf4" and is_matrix(weight.name)
         if should_be and weight.type != "NF4":
             gb = weight.tensors[0].numel() * weight.tensors[0].element_size() / 1e9
             problems.append(f"{weight.name}: expected 4 bits, found {weight.type} ({gb:.2f} GB)")

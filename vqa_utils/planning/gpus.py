@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.setting_types import size_in_bytes
+from vqa_utils.setting_types import GIB, size_in_bytes
 
 # Memory that CUDA and its libraries take on each GPU, outside the allocator and its limit
 CONTEXT_GIB = 0.5
@@ -79,7 +79,7 @@ def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:
     CUDA's own share is left out. If `max_memory` names fewer GPUs than there are, the rest stay
     unused.
     """
-    free = [int((gpu.memory_gib - CONTEXT_GIB) * 2**30) for gpu in gpus]
+    free = [int((gpu.memory_gib - CONTEXT_GIB) * GIB) for gpu in gpus]
     allowed = [size_in_bytes(size) for size in config.max_memory] or free
     return [min(pair) for pair in zip(free, allowed, strict=False)]
 

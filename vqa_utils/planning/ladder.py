@@ -14,12 +14,11 @@ from vqa_utils.artifacts.fold_settings import Changes, Rung
 from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
 from vqa_utils.errors import VqaError
 from vqa_utils.presets import preset
-from vqa_utils.setting_types import size_in_bytes
+from vqa_utils.setting_types import GIB, size_in_bytes
 
 SMALL = preset("low_memory")  # images, ranks and limits of a GPU are not made smaller than here
 SMALL_LIMIT = size_in_bytes(SMALL.max_memory[0])
 LIMIT_STEP = 2 * 10**9  # bytes by which a rung lowers a GPU's limit: 14GB -> 12GB
-GIB = 2**30
 # The phase in which a setting saves memory; in the others it only moves layers between the GPUs
 ONE_PHASE = {
     "use_gradient_checkpointing": "training",

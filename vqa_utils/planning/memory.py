@@ -8,7 +8,7 @@ import math
 
 from vqa_utils.config import Config
 from vqa_utils.nf4_format import BLOCK, GROUP
-from vqa_utils.planning.shapes import LAYERS, ModelShape, Shape, group_of, is_matrix
+from vqa_utils.planning.shapes import LAYERS, VISION, ModelShape, Shape, group_of, is_matrix
 
 # Bytes of an element
 FP32 = 4
@@ -40,7 +40,7 @@ def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0
         element_bytes: of an unpacked element; by default two, and four without `use_amp`.
     """
     count = math.prod(shape)
-    if config.quantization == "nf4" and is_matrix(name, shape):
+    if config.quantization == "nf4" and is_matrix(name):
         # Each expert of a stack [E, out, in] is packed as a tensor of its own
         tensors = shape[0] if len(shape) == 3 else 1
         return tensors * nf4_bytes(count // tensors, config.use_double_quant)
@@ -72,8 +72,8 @@ def module_of(name: str) -> str:
     """Find the module of a parameter, as the device map places it."""
     if name.startswith(f"{LAYERS}."):
         return ".".join(name.split(".")[:4])  # model.language_model.layers.<number>
-    if name.startswith("model.visual"):
-        return "model.visual"
+    if name.startswith(VISION):
+        return VISION
     return name.rpartition(".")[0]
 
 

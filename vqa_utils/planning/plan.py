@@ -18,16 +18,16 @@ from vqa_utils.planning.gpus import (
     find_gpus,
     gpu_limits,
 )
-from vqa_utils.planning.placement import Placement, Plan
+from vqa_utils.planning.placement import Plan
 from vqa_utils.planning.shapes import ModelShape, ShapeError, shape_of
 from vqa_utils.planning.source.check import SourceError
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.setting_types import GIB
 
 # Rows to score at a time before a plan has said how many
 SCORE_BATCH = 8
 # Numbers of rows to score at a time, the largest first
 SCORE_BATCHES = (128, 64, 32, 16, 8, 4, 2)
-GIB = 2**30
 
 
 def memory_plan(config: Config, gpus: Sequence[Gpu] | None = None) -> Plan | None:
@@ -64,9 +64,7 @@ def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
     return make_plan(config, shape_of(config), gpu_limits(config, gpus))
 
 
-def make_plan(
-    config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int = TEXT_TOKENS
-) -> Plan:
+def make_plan(config: Config, shape: ModelShape, limits: Sequence[int]) -> Plan:
     """Spread the decoder layers: all GPUs have the same memory free, within a layer.
 
     With `offload_experts`, experts go to host memory only if the reserve would not stay free. Then
@@ -76,15 +74,8 @@ def make_plan(
         config: the settings of the run; "auto" batches are resolved.
         shape: the model's.
         limits: the most bytes for each GPU.
-        text_tokens: of a row, beside those of its image.
     """
-    return spread(resolve_batches(config, shape, limits), shape, limits, text_tokens)
-
-
-def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
-    """Count the same placement for rows with so many text tokens."""
-    placement = Placement(config, shape, text_tokens)
-    return Plan(tuple(placement.recounted(gpu) for gpu in plan.gpus))
+    return spread(resolve_batches(config, shape, limits), shape, limits, TEXT_TOKENS)
 
 
 def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:

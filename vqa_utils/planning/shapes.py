@@ -42,7 +42,6 @@ class ShapeError(VqaError):
 class ModelShape:
     """The sizes of a model to plan with, in elements."""
 
-    family: str
     parameters: dict[str, Shape]
     """Each parameter's shape by its name in transformers' model."""
     hidden: int
@@ -131,7 +130,6 @@ def _shape(family: str, text: dict[str, Any], vision: dict[str, Any], *, tied: b
     head = head_size(text)
     mlp_field = "moe_intermediate_size" if text["num_experts"] else "intermediate_size"
     return ModelShape(
-        family=family,
         parameters=dict(model_parameters(family, text, vision, tied=tied)),
         hidden=text["hidden_size"],
         layers=text["num_hidden_layers"],
@@ -163,7 +161,7 @@ def group_of(name: str) -> str:
     return "mlp"
 
 
-def is_matrix(name: str, shape: Shape) -> bool:
+def is_matrix(name: str) -> bool:
     """Tell if a parameter is a matrix to pack into 4 bits, or a stack of them."""
     in_layer = group_of(name) in ("experts", "attention", "mlp")
     return in_layer and name.endswith(_MATRIX_ENDINGS)

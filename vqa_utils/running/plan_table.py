@@ -14,8 +14,8 @@ from vqa_utils.planning.memory import LORA
 from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
+from vqa_utils.setting_types import GIB
 
-GIB = 2**30
 PEAK = "peak"
 # Rows of the table with a rule below: weights, what training adds, each phase's sum, the limits
 LAST_OF_A_SECTION = (LORA, LOGITS, PEAK)

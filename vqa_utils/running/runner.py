@@ -78,6 +78,10 @@ class Runner:
         """`done` (its marker names these settings, inputs and outputs), `changed`, or `missing`."""
         return self._markers.state(step)
 
+    def is_done(self, step: Step) -> bool:
+        """True if a step is complete, from these settings, data and inputs."""
+        return self.state(step) == DONE
+
     def table(self, steps: Sequence[Step]) -> pd.DataFrame:
         """One line per step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
         would = {

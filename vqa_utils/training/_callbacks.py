@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from vqa_utils.errors import VqaError
+from vqa_utils.setting_types import GIB
 
 LOG_COLUMNS = [
     "step",
@@ -144,5 +145,5 @@ def peak_memory_gib() -> list[float]:
     peaks = []
     for gpu in range(torch.cuda.device_count()):
         # Of tensors alone: blocks that the allocator keeps unused do not count
-        peaks.append(round(torch.cuda.max_memory_allocated(gpu) / 2**30, 2))
+        peaks.append(round(torch.cuda.max_memory_allocated(gpu) / GIB, 2))
     return peaks

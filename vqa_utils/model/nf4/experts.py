@@ -192,12 +192,6 @@ class NF4Experts(nn.Module):
 
         return dense
 
-    def dense(self) -> dict[str, torch.Tensor]:
-        """Make all experts of the layer dense, by projection, in the compute type."""
-        everyone = torch.arange(self.num_experts, device=self.absmax_down_proj.device)
-        dense = self.dequantizer(everyone)(slice(None))
-        return dict(zip(PROJECTIONS, dense, strict=True))
-
     @property
     def padding_worth(self) -> int:
         """Padding slots that take as long as one more chunk."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
+from vqa_utils.errors import listed
 from vqa_utils.planning.source._folder import folder_problems, missing_kinds, read_object
 from vqa_utils.planning.source._hub import CONFIG, SourceError, cached, downloaded, hub_files
 
@@ -90,5 +91,4 @@ def _raise_any(model: str, problems: list[str]) -> None:
     if len(problems) == 1:
         raise SourceError(f"{model}: {problems[0]}")
     if problems:
-        lines = [f"  - {problem}" for problem in problems]
-        raise SourceError("\n".join([f"{model}: {len(problems)} problems", *lines]))
+        raise SourceError(listed(f"{model}: {len(problems)} problems", problems))

@@ -1,0 +1,11 @@
+"""Count a plan again for rows of another length than the plan assumes."""
+
+from vqa_utils.config import Config
+from vqa_utils.planning.placement import Placement, Plan
+from vqa_utils.planning.shapes import ModelShape
+
+
+def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
+    """Count the same placement for rows with so many text tokens."""
+    placement = Placement(config, shape, text_tokens)
+    return Plan(tuple(placement.recounted(gpu) for gpu in plan.gpus))

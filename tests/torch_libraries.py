@@ -1,0 +1,11 @@
+"""The libraries that are torch, or bring it."""
+
+TORCH = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "qwen_vl_utils",
+}
