@@ -68,7 +68,7 @@ NOTEBOOKS = ["01_eda", "02_folds", "03_train_fold-fold0", "03_train_fold-fold1",
              "05_ensemble", "06_analysis"]  # fmt: skip
 REPORT = {"index.html", "folds.csv", "baselines.csv", "groups.csv", "confidence.csv", "worst_mistakes.csv",
           "accuracy_against_baselines.png", "confusion.png", "position_bias.png", "accuracy_by_group.png",
-          "reliability.png", "places.csv"}  # fmt: skip
+          "reliability.png", "positions.csv"}  # fmt: skip
 
 
 def test_a_run_writes_exactly_these_files(paths):
