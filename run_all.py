@@ -66,15 +66,15 @@ def describe_stop(args: "Namespace") -> str:
 def run_series(args: "Namespace", console: "Console") -> None:
     """Start a run, or go on with one."""
     from vqa_utils.planning.gpus import find_gpus
-    from vqa_utils.planning.plan import resolve_for_machine
-    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.resolution import for_machine, resolve_run
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
-    run_steps(args, paths, resolve_for_machine(config, find_gpus()), console)
+    run_steps(args, paths, for_machine(config, find_gpus(), console), console)
 
 
 def show_plan(args: "Namespace", console: "Console") -> None:
     """Print the memory plan, and the expected minutes if the run fits."""
+    from vqa_utils.forecasting.folds_at_once import with_folds_at_once
     from vqa_utils.planning.gpus import T4, find_gpus
     from vqa_utils.running.plan_table import print_forecast, print_plan
     from vqa_utils.running.resolution import resolve_run, rows_here
@@ -82,8 +82,10 @@ def show_plan(args: "Namespace", console: "Console") -> None:
     _, config = resolve_run(args, new_id="planned")
     # [] without --t4: its default is 0
     gpus = [T4] * args.t4 or find_gpus() or [T4, T4]
+    rows = rows_here(config)
+    config = with_folds_at_once(config, gpus, rows)
     if print_plan(console, config, gpus).fits:
-        print_forecast(console, config, gpus, rows_here(config))
+        print_forecast(console, config, gpus, rows)
 
 
 def show_status(args: "Namespace", console: "Console") -> None:

@@ -64,7 +64,7 @@ def test_settings_survive_json(name):
     assert from_dict(json.loads(json.dumps(to_dict(preset(name))))) == preset(name)
 
 
-CHOICES = {"quantization": "none", "micro_batch": 4, "score_batch": 4, "tta": 2,
+CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote"}  # fmt: skip
 OTHER = {
     bool: lambda value: not value,
@@ -144,7 +144,7 @@ def test_a_batch_that_is_still_auto_has_no_rows_yet():
 
 BROKEN = {
     "image_side": 31, "quantization": "int8", "max_memory": ("14 gigs",), "limit": -1, "lora_r": 0,
-    "lora_alpha": 0, "lora_dropout": 1.0, "target_modules": (), "micro_batch": 0, "accumulation": 0,
+    "lora_alpha": 0, "lora_dropout": 1.0, "target_modules": (), "folds_at_once": 5, "micro_batch": 0, "accumulation": 0,
     "epochs": 0, "learning_rate": 0.0, "warmup_ratio": 1.0, "max_grad_norm": 0.0, "n_folds": 1,
     "holdout_fraction": 0.6, "near_duplicates": 11, "score_batch": 0, "tta": 3, "ensemble": "sum",
     "num_workers": -1,

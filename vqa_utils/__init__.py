@@ -12,6 +12,7 @@ artifacts/     the folder of a run: paths, atomic files, contracts of the files
 data/          a challenge: CSVs, images, groups and folds
 planning/      the memory plan, before anything is loaded
 forecasting/   the minutes of a run, from counted work
+sharing/       one base in memory, and turns on the GPUs, for all folds of a run
 ops/           CUDA kernels, each with its torch fall-back
 model/         the model: 4-bit loading, fp16, fast forwards, LoRA
 training/      the training of one fold

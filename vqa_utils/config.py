@@ -30,6 +30,7 @@ from vqa_utils.setting_types import (
 
 DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
+MOST_FOLDS_AT_ONCE = Rule("1 to 4", lambda count: 1 <= count <= 4)
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
@@ -108,6 +109,14 @@ class Config:
         (),
         'one limit per GPU, such as "14GB" (10^9 bytes) or "13GiB"; empty sets none',
         SIZES,
+        of_adapter=False,
+    )
+
+    folds_at_once: CountOrAuto = setting(
+        AUTO,
+        "folds at work at a time, around one base that they share; "
+        '"auto" takes the number with the shortest expected run',
+        auto_or(MOST_FOLDS_AT_ONCE),
         of_adapter=False,
     )
 
@@ -266,6 +275,11 @@ class Config:
     def is_resolved(self) -> bool:
         """True if both batches are numbers."""
         return AUTO not in (self.micro_batch, self.score_batch)
+
+    @property
+    def sharing_folds(self) -> int:
+        """Folds at a time around one base; one while `folds_at_once` is still "auto"."""
+        return 1 if self.folds_at_once == AUTO else self.folds_at_once
 
     @property
     def micro_batch_rows(self) -> int:

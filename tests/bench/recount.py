@@ -7,5 +7,5 @@ from vqa_utils.planning.shapes import ModelShape
 
 def with_text(plan: Plan, config: Config, shape: ModelShape, text_tokens: int) -> Plan:
     """Count the same placement for rows with so many text tokens."""
-    placement = Placement(config, shape, text_tokens)
+    placement = Placement(config, shape, text_tokens, gives_back=plan.gives_back)
     return Plan(tuple(placement.recounted(gpu) for gpu in plan.gpus))

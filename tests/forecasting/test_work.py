@@ -143,7 +143,7 @@ def test_seconds_are_those_of_what_takes_longest():
     rates = Rates(products=100, memory=50, bus=5, kernel=0, launch=0.1, padding_worth=0)
     work = Work(operations=100 * SUSTAINED, moved=100 * SUSTAINED, copied=10, launches=10)
     seconds = seconds_of([work], [rates])
-    assert seconds == Seconds(products=1.0, memory=2.0, bus=2.0, host=1.0)
+    assert seconds == Seconds(products=1.0, memory=2.0, bus=2.0, host=1.0, turns=(3.0,))
     assert (seconds.busy, seconds.wall, seconds.bound) == (3.0, 3.0, "bytes")
     for change, wall, bound in [
         ({"launch": 1}, 10, "launches"),

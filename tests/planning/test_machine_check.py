@@ -106,9 +106,10 @@ def test_auto_is_one_row_without_a_plan(without_plan):
     assert chosen.score_batch == 3
 
 
-def configs_of_runs(monkeypatch, *arguments):
-    """The settings that `run_all.py` would run with on two T4."""
+def configs_of_runs(monkeypatch, *arguments, problem=""):
+    """The settings that `run_all.py` would run with on two T4; `problem` keeps them from sharing."""
     seen = []
+    monkeypatch.setattr("vqa_utils.running.resolution.sharing_problem", lambda gpus: problem)
     monkeypatch.setattr("vqa_utils.planning.gpus.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(
         run_all, "run_steps", lambda args, paths, config, console: seen.append(config)
@@ -120,13 +121,25 @@ def configs_of_runs(monkeypatch, *arguments):
 
 def test_a_run_starts_with_a_number(monkeypatch):
     seen = configs_of_runs(monkeypatch, "--preset", "safe", "--dry-run")
-    assert seen == [resolve_for_machine(preset("safe"), [T4, T4])]
+    assert seen == [resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])]
+    assert (seen[0].micro_batch, seen[0].accumulation) == (16, 1)
+
+
+def test_a_machine_that_cannot_share_memory_takes_one_fold_at_a_time(monkeypatch, capsys):
+    arguments = ("--preset", "safe", "--dry-run")
+    seen = configs_of_runs(monkeypatch, *arguments, problem="CUDA refuses")
+    assert seen == [resolve_for_machine(preset("safe", folds_at_once=1), [T4, T4])]
+    assert "CUDA refuses" in capsys.readouterr().out
+    asked = configs_of_runs(
+        monkeypatch, *arguments, "--set", "folds_at_once=2", problem="CUDA refuses"
+    )
+    assert asked[0].folds_at_once == 2, "what was asked for is not replaced"
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
 def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    saved = resolve_for_machine(preset(name), [T4, T4])
+    saved = resolve_for_machine(preset(name, folds_at_once=2), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
     assert configs_of_runs(monkeypatch, "--preset", name, "--run-id", "small", "--resume") == [
         saved

@@ -1,5 +1,6 @@
 """Steps of folds through the runner: rungs after memory ran out, and folds side by side."""
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -19,7 +20,7 @@ from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
-from vqa_utils.running.execution import NotebookError
+from vqa_utils.running.execution import NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
 
 pytestmark = pytest.mark.slow
@@ -207,6 +208,55 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
         assert done.index(("train", fold)) < done.index(("score", fold))
 
 
+@pytest.fixture
+def around_one_base(side_by_side, monkeypatch):
+    """As `side_by_side`, with both folds on the same GPUs."""
+    monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(TWO))
+    return side_by_side
+
+
+def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, console):
+    """The first rung, before any settings: the fold goes on when the other has ended."""
+    log = []
+    both_are_here = threading.Barrier(2)
+
+    def work(name, fold):
+        is_first_attempt = f"start {fold}" not in log
+        log.append(f"start {fold}")
+        if fold < 2 and is_first_attempt:
+            both_are_here.wait(PATIENCE)
+        if fold == 1 and is_first_attempt:
+            archived = around_one_base.paths.notebooks / f"{name}-fold1.ipynb"
+            write_text(archived, "as it failed")
+            raise NotebookError("out of memory", OutOfMemory(0, "training"))
+        log.append(f"end {fold}")
+
+    around_one_base(work, TRAIN, folds=(0, 1, 2))
+    paths = around_one_base.paths
+    after_both_began = log[2:]
+    # One at a time from here on: each start is followed by its own end
+    assert after_both_began[0] == "end 0"
+    pairs = zip(after_both_began[1::2], after_both_began[2::2], strict=True)
+    assert all(start.split()[1] == end.split()[1] for start, end in pairs)
+    assert not paths.fold(1).rungs.exists(), "no setting was changed"
+    assert (paths.notebooks / "train-fold1-out-of-memory1.ipynb").exists()
+    assert "one fold less at a time" in console.file.getvalue()
+
+
+def test_the_last_fold_around_a_base_takes_the_ladder(around_one_base, monkeypatch):
+    attempts = []
+
+    def work(name, fold):
+        attempts.append(fold)
+        write_text(around_one_base.paths.notebooks / f"{name}-fold{fold}.ipynb", "as it failed")
+        if len(attempts) <= 2:
+            raise NotebookError("out of memory", OutOfMemory(0, "training"))
+
+    monkeypatch.setattr(runner.Runner, "_climb", lambda *args, **kwargs: attempts.append("rung"))
+    around_one_base(work, TRAIN, folds=(0,))
+    assert attempts == [0, 0, "rung", 0]
+
+
 @pytest.mark.parametrize(
     ("gpus", "name", "numbers"),
     [
@@ -215,7 +265,7 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
         ([T4], "dense_8b", []),
         ([T4, T4], "safe", []),
         ([T4], "demo", []),
-        ([T4, Gpu("K80", 4)], "dense_8b", ["0"]),
+        ([T4, Gpu("K80", 4)], "dense_8b", []),
     ],
 )
 def test_a_fold_gets_a_gpu_that_holds_its_model(gpus, name, numbers, monkeypatch):

@@ -8,7 +8,7 @@ from torch_libraries import TORCH
 from vqa_utils.artifacts.paths import ROOT
 
 TOP = {"errors", "setting_types", "config", "presets", "prompts", "metrics", "nf4_format"}
-ROOMS = ("artifacts", "data", "planning", "forecasting", "ops", "model", "training", "scoring", "ensembling", "analysis",
+ROOMS = ("artifacts", "data", "planning", "forecasting", "sharing", "ops", "model", "training", "scoring", "ensembling", "analysis",
          "running", "experiments", "tiny_base")  # fmt: skip
 WITH_TORCH = {"ops", "model", "training", "scoring", "tiny_base"}
 PACKAGE = ROOT / "vqa_utils"

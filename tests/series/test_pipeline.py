@@ -90,6 +90,20 @@ def test_a_run_writes_exactly_these_files(paths):
     assert found == expected
 
 
+def test_folds_around_one_base_give_the_same_bits(paths, folder, runs):
+    """As the run before, whose folds each loaded a base; both with a thread for each fold."""
+    shared = ("--data", str(folder), "--run-id", "shared", "--set", "folds_at_once=2", *SETTINGS)
+    output = run_all(*shared, runs=runs)
+    assert "for 2 folds, 2 at a time" in output
+    assert "lent to 4 notebooks" in output
+    names = [f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank")]
+    for k in (0, 1):
+        for name in ("adapter/adapter_model.safetensors", *names):
+            own = paths.fold(k).folder / name
+            other = RunPaths("shared").fold(k).folder / name
+            assert other.read_bytes() == own.read_bytes(), other
+
+
 def test_the_files_keep_the_contracts_between_the_stages(paths, folder):
     train, test = (pd.read_csv(folder / f"{name}.csv", dtype=str) for name in ("train", "test"))
     folds = pd.read_csv(paths.folds, dtype={"id": str})

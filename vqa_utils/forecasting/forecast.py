@@ -3,9 +3,8 @@
 An estimate, not a measurement; tests/bench/README.md says how it was checked.
 """
 
-import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from vqa_utils.planning.activations import OPTION_TOKENS, TEXT_TOKENS, batch_of
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import FP16, weights_by_module
 from vqa_utils.planning.placement import Plan
-from vqa_utils.planning.plan import fold_gpus, make_plan, resolve_batches
+from vqa_utils.planning.plan import can_lend, fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape
 
 DISK_BYTES_PER_SECOND = 0.2e9  # assumed, reading weights
@@ -61,7 +60,9 @@ class _Machine:
     rates: list[Rates]
     """One for each of `gpus`."""
     side_by_side: int
-    """Adapters at a time, each on GPUs of its own."""
+    """Adapters at a time."""
+    lends: bool
+    """A base is loaded once for all adapters; else each has GPUs, and a base, of its own."""
 
 
 def forecast(
@@ -76,7 +77,8 @@ def forecast(
         return None
     limits = gpu_limits(config, machine.gpus)
     config = resolve_batches(config, shape, limits)
-    row_times = _RowTimes(config, shape, make_plan(config, shape, limits), machine.rates)
+    plan = make_plan(config, shape, limits)
+    row_times = _RowTimes(config, shape, plan, machine.rates)
     training = row_times.training()
     evaluating = row_times.evaluating()
     scoring = row_times.scoring()
@@ -85,7 +87,8 @@ def forecast(
     held_out = rows.train * held_out_share
     trained_on = rows.train - held_out + rows.extra
     epoch = trained_on * training.wall + held_out * evaluating.wall
-    first_start, later_start = _start_seconds(config, shape)
+    lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
+    first_start, later_start = _start_seconds(config, shape, lends=lends)
 
     held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
     scored = held_out * held_out_scorings + rows.test
@@ -96,7 +99,8 @@ def forecast(
         all_rows = rows.train + rows.extra
         train_seconds.append(later_start + config.epochs * all_rows * training.wall)
         score_seconds.append(later_start + rows.test * scoring.wall)
-    run = _finish_time(train_seconds, score_seconds, machine.side_by_side)
+    gain = training.gain if machine.lends else float
+    run = _finish_time(train_seconds, score_seconds, machine.side_by_side, gain)
     run += first_start - later_start  # one load reads the unquantised checkpoint
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 
@@ -119,8 +123,9 @@ def _machine(config: Config, gpus: Sequence[Gpu]) -> _Machine | None:
             return None
         rates.append(known)
     if runs_side_by_side:
-        return _Machine(used[:1], rates[:1], len(places))
-    return _Machine(used, rates, 1)
+        return _Machine(used[:1], rates[:1], len(places), lends=False)
+    sharing = min(config.sharing_folds, len(config.adapter_numbers))
+    return _Machine(used, rates, sharing, lends=True)
 
 
 @dataclass(frozen=True)
@@ -172,31 +177,48 @@ class _RowTimes:
         return seconds_of(works, self.rates)
 
 
-def _finish_time(train: Sequence[float], score: Sequence[float], side_by_side: int) -> float:
+def _finish_time(
+    train: Sequence[float],
+    score: Sequence[float],
+    side_by_side: int,
+    gain: Callable[[int], float] = float,
+) -> float:
     """Compute the seconds until all adapters have trained and scored.
 
     As in `Runner.run`, each step, in its order, goes to the next free process. An adapter scores
     after its training.
 
     Args:
-        train: seconds of training, per adapter.
-        score: seconds of scoring, per adapter.
+        train: seconds of training, per adapter, if it is alone.
+        score: seconds of scoring, per adapter, if it is alone.
         side_by_side: number of processes.
+        gain: the work of so many steps at a time, in that of one. By default, each step goes on as
+            if it were alone.
     """
-    free_at = [0.0] * side_by_side  # a heap: the earliest first
-    trained_at = []
-    for seconds in train:
-        end = heapq.heappop(free_at) + seconds
-        trained_at.append(end)
-        heapq.heappush(free_at, end)
-    for earliest, seconds in zip(trained_at, score, strict=True):
-        start = max(heapq.heappop(free_at), earliest)
-        heapq.heappush(free_at, start + seconds)
-    return max(free_at)
+    waiting = [("train", adapter) for adapter in range(len(train))]
+    waiting += [("score", adapter) for adapter in range(len(score))]
+    seconds = {"train": train, "score": score}
+    left: dict[tuple[str, int], float] = {}  # seconds of each step at work, if it were alone
+    now = 0.0
+    while waiting or left:
+        while waiting and len(left) < side_by_side:
+            kind, adapter = waiting[0]
+            if kind == "score" and ("train", adapter) in left:
+                break  # a process waits with it for its training
+            left[waiting.pop(0)] = seconds[kind][adapter]
+        pace = gain(len(left)) / len(left)
+        first = min(left, key=lambda step: left[step])
+        passed = left.pop(first)
+        now += passed / pace
+        left = {step: remaining - passed for step, remaining in left.items()}
+    return now
 
 
-def _start_seconds(config: Config, shape: ModelShape) -> tuple[float, float]:
-    """Estimate the seconds until a model is loaded: first, and later from its quantised copy."""
+def _start_seconds(config: Config, shape: ModelShape, *, lends: bool) -> tuple[float, float]:
+    """Estimate the seconds until a model is loaded: first, and later.
+
+    Later ones take it from its quantised copy, or if it is lent, as it is in memory.
+    """
     # A published checkpoint is in 16 bits
     checkpoint_bytes = FP16 * sum(math.prod(size) for size in shape.parameters.values())
     copy_bytes = checkpoint_bytes
@@ -204,5 +226,7 @@ def _start_seconds(config: Config, shape: ModelShape) -> tuple[float, float]:
         modules = weights_by_module(shape, config).values()
         copy_bytes = sum(sum(groups.values()) for groups in modules)
     first_start = NOTEBOOK_START_SECONDS + checkpoint_bytes / DISK_BYTES_PER_SECOND
+    if lends:
+        return NOTEBOOK_START_SECONDS + first_start, NOTEBOOK_START_SECONDS
     later_start = NOTEBOOK_START_SECONDS + copy_bytes / DISK_BYTES_PER_SECOND
     return first_start, later_start

@@ -9,6 +9,9 @@ from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 # Share of the best rates (a large product's, a large copy's) that this code's kernels reach.
 # Fitted on the busy time of an earlier run: tests/bench/README.md.
 SUSTAINED = 0.9
+# Share of its time in which a GPU of folds that take turns is somebody's: handing over takes the
+# rest. 0.92 was measured with two folds at 64 rows per pass, 0.80 with two at 16
+TURNS_KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Seconds:
     memory: float
     bus: float
     host: float
+    turns: tuple[float, ...] = ()
+    """By the clock, on each GPU."""
 
     @property
     def busy(self) -> float:
@@ -54,6 +59,20 @@ class Seconds:
         if self.wall == self.busy:
             return "products" if self.products > self.memory else "bytes"
         return "the bus" if self.wall == self.bus else "launches"
+
+    def gain(self, folds: int) -> float:
+        """Compute how much more is done in the same time by several folds than by one.
+
+        On several GPUs they take turns: in a cycle, each fold has each GPU once. On one GPU they
+        only fill the gaps in which it waits for a host.
+        """
+        if folds == 1:
+            return 1.0
+        if len(self.turns) == 1:
+            cycle = max(folds * self.busy, self.wall)
+            return folds * self.wall / cycle
+        cycle = max(folds * max(self.turns) / TURNS_KEPT, sum(self.turns))
+        return folds * sum(self.turns) / cycle
 
 
 # Kernels: the smallest of a profile on an H100 took 1 to 5 us. For a T4, the 5 us of a launch in
@@ -101,9 +120,14 @@ def seconds_of(works: Sequence[Work], rates: Sequence[Rates]) -> Seconds:
     memory = 0.0
     bus = 0.0
     host = 0.0
+    turns = []
     for work, gpu in zip(works, rates, strict=True):
+        if len(works) > 1:
+            turns.append(seconds_of([work], [gpu]).wall)
         products += work.operations / (SUSTAINED * gpu.products)
         memory += work.moved / (SUSTAINED * gpu.memory) + work.launches * gpu.kernel
         bus += work.copied / gpu.bus
         host += work.launches * gpu.launch
-    return Seconds(products, memory, bus, host)
+    if len(works) == 1:
+        turns = [Seconds(products, memory, bus, host).wall]
+    return Seconds(products, memory, bus, host, tuple(turns))

@@ -3,8 +3,10 @@
 _quantized_copy  Keep quantised weights between folds; free of torch
 encoder          Turn rows and images into the model's tensors, with labels where it learns
 fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router
+hand_over        Hold one GPU at a time while the other folds of a run hold the others
 loading          Load the processor, the base and the adapter, all steps in their order
 loading_check    Compare loaded weights with the plan: bytes, types, GPUs
 nf4/             Keep experts in 4 bits: quantised while read, computed with, offloaded
+lending/         Load a base once and lend its memory to the processes of a run's folds
 fast/            Replace transformers' and PEFT's forwards by fast ones, from one table
 """

@@ -20,12 +20,15 @@ from vqa_utils.config import DEMO_MODEL_NAME, NOT_OF_THE_ADAPTER, Config, to_dic
 from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.model.fast.table import When, use_fast_forwards
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
+from vqa_utils.model.hand_over import use_turns
+from vqa_utils.model.lending.attach import attached
 from vqa_utils.model.loading_check import LoadError, check_loaded
 from vqa_utils.model.nf4.quantizer import nf4_config, offloading
 from vqa_utils.planning.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import Plan, memory_plan
 from vqa_utils.planning.shapes import shape_of
+from vqa_utils.sharing.client import is_shared
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
@@ -105,9 +108,9 @@ def loading_options(
 def load_base(
     config: Config, plan: Plan | None, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """Load the base, frozen, quantised while it is read, spread over the GPUs (or on the CPU).
+    """Load the base, frozen, in 4 bits, spread over the GPUs (or on the CPU).
 
-    What was quantised is kept under `cache_dir`, and the next fold reads it from there.
+    A run of several folds loads it once and lends it to each: model/lending.
 
     Args:
         plan: of `memory_plan`.
@@ -115,6 +118,28 @@ def load_base(
 
     Raises:
         LoadError: the model was not loaded as planned.
+    """
+    base = None
+    if plan is None or not plan.offloaded_layers:
+        key = base_key(config, dtype or compute_dtype(config))
+        base = attached(key, loading_options(config, plan, dtype), model_path(config))
+    if base is None:
+        base = load_packed(config, plan, dtype)
+    return finish(base, config, plan)
+
+
+def base_key(config: Config, dtype: torch.dtype) -> str:
+    """Name all that the base's weights depend on."""
+    packing = "double" if config.use_double_quant else "single"
+    return f"{model_path(config)} {config.quantization} {packing} {dtype}"
+
+
+def load_packed(
+    config: Config, plan: Plan | None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load the base, quantised while it is read, in the state in which transformers leaves it.
+
+    What was quantised is kept under `cache_dir`, and the next fold reads it from there.
     """
     source = model_path(config)
     copy = _kept_copy(config, str(dtype or compute_dtype(config)))
@@ -132,7 +157,7 @@ def load_base(
     elif copy is not None and not offloaded:
         # Not with offloaded layers, as their modules have empty tensors in place of experts
         _keep(model, copy)
-    return finish(model, config, plan)
+    return model
 
 
 def finish(model: Any, config: Config, plan: Plan | None) -> Any:
@@ -144,7 +169,7 @@ def finish(model: Any, config: Config, plan: Plan | None) -> Any:
         finish(base)          below
         enable_checkpointing  in the decoder layers that the plan does not keep
         get_peft_model        LoRA, in fp32
-        finish(adapted)       below
+        finish(adapted)       below; turns on the GPUs, if folds share them
 
     Args:
         model: the base, or a PeftModel around it.
@@ -153,6 +178,8 @@ def finish(model: Any, config: Config, plan: Plan | None) -> Any:
         # Last: LoRA's products stand on PEFT's layers, and a decoder layer's forward on those and
         # on checkpointing
         use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
+        if plan is not None and len(plan.gpus) > 1 and config.sharing_folds > 1 and is_shared():
+            use_turns(model, plan)
         return model
     model.config.use_cache = model.config.get_text_config().use_cache = (
         False  # nothing is generated

@@ -31,6 +31,9 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
     """
     placement = Placement(config, shape, text_tokens)
     plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+    if takes_turns(config, limits) and not plan.leaves_reserve:
+        placement = Placement(config, shape, text_tokens, gives_back=True)
+        plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
     if config.offload_experts and not plan.leaves_reserve:
         gpus = spread_offloaded(placement, limits)
         if not gpus:
@@ -39,6 +42,11 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
     if config.use_gradient_checkpointing == "auto":
         plan = without_needless_checkpointing(plan, config, shape, text_tokens)
     return plan
+
+
+def takes_turns(config: Config, limits: Sequence[int]) -> bool:
+    """Tell whether folds take turns on these GPUs. Giving memory back takes time in each."""
+    return config.sharing_folds > 1 and len(limits) > 1
 
 
 def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
@@ -151,8 +159,10 @@ def without_needless_checkpointing(
     (`LONG_TEXT_TOKENS`) have to fit too. A GPU with offloaded experts checkpoints all its layers:
     its memory is for experts.
     """
-    longest = Placement(config, shape, max(text_tokens, LONG_TEXT_TOKENS))
-    usual = Placement(config, shape, text_tokens)
+    gives_back = plan.gives_back
+    longest_row = max(text_tokens, LONG_TEXT_TOKENS)
+    longest = Placement(config, shape, longest_row, gives_back=gives_back)
+    usual = Placement(config, shape, text_tokens, gives_back=gives_back)
     gpus = [usual.recounted(_skipping_checkpoints(gpu, longest)) for gpu in plan.gpus]
     return Plan(tuple(gpus))
 

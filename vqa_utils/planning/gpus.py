@@ -16,7 +16,8 @@ from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
 from vqa_utils.setting_types import GIB, size_in_bytes
 
-# Memory that CUDA and its libraries take on each GPU, outside the allocator and its limit
+# Memory that CUDA and its libraries take on each GPU in a process, outside the allocator and its
+# limit
 CONTEXT_GIB = 0.5
 # On Linux, the file of the first GPU that a driver runs
 FIRST_GPU = Path("/dev/nvidia0")
@@ -76,10 +77,11 @@ def visible_numbers(count: int) -> list[str]:
 def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:
     """Compute the run's limit on each GPU in bytes: the smaller of its memory and `max_memory`.
 
-    CUDA's own share is left out. If `max_memory` names fewer GPUs than there are, the rest stay
-    unused.
+    CUDA's own share, which each fold's process has, is left out. If `max_memory` names fewer GPUs
+    than there are, the rest stay unused.
     """
-    free = [int((gpu.memory_gib - CONTEXT_GIB) * GIB) for gpu in gpus]
+    contexts_gib = config.sharing_folds * CONTEXT_GIB
+    free = [int((gpu.memory_gib - contexts_gib) * GIB) for gpu in gpus]
     allowed = [size_in_bytes(size) for size in config.max_memory] or free
     return [min(pair) for pair in zip(free, allowed, strict=False)]
 

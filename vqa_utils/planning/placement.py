@@ -29,6 +29,13 @@ class GpuPlan:
 
         0                                                              peak      limit
         | weights by group | LoRA and its optimizer | activations ... |   left   |
+
+    Folds that share the base are taken to be in the same phase, as each keeps what its highest
+    peak took. Unless they give back what they do not need between their turns: then the working
+    memory of one is counted, and what the others have saved for their backward.
+
+        | weights | LoRA, activations of fold A | the same of fold B | left |
+        | weights | LoRA, saved of fold A | the same of fold B | working memory of one |   left   |
     """
 
     limit: int
@@ -43,14 +50,29 @@ class GpuPlan:
     """Peaks of loading, scoring and the vision tower, weights included."""
     offloaded_layers: tuple[str, ...] = ()
     """Decoder layers whose experts are in host memory."""
+    folds: int = 1
+    """Folds at a time around these weights. LoRA and activations are those of one."""
+    gives_back: bool = False
+    """They give unused memory back after each turn."""
     uncheckpointed_layers: tuple[str, ...] = ()
     """Decoder layers that skip activation checkpointing: the backward does not recompute them."""
 
     @property
     def peaks(self) -> Bytes:
         """The peak of each phase, weights included."""
-        training = sum(self.weights.values()) + sum(self.training.values())
-        return {"training": training, **self.other_peaks}
+        base = sum(self.weights.values()) - self.weights.get(LORA, 0)
+        others = (self.folds - 1) * (self.kept if self.gives_back else self.of_one_fold)
+        return {"training": base + others + self.of_one_fold, **self.other_peaks}
+
+    @property
+    def kept(self) -> int:
+        """What a fold keeps between its turns: LoRA, its optimizer, and tensors of its backward."""
+        return self.weights.get(LORA, 0) + self.training[activations.SAVED]
+
+    @property
+    def of_one_fold(self) -> int:
+        """LoRA with its optimizer, and the activations of training, of one fold."""
+        return self.weights.get(LORA, 0) + sum(self.training.values())
 
     @property
     def total(self) -> int:
@@ -93,6 +115,19 @@ class Plan:
         return all(gpu.left >= RESERVE * gpu.limit for gpu in self.gpus)
 
     @property
+    def weights(self) -> int:
+        """Bytes of the base on all GPUs."""
+        size = 0
+        for gpu in self.gpus:
+            size += sum(gpu.weights.values()) - gpu.weights.get(LORA, 0)
+        return size
+
+    @property
+    def gives_back(self) -> bool:
+        """True if folds that share the base give unused memory back after each turn."""
+        return any(gpu.gives_back for gpu in self.gpus)
+
+    @property
     def device_map(self) -> dict[str, int]:
         """Each module's GPU, as `from_pretrained` takes it."""
         places = {}
@@ -120,14 +155,18 @@ class Placement:
         last: the modules after them, for the last GPU.
     """
 
-    def __init__(self, config: Config, shape: ModelShape, text_tokens: int):
+    def __init__(
+        self, config: Config, shape: ModelShape, text_tokens: int, *, gives_back: bool = False
+    ):
         """Prepare the counts for rows with so many text tokens.
 
         Args:
             config: settings with a number for each batch.
             shape: the model's.
             text_tokens: of a row in training; scoring adds those of further option orders.
+            gives_back: folds that share the base give unused memory back after each turn.
         """
+        self.gives_back = gives_back
         self.config = config
         self.shape = shape
         self.layers = shape.layer_names
@@ -209,24 +248,51 @@ class Placement:
             len(uncheckpointed),
             head=NORM in modules,
         )
-        peaks = self._other_peaks(modules, weights, has_layers=bool(layers))
-        return GpuPlan(limit, tuple(modules), weights, training, peaks, offloaded, uncheckpointed)
+        saved = training[activations.SAVED]
+        peaks = self._other_peaks(modules, weights, saved, has_layers=bool(layers))
+        return GpuPlan(
+            limit,
+            tuple(modules),
+            weights,
+            training,
+            peaks,
+            offloaded,
+            self.config.sharing_folds,
+            self.gives_back,
+            uncheckpointed,
+        )
 
-    def _other_peaks(self, modules: Sequence[str], weights: Bytes, *, has_layers: bool) -> Bytes:
-        """Count the peaks of loading, scoring and the vision tower."""
-        all_weights = sum(weights.values())
+    def _other_peaks(
+        self, modules: Sequence[str], weights: Bytes, saved: int, *, has_layers: bool
+    ) -> Bytes:
+        """Count the peaks of loading, scoring and the vision tower.
+
+        Args:
+            modules: on the GPU.
+            weights: of these, by group.
+            saved: for the backward, by a fold that trains.
+            has_layers: True if there are decoder layers among the modules.
+        """
+        lora = weights.get(LORA, 0)
+        base = sum(weights.values()) - lora
+        others = self.config.sharing_folds - 1
+
+        def with_others(own: int) -> int:
+            of_each = lora + saved if self.gives_back else own
+            return base + own + others * of_each
+
         has_vision = VISION in modules
         # While layers are loaded, there is no LoRA yet, and no tower: it is loaded last
-        loading = all_weights - weights.get(LORA, 0) - weights.get("vision", 0)
-        scoring = all_weights
+        loading = base - weights.get("vision", 0)
+        scoring = lora
         if has_layers:
             loading += activations.loading_bytes(self.shape)
             scoring += activations.scoring_bytes(self.shape, self.scoring, first=has_vision)
-        peaks = {"loading": loading, "scoring": scoring}
+        peaks = {"loading": loading, "scoring": with_others(scoring)}
         if has_vision:
             tower = max(
                 activations.vision_bytes(self.shape, self.training),
                 activations.vision_bytes(self.shape, self.scoring),
             )
-            peaks["vision tower"] = all_weights + tower
+            peaks["vision tower"] = with_others(lora + tower)
         return peaks

@@ -145,6 +145,11 @@ def resolve_for_machine(config: Config, gpus: Sequence[Gpu]) -> Config:
     return config
 
 
+def is_planned(config: Config) -> bool:
+    """Tell whether the memory plan places the model, and knows its family."""
+    return _shape_to_plan(config) is not None
+
+
 def _shape_to_plan(config: Config) -> ModelShape | None:
     """Read the model's shape; None if no plan can be made of it."""
     if config.device_map != "plan":
@@ -158,6 +163,12 @@ def _shape_to_plan(config: Config) -> ModelShape | None:
 def assumed_gpus(config: Config) -> list[Gpu]:
     """Name the GPUs to plan for on a machine without any: as many T4 as `max_memory` has limits."""
     return [T4] * max(1, len(config.max_memory))
+
+
+def can_lend(config: Config, plan: Plan | None) -> bool:
+    """Tell whether a run's folds can share one base in memory, packed and nowhere offloaded."""
+    is_packed = config.quantization == "nf4" and config.device_map == "plan"
+    return is_packed and (plan is None or not plan.offloaded_layers)
 
 
 def fold_gpus(config: Config, folds: int, gpus: Sequence[Gpu]) -> list[int]:

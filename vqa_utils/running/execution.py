@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.plan import fold_gpus
+from vqa_utils.setting_types import AUTO
+from vqa_utils.sharing.server import HOLDER
 
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -61,18 +64,23 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
     keeps them busy until the last fold ends.
 
     Returns:
-        At least two environments, or one or none if folds run one after the other.
+        At least two environments, or none if folds run one after the other.
     """
     gpus = find_gpus()
     if gpus:
         numbers = visible_numbers(len(gpus))
         places = fold_gpus(config, folds, gpus)
+        if len(places) < 2:
+            return []
         return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in places]
     needs_all = len(config.max_memory) > 1 or config.device_map != "plan"
     cores = cpu_count()
     if folds < 2 or cores < 2 or needs_all:
         return []
-    processes = min(folds, cores + 1)
+    most = cores + 1 if config.folds_at_once == AUTO else config.sharing_folds
+    processes = min(folds, most)
+    if processes < 2:
+        return []
     threads = max(1, cores // processes)
     return [{"OMP_NUM_THREADS": str(threads)} for _ in range(processes)]
 
@@ -92,6 +100,15 @@ def process_with(environment: Environment) -> Executor:
 
 def _take(environment: Environment) -> None:
     os.environ.update(environment)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the driver ends, however it does; kernels end with their parents."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only processes of `process_with` come here
+    parent.join()
+    os._exit(1)
 
 
 def execute(
@@ -127,6 +144,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
             f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}"
         )
     archived.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[HOLDER] = archived.stem
     run = functools.partial(
         papermill.execute_notebook,
         str(source),

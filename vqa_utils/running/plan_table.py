@@ -54,7 +54,7 @@ def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
     """Make the table of sizes in GiB; a row of zeros is left out."""
     table = Table(
         title=f"{config.preset}: {config.model}, {config.image_side} px, "
-        f"micro-batch {config.micro_batch}",
+        f"micro-batch {config.micro_batch}{_at_a_time(plan)}",
         title_justify="left",
     )
     table.add_column("GiB")
@@ -67,19 +67,32 @@ def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
     return table
 
 
+def _at_a_time(plan: Plan) -> str:
+    folds = plan.gpus[0].folds
+    if folds == 1:
+        return ""
+    giving = ", which give unused memory back after each turn" if plan.gives_back else ""
+    return f", {folds} folds at a time around one base{giving}"
+
+
 def _sizes_by_row(gpus: Sequence[GpuPlan]) -> Iterator[tuple[str, list[int]]]:
     """Yield the name of each row with its bytes on each GPU."""
     for group in (*GROUPS, LORA):
         yield group, [gpu.weights.get(group, 0) for gpu in gpus]
     for part in gpus[0].training:
         yield part, [gpu.training[part] for gpu in gpus]
+    folds = gpus[0].folds
+    if folds > 1:
+        yield f"of each of {folds} folds", [gpu.of_one_fold for gpu in gpus]
+        if gpus[0].gives_back:
+            yield "between its turns", [gpu.kept for gpu in gpus]
     for phase in gpus[0].peaks:
         # The vision tower is a phase of the first GPU alone
         yield f"in all, {phase}", [gpu.peaks.get(phase, 0) for gpu in gpus]
     yield PEAK, [gpu.total for gpu in gpus]
     yield "limit", [gpu.limit for gpu in gpus]
     yield "left", [gpu.left for gpu in gpus]
-    yield "CUDA itself, beside the limit", [int(CONTEXT_GIB * GIB) for _ in gpus]
+    yield "CUDA itself, beside the limit", [int(folds * CONTEXT_GIB * GIB) for _ in gpus]
 
 
 def _describe_layers(gpu: GpuPlan) -> str:

@@ -5,8 +5,11 @@ import csv
 import dataclasses
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from vqa_utils.artifacts.files import hashes, read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
@@ -16,9 +19,13 @@ from vqa_utils.config import Config, parse_settings, to_dict
 from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
+from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import RowCounts
+from vqa_utils.planning.gpus import Gpu
+from vqa_utils.planning.plan import is_planned, resolve_for_machine
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO
+from vqa_utils.sharing.shared_base import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -159,6 +166,22 @@ def _count_rows(file: Path) -> int:
     with file.open(encoding="utf-8", errors="replace", newline="") as lines:
         # Rows, not lines: a quoted question may have line breaks
         return sum(1 for row in csv.reader(lines) if row) - 1
+
+
+def for_machine(config: Config, gpus: Sequence[Gpu], console: Console) -> Config:
+    """Replace each "auto" of the folds at a time and of the batches by a number for these GPUs.
+
+    One fold at a time where this machine cannot share memory; the reason is printed.
+    """
+    if not gpus or not is_planned(config):
+        return resolve_for_machine(config, gpus)
+    chosen = with_folds_at_once(config, gpus, rows_here(config))
+    if chosen.sharing_folds > 1 and config.folds_at_once == AUTO:
+        problem = sharing_problem(len(gpus))
+        if problem:
+            console.print(f"one fold at a time: {problem}", style="yellow", markup=False)
+            chosen = dataclasses.replace(config, folds_at_once=1)
+    return resolve_for_machine(chosen, gpus)
 
 
 def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:

@@ -5,6 +5,7 @@ import copy
 import functools
 import itertools
 import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -36,8 +37,29 @@ from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
 from vqa_utils.running.timings import time_table
+from vqa_utils.sharing.shared_base import shared_base
 
 FOLDS_FILE = "folds.csv"
+
+
+class CrowdedOutOfMemory(RunError):
+    """A GPU's memory ran out with several folds on it: the first rung is fewer of them."""
+
+
+class Crowd:
+    """The folds at a time on the same GPUs."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._lock = threading.Lock()
+
+    def leave(self) -> bool:
+        """Make it one fold less at a time; False if the last one is left."""
+        with self._lock:
+            if self._size <= 1:
+                return False
+            self._size -= 1
+            return True
 
 
 class Runner:
@@ -136,8 +158,8 @@ class Runner:
     def run(self, steps: Sequence[Step]) -> None:
         """Execute the notebooks into the archive in their order, and write each one's marker.
 
-        Folds go side by side if each needs one GPU at most, or on cores without any GPU. All of them
-        end before an error of one is raised.
+        Folds go side by side if each needs one GPU at most, if they share a base, or on cores
+        without any GPU. All of them end before an error of one is raised.
 
         Raises:
             RunError: a notebook failed, or did not write its files; its archived copy is named.
@@ -146,17 +168,24 @@ class Runner:
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         for together in _groups(steps):
-            folds = {step.fold for step in together}
-            environments = fold_environments(self.config, len(folds))
-            with progress_lines(self.console) as progress:
-                if len(environments) > 1:
-                    self._run_side_by_side(together, environments, progress)
-                else:
-                    for step in together:
-                        self._run(step, progress)
+            due = [step for step in together if not (self.reuse and self.is_done(step))]
+            folds = len({step.fold for step in due if step.fold is not None})
+            with shared_base(self.paths, self.config, folds, self.console) as sharing:
+                environments = sharing or fold_environments(self.config, folds)
+                with progress_lines(self.console) as progress:
+                    if environments:
+                        crowd = Crowd(len(sharing))
+                        self._run_side_by_side(together, environments, progress, crowd)
+                    else:
+                        for step in together:
+                            self._run(step, progress)
 
     def _run_side_by_side(
-        self, steps: Sequence[Step], environments: Sequence[Environment], progress: Progress
+        self,
+        steps: Sequence[Step],
+        environments: Sequence[Environment],
+        progress: Progress,
+        crowd: "Crowd",
     ) -> None:
         """Give each step the next free process; a fold's later notebook waits for its earlier one.
 
@@ -169,8 +198,14 @@ class Runner:
                 earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
             try:
-                self._run(step, progress, process)
-            finally:
+                self._run(step, progress, process, crowd)
+            except CrowdedOutOfMemory as error:
+                self.console.print(f"  {error}", style="yellow", markup=False)
+                run_when_free(step, None)  # in another process: this one stays out of `free`
+            except BaseException:
+                free.put(process)
+                raise
+            else:
                 free.put(process)
 
         latest: dict[int | None, Future] = {}  # by fold
@@ -188,7 +223,13 @@ class Runner:
         for finished in running:
             finished.result()  # raises the step's error
 
-    def _run(self, step: Step, progress: Progress, process: Executor | None = None) -> None:
+    def _run(
+        self,
+        step: Step,
+        progress: Progress,
+        process: Executor | None = None,
+        crowd: "Crowd | None" = None,
+    ) -> None:
         """Reuse or execute one step."""
         markers = self._markers
         state = markers.state(step)
@@ -197,7 +238,7 @@ class Runner:
             return
         if state != MISSING:
             markers.set_aside(step)
-        self._execute(step, progress, process)
+        self._execute(step, progress, process, crowd or Crowd(1))
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
         if absent:
             raise RunError(
@@ -206,8 +247,14 @@ class Runner:
             )
         markers.write(step)
 
-    def _execute(self, step: Step, progress: Progress, process: Executor | None) -> None:
-        """Execute a notebook; after an out-of-memory error of a fold again, in a fresh kernel."""
+    def _execute(
+        self, step: Step, progress: Progress, process: Executor | None, crowd: "Crowd"
+    ) -> None:
+        """Execute a notebook; after an out-of-memory error of a fold again, in a fresh kernel.
+
+        Raises:
+            CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
+        """
         archived = self._markers.archived(step)
         parameters = step.parameters(self.paths.run_id)
         fold = train_log = None
@@ -226,6 +273,10 @@ class Runner:
                     raise
                 # kept beside the notebook of the next attempt
                 archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
+                if crowd.leave():
+                    raise CrowdedOutOfMemory(
+                        f"{step.name:<22} out of memory; from here on one fold less at a time"
+                    ) from error
                 rung = self._climb(fold, error.out_of_memory, trains=step.stage.trains)
                 self.console.print(
                     f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False

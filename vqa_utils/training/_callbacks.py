@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from vqa_utils.errors import VqaError
+from vqa_utils.model.lending.attach import borrowed_bytes
 from vqa_utils.setting_types import GIB
 
 LOG_COLUMNS = [
@@ -137,7 +138,10 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_gib() -> list[float]:
-    """Return the allocator's peak on each GPU; without one, the process's largest resident size."""
+    """Return the peak of tensors on each GPU, a base that is shared with other folds included.
+
+    Without a GPU, it is the process's largest resident size.
+    """
     if not torch.cuda.is_available():
         # KiB on Linux, but bytes on macOS
         resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -145,5 +149,6 @@ def peak_memory_gib() -> list[float]:
     peaks = []
     for gpu in range(torch.cuda.device_count()):
         # Of tensors alone: blocks that the allocator keeps unused do not count
-        peaks.append(round(torch.cuda.max_memory_allocated(gpu) / GIB, 2))
+        peak = torch.cuda.max_memory_allocated(gpu) + borrowed_bytes(gpu)
+        peaks.append(round(peak / GIB, 2))
     return peaks

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
+from vqa_utils.model.hand_over import end_turn
 from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
 from vqa_utils.training._rows import training_rows, with_lengths
@@ -31,6 +32,12 @@ class StepTrainer(Trainer):
     `WordedRows` are worded by `DrawnWordings` first, and sorted by the length of those words. The
     options of `ShuffledOptions` are moved by `ShuffledSteps` last.
     """
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Go forward and backward; then another fold may have the GPU."""
+        loss = super().training_step(*args, **kwargs)
+        end_turn()
+        return loss
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the Trainer's own loader with the samplers of this room above its sampler."""

@@ -112,9 +112,13 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def param_element_size(self, model: nn.Module, param_name: str, param: torch.Tensor) -> float:
-        """Return bytes per element, for the loader's reserve on a GPU: 0 for offloaded experts."""
+        """Return bytes per element, for the loader's reserve on a GPU.
+
+        0 for offloaded experts, and for all that is borrowed.
+        """
         module, _ = get_module_from_name(model, param_name)
-        if isinstance(module, NF4Experts) and module.host is not None:
+        is_offloaded = isinstance(module, NF4Experts) and module.host is not None
+        if is_offloaded or _borrows.get():
             return 0
         return super().param_element_size(model, param_name, param)
 
@@ -148,6 +152,20 @@ def offloading(layers: Collection[str]) -> Iterator[None]:
         yield
     finally:
         _offloaded_layers.reset(token)
+
+
+# As above: whether the weights are in memory that the process maps
+_borrows: ContextVar[bool] = ContextVar("weights are borrowed", default=False)
+
+
+@contextmanager
+def borrowing() -> Iterator[None]:
+    """Reserve no memory for the weights of a model that is loaded meanwhile: they are there."""
+    token = _borrows.set(True)
+    try:
+        yield
+    finally:
+        _borrows.reset(token)
 
 
 def _share_buffers(offloaded: list[NF4Experts]) -> None:

@@ -1,0 +1,97 @@
+"""A model in turns on GPUs, whose order is looked at without any."""
+
+import dataclasses
+import types
+
+import pytest
+import torch
+from bases import base_with_lora
+
+from vqa_utils.model import hand_over
+from vqa_utils.planning.placement import Plan
+from vqa_utils.planning.shapes import LAYERS
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """What is taken and given, in its order."""
+    log = []
+    monkeypatch.setattr(hand_over, "take", lambda gpu: log.append(f"take {gpu}"))
+    monkeypatch.setattr(hand_over, "give", lambda gpu: log.append(f"give {gpu}"))
+    monkeypatch.setattr(hand_over, "TURNS", hand_over.GpuTurns())
+    return log
+
+
+def plan_of(*counts):
+    """A plan with so many of the demo's four layers on each GPU."""
+    gpus = []
+    start = 0
+    for count in counts:
+        layers = [f"{LAYERS}.{number}" for number in range(start, start + count)]
+        gpus.append(types.SimpleNamespace(layers=layers, gives_back=False))
+        start += count
+    return Plan(tuple(gpus))
+
+
+def gradients(tuned, batch):
+    inputs = dict(batch)
+    labels = inputs.pop("labels")
+    torch.manual_seed(0)
+    logits = tuned(**inputs).logits[:, 0].float()
+    loss = torch.nn.functional.cross_entropy(logits, labels[:, 1 - batch["logits_to_keep"]])
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+    tuned.zero_grad()
+    return found
+
+
+@pytest.fixture
+def batch(encoder, challenge):
+    return encoder.examples(challenge.train.head(4).to_dict("records"))
+
+
+@pytest.mark.parametrize("recomputes", [True, False])
+@pytest.mark.parametrize(
+    ("counts", "there", "back"),
+    [
+        ((2, 2), ["take 0", "give 0", "take 1"], ["give 1", "take 0"]),
+        (
+            (1, 2, 1),
+            ["take 0", "give 0", "take 1", "give 1", "take 2"],
+            ["give 2", "take 1", "give 1", "take 0"],
+        ),
+    ],
+)
+def test_a_step_holds_one_gpu_at_a_time_and_computes_the_same(
+    config, batch, moves, counts, there, back, recomputes
+):
+    settings = dataclasses.replace(config, use_gradient_checkpointing=recomputes)
+    tuned = base_with_lora(settings).train()
+    wanted = gradients(tuned, batch)
+    hand_over.use_turns(tuned, plan_of(*counts))
+    found = gradients(tuned, batch)
+    assert moves == there + back
+    hand_over.end_turn()
+    assert moves == [*there, *back, "give 0"]
+    assert found.keys() == wanted.keys() and len(found) > 8
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_forward_without_gradients_ends_its_turns(config, encoder, challenge, moves):
+    tuned = base_with_lora(config).eval()
+    questions = encoder.questions(challenge.test.head(3).to_dict("records"))
+    with torch.inference_mode():
+        wanted = tuned(**questions).logits
+        hand_over.use_turns(tuned, plan_of(3, 1))
+        found = tuned(**questions).logits
+    assert moves == ["take 0", "give 0", "take 1", "give 1"]
+    assert torch.equal(found, wanted)
+    hand_over.end_turn()
+    assert len(moves) == 4, "no turn is left to end"
+
+
+def test_without_sharing_nothing_takes_turns(config, batch, moves):
+    tuned = base_with_lora(config).train()
+    gradients(tuned, batch)
+    hand_over.end_turn()
+    assert moves == []

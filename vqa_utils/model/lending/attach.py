@@ -1,0 +1,104 @@
+"""Build the base of a fold from what the run's server lends."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from vqa_utils.errors import RunError
+from vqa_utils.model.lending.blocks import mapped
+from vqa_utils.model.lending.fingerprint import fingerprint
+from vqa_utils.model.nf4.quantizer import borrowing
+from vqa_utils.sharing.client import lent_base
+from vqa_utils.sharing.lent import LentBase, LentTensor
+
+
+class MappedBase(NamedTuple):
+    """A lent base, in this process's address space."""
+
+    description: LentBase
+    blocks: list[torch.Tensor]
+    """uint8 [size] each, read-only"""
+
+
+def attached(key: str, options: dict[str, Any], name: str) -> PreTrainedModel | None:
+    """Build a base around the weights that the run's server lends, without a copy.
+
+    Args:
+        key: of the base that is needed, as the lender has it.
+        options: of `from_pretrained`.
+        name: of the model, for its adapters.
+
+    Returns:
+        None without a server, or if it lends no such base.
+
+    Raises:
+        RunError: the lent bytes have changed, or the server is gone.
+    """
+    base = _mapped_base()
+    if base is None or base.description.key != key:
+        return None
+    check_unchanged(base)
+    state = {}
+    for tensor_name, place in base.description.tensors.items():
+        state[tensor_name] = view_of(base.blocks[place.block], place)
+    content = base.description.model_config
+    model_class = getattr(transformers, content["architectures"][0])
+    config = model_class.config_class.from_dict(content)
+    # The configuration has the packing's
+    options = {option: options[option] for option in options if option != "quantization_config"}
+    with borrowing():
+        model = model_class.from_pretrained(None, config=config, state_dict=state, **options)
+    model.name_or_path = name
+    return model
+
+
+def borrowed_bytes(gpu: int) -> int:
+    """Count the bytes on a GPU that this process maps, which its allocator does not know of."""
+    if not _mapped_base.cache_info().currsize:
+        return 0  # not asked for yet
+    base = _mapped_base()
+    blocks = base.description.blocks if base else ()
+    return sum(block.size for block in blocks if block.gpu == gpu)
+
+
+def check_unchanged(base: MappedBase) -> None:
+    """Compare a lent base with its fingerprints.
+
+    Raises:
+        RunError: naming the blocks that have changed.
+    """
+    changed = []
+    for number, (block, data) in enumerate(zip(base.description.blocks, base.blocks, strict=True)):
+        if fingerprint(data) != block.fingerprint:
+            tensors = base.description.tensors.items()
+            name = next(name for name, place in tensors if place.block == number)
+            changed.append(f"the block of {name}")
+    if changed:
+        raise RunError(
+            "the base that the folds share: expected the bytes that were lent, found others in "
+            f"{', '.join(changed)}; python run_all.py --resume loads it again"
+        )
+
+
+def view_of(block: torch.Tensor, place: LentTensor) -> torch.Tensor:
+    """Return a tensor in a block [bytes]; it shares the block's memory."""
+    dtype = getattr(torch, place.dtype)
+    size = math.prod(place.shape) * dtype.itemsize
+    return block[place.offset : place.offset + size].view(dtype).view(place.shape)
+
+
+@functools.cache
+def _mapped_base() -> MappedBase | None:
+    """Map what the server lends, once: mappings stay until this process ends."""
+    lent = lent_base()
+    if lent is None:
+        return None
+    description, descriptors = lent
+    blocks = []
+    for block, descriptor in zip(description.blocks, descriptors, strict=True):
+        blocks.append(mapped(descriptor, block.size, block.gpu))
+    return MappedBase(description, blocks)

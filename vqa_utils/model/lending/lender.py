@@ -1,0 +1,134 @@
+"""Load the base, pack it into blocks, hand them to the driver, exit. A program.
+
+    python -m vqa_utils.model.lending.lender test GPUS       can this machine share GPU memory?
+    python -m vqa_utils.model.lending.lender lend RUN FD     FD: the driver's connection
+
+When it exits, its CUDA memory is free, but for the blocks.
+"""
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+
+import torch
+from transformers import PreTrainedModel
+
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.run import read_config
+from vqa_utils.model.lending.blocks import PAGE, LendingError, Memory, allocate, self_test
+from vqa_utils.model.lending.fingerprint import fingerprint
+from vqa_utils.model.loading import base_key, compute_dtype, load_packed
+from vqa_utils.planning.memory import module_of
+from vqa_utils.planning.plan import memory_plan
+from vqa_utils.sharing.lent import Block, LentBase, LentTensor
+from vqa_utils.sharing.server import send_descriptors
+
+REFUSED = 3  # exit status
+ALIGNMENT = 256  # bytes, as CUDA's own allocations
+
+State = dict[str, torch.Tensor]
+
+
+def pack(state: State) -> tuple[list[Memory], list[Block], dict[str, LentTensor]]:
+    """Move tensors into blocks, one for each module of the memory plan and device.
+
+    Args:
+        state: a model's state dict, and nothing else that refers to its tensors. It is emptied
+            block by block, so that a GPU needs room for one block more.
+    """
+    memories: list[Memory] = []
+    blocks: list[Block] = []
+    tensors: dict[str, LentTensor] = {}
+    for gpu, names in _groups(state):
+        places, size = _laid_out(len(blocks), {name: state[name] for name in names})
+        memory = allocate(size, gpu)
+        for name, place in places.items():
+            source = state.pop(name).contiguous()
+            flat = source.reshape(-1).view(torch.uint8)
+            memory.tensor[place.offset : place.offset + len(flat)].copy_(flat)
+            del source, flat
+        if gpu is not None:
+            torch.cuda.empty_cache()  # what was copied is free for the next block
+        memories.append(memory)
+        blocks.append(Block(gpu, size, fingerprint(memory.tensor)))
+        tensors |= places
+    return memories, blocks, tensors
+
+
+def _groups(state: State) -> Iterable[tuple[int | None, list[str]]]:
+    """Group the names of tensors by device and by module, as the memory plan has modules."""
+    groups: dict[tuple[int | None, str], list[str]] = {}
+    for name, tensor in state.items():
+        gpu = tensor.device.index if tensor.is_cuda else None
+        # What a GPU's tensors have in host memory, such as shapes, needs no block of its own
+        module = module_of(name) if gpu is not None or not torch.cuda.is_available() else ""
+        groups.setdefault((gpu, module), []).append(name)
+    for (gpu, _), names in groups.items():
+        yield gpu, names
+
+
+def _laid_out(block: int, tensors: State) -> tuple[dict[str, LentTensor], int]:
+    """Give tensors their places in a block, one after the other; return the block's bytes too."""
+    places = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        places[name] = LentTensor(block, offset, dtype, tuple(tensor.shape))
+        offset += _rounded(tensor.nbytes, ALIGNMENT)
+    return places, _rounded(max(1, offset), PAGE)
+
+
+def _rounded(size: int, unit: int) -> int:
+    """Round up to a multiple of a unit."""
+    return -(-size // unit) * unit
+
+
+def lend(model: PreTrainedModel, key: str) -> tuple[LentBase, list[Memory]]:
+    """Pack a model that was just loaded into blocks.
+
+    The caller hands over its only reference: `lend(load_packed(...), key)`.
+    """
+    content = model.config.to_diff_dict()
+    content["architectures"] = [type(model).__name__]
+    state = dict(model.state_dict())
+    del model
+    gc.collect()  # modules refer to each other
+    memories, blocks, tensors = pack(state)
+    return LentBase(key, content, tuple(blocks), tensors), memories
+
+
+def end_with(connection: Connection) -> None:
+    """Exit when the driver's end of the connection is closed."""
+    try:
+        connection.poll(None)
+        connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program."""
+    if arguments[0] == "test":
+        self_test(range(int(arguments[1])))
+        return
+    run_id, descriptor = arguments[1:]
+    connection = Connection(int(descriptor))
+    threading.Thread(target=end_with, args=(connection,), daemon=True).start()
+    config = read_config(RunPaths(run_id))
+    plan = memory_plan(config)
+    self_test(range(len(plan.gpus)) if plan else [])
+    key = base_key(config, compute_dtype(config))
+    base, memories = lend(load_packed(config, plan), key)
+    connection.send_bytes(base.to_json().encode())
+    send_descriptors(connection, [memory.export() for memory in memories])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except LendingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)

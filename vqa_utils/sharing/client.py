@@ -1,0 +1,86 @@
+"""Ask the run's server from a fold's process: for the base, and for turns on the GPUs."""
+
+import functools
+import os
+from multiprocessing.connection import Client, Connection
+
+from vqa_utils.errors import RunError
+from vqa_utils.sharing.lent import LentBase
+from vqa_utils.sharing.server import (
+    ADDRESS,
+    BASE,
+    GIVE,
+    HOLDER,
+    KEY,
+    TAKE,
+    receive_descriptors,
+)
+
+
+def is_shared() -> bool:
+    """Tell whether this process belongs to a run with a server."""
+    return ADDRESS in os.environ
+
+
+def lent_base() -> tuple[LentBase, list[int]] | None:
+    """Ask for the run's base: its description, and a file descriptor for each of its blocks.
+
+    Returns:
+        None without a server, or if it lends none.
+
+    Raises:
+        RunError: the server is gone.
+    """
+    if not is_shared():
+        return None
+    try:
+        connection = _connection()
+        connection.send_bytes(BASE)
+        text = connection.recv_bytes().decode()
+        if not text:
+            return None
+        base = LentBase.from_json(text)
+        return base, receive_descriptors(connection, len(base.blocks))
+    except (OSError, EOFError) as error:
+        raise _gone() from error
+
+
+def take(gpu: int) -> None:
+    """Wait for this process's turn on a GPU.
+
+    Raises:
+        RunError: the server is gone.
+    """
+    try:
+        _connection().send_bytes(b"%s %d" % (TAKE, gpu))
+        _connection().recv_bytes()
+    except (OSError, EOFError) as error:
+        raise _gone() from error
+
+
+def give(gpu: int) -> None:
+    """End this process's turn on a GPU.
+
+    Raises:
+        RunError: the server is gone.
+    """
+    try:
+        _connection().send_bytes(b"%s %d" % (GIVE, gpu))
+    except OSError as error:
+        raise _gone() from error
+
+
+@functools.cache
+def _connection() -> Connection:
+    """Connect once; the server takes the end of the connection for the end of this process."""
+    key = bytes.fromhex(os.environ[KEY])
+    connection = Client(os.environ[ADDRESS], "AF_UNIX", authkey=key)
+    connection.send_bytes(f"{os.environ.get(HOLDER, 'a fold')} ({os.getpid()})".encode())
+    return connection
+
+
+def _gone() -> RunError:
+    return RunError(
+        "expected the run's driver, which shares the base and the GPUs between its folds, to be at "
+        "work, found it gone; python run_all.py --resume goes on"
+    )

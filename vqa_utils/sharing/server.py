@@ -1,0 +1,126 @@
+"""Serve the folds of a run from the driver, which keeps the base's memory alive.
+
+    lender (exits once it has lent)          driver                      a fold's kernel
+    loads, packs into blocks of memory  -->  keeps a file descriptor --> maps the blocks, read-only
+                                             of each block
+                                             a queue for each GPU   <--> takes it, gives it back
+
+Memory behind a descriptor lives as long as someone has the descriptor or a mapping of it. So the
+lender's own CUDA memory is free while folds train, and nothing is left on a GPU when the driver
+ends, however it ends.
+
+The socket is a file that only this user can reach, and each connection has to know the run's key.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+
+from vqa_utils.sharing.lent import LentBase
+from vqa_utils.sharing.turns import Turns
+
+# Environment variables of a fold's process: the socket and its key, and the fold's name
+ADDRESS = "VQA_SHARING_ADDRESS"
+KEY = "VQA_SHARING_KEY"
+HOLDER = "VQA_SHARING_NAME"
+# Requests, each one message; `take` and `give` are followed by the GPU's number
+BASE, TAKE, GIVE = b"base", b"take", b"give"
+GRANTED = b"granted"
+DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
+
+
+class Server:
+    """A socket, and a thread for each connection to it.
+
+    Attributes:
+        base: what is lent; None where folds share the GPUs alone.
+        descriptors: of the base's blocks, in their order; closed with the server.
+        lent: how often the base was asked for.
+    """
+
+    def __init__(self, turns: Turns, base: LentBase | None, descriptors: list[int]):
+        self.turns = turns
+        self.base = base
+        self.descriptors = descriptors
+        self.lent = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="vqa-sharing-"))  # for this user alone
+        self._key = secrets.token_bytes(32)
+        address = str(self._folder / "socket")
+        self._listener = Listener(address, "AF_UNIX", authkey=self._key)
+        self._is_closed = False
+        self.environment = {ADDRESS: address, KEY: self._key.hex()}
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving, and let go of the base."""
+        self._is_closed = True
+        self._listener.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, EOFError, OSError):
+                if self._is_closed:
+                    return
+                continue  # a stranger, or a process that has ended meanwhile
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        """Answer one process until it ends; what it holds is free then."""
+        holder = ""
+        try:
+            holder = connection.recv_bytes().decode()
+            while True:
+                request, *gpu = connection.recv_bytes().split()
+                if request == BASE:
+                    self._send_base(connection)
+                elif request == TAKE:
+                    self.turns.take(int(gpu[0]), holder)
+                    connection.send_bytes(GRANTED)
+                elif request == GIVE:
+                    self.turns.give(int(gpu[0]), holder)
+        except (EOFError, OSError):
+            self.turns.leave(holder)
+        finally:
+            connection.close()
+
+    def _send_base(self, connection: Connection) -> None:
+        """Send the description, empty for no base, and then the descriptors."""
+        self.lent += 1
+        connection.send_bytes(self.base.to_json().encode() if self.base else b"")
+        send_descriptors(connection, self.descriptors)
+
+
+def send_descriptors(connection: Connection, descriptors: list[int]) -> None:
+    """Send open files to another process, through the connection's socket."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as raw:
+        for start in range(0, len(descriptors), DESCRIPTORS_AT_ONCE):
+            socket.send_fds(raw, [b"d"], descriptors[start : start + DESCRIPTORS_AT_ONCE])
+
+
+def receive_descriptors(connection: Connection, count: int) -> list[int]:
+    """Receive what `send_descriptors` sent."""
+    received: list[int] = []
+    with socket.socket(fileno=os.dup(connection.fileno())) as raw:
+        while len(received) < count:
+            data, descriptors, _, _ = socket.recv_fds(raw, 1, DESCRIPTORS_AT_ONCE)
+            if not data:
+                raise EOFError
+            received += descriptors
+    return received
