@@ -129,7 +129,7 @@ def sweep(args: "Namespace", console: "Console") -> None:
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.running.terminal import print_table
 
-    points = read_points(Path(args.file), find_gpus())
+    points = read_points(Path(args.file), find_gpus(), console)
     if args.dry_run:
         print_table(console, args.file, sweep_table(points, STAGES, console))
         return

@@ -179,7 +179,9 @@ def groups(cases: Sequence[str]) -> Iterable[list[Case]]:
     by_base: dict[tuple[Any, ...], list[Case]] = {}
     for case in map(settings, cases):
         config = case[1]
-        base = config.model, config.max_memory, config.offload_experts
+        plan = memory_plan(config)
+        cut = tuple(plan.device_map.items()) if plan else ()
+        base = config.model, config.max_memory, config.offload_experts, cut
         by_base.setdefault(base, []).append(case)
     return by_base.values()
 

@@ -21,13 +21,15 @@ BOTH_GPUS = [T4, T4]
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path, console, monkeypatch):
     """Reads the points of a file with this text."""
+
+    monkeypatch.setattr("vqa_utils.running.resolution.sharing_problem", lambda gpus: "")
 
     def read(text, name="little.yaml", gpus=()):
         file = tmp_path / name
         file.write_text(text, encoding="utf-8")
-        return read_points(file, list(gpus))
+        return read_points(file, list(gpus), console)
 
     return read
 
@@ -107,9 +109,9 @@ def test_problems_of_a_file_are_named_in_one_error(read, text, named):
     assert -1 not in places and places == sorted(places), message
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path, console):
     with pytest.raises(SweepError, match=r"none\.yaml"):
-        read_points(tmp_path / "none.yaml", [])
+        read_points(tmp_path / "none.yaml", [], console)
 
 
 def test_problems_of_all_points_are_named_in_one_error(read):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from korean_challenge import write_korean_challenge
+from safetensors.numpy import load_file
 
 from vqa_utils.artifacts.files import ArtifactError, read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
@@ -19,6 +21,7 @@ from vqa_utils.ensembling.temperature import read_temperatures, scaled
 from vqa_utils.scoring.options import questions_of_fold
 
 pytestmark = pytest.mark.slow
+WEIGHTS = "adapter_model.safetensors"
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
 
 
@@ -98,10 +101,14 @@ def test_folds_around_one_base_give_the_same_bits(paths, folder, runs):
     assert "lent to 4 notebooks" in output
     names = [f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank")]
     for k in (0, 1):
-        for name in ("adapter/adapter_model.safetensors", *names):
+        for name in (f"adapter/{WEIGHTS}", *names):
             own = paths.fold(k).folder / name
             other = RunPaths("shared").fold(k).folder / name
             assert other.read_bytes() == own.read_bytes(), other
+    first, second = (load_file(RunPaths("shared").fold(k).adapter / WEIGHTS) for k in (0, 1))
+    moved = [name for name, weights in first.items() if "lora_B" in name and weights.any()]
+    assert len(moved) == len(first) // 2, "each B began at zero"
+    assert not any(np.array_equal(first[name], second[name]) for name in moved)
 
 
 def test_the_files_keep_the_contracts_between_the_stages(paths, folder):

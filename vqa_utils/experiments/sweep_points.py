@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError, listed
 from vqa_utils.planning.gpus import Gpu
-from vqa_utils.planning.plan import resolve_for_machine
 from vqa_utils.presets import preset
-from vqa_utils.running.resolution import with_absolute_paths
+from vqa_utils.running.resolution import for_machine, with_absolute_paths
 from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")  # of all points, beside `set`
@@ -50,12 +50,13 @@ class Point:
         return RunPaths(self.run_id)
 
 
-def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
+def read_points(file: Path, gpus: Sequence[Gpu], console: Console) -> list[Point]:
     """Read a sweep's file: the product of its grid (the last name changes fastest), then `also`.
 
     Args:
         file: YAML, as in vqa_utils/experiments/README.md.
-        gpus: the machine's; their memory gives a number to each "auto" batch.
+        gpus: the machine's; they give a number to each "auto".
+        console: the terminal.
 
     Raises:
         SweepError: with everything wrong with the file, or with every point of unusable settings.
@@ -67,7 +68,7 @@ def read_points(file: Path, gpus: Sequence[Gpu]) -> list[Point]:
     problems = []
     for own in _own_settings(content):
         try:
-            points.append(_point(file.stem, common, own, gpus))
+            points.append(_point(file.stem, common, own, gpus, console))
         except VqaError as error:
             problems.append(f"{_run_id(file.stem, own)}: {error}")
     problems += _problems_of_names([point.run_id for point in points])
@@ -92,7 +93,9 @@ def _own_settings(content: Settings) -> list[Settings]:
     return points + content.get("also", [])
 
 
-def _point(stem: str, common: Settings, own: Settings, gpus: Sequence[Gpu]) -> Point:
+def _point(
+    stem: str, common: Settings, own: Settings, gpus: Sequence[Gpu], console: Console
+) -> Point:
     """Make a point; its own settings override the common ones."""
     texts = [f"{name}={setting_text(value)}" for name, value in (common | own).items()]
     changes = parse_settings(texts)
@@ -100,7 +103,7 @@ def _point(stem: str, common: Settings, own: Settings, gpus: Sequence[Gpu]) -> P
     run_id = _run_id(stem, {name: changes[name] for name in own})
     changes = with_absolute_paths(changes)
     config = preset(changes.pop("preset", "demo"), **changes)
-    return Point(run_id, resolve_for_machine(config, gpus))
+    return Point(run_id, for_machine(config, gpus, console))
 
 
 def _run_id(stem: str, own: Settings) -> str:

@@ -77,6 +77,7 @@ class SharingError(RunError):
     """This machine's processes cannot share memory."""
 
 
+@functools.cache
 def sharing_problem(gpus: int) -> str:
     """Tell why this machine cannot lend a base on its first GPUs; "" if it can.
 
