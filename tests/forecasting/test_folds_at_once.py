@@ -112,3 +112,9 @@ def test_a_fold_at_a_time_takes_the_memory_of_one():
         assert gpu.gives_back
         base = sum(gpu.weights.values()) - gpu.weights["LoRA and its optimizer"]
         assert gpu.peaks["training"] == base + gpu.kept + gpu.of_one_fold
+    for alone, gpu in zip(one.gpus, two.gpus, strict=True):
+        # Beside one that scores, another may be between its turns of a training step
+        of_scoring = alone.peaks["scoring"] - sum(alone.weights.values())
+        base = sum(gpu.weights.values()) - gpu.weights["LoRA and its optimizer"]
+        lora = gpu.weights["LoRA and its optimizer"]
+        assert gpu.peaks["scoring"] == pytest.approx(base + lora + of_scoring + gpu.kept, rel=1e-3)

@@ -33,12 +33,14 @@ def plan_of(*counts):
     return Plan(tuple(gpus))
 
 
-def gradients(tuned, batch):
+def gradients(tuned, batch, log=None):
     inputs = dict(batch)
     labels = inputs.pop("labels")
     torch.manual_seed(0)
     logits = tuned(**inputs).logits[:, 0].float()
     loss = torch.nn.functional.cross_entropy(logits, labels[:, 1 - batch["logits_to_keep"]])
+    if log is not None:
+        log.append("backward")
     loss.backward()
     found = {name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     tuned.zero_grad()
@@ -69,10 +71,11 @@ def test_a_step_holds_one_gpu_at_a_time_and_computes_the_same(
     tuned = base_with_lora(settings).train()
     wanted = gradients(tuned, batch)
     hand_over.use_turns(tuned, plan_of(*counts))
-    found = gradients(tuned, batch)
-    assert moves == there + back
+    found = gradients(tuned, batch, moves)
+    steps = [*there, "backward", *back]
+    assert moves == steps
     hand_over.end_turn()
-    assert moves == [*there, *back, "give 0"]
+    assert moves == [*steps, "give 0"]
     assert found.keys() == wanted.keys() and len(found) > 8
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 

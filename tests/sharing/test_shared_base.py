@@ -107,7 +107,9 @@ ENDS = """
 import os, threading
 from multiprocessing.connection import Connection
 from vqa_utils.model.lending.lender import end_with
-threading.Thread(target=end_with, args=(Connection(int(sys.argv[1])),)).start()
+import time
+threading.Thread(target=end_with, args=(Connection(int(sys.argv[1])),), daemon=True).start()
+time.sleep(600)
 """
 DRIVER = """
 import sys

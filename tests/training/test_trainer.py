@@ -32,6 +32,14 @@ def test_a_second_visible_gpu_does_not_double_the_batch(
     assert trainer.args.train_batch_size == config.micro_batch
 
 
+def test_a_micro_batch_ends_its_turn_on_the_gpus(watch_training, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(_trainer, "end_turn", lambda: ended.append(True))
+    rows = [{"length": number} for number in range(16)]
+    micro_batches = watch_training(rows, tmp_path)
+    assert len(ended) == len(micro_batches) == 8
+
+
 @pytest.mark.parametrize("held_out_rows", [0, 4])
 def test_an_epoch_is_judged_where_rows_are_held_out(
     config, encoder, challenge, tmp_path, held_out_rows
