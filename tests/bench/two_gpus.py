@@ -4,11 +4,13 @@
     python tests/bench/two_gpus.py --out two_gpus.json --rows 64 16 --folds 1 2 3
 
 A process loads the base and lends it, as in a run; each fold is a process that attaches it. Steps
-have no optimizer. `s_per_row` is over the rows of all folds together, `peak_gib` of tensors by GPU:
-the base once, and the peaks of all folds.
+have no optimizer. `s_per_row` is over the rows of all folds together. By GPU: `peaks_gib`
+of tensors (the base once, and the peaks of all folds), `used_gib` as nvidia-smi has it, with CUDA's
+own, and `use_percent`, the time with a kernel at work.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -16,8 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -36,17 +37,19 @@ from vqa_utils.sharing.server import HOLDER, Server, receive_descriptors, send_d
 from vqa_utils.sharing.turns import Turns
 
 KEY = "random weights"
-WARM_UP = 3  # steps
-BATCHES = 4  # different ones
+BATCHES = 3  # different ones; each is a warm-up too
+
+Measured = dict[str, Any]
 
 
-def settings(args: argparse.Namespace, rows: int, folds: int) -> Config:
-    """Return the settings of a case."""
+def settings(args: argparse.Namespace) -> Config:
+    """Return the settings of the largest case: all cases have its plan."""
+    rows = max(args.rows)
     return replace(
         preset("safe"),
         data="-",
         max_memory=(args.limit,) * args.gpus,
-        folds_at_once=folds,
+        folds_at_once=max(args.folds),
         micro_batch=rows,
         accumulation=1,
         score_batch=rows,
@@ -60,7 +63,7 @@ def lend_base(args: argparse.Namespace) -> None:
 
     from vqa_utils.model.lending.lender import lend
 
-    config = settings(args, args.rows[0], 1)
+    config = settings(args)
     base, memories = lend(load_stock(config, make_processor(patch_px=16)), KEY)
     connection = Connection(args.descriptor)
     connection.send_bytes(base.to_json().encode())
@@ -68,71 +71,71 @@ def lend_base(args: argparse.Namespace) -> None:
 
 
 def run_fold(args: argparse.Namespace) -> None:
-    """Train and score as one of `args.folds` folds; print what was measured."""
+    """Train and score in each case of the command line; print what was measured, a line a case."""
     import torch
     from random_base import make_processor, make_rows
     from speed import score_step, train_step
     from timing import on_device
 
+    from vqa_utils.model import hand_over
     from vqa_utils.model.encoder import Encoder
-    from vqa_utils.model.hand_over import end_turn
     from vqa_utils.model.lending.attach import attached, borrowed_bytes
     from vqa_utils.model.loading import add_lora, finish, loading_options
 
-    (rows,), (folds,) = args.rows, args.folds
-    config = settings(args, rows, folds)
+    config = settings(args)
     plan = memory_plan(config)
+    gpus = range(len(plan.gpus))
     start = time.perf_counter()
     base = attached(KEY, loading_options(config, plan), "random")
     model = add_lora(finish(base, config, plan), config, plan)
-    attach_s = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = Encoder(make_processor(patch_px=16), Path(folder), config.image_side)
-        made = make_rows(Path(folder), config.image_side, rows * BATCHES).to_dict("records")
-        parts = [made[first : first + rows] for first in range(0, len(made), rows)]
-        batches = {
-            "train": [encoder.examples(part) for part in parts],
-            "score": [encoder.questions(part) for part in parts],
-        }
+    attach_s = round(time.perf_counter() - start, 2)
+    take_turns = hand_over.TURNS.move_to
 
     def train(batch: Any) -> None:
         train_step(model, batch)
-        end_turn()
+        hand_over.end_turn()
 
-    steps: dict[str, Callable[[Any], None]] = {
-        "train": train,
-        "score": lambda batch: score_step(model, batch),
-    }
-    gpus = range(len(plan.gpus))
-    print(json.dumps({"attach_s": round(attach_s, 2)}), flush=True)
-    for kind, step in steps.items():
-        model.train(kind == "train")
-        on_host = batches[kind]
+    def score(batch: Any) -> None:
+        score_step(model, batch)
 
-        def go(count: int, step: Any = step, on_host: Any = on_host) -> None:
-            for number in range(count):
-                step(on_device(on_host[number % BATCHES]))
-            for gpu in gpus:
-                torch.cuda.synchronize(gpu)
-
-        go(WARM_UP)
-        for gpu in gpus:
-            torch.cuda.reset_peak_memory_stats(gpu)
-        meet(args.folder, f"{kind} warm", folds)
-        start = time.perf_counter()
-        go(args.steps)
-        took = time.perf_counter() - start
-        meet(args.folder, f"{kind} done", folds)
-        own = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
-        reserved = [torch.cuda.memory_reserved(gpu) for gpu in gpus]
-        found = {
-            "kind": kind,
-            "took_s": round(took, 3),
-            "own_gib": [round(size / GIB, 2) for size in own],
-            "reserved_gib": [round(size / GIB, 2) for size in reserved],
-            "base_gib": [round(borrowed_bytes(gpu) / GIB, 2) for gpu in gpus],
-        }
-        print(json.dumps(found), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Encoder(make_processor(patch_px=16), Path(folder), config.image_side)
+        most = max(args.rows) * BATCHES
+        made = make_rows(Path(folder), config.image_side, most).to_dict("records")
+        for rows, folds in itertools.product(args.rows, args.folds):
+            meet(args.folder, f"{rows} {folds} begin", max(args.folds))
+            if args.number >= folds:
+                meet(args.folder, f"{rows} {folds} end", max(args.folds))
+                continue
+            # A fold alone has the GPUs for itself, as without a server
+            hand_over.TURNS.move_to = take_turns if folds > 1 else lambda gpu: None
+            parts = [made[first : first + rows] for first in range(0, rows * BATCHES, rows)]
+            found: dict[str, Any] = {"rows": rows, "folds": folds, "attach_s": attach_s}
+            for kind, step, encode in (
+                ("train", train, encoder.examples),
+                ("score", score, encoder.questions),
+            ):
+                model.train(kind == "train")
+                batches = [encode(part) for part in parts]
+                for batch in batches:
+                    step(on_device(batch))  # warm-up
+                for gpu in gpus:
+                    torch.cuda.synchronize(gpu)
+                    torch.cuda.reset_peak_memory_stats(gpu)
+                case = f"{rows} {folds} {kind}"
+                meet(args.folder, f"{case} warm", folds)
+                start = time.perf_counter()
+                for number in range(args.steps):
+                    step(on_device(batches[number % BATCHES]))
+                for gpu in gpus:
+                    torch.cuda.synchronize(gpu)
+                took = time.perf_counter() - start
+                meet(args.folder, f"{case} done", folds)
+                own = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
+                found[kind] = {"took_s": took, "own_gib": [size / GIB for size in own]}
+            found["base_gib"] = [borrowed_bytes(gpu) / GIB for gpu in gpus]
+            print(json.dumps(found), flush=True)
+            meet(args.folder, f"{rows} {folds} end", max(args.folds))
 
 
 def meet(folder: Path, name: str, folds: int) -> None:
@@ -142,103 +145,120 @@ def meet(folder: Path, name: str, folds: int) -> None:
         time.sleep(0.005)
 
 
-@contextmanager
-def sampling_use(folder: Path) -> Iterator[dict[str, list[list[float]]]]:
-    """Sample the GPUs' use, in percent, while all folds train, and while they score."""
-    samples: dict[str, list[list[float]]] = {"train": [], "score": []}
-    is_over = threading.Event()
+class Sampler(threading.Thread):
+    """Samples the GPUs' use, in percent, and memory, in MiB, while all folds of a case are at it."""
 
-    def sample() -> None:
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        while not is_over.wait(0.1):
-            for kind, found in samples.items():
-                has_begun = any(folder.glob(f"{kind} warm *"))
-                if has_begun and not any(folder.glob(f"{kind} done *")):
-                    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-                    found.append([float(line) for line in answer.stdout.split()])
+    def __init__(self, folder: Path):
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.samples: dict[str, list[list[float]]] = {}  # by case: use and memory of each GPU
 
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        is_over.set()
-        thread.join()
+    def run(self) -> None:
+        """Sample until the process ends."""
+        query = "--query-gpu=utilization.gpu,memory.used"
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        while True:
+            time.sleep(0.1)
+            warm = {path.name.split(" warm")[0] for path in self.folder.glob("* warm *")}
+            done = {path.name.split(" done")[0] for path in self.folder.glob("* done *")}
+            for case in warm - done:
+                answer = subprocess.run(command, capture_output=True, text=True, check=True)
+                numbers = [float(part) for part in answer.stdout.replace(",", " ").split()]
+                self.samples.setdefault(case, []).append(numbers)
+
+    def of(self, case: str, gpus: int) -> dict[str, list[float]]:
+        """Return the mean use and the highest memory of each GPU."""
+        columns = list(zip(*self.samples.get(case, [[0.0, 0.0] * gpus]), strict=True))
+        use = [sum(column) / len(column) for column in columns[0 : 2 * gpus : 2]]
+        memory = [max(column) / 1024 for column in columns[1 : 2 * gpus : 2]]
+        return {
+            "use_percent": [round(value, 1) for value in use],
+            "used_gib": [round(value, 2) for value in memory],
+        }
 
 
-def run_case(args: argparse.Namespace, server: Server, rows: int, folds: int) -> dict[str, Any]:
-    """Run folds at a time; return what they measured together."""
-    plan = memory_plan(settings(args, rows, folds))
-    with tempfile.TemporaryDirectory() as folder, sampling_use(Path(folder)) as use:
+def together(found: list[dict[str, Any]], sampler: Sampler, args: argparse.Namespace) -> Measured:
+    """Put together what the folds of one case measured."""
+    rows, folds = found[0]["rows"], found[0]["folds"]
+    result: Measured = {"rows": rows, "folds": folds}
+    result["attach_s"] = [fold["attach_s"] for fold in found]
+    for kind in ("train", "score"):
+        slowest = max(fold[kind]["took_s"] for fold in found)
+        peaks = []
+        for gpu in range(args.gpus):
+            own = sum(fold[kind]["own_gib"][gpu] for fold in found)
+            peaks.append(round(found[0]["base_gib"][gpu] + own, 2))
+        result[kind] = {
+            "s_per_row": round(slowest / (args.steps * rows * folds), 5),
+            "peaks_gib": peaks,
+            **sampler.of(f"{rows} {folds} {kind}", args.gpus),
+        }
+    return result
+
+
+def run_cases(args: argparse.Namespace, server: Server) -> Iterator[Measured]:
+    """Start as many folds as the largest case has; yield the measures of each case."""
+    with tempfile.TemporaryDirectory() as folder:
+        sampler = Sampler(Path(folder))
+        sampler.start()
         processes = []
-        for number in range(folds):
-            command = [sys.executable, __file__, "--part", "fold", "--folder", folder]
-            command += ["--rows", str(rows), "--folds", str(folds), "--steps", str(args.steps)]
-            command += ["--limit", args.limit, "--gpus", str(args.gpus)]
+        for number in range(max(args.folds)):
+            command = [sys.executable, __file__, "--part", "fold", *arguments_of(args)]
+            command += ["--folder", folder, "--number", str(number)]
             environment = os.environ | server.environment | {HOLDER: f"fold {number}"}
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
             )
             processes.append(process)
-        outputs = [process.communicate()[0].splitlines() for process in processes]
-    if any(process.returncode for process in processes):
-        return {"rows": rows, "folds": folds, "failed": True}
-    found = [[json.loads(line) for line in lines[-3:]] for lines in outputs]
-    result: dict[str, Any] = {
-        "rows": rows,
-        "folds": folds,
-        "layers": [len(gpu.layers) for gpu in plan.gpus],
-        "planned_gib": [round(gpu.total / GIB, 2) for gpu in plan.gpus],
-        "attach_s": [fold[0]["attach_s"] for fold in found],
-    }
-    for part, kind in ((1, "train"), (2, "score")):
-        measures = [fold[part] for fold in found]
-        slowest = max(measure["took_s"] for measure in measures)
-        peaks = []
-        for gpu in range(args.gpus):
-            own = sum(measure["own_gib"][gpu] for measure in measures)
-            peaks.append(round(measures[0]["base_gib"][gpu] + own, 2))
-        result[kind] = {
-            "s_per_row": round(slowest / (args.steps * rows * folds), 5),
-            "peak_gib": peaks,
-            "reserved_gib": [measure["reserved_gib"] for measure in measures],
-            "use_percent": mean_of(use[kind]),
-        }
-    return result
+        for _, folds in itertools.product(args.rows, args.folds):
+            lines = [process.stdout.readline() for process in processes[:folds]]
+            if not all(lines):
+                raise SystemExit("a fold has ended: its error stands above")
+            yield together([json.loads(line) for line in lines], sampler, args)
+        for process in processes:
+            process.wait()
 
 
-def mean_of(samples: Sequence[Sequence[float]]) -> list[float]:
-    """Average samples by GPU."""
-    return [round(sum(column) / len(column), 1) for column in zip(*samples, strict=True)]
+def arguments_of(args: argparse.Namespace) -> list[str]:
+    """Return the arguments that all parts share."""
+    words = ["--limit", args.limit, "--gpus", str(args.gpus), "--steps", str(args.steps)]
+    words += ["--rows", *map(str, args.rows), "--folds", *map(str, args.folds)]
+    return words
 
 
 def main(args: argparse.Namespace) -> None:
     """Load the base once, and run all cases around it."""
     ours, theirs = Pipe()
-    command = [sys.executable, __file__, "--part", "lend", "--descriptor", str(theirs.fileno())]
-    command += ["--rows", str(args.rows[0]), "--limit", args.limit, "--gpus", str(args.gpus)]
+    command = [sys.executable, __file__, "--part", "lend", *arguments_of(args)]
+    command += ["--descriptor", str(theirs.fileno())]
     start = time.perf_counter()
     lender = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
     theirs.close()
     base = LentBase.from_json(ours.recv_bytes().decode())
     descriptors = receive_descriptors(ours, len(base.blocks))
     lender.wait()
-    names = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
-    results: list[dict[str, Any]] = [{"gpus": names[: args.gpus], "limit": args.limit}]
-    results[0]["lent_s"] = round(time.perf_counter() - start, 1)
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    plan = memory_plan(settings(args))
+    results: list[Measured] = [
+        {
+            "gpus": names[: args.gpus],
+            "limit": args.limit,
+            "lent_s": round(time.perf_counter() - start, 1),
+            "layers": [len(gpu.layers) for gpu in plan.gpus],
+            "folds": max(args.folds),
+            "rows": max(args.rows),
+            "planned_gib": [round(gpu.total / GIB, 2) for gpu in plan.gpus],
+            "gives_back": plan.gives_back,
+        }
+    ]
     print(json.dumps(results[0]), flush=True)
     turns = Turns(lambda *stall: print("stall", *stall, flush=True))
     with Server(turns, base, descriptors) as server:
-        for rows in args.rows:
-            for folds in args.folds:
-                results.append(run_case(args, server, rows, folds))
-                print(json.dumps(results[-1]), flush=True)
-                args.out.write_text(json.dumps(results, indent=1))
+        for result in run_cases(args, server):
+            results.append(result)
+            print(json.dumps(result), flush=True)
+            args.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
@@ -253,6 +273,7 @@ if __name__ == "__main__":
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     {"lend": lend_base, "fold": run_fold}.get(arguments.part, main)(arguments)
