@@ -10,7 +10,7 @@ from recount import with_text
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
 from vqa_utils.planning.activations import LONGER_INSTRUCTION, TEXT_TOKENS, batch_of
-from vqa_utils.planning.placement import Plan
+from vqa_utils.planning.placement import Placement, Plan
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
@@ -25,10 +25,26 @@ def parsed(changes, separator=","):
     return parse_settings(part for part in changes.split(separator) if part)
 
 
+def as_measured(plan, recorded, config, shape):
+    """The plan with the cut, and the layers without checkpointing, that were measured."""
+    placement = Placement(config, shape, TEXT_TOKENS)
+    gpus = []
+    start = 0
+    for number, gpu in enumerate(plan.gpus):
+        end = start + recorded["layers"][number]
+        if len(gpu.layers) != end - start:
+            modules = [*(placement.first if number == 0 else placement.last)]
+            gpu = placement.without_offloading(modules + placement.layers[start:end], gpu.limit)
+        first = end - start - recorded["uncheckpointed_layers"][number]
+        gpus.append(replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:])))
+        start = end
+    return Plan(tuple(gpus))
+
+
 @pytest.mark.parametrize(
     "recorded", RECORDED, ids=lambda recorded: f"{recorded['case']}-{len(recorded['limit_gib'])}"
 )
-def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
+def test_the_plan_is_within_a_few_percent_of_every_recorded_peak(recorded):
     name, _, changes = recorded["case"].partition(":")
     limits = [int(limit * GIB) for limit in recorded["limit_gib"]]
     config = replace(
@@ -39,22 +55,19 @@ def test_the_plan_is_within_five_percent_of_every_recorded_peak(recorded):
     )
     shape = shape_of(config)
     text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
-    gpus = []
-    planned = make_plan(config, shape, limits).gpus
-    for gpu, layers, uncheckpointed in zip(
-        planned, recorded["layers"], recorded["uncheckpointed_layers"], strict=True
-    ):
-        assert len(gpu.layers) == layers  # the cut that was measured
-        # As many layers without checkpointing as it was measured with
-        first = len(gpu.layers) - uncheckpointed
-        gpus.append(replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:])))
-    plan = with_text(Plan(tuple(gpus)), config, shape, text_tokens)
+    planned = make_plan(config, shape, limits)
+    plan = with_text(as_measured(planned, recorded, config, shape), config, shape, text_tokens)
     loaded = [recorded["load_peak_gib"], *[0.0] * (len(limits) - 1)]  # seen on the first GPU alone
     for gpu, *measured in zip(
         plan.gpus, recorded["trained_gib"], recorded["scored_gib"], loaded, strict=True
     ):
         assert gpu.total / GIB == pytest.approx(max(measured), rel=0.05)
-    assert len(plan.offloaded_layers) == recorded["offloaded_layers"]
+        trained = gpu.peaks["training"] / GIB
+        # On each card of two as well. Of offloaded layers, one more was measured
+        within = 0.05 if plan.offloaded_layers else 0.03
+        assert trained == pytest.approx(measured[0], rel=within)
+    # A plan of then, which counted logits beside the last layer, offloaded one more
+    assert len(plan.offloaded_layers) == pytest.approx(recorded["offloaded_layers"], abs=1)
 
 
 SCORED = []
@@ -80,7 +93,8 @@ def test_scoring_is_within_two_percent_of_every_recorded_peak(recorded, mode):
 
 def peaks(phase, **changes):
     """The sum over two GPUs, as layers may move from one to the other."""
-    settings = {"micro_batch": 1, "tta": 1, "use_gradient_checkpointing": True, **changes}
+    settings = {"micro_batch": 1, "score_batch": 8, "tta": 1, "use_gradient_checkpointing": True}
+    settings |= changes
     plan = make_plan(preset("safe", **settings), SHAPE, [int(14e9)] * 2)
     return sum(gpu.peaks[phase] for gpu in plan.gpus)
 

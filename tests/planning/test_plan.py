@@ -73,11 +73,11 @@ def test_as_many_rows_are_scored_as_training_has_memory_for(name, limits):
     limits = [int(limit) for limit in limits]
     config = resolve_batches(preset(name), SHAPE, limits)
     plan = make_plan(config, SHAPE, limits)
-    assert all(gpu.peaks["training"] == gpu.total for gpu in plan.gpus)
+    assert all(gpu.before_scoring == gpu.total for gpu in plan.gpus)
     if config.score_batch < 128:
         double = replace(config, score_batch=2 * config.score_batch)
         more = make_plan(double, SHAPE, limits)
-        assert any(gpu.peaks["training"] < gpu.total for gpu in more.gpus)
+        assert any(gpu.before_scoring < gpu.total for gpu in more.gpus)
 
 
 def test_little_memory_scores_fewer_rows():
@@ -120,6 +120,8 @@ def test_the_table_says_what_the_plan_says():
     sizes = {name: float(size) for name, size in rows}
     assert sizes["peak"] == pytest.approx(gpu.total / GIB, abs=0.006) and sizes["left"] < 0
     for name, size in {**gpu.weights, **gpu.training}.items():
+        if not size:
+            continue  # a row of zeros is left out
         assert sizes[name] == pytest.approx(size / GIB, abs=0.006)
     assert "mlp" not in sizes
     assert "safe does not fit on 1 x Tesla T4" in text and "offload_experts=true" in text

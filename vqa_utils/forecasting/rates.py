@@ -9,8 +9,8 @@ from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 # Share of the best rates (a large product's, a large copy's) that this code's kernels reach.
 # Fitted on the busy time of an earlier run: tests/bench/README.md.
 SUSTAINED = 0.9
-# Share of its time in which a GPU of folds that take turns is somebody's: handing over takes the
-# rest. 0.92 was measured with two folds at 64 rows per pass, 0.80 with two at 16
+# Share of its time in which the busiest GPU of folds that take turns is somebody's: handing over
+# takes the rest. Measured at 64 rows per pass: 0.91 with two folds, 0.96 with three
 TURNS_KEPT = 0.9
 
 

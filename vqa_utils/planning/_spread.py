@@ -2,15 +2,18 @@
 
 import bisect
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vqa_utils.config import Config
-from vqa_utils.planning.activations import LONG_TEXT_TOKENS
+from vqa_utils.planning.activations import LONG_TEXT_TOKENS, Batch
 from vqa_utils.planning.memory import Bytes
 from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, Plan
-from vqa_utils.planning.shapes import ModelShape
+from vqa_utils.planning.shapes import VISION, ModelShape, is_matrix
 
+# A decoder layer in passes forward: one in scoring, nearly three in training, as much of both in a run
+PASSES = 2
 # Plans a GPU with these modules and this limit: `Placement.with_offloading`, or without
 PlanGpu = Callable[[Sequence[str], int], GpuPlan]
 # Plans GPU `number` with the decoder layers from `start` up to `end`
@@ -31,9 +34,12 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
     """
     placement = Placement(config, shape, text_tokens)
     plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
-    if takes_turns(config, limits) and not plan.leaves_reserve:
-        placement = Placement(config, shape, text_tokens, gives_back=True)
-        plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+    if takes_turns(config, limits):
+        if not plan.leaves_reserve:
+            placement = Placement(config, shape, text_tokens, gives_back=True)
+            plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+        gpus = spread_work(placement, limits)
+        plan = Plan(tuple(gpus)) if gpus else plan
     if config.offload_experts and not plan.leaves_reserve:
         gpus = spread_offloaded(placement, limits)
         if not gpus:
@@ -47,6 +53,51 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
 def takes_turns(config: Config, limits: Sequence[int]) -> bool:
     """Tell whether folds take turns on these GPUs. Giving memory back takes time in each."""
     return config.sharing_folds > 1 and len(limits) > 1
+
+
+def spread_work(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
+    """Minimise the work on the busiest GPU: in turns, it sets the pace of all.
+
+    Returns:
+        The GPUs with all decoder layers; [] if no spread leaves the reserve free.
+    """
+    plan_share = _shares(placement.without_offloading, placement, limits)
+    tower = layers_of_tower(placement.shape, placement.training)
+
+    def work(gpu: GpuPlan) -> float:
+        return len(gpu.layers) + (tower if VISION in gpu.modules else 0)
+
+    def within(most: float) -> list[GpuPlan] | None:
+        def accepts(gpu: GpuPlan) -> bool:
+            return gpu.left >= RESERVE * gpu.limit and work(gpu) <= most
+
+        return _fill(plan_share, accepts, placement, len(limits))
+
+    # The work of a GPU is a number of layers, for the first with the tower
+    amounts = sorted(
+        {layers + extra for layers in range(len(placement.layers) + 1) for extra in (0, tower)}
+    )
+    least = bisect.bisect_left(amounts, True, key=lambda most: within(most) is not None)
+    return (within(amounts[least]) if least < len(amounts) else None) or []
+
+
+def layers_of_tower(shape: ModelShape, batch: Batch) -> float:
+    """Compute how many decoder layers take as long as the vision tower, by their products.
+
+    The tower runs forward alone; of `PASSES`.
+    """
+    tower = 0.0  # multiplications for a patch
+    layer = 0.0  # for a token
+    for name, size in shape.parameters.items():
+        count = math.prod(size)
+        if name.startswith(f"{VISION}.blocks.") and len(size) > 1:
+            tower += count
+        elif name.startswith(f"{shape.layer_names[0]}.") and is_matrix(name):
+            is_stack_of_experts = len(size) == 3
+            layer += count * shape.experts_per_token / size[0] if is_stack_of_experts else count
+    patches = batch.image_tokens * shape.pixels_per_token / shape.patch_px**2
+    tokens = batch.image_tokens + batch.text_tokens
+    return (tower * patches) / (PASSES * layer * tokens)
 
 
 def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:

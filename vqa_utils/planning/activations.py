@@ -43,6 +43,7 @@ FITTED_ATTENTION_FORWARD = 35
 SAVED = "saved for the backward"
 WORKING = "one layer's temporaries"
 DENSE = "dequantised weights"
+PIXELS = "images"
 LOGITS = "logits"
 
 
@@ -88,9 +89,12 @@ def training_bytes(
     layers: int,
     uncheckpointed: int,
     *,
+    first: bool,
     head: bool,
 ) -> Bytes:
     """Count the activations at the peak of a training step: in the backward of a GPU's last layer.
+
+    By then the logits are gone, so they count only where they need more than that layer.
 
     Args:
         shape: the model's.
@@ -98,6 +102,7 @@ def training_bytes(
         batch: one pass of training.
         layers: the GPU's decoder layers.
         uncheckpointed: how many of these skip activation checkpointing.
+        first: True for the GPU with the vision tower: a step holds its images to the end.
         head: True for the GPU with the head, and so with the logits.
     """
     saved = layers * input_bytes(shape, batch) + uncheckpointed * saved_bytes(shape, config, batch)
@@ -108,8 +113,9 @@ def training_bytes(
         per_token = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
         working = int(per_token) * batch.tokens
         dense = dense_bytes(shape)
-    logits = logits_bytes(shape, batch) if head else 0
-    return {SAVED: saved, WORKING: working, DENSE: dense, LOGITS: logits}
+    pixels = _patches(shape, batch) * _pixel_bytes(shape) if first else 0
+    logits = max(0, logits_bytes(shape, batch) - working - dense) if head else 0
+    return {SAVED: saved, PIXELS: pixels, WORKING: working, DENSE: dense, LOGITS: logits}
 
 
 def input_bytes(shape: ModelShape, batch: Batch) -> int:

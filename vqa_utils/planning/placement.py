@@ -67,12 +67,18 @@ class GpuPlan:
     @property
     def kept(self) -> int:
         """What a fold keeps between its turns: LoRA, its optimizer, and tensors of its backward."""
-        return self.weights.get(LORA, 0) + self.training[activations.SAVED]
+        images = self.training[activations.PIXELS]
+        return self.weights.get(LORA, 0) + self.training[activations.SAVED] + images
 
     @property
     def of_one_fold(self) -> int:
         """LoRA with its optimizer, and the activations of training, of one fold."""
         return self.weights.get(LORA, 0) + sum(self.training.values())
+
+    @property
+    def before_scoring(self) -> int:
+        """The highest peak of loading and training."""
+        return max(self.peaks["training"], self.peaks["loading"])
 
     @property
     def total(self) -> int:
@@ -246,10 +252,11 @@ class Placement:
             self.training,
             len(layers),
             len(uncheckpointed),
+            first=VISION in modules,
             head=NORM in modules,
         )
-        saved = training[activations.SAVED]
-        peaks = self._other_peaks(modules, weights, saved, has_layers=bool(layers))
+        kept = training[activations.SAVED] + training[activations.PIXELS]
+        peaks = self._other_peaks(modules, weights, kept, has_layers=bool(layers))
         return GpuPlan(
             limit,
             tuple(modules),
@@ -263,14 +270,14 @@ class Placement:
         )
 
     def _other_peaks(
-        self, modules: Sequence[str], weights: Bytes, saved: int, *, has_layers: bool
+        self, modules: Sequence[str], weights: Bytes, kept: int, *, has_layers: bool
     ) -> Bytes:
         """Count the peaks of loading, scoring and the vision tower.
 
         Args:
             modules: on the GPU.
             weights: of these, by group.
-            saved: for the backward, by a fold that trains.
+            kept: by a fold that trains, between its turns, beside LoRA.
             has_layers: True if there are decoder layers among the modules.
         """
         lora = weights.get(LORA, 0)
@@ -278,7 +285,7 @@ class Placement:
         others = self.config.sharing_folds - 1
 
         def with_others(own: int) -> int:
-            of_each = lora + saved if self.gives_back else own
+            of_each = lora + kept if self.gives_back else own
             return base + own + others * of_each
 
         has_vision = VISION in modules

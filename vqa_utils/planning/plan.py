@@ -109,7 +109,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
 
 
 def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]) -> int:
-    """Find the most rows, up to 128, to score in the memory of training on each GPU.
+    """Find the most rows, up to 128, to score in the memory of training or loading on each GPU.
 
     Args:
         config: settings with a number for the micro-batch.
@@ -121,7 +121,7 @@ def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     """
     for rows in SCORE_BATCHES:
         plan = spread(replace(config, score_batch=rows), shape, limits, TEXT_TOKENS)
-        if all(gpu.total == gpu.peaks["training"] for gpu in plan.gpus):
+        if all(gpu.total == gpu.before_scoring for gpu in plan.gpus):
             return rows
     return 1
 
