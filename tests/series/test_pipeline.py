@@ -93,19 +93,20 @@ def test_a_run_writes_exactly_these_files(paths):
     assert found == expected
 
 
-def test_folds_around_one_base_give_the_same_bits(paths, folder, runs):
+def test_folds_around_one_base_give_the_same_bits(paths, folder, tmp_path):
     """As the run before, whose folds each loaded a base; both with a thread for each fold."""
     shared = ("--data", str(folder), "--run-id", "shared", "--set", "folds_at_once=2", *SETTINGS)
-    output = run_all(*shared, runs=runs)
+    output = run_all(*shared, runs=tmp_path)
     assert "for 2 folds, 2 at a time" in output
     assert "lent to 4 notebooks" in output
     names = [f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank")]
+    shared_run = tmp_path / "shared"
     for k in (0, 1):
         for name in (f"adapter/{WEIGHTS}", *names):
             own = paths.fold(k).folder / name
-            other = RunPaths("shared").fold(k).folder / name
+            other = shared_run / f"fold{k}" / name
             assert other.read_bytes() == own.read_bytes(), other
-    first, second = (load_file(RunPaths("shared").fold(k).adapter / WEIGHTS) for k in (0, 1))
+    first, second = (load_file(shared_run / f"fold{k}/adapter/{WEIGHTS}") for k in (0, 1))
     moved = [name for name, weights in first.items() if "lora_B" in name and weights.any()]
     assert len(moved) == len(first) // 2, "each B began at zero"
     assert not any(np.array_equal(first[name], second[name]) for name in moved)

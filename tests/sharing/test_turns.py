@@ -58,6 +58,7 @@ def test_gpus_have_queues_of_their_own(turns):
     turns.take(1, "b")
     turns.give(0, "a")
     turns.take(0, "b")
+    assert [list(turns._queues[gpu]) for gpu in (0, 1)] == [["b"], ["b"]]
 
 
 def test_who_has_ended_holds_nothing_and_waits_for_nothing(turns):

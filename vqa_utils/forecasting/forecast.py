@@ -83,24 +83,27 @@ def forecast(
     evaluating = row_times.evaluating()
     scoring = row_times.scoring()
 
-    held_out_share = 1 / config.n_folds if config.use_kfold else config.holdout_fraction
-    held_out = rows.train * held_out_share
+    held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
     trained_on = rows.train - held_out + rows.extra
     epoch = trained_on * training.wall + held_out * evaluating.wall
-    lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
-    first_start, later_start = _start_seconds(config, shape, lends=lends)
-
     held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
     scored = held_out * held_out_scorings + rows.test
     folds = len(config.fold_numbers)
-    train_seconds = [later_start + config.epochs * epoch] * folds
-    score_seconds = [later_start + scored * scoring.wall] * folds
+    train_seconds = [config.epochs * epoch] * folds
+    score_seconds = [scored * scoring.wall] * folds
     if config.refit:  # trains on all rows, and scores the test set alone
         all_rows = rows.train + rows.extra
-        train_seconds.append(later_start + config.epochs * all_rows * training.wall)
-        score_seconds.append(later_start + rows.test * scoring.wall)
-    gain = training.gain if machine.lends else float
-    run = _finish_time(train_seconds, score_seconds, machine.side_by_side, gain)
+        train_seconds.append(config.epochs * all_rows * training.wall)
+        score_seconds.append(rows.test * scoring.wall)
+
+    lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
+    first_start, later_start = _start_seconds(config, shape, lends=lends)
+    run = _finish_time(
+        [later_start + seconds for seconds in train_seconds],
+        [later_start + seconds for seconds in score_seconds],
+        machine.side_by_side,
+        training.gain if machine.lends else float,
+    )
     run += first_start - later_start  # one load reads the unquantised checkpoint
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 

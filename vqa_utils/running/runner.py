@@ -197,16 +197,17 @@ class Runner:
             if earlier is not None:
                 earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
+            is_done_with = False
             try:
                 self._run(step, progress, process, crowd)
             except CrowdedOutOfMemory as error:
+                is_done_with = True
                 self.console.print(f"  {error}", style="yellow", markup=False)
-                run_when_free(step, None)  # in another process: this one stays out of `free`
-            except BaseException:
-                free.put(process)
-                raise
-            else:
-                free.put(process)
+            finally:
+                if not is_done_with:
+                    free.put(process)
+            if is_done_with:
+                run_when_free(step, None)  # in the process of another fold, when that has ended
 
         latest: dict[int | None, Future] = {}  # by fold
         running = []

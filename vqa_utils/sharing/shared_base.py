@@ -113,25 +113,25 @@ def _load(paths: RunPaths) -> tuple[LentBase, list[int]]:
     """
     ours, theirs = Pipe()
     log = paths.folder / "lender.log"
-    with ours, log.open("w") as output:
-        command = [*LENDER, "lend", paths.run_id, str(theirs.fileno())]
+    with log.open("w") as output, theirs:
         lender = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, pass_fds=[theirs.fileno()]
+            [*LENDER, "lend", paths.run_id, str(theirs.fileno())],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            pass_fds=[theirs.fileno()],
         )
-        theirs.close()
-        try:
+    try:
+        with ours:  # closed, it ends the lender, whatever happens here
             base = LentBase.from_json(ours.recv_bytes().decode())
             descriptors = receive_descriptors(ours, len(base.blocks))
-        except EOFError:
-            problem = _last_line(log.read_text(encoding="utf-8"))
-            if lender.wait() == REFUSED:
-                raise SharingError(problem) from None
-            raise RunError(f"the base could not be loaded: {problem}\nlog: {shown(log)}") from None
-        except BaseException:
-            lender.kill()
-            raise
-        finally:
-            lender.wait()
+    except EOFError:
+        problem = _last_line(log.read_text(encoding="utf-8"))
+        if lender.wait() == REFUSED:
+            raise SharingError(problem) from None
+        raise RunError(f"the base could not be loaded: {problem}\nlog: {shown(log)}") from None
+    finally:
+        lender.wait()
     log.unlink()
     return base, descriptors
 

@@ -50,6 +50,8 @@ def allocate(size: int, gpu: int | None) -> Memory:
         LendingError: CUDA refuses.
     """
     if gpu is None:
+        if not hasattr(os, "memfd_create"):
+            raise LendingError("expected Linux, whose memory has file descriptors")
         descriptor = os.memfd_create("vqa-base")
         os.truncate(descriptor, size)
         stretch = mmap.mmap(descriptor, size)
