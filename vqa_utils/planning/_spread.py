@@ -12,7 +12,7 @@ from vqa_utils.planning.memory import Bytes
 from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, Plan
 from vqa_utils.planning.shapes import VISION, ModelShape, is_matrix
 
-# A decoder layer in passes forward: one in scoring, nearly three in training, as much of both in a run
+# A decoder layer's work in forwards: one in scoring, nearly three in training; runs have both
 PASSES = 2
 # Plans a GPU with these modules and this limit: `Placement.with_offloading`, or without
 PlanGpu = Callable[[Sequence[str], int], GpuPlan]
@@ -73,18 +73,19 @@ def spread_work(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
 
         return _fill(plan_share, accepts, placement, len(limits))
 
-    # The work of a GPU is a number of layers, for the first with the tower
-    amounts = sorted(
-        {layers + extra for layers in range(len(placement.layers) + 1) for extra in (0, tower)}
-    )
+    # The work of a GPU is a number of layers, on the first with the tower
+    layers = range(len(placement.layers) + 1)
+    amounts = sorted([*layers, *(count + tower for count in layers)])
     least = bisect.bisect_left(amounts, True, key=lambda most: within(most) is not None)
-    return (within(amounts[least]) if least < len(amounts) else None) or []
+    if least == len(amounts):
+        return []
+    return within(amounts[least]) or []
 
 
 def layers_of_tower(shape: ModelShape, batch: Batch) -> float:
     """Compute how many decoder layers take as long as the vision tower, by their products.
 
-    The tower runs forward alone; of `PASSES`.
+    The tower runs once, and a layer `PASSES` times.
     """
     tower = 0.0  # multiplications for a patch
     layer = 0.0  # for a token
