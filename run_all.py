@@ -106,9 +106,10 @@ def predict_test(args: "Namespace", console: "Console") -> None:
     from vqa_utils.planning.machine_check import check_run
     from vqa_utils.running.lock import locked
     from vqa_utils.running.prediction import predict
-    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.resolution import for_machine, resolve_run
 
     paths, config = resolve_run(args, new_id="")
+    config = for_machine(config, find_gpus(), console)
     check_run(config, find_gpus())
     with locked(paths):
         submission = predict(paths, config, Path(args.folder), console)

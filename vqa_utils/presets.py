@@ -128,6 +128,8 @@ def differences(config: Config) -> dict[str, Any]:
         )
     if expected.score_batch == AUTO:
         expected = replace(expected, score_batch=config.score_batch)
+    if expected.folds_at_once == AUTO:
+        expected = replace(expected, folds_at_once=config.folds_at_once)
     values = {name: getattr(config, name) for name in SETTINGS}
     return {name: value for name, value in values.items() if value != getattr(expected, name)}
 

@@ -43,6 +43,7 @@ def lent(one_gpu, plan, monkeypatch):
             monkeypatch.setenv(name, value)
         client._connection.cache_clear()
         attach._mapped_base.cache_clear()
+        monkeypatch.setattr(attach, "_mapped", [])
         yield server
     client._connection.cache_clear()
     attach._mapped_base.cache_clear()

@@ -24,9 +24,14 @@ def lent(config, monkeypatch):
     base, memories = lender.lend(load_packed(config, None), key)
     description = LentBase.from_json(base.to_json())
     monkeypatch.setattr(
-        attach, "lent_base", lambda: (description, [memory.export() for memory in memories])
+        attach,
+        "lent_base",
+        lambda asked: (
+            (description, [memory.export() for memory in memories]) if asked == key else None
+        ),
     )
     attach._mapped_base.cache_clear()
+    monkeypatch.setattr(attach, "_mapped", [])
     loads = []
     monkeypatch.setattr(
         loading, "load_packed", lambda *args: loads.append(args) or load_packed(*args)
@@ -49,7 +54,8 @@ def test_a_lent_base_is_the_loaded_one_bit_by_bit(config, base, lent):
 
 def test_a_lent_base_is_not_copied(config, lent):
     found = load_base(config, None)
-    blocks = attach._mapped_base().blocks
+    (mapped_base,) = attach._mapped
+    blocks = mapped_base.blocks
     ranges = [(block.data_ptr(), block.data_ptr() + len(block)) for block in blocks]
 
     def is_lent(tensor):
@@ -115,10 +121,22 @@ def test_swapped_words_have_another_fingerprint():
     assert fingerprint(data) != fingerprint(data.roll(8))
 
 
+def test_tied_weights_are_lent_once():
+    weight = torch.arange(8.0)
+    state = {"embed": weight, "other": torch.ones(8), "head": weight}
+    memories, blocks, places = lender.pack(state)
+    assert places["head"] == places["embed"] != places["other"]
+    assert state == {} and len(blocks) == len(memories)
+    assert torch.equal(
+        attach.view_of(memories[places["head"].block].tensor, places["head"]), weight
+    )
+
+
 def test_lending_needs_room_for_one_block_more(config, monkeypatch):
     """Tensors are let go of block by block, not at the end."""
     left = []
-    state = {f"model.language_model.layers.{number}.weight": torch.ones(8) for number in range(3)}
+    names = [f"model.language_model.layers.{number}.weight" for number in range(3)]
+    state = {name: torch.ones(8) for name in names}
     monkeypatch.setattr(
         lender, "allocate", lambda *args: left.append(len(state)) or allocate(*args)
     )

@@ -21,7 +21,9 @@ from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
 from vqa_utils.running.execution import NotebookError, OutOfMemory
+from vqa_utils.running.runner import Crowd
 from vqa_utils.running.stages import Stage, Step
+from vqa_utils.sharing.shared_base import Sharing
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +213,9 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
 @pytest.fixture
 def around_one_base(side_by_side, monkeypatch):
     """As `side_by_side`, with both folds on the same GPUs."""
-    monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(TWO))
+    sharing = Sharing(TWO, lambda: side_by_side.withdrawn.append(True))
+    side_by_side.withdrawn = []
+    monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(sharing))
     return side_by_side
 
 
@@ -253,8 +257,38 @@ def test_the_last_fold_around_a_base_takes_the_ladder(around_one_base, monkeypat
             raise NotebookError("out of memory", OutOfMemory(0, "training"))
 
     monkeypatch.setattr(runner.Runner, "_climb", lambda *args, **kwargs: attempts.append("rung"))
+    monkeypatch.setattr(runner, "find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr(runner, "is_placed_alike", lambda *args: False)
     around_one_base(work, TRAIN, folds=(0,))
     assert attempts == [0, 0, "rung", 0]
+    assert around_one_base.withdrawn == [True], "layers have moved: the base is of no use"
+    names = [path.name for path in around_one_base.paths.notebooks.glob("*out-of-memory*")]
+    assert sorted(names) == [f"train-fold0-out-of-memory{attempt}.ipynb" for attempt in (1, 2)]
+
+
+def test_a_fold_that_ran_out_beside_one_that_has_left_keeps_its_settings():
+    crowd = Crowd(Sharing(TWO, lambda: None))
+    assert crowd.leave(2) is True
+    assert crowd.leave(2) is False, "the other has gone since: the same again, alone"
+    assert crowd.leave(1) is None, "now the ladder"
+
+
+def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):
+    begun = []
+    both_are_here = threading.Barrier(3)
+
+    def interrupted(futures):
+        both_are_here.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    def work(name, fold):
+        begun.append(fold)
+        both_are_here.wait(PATIENCE)
+
+    monkeypatch.setattr(runner, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(work, TRAIN, folds=(0, 1, 2, 3))
+    assert sorted(begun) == [0, 1]
 
 
 @pytest.mark.parametrize(

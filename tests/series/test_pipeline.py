@@ -98,7 +98,7 @@ def test_folds_around_one_base_give_the_same_bits(paths, folder, tmp_path):
     shared = ("--data", str(folder), "--run-id", "shared", "--set", "folds_at_once=2", *SETTINGS)
     output = run_all(*shared, runs=tmp_path)
     assert "for 2 folds, 2 at a time" in output
-    assert "lent to 4 notebooks" in output
+    assert "lent 4 times" in output
     names = [f"probs_{rows}.csv" for rows in ("oof", "test", "zero_shot", "blank")]
     shared_run = tmp_path / "shared"
     for k in (0, 1):

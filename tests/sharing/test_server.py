@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -41,12 +44,13 @@ def serve(monkeypatch, tmp_path):
     yield start
     client._connection.cache_clear()
     for server in servers:
-        server.close()
+        if not server._is_closed:
+            server.close()
 
 
 def test_no_server_lends_nothing(monkeypatch):
     monkeypatch.delenv(ADDRESS, raising=False)
-    assert not client.is_shared() and client.lent_base() is None
+    assert not client.is_shared() and client.lent_base("a key") is None
 
 
 def test_a_description_survives_its_text():
@@ -59,7 +63,7 @@ def test_a_fold_gets_the_description_and_open_files(serve, tmp_path):
         file.write_text(file.name)
     serve(BASE, files)
     for _ in range(2):  # a fold's two notebooks
-        base, descriptors = client.lent_base()
+        base, descriptors = client.lent_base("a key")
         assert base == BASE
         assert [os.pread(number, 10, 0).decode() for number in descriptors] == ["one", "two"]
         for number in descriptors:
@@ -68,7 +72,41 @@ def test_a_fold_gets_the_description_and_open_files(serve, tmp_path):
 
 def test_a_server_may_lend_no_base(serve):
     serve()
-    assert client.is_shared() and client.lent_base() is None
+    assert client.is_shared() and client.lent_base("a key") is None
+
+
+def test_a_base_of_another_key_and_one_withdrawn_are_not_lent(serve, tmp_path):
+    file = tmp_path / "block"
+    file.write_text("x")
+    server = serve(BASE, [file, file])
+    assert client.lent_base("another key") is None
+    assert client.lent_base("a key") is not None
+    (descriptor, _) = server.descriptors
+    server.withdraw()
+    assert client.lent_base("a key") is None and server.lent == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_a_closed_server_leaves_no_thread(serve):
+    before = threading.active_count()
+    server = serve()
+    assert threading.active_count() == before + 1
+    server.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_long_folder_for_temporary_files_is_no_problem(serve, tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    serve()
+    client.take(0)
+    client.give(0)
+    assert not list(long.iterdir())
 
 
 def test_a_stranger_is_refused_and_the_server_goes_on(serve):
@@ -107,7 +145,7 @@ def test_a_killed_fold_holds_no_gpu(serve):
     assert server.turns._queues[1][0].startswith("fold 0")
 
 
-@pytest.mark.parametrize("ask", [lambda: client.take(0), client.lent_base])
+@pytest.mark.parametrize("ask", [lambda: client.take(0), lambda: client.lent_base("a key")])
 def test_a_server_that_has_ended_is_told_in_one_sentence(monkeypatch, tmp_path, ask):
     monkeypatch.setenv(ADDRESS, str(tmp_path / "socket"))
     monkeypatch.setenv(KEY, "00")

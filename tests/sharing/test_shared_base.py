@@ -1,5 +1,6 @@
 """A base that is loaded once for a run, and what becomes of it when something ends too early."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,11 +13,11 @@ import pytest
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import T4
+from vqa_utils.planning.plan import resolve_for_machine
 from vqa_utils.presets import preset
 from vqa_utils.sharing import shared_base as of_base
-from vqa_utils.sharing.shared_base import shared_base
+from vqa_utils.sharing.shared_base import ALONE, shared_base
 
 PATIENCE = 60  # seconds until a wait in vain fails
 
@@ -35,22 +36,19 @@ def run(tmp_path, monkeypatch, korean_folder):
     return with_settings
 
 
-def lender(monkeypatch, code):
-    """Puts a few lines of Python in place of the lender."""
-    monkeypatch.setattr(of_base, "LENDER", (sys.executable, "-c", code))
-
-
 def test_without_a_gpu_a_base_is_lent_where_it_is_asked_for(run, console):
     for changes, folds in (({"folds_at_once": "auto"}, 3), ({"folds_at_once": 1}, 3), ({}, 1)):
-        with shared_base(*run(**changes), folds, console) as environments:
-            assert environments == []
+        paths, config = run(**changes)
+        with shared_base(paths, config, [config] * folds, console) as sharing:
+            assert sharing is ALONE
 
 
 @pytest.mark.slow
 def test_a_lender_ends_once_it_has_lent(run, console):
     paths, config = run()
-    with shared_base(paths, config, 3, console) as environments:
-        assert len(environments) == 2 and environments[0] == environments[1]
+    with shared_base(paths, config, [config] * 3, console) as sharing:
+        first, second = sharing.environments
+        assert first == second
         children = [child.cmdline() for child in psutil.Process().children()]
         assert not any("vqa_utils.model.lending.lender" in words for words in children)
     assert "loaded once" in console.file.getvalue()
@@ -58,49 +56,56 @@ def test_a_lender_ends_once_it_has_lent(run, console):
 
 
 @pytest.mark.slow
-def test_a_base_that_cannot_be_loaded_is_named_with_its_log(run, console, tmp_path):
+def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
+    run, console, tmp_path
+):
+    """There, what is wrong meets the ladder, or fails with the notebook's own error."""
     paths, config = run(model=str(tmp_path))
-    with (
-        pytest.raises(RunError, match=str(tmp_path)) as error,
-        shared_base(paths, config, 3, console),
-    ):
-        pass
-    assert "runs/shared/lender.log" in str(error.value)
+    with shared_base(paths, config, [config] * 3, console) as sharing:
+        assert sharing is ALONE
+    said = console.file.getvalue()
+    assert "Error: " in said and str(tmp_path) in said and "runs/shared/lender.log" in said
     assert "Traceback" in (paths.folder / "lender.log").read_text()
 
 
-def test_a_lender_that_dies_is_told(run, console, monkeypatch):
-    lender(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(RunError, match="ended without a word"), shared_base(*run(), 3, console):
-        pass
-
-
-REFUSES = (
-    f"import sys; print('cuMemCreate: not supported', file=sys.stderr); sys.exit({of_base.REFUSED})"
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
+        ("import sys; sys.exit('cannot share memory: cuMemCreate')", "cuMemCreate"),
+        ("raise ValueError('CUDA out of memory\\nCompile with TORCH_USE_CUDA_DSA')", "CUDA out of"),
+        ("", "ended without a word"),
+    ],
 )
+def test_the_last_words_of_a_lender_are_told(run, console, monkeypatch, code, said):
+    monkeypatch.setattr(of_base, "LENDER", (sys.executable, "-c", code))
+    paths, config = run()
+    with shared_base(paths, config, [config] * 3, console) as sharing:
+        assert sharing is ALONE
+    assert said in console.file.getvalue()
 
 
-def test_a_machine_that_cannot_share_memory(run, console, monkeypatch):
-    lender(monkeypatch, REFUSES)
-    with (
-        pytest.raises(RunError, match=r"folds_at_once=2.*cuMemCreate.*folds_at_once=1"),
-        shared_base(*run(), 3, console),
-    ):
-        pass
-    # One at a time, each fold may as well load the base for itself
+def lends(config, *folds):
+    return of_base._lends(config, folds)
+
+
+def test_a_base_is_lent_to_folds_that_need_it_where_it_is(monkeypatch):
     monkeypatch.setattr(of_base, "find_gpus", lambda: [T4, T4])
-    monkeypatch.setattr(of_base, "LEAST_LENT", 0)
-    one = run(folds_at_once=1, max_memory=("14GB", "14GB"))
-    with shared_base(*one, 3, console) as environments:
-        assert environments == []
-    assert "cuMemCreate" in console.file.getvalue()
+    monkeypatch.setattr("vqa_utils.planning.plan.find_gpus", lambda: [T4, T4])
+    config = resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])
+    assert lends(config, config, config)
+    for change in ({"offload_experts": True, "max_memory": ("8GB", "8GB")}, {"image_side": 1024}):
+        moved = dataclasses.replace(config, **change)
+        assert not of_base.is_placed_alike(moved, config, [T4, T4]), change
+        assert not lends(config, config, moved), change
 
 
-def test_a_small_base_is_not_worth_a_lender(run, console, monkeypatch):
+def test_a_small_base_is_not_worth_a_lender(monkeypatch):
     monkeypatch.setattr(of_base, "find_gpus", lambda: [T4, T4])
-    one = run(folds_at_once=1, max_memory=("14GB", "14GB"))
-    with shared_base(*one, 3, console) as environments:
-        assert environments == []
+    one = preset("demo", folds_at_once=1, max_memory=("14GB", "14GB"))
+    assert not lends(one, one, one)
+    two = dataclasses.replace(one, folds_at_once=2)
+    assert lends(two, two, two)
 
 
 ENDS = """

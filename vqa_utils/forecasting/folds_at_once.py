@@ -29,7 +29,7 @@ def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | No
     best = replace(config, folds_at_once=1)
     adapters = len(config.adapter_numbers)
     # Small models do better with a GPU for each fold
-    if not can_lend(config, None) or fold_gpus(best, adapters, gpus):
+    if not can_lend(config, None) or len(fold_gpus(best, adapters, gpus)) > 1:
         return best
     shape = shape_of(config)
     rows = rows or ASSUMED_ROWS

@@ -98,9 +98,12 @@ def forecast(
 
     lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
     first_start, later_start = _start_seconds(config, shape, lends=lends)
+    at_once = machine.side_by_side
+    # `_finish_time` goes at the pace of training
+    of_pace = training.gain(at_once) / scoring.gain(at_once) if machine.lends else 1
     run = _finish_time(
         [later_start + seconds for seconds in train_seconds],
-        [later_start + seconds for seconds in score_seconds],
+        [later_start + seconds * of_pace for seconds in score_seconds],
         machine.side_by_side,
         training.gain if machine.lends else float,
     )

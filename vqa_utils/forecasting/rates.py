@@ -71,8 +71,8 @@ class Seconds:
         if len(self.turns) == 1:
             cycle = max(folds * self.busy, self.wall)
             return folds * self.wall / cycle
-        cycle = max(folds * max(self.turns) / TURNS_KEPT, sum(self.turns))
-        return folds * sum(self.turns) / cycle
+        cycle = max(folds * max(self.turns) / TURNS_KEPT, self.wall)
+        return folds * self.wall / cycle
 
 
 # Kernels: the smallest of a profile on an H100 took 1 to 5 us. For a T4, the 5 us of a launch in

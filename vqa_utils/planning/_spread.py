@@ -21,7 +21,9 @@ PlanShare = Callable[[int, int, int], GpuPlan]
 
 
 def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int) -> Plan:
-    """Place a model evenly; offload experts only if the reserve would not stay free.
+    """Place a model evenly, by free memory or, for folds in turns, by work.
+
+    Experts are offloaded only if the reserve would not stay free.
 
     Args:
         config: settings with a number for each batch.
@@ -226,7 +228,10 @@ def _skipping_checkpoints(gpu: GpuPlan, longest: Placement) -> GpuPlan:
     most = (1 - RESERVE) * gpu.limit
     for first in range(len(gpu.layers)):  # from all layers skipping to the last alone
         skipping = replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:]))
-        if longest.recounted(skipping).peaks["training"] <= most:
+        counted = longest.recounted(skipping)
+        # What one saves stands beside the scoring of another, if that one gives memory back
+        highest = counted.total if counted.gives_back else counted.peaks["training"]
+        if highest <= most:
             return skipping
     return gpu
 

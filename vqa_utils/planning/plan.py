@@ -67,6 +67,8 @@ def plan_for(config: Config, gpus: Sequence[Gpu]) -> Plan:
 def make_plan(config: Config, shape: ModelShape, limits: Sequence[int]) -> Plan:
     """Spread the decoder layers: all GPUs have the same memory free, within a layer.
 
+    Folds that take turns get even work instead, as far as the reserve stays free.
+
     With `offload_experts`, experts go to host memory only if the reserve would not stay free. Then
     the GPUs offload few layers' experts, and like numbers of them.
 
@@ -165,6 +167,13 @@ def assumed_gpus(config: Config) -> list[Gpu]:
     return [T4] * max(1, len(config.max_memory))
 
 
+def shares_base(config: Config, folds: int, gpus: Sequence[Gpu]) -> bool:
+    """Tell whether several folds of a run can be at work around one base on these GPUs."""
+    plan = plan_for(config, gpus) if gpus else None
+    has_own_gpus = len(fold_gpus(config, folds, gpus)) > 1
+    return folds > 1 and can_lend(config, plan) and not has_own_gpus
+
+
 def can_lend(config: Config, plan: Plan | None) -> bool:
     """Tell whether a run's folds can share one base in memory, packed and nowhere offloaded."""
     is_packed = config.quantization == "nf4" and config.device_map == "plan"
@@ -194,7 +203,9 @@ def refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
         limit = f" within max_memory={','.join(config.max_memory)}"
     working = [name for name in PRESETS if _works(name, gpus)]
     hints = [f"presets that work here: {', '.join(working)} (--preset {working[0]})"]
-    if gpus and not config.offload_experts and shape_of(config).experts:
+    if config.sharing_folds > 1:
+        hints.insert(0, "--set folds_at_once=1 takes one fold at a time")
+    elif gpus and not config.offload_experts and shape_of(config).experts:
         hints.append(
             "--set offload_experts=true offloads experts to host memory: slow, and it works"
         )

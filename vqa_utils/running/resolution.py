@@ -22,7 +22,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.planning.gpus import Gpu
-from vqa_utils.planning.plan import is_planned, resolve_for_machine
+from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO
 from vqa_utils.sharing.shared_base import sharing_problem
@@ -81,7 +81,11 @@ def _changes_of_preset(name: str) -> dict[str, Any]:
     They include its batch: a run has a number for the preset's "auto", and an accumulation to it.
     """
     settings = preset(name)
-    batch = {"micro_batch": settings.micro_batch, "accumulation": settings.accumulation}
+    batch = {
+        "folds_at_once": settings.folds_at_once,
+        "micro_batch": settings.micro_batch,
+        "accumulation": settings.accumulation,
+    }
     return {"preset": name, **batch, **preset_changes(name)}
 
 
@@ -171,7 +175,7 @@ def _count_rows(file: Path) -> int:
 def for_machine(config: Config, gpus: Sequence[Gpu], console: Console) -> Config:
     """Replace each "auto" of the folds at a time and of the batches by a number for these GPUs.
 
-    One fold at a time where this machine cannot share memory; the reason is printed.
+    One fold at a time where folds cannot share a base here; the reason is printed.
     """
     if not gpus or not is_planned(config):
         return resolve_for_machine(config, gpus)
@@ -181,6 +185,15 @@ def for_machine(config: Config, gpus: Sequence[Gpu], console: Console) -> Config
         if problem:
             console.print(f"one fold at a time: {problem}", style="yellow", markup=False)
             chosen = dataclasses.replace(config, folds_at_once=1)
+    folds = len(config.adapter_numbers)
+    if chosen.sharing_folds > 1 and not shares_base(chosen, folds, gpus):
+        console.print(
+            f"one fold at a time: folds_at_once={config.folds_at_once} needs several folds, and a "
+            "4-bit base without offloaded experts that no GPU could hold alone",
+            style="yellow",
+            markup=False,
+        )
+        chosen = dataclasses.replace(config, folds_at_once=1)
     return resolve_for_machine(chosen, gpus)
 
 

@@ -3,12 +3,12 @@
 import contextlib
 import copy
 import functools
-import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
@@ -37,28 +37,52 @@ from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
 from vqa_utils.running.timings import time_table
-from vqa_utils.sharing.shared_base import shared_base
+from vqa_utils.sharing.shared_base import ALONE, Sharing, is_placed_alike, shared_base
 
 FOLDS_FILE = "folds.csv"
 
 
 class CrowdedOutOfMemory(RunError):
-    """A GPU's memory ran out with several folds on it: the first rung is fewer of them."""
+    """A GPU's memory ran out with several folds on it: the first rung is fewer of them.
+
+    Attributes:
+        leaves: the fold's process is the one to do without.
+    """
+
+    def __init__(self, message: str, *, leaves: bool):
+        super().__init__(message)
+        self.leaves = leaves
 
 
 class Crowd:
-    """The folds at a time on the same GPUs."""
+    """The folds at a time on the same GPUs.
 
-    def __init__(self, size: int):
-        self._size = size
+    Attributes:
+        sharing: the base around which they are.
+        size: how many there are, at the most.
+    """
+
+    def __init__(self, sharing: Sharing):
+        self.sharing = sharing
+        self.size = len(sharing.environments)
         self._lock = threading.Lock()
 
-    def leave(self) -> bool:
-        """Make it one fold less at a time; False if the last one is left."""
+    def leave(self, size: int) -> bool | None:
+        """Make it one fold less at a time.
+
+        Args:
+            size: as it was when the fold that ran out began.
+
+        Returns:
+            True if the fold's process has to go, False if another one has gone since, and None if
+            there was no other.
+        """
         with self._lock:
-            if self._size <= 1:
+            if size <= 1:
+                return None
+            if self.size < size:
                 return False
-            self._size -= 1
+            self.size -= 1
             return True
 
 
@@ -169,12 +193,14 @@ class Runner:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         for together in _groups(steps):
             due = [step for step in together if not (self.reuse and self.is_done(step))]
-            folds = len({step.fold for step in due if step.fold is not None})
+            folds = []
+            for number in dict.fromkeys(step.fold for step in due if step.fold is not None):
+                folds.append(fold_config(self.paths.fold(number), self.config))
             with shared_base(self.paths, self.config, folds, self.console) as sharing:
-                environments = sharing or fold_environments(self.config, folds)
+                environments = sharing.environments or fold_environments(self.config, len(folds))
                 with progress_lines(self.console) as progress:
                     if environments:
-                        crowd = Crowd(len(sharing))
+                        crowd = Crowd(sharing)
                         self._run_side_by_side(together, environments, progress, crowd)
                     else:
                         for step in together:
@@ -192,22 +218,25 @@ class Runner:
         A waiting step holds a thread, but never all of them: steps start in their order.
         """
         free: queue.Queue[Executor] = queue.Queue()
+        is_stopped = threading.Event()
 
         def run_when_free(step: Step, earlier: Future | None) -> None:
             if earlier is not None:
                 earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
+            if is_stopped.is_set():
+                return
             is_done_with = False
             try:
                 self._run(step, progress, process, crowd)
+                return
             except CrowdedOutOfMemory as error:
-                is_done_with = True
+                is_done_with = error.leaves
                 self.console.print(f"  {error}", style="yellow", markup=False)
             finally:
                 if not is_done_with:
                     free.put(process)
-            if is_done_with:
-                run_when_free(step, None)  # in the process of another fold, when that has ended
+            run_when_free(step, None)  # when another fold has ended
 
         latest: dict[int | None, Future] = {}  # by fold
         running = []
@@ -221,6 +250,11 @@ class Runner:
             for step in steps:
                 latest[step.fold] = threads.submit(run_when_free, step, latest.get(step.fold))
                 running.append(latest[step.fold])
+            try:
+                wait(running)
+            finally:  # Ctrl-C: steps that have not begun leave their files as they are
+                is_stopped.set()
+                threads.shutdown(wait=False, cancel_futures=True)
         for finished in running:
             finished.result()  # raises the step's error
 
@@ -239,7 +273,7 @@ class Runner:
             return
         if state != MISSING:
             markers.set_aside(step)
-        self._execute(step, progress, process, crowd or Crowd(1))
+        self._execute(step, progress, process, crowd or Crowd(ALONE))
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
         if absent:
             raise RunError(
@@ -263,7 +297,8 @@ class Runner:
             fold = self.paths.fold(step.fold)
             train_log = fold.train_log
             prepare_fold(fold, self.config, self._folds() if step.stage.trains else [])
-        for attempt in itertools.count(1):
+        while True:
+            size = crowd.size
             try:
                 with follow(progress, self.console, step.name, train_log):
                     execute(step.stage.name, archived, parameters, process)
@@ -272,13 +307,17 @@ class Runner:
                 planned = self.config.device_map == "plan"  # else no plan says what a rung saves
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
-                # kept beside the notebook of the next attempt
-                archived.rename(archived.with_stem(f"{step.name}-out-of-memory{attempt}"))
-                if crowd.leave():
+                archived.rename(_free_name(archived))  # beside the notebook of the next attempt
+                leaves = crowd.leave(size)
+                if leaves is not None:
                     raise CrowdedOutOfMemory(
-                        f"{step.name:<22} out of memory; from here on one fold less at a time"
+                        f"{step.name:<22} out of memory; from here on one fold less at a time",
+                        leaves=leaves,
                     ) from error
                 rung = self._climb(fold, error.out_of_memory, trains=step.stage.trains)
+                gpus = find_gpus()
+                if gpus and not is_placed_alike(fold_config(fold, self.config), self.config, gpus):
+                    crowd.sharing.withdraw()
                 self.console.print(
                     f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False
                 )
@@ -307,6 +346,13 @@ class Runner:
 
     def _folds(self) -> list[FoldPaths]:
         return [self.paths.fold(number) for number in self.config.adapter_numbers]
+
+
+def _free_name(archived: Path) -> Path:
+    """Name the copy of a notebook whose memory ran out: "<step>-out-of-memory1", or the next."""
+    stem = f"{archived.stem}-out-of-memory"
+    copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
+    return archived.with_stem(f"{stem}{len(copies) + 1}")
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:

@@ -22,11 +22,14 @@ def is_shared() -> bool:
     return ADDRESS in os.environ
 
 
-def lent_base() -> tuple[LentBase, list[int]] | None:
+def lent_base(key: str) -> tuple[LentBase, list[int]] | None:
     """Ask for the run's base: its description, and a file descriptor for each of its blocks.
 
+    Args:
+        key: of the base that is needed.
+
     Returns:
-        None without a server, or if it lends none.
+        None without a server, or if it lends no such base.
 
     Raises:
         RunError: the server is gone.
@@ -35,7 +38,7 @@ def lent_base() -> tuple[LentBase, list[int]] | None:
         return None
     try:
         connection = _connection()
-        connection.send_bytes(BASE)
+        connection.send_bytes(b"%s %s" % (BASE, key.encode()))
         text = connection.recv_bytes().decode()
         if not text:
             return None

@@ -12,6 +12,7 @@ ends, however it ends.
 The socket is a file that only this user can reach, and each connection has to know the run's key.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -29,9 +30,10 @@ from vqa_utils.sharing.turns import Turns
 ADDRESS = "VQA_SHARING_ADDRESS"
 KEY = "VQA_SHARING_KEY"
 HOLDER = "VQA_SHARING_NAME"
-# Requests, each one message; `take` and `give` are followed by the GPU's number
+# Requests, each one message: a word, a space, and the base's key or the GPU's number
 BASE, TAKE, GIVE = b"base", b"take", b"give"
 GRANTED = b"granted"
+LONGEST_PARENT = 70  # characters, of the folder of the socket's folder
 DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
 
 
@@ -41,7 +43,7 @@ class Server:
     Attributes:
         base: what is lent; None where folds share the GPUs alone.
         descriptors: of the base's blocks, in their order; closed with the server.
-        lent: how often the base was asked for.
+        lent: how often the base was given away.
     """
 
     def __init__(self, turns: Turns, base: LentBase | None, descriptors: list[int]):
@@ -49,7 +51,9 @@ class Server:
         self.base = base
         self.descriptors = descriptors
         self.lent = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="vqa-sharing-"))  # for this user alone
+        # For this user alone, and not below a long TMPDIR: a socket's path has 107 bytes
+        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_PARENT else "/tmp"
+        self._folder = Path(tempfile.mkdtemp(prefix="vqa-sharing-", dir=parent))
         self._key = secrets.token_bytes(32)
         address = str(self._folder / "socket")
         self._listener = Listener(address, "AF_UNIX", authkey=self._key)
@@ -60,10 +64,18 @@ class Server:
     def close(self) -> None:
         """Stop serving, and let go of the base."""
         self._is_closed = True
+        with contextlib.suppress(OSError):  # wakes the thread that accepts connections
+            socket.socket(socket.AF_UNIX).connect(self.environment[ADDRESS])
         self._listener.close()
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        self.withdraw()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def withdraw(self) -> None:
+        """Lend no more: processes that have no mapping of the base load one for themselves."""
+        self.base = None
+        descriptors, self.descriptors = self.descriptors, []
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def __enter__(self) -> "Server":
         return self
@@ -87,23 +99,27 @@ class Server:
         try:
             holder = connection.recv_bytes().decode()
             while True:
-                request, *gpu = connection.recv_bytes().split()
+                request, _, about = connection.recv_bytes().partition(b" ")
                 if request == BASE:
-                    self._send_base(connection)
+                    self._send_base(connection, about.decode())
                 elif request == TAKE:
-                    self.turns.take(int(gpu[0]), holder)
+                    self.turns.take(int(about), holder)
                     connection.send_bytes(GRANTED)
                 elif request == GIVE:
-                    self.turns.give(int(gpu[0]), holder)
+                    self.turns.give(int(about), holder)
         except (EOFError, OSError):
-            self.turns.leave(holder)
+            pass  # the process has ended
         finally:
+            self.turns.leave(holder)
             connection.close()
 
-    def _send_base(self, connection: Connection) -> None:
-        """Send the description, empty for no base, and then the descriptors."""
+    def _send_base(self, connection: Connection, key: str) -> None:
+        """Send the base's description and descriptors; an empty message for another base."""
+        if self.base is None or self.base.key != key:
+            connection.send_bytes(b"")
+            return
         self.lent += 1
-        connection.send_bytes(self.base.to_json().encode() if self.base else b"")
+        connection.send_bytes(self.base.to_json().encode())
         send_descriptors(connection, self.descriptors)
 
 

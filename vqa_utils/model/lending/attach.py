@@ -38,8 +38,8 @@ def attached(key: str, options: dict[str, Any], name: str) -> PreTrainedModel | 
     Raises:
         RunError: the lent bytes have changed, or the server is gone.
     """
-    base = _mapped_base()
-    if base is None or base.description.key != key:
+    base = _mapped_base(key)
+    if base is None:
         return None
     check_unchanged(base)
     state = {}
@@ -58,11 +58,10 @@ def attached(key: str, options: dict[str, Any], name: str) -> PreTrainedModel | 
 
 def borrowed_bytes(gpu: int) -> int:
     """Count the bytes on a GPU that this process maps, which its allocator does not know of."""
-    if not _mapped_base.cache_info().currsize:
-        return 0  # not asked for yet
-    base = _mapped_base()
-    blocks = base.description.blocks if base else ()
-    return sum(block.size for block in blocks if block.gpu == gpu)
+    size = 0
+    for base in _mapped:
+        size += sum(block.size for block in base.description.blocks if block.gpu == gpu)
+    return size
 
 
 def check_unchanged(base: MappedBase) -> None:
@@ -91,14 +90,18 @@ def view_of(block: torch.Tensor, place: LentTensor) -> torch.Tensor:
     return block[place.offset : place.offset + size].view(dtype).view(place.shape)
 
 
+_mapped: list[MappedBase] = []  # one at most; mappings stay until this process ends
+
+
 @functools.cache
-def _mapped_base() -> MappedBase | None:
-    """Map what the server lends, once: mappings stay until this process ends."""
-    lent = lent_base()
+def _mapped_base(key: str) -> MappedBase | None:
+    """Map the base of this key, if the server lends it."""
+    lent = lent_base(key)
     if lent is None:
         return None
     description, descriptors = lent
     blocks = []
     for block, descriptor in zip(description.blocks, descriptors, strict=True):
         blocks.append(mapped(descriptor, block.size, block.gpu))
-    return MappedBase(description, blocks)
+    _mapped.append(MappedBase(description, blocks))
+    return _mapped[-1]

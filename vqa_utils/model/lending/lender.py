@@ -26,7 +26,6 @@ from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
 from vqa_utils.sharing.server import send_descriptors
 
-REFUSED = 3  # exit status
 ALIGNMENT = 256  # bytes, as CUDA's own allocations
 
 State = dict[str, torch.Tensor]
@@ -39,6 +38,7 @@ def pack(state: State) -> tuple[list[Memory], list[Block], dict[str, LentTensor]
         state: a model's state dict, and nothing else that refers to its tensors. It is emptied
             block by block, so that a GPU needs room for one block more.
     """
+    aliases = _without_aliases(state)
     memories: list[Memory] = []
     blocks: list[Block] = []
     tensors: dict[str, LentTensor] = {}
@@ -55,7 +55,21 @@ def pack(state: State) -> tuple[list[Memory], list[Block], dict[str, LentTensor]
         memories.append(memory)
         blocks.append(Block(gpu, size, fingerprint(memory.tensor)))
         tensors |= places
+    for name, first in aliases.items():
+        tensors[name] = tensors[first]
     return memories, blocks, tensors
+
+
+def _without_aliases(state: State) -> dict[str, str]:
+    """Take tied weights out of a state, but for the first; return the first's name for each."""
+    first_of: dict[tuple[int, torch.Size], str] = {}
+    aliases = {}
+    for name, tensor in list(state.items()):
+        first = first_of.setdefault((tensor.data_ptr(), tensor.shape), name)
+        if first != name and tensor.numel():
+            aliases[name] = first
+            del state[name]
+    return aliases
 
 
 def _groups(state: State) -> Iterable[tuple[int | None, list[str]]]:
@@ -96,6 +110,8 @@ def lend(model: PreTrainedModel, key: str) -> tuple[LentBase, list[Memory]]:
     state = dict(model.state_dict())
     del model
     gc.collect()  # modules refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what quantising has left
     memories, blocks, tensors = pack(state)
     return LentBase(key, content, tuple(blocks), tensors), memories
 
@@ -130,5 +146,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except LendingError as error:
-        print(error, file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(f"this machine's processes cannot share memory: {error}")
