@@ -97,18 +97,38 @@ def forecast(
         score_seconds.append(rows.test * scoring.wall)
 
     lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
-    first_start, later_start = _start_seconds(config, shape, lends=lends)
+    starts = _start_seconds(config, shape, lends=lends)
+    run = _run_seconds(machine, starts, train_seconds, score_seconds, training, scoring)
+    return Forecast(training, scoring, epoch, run, machine.side_by_side)
+
+
+def _run_seconds(
+    machine: _Machine,
+    starts: tuple[float, float],
+    train: Sequence[float],
+    score: Sequence[float],
+    training: Seconds,
+    scoring: Seconds,
+) -> float:
+    """Add up a run: its notebooks, side by side or in turns, and one load of the checkpoint.
+
+    Args:
+        machine: the GPUs.
+        starts: seconds until a model is loaded, first and later.
+        train: seconds of each adapter's training alone.
+        score: seconds of each adapter's scoring alone.
+        training: of a row.
+        scoring: of a row.
+    """
+    first_start, later_start = starts
     at_once = machine.side_by_side
+    gain = training.gain if machine.lends else float
     # `_finish_time` goes at the pace of training
     of_pace = training.gain(at_once) / scoring.gain(at_once) if machine.lends else 1
-    run = _finish_time(
-        [later_start + seconds for seconds in train_seconds],
-        [later_start + seconds * of_pace for seconds in score_seconds],
-        machine.side_by_side,
-        training.gain if machine.lends else float,
-    )
-    run += first_start - later_start  # one load reads the unquantised checkpoint
-    return Forecast(training, scoring, epoch, run, machine.side_by_side)
+    trainings = [later_start + seconds for seconds in train]
+    scorings = [later_start + seconds * of_pace for seconds in score]
+    run = _finish_time(trainings, scorings, at_once, gain)
+    return run + first_start - later_start  # one load reads the unquantised checkpoint
 
 
 def _machine(config: Config, gpus: Sequence[Gpu]) -> _Machine | None:

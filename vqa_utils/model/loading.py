@@ -108,7 +108,7 @@ def loading_options(
 def load_base(
     config: Config, plan: Plan | None, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """Load the base, frozen, in 4 bits, spread over the GPUs (or on the CPU).
+    """Load the base, frozen, packed as the settings say, spread over the GPUs (or on the CPU).
 
     A run of several folds loads it once and lends it to each: model/lending.
 
@@ -139,7 +139,7 @@ def load_packed(
 ) -> PreTrainedModel:
     """Load the base, quantised while it is read, in the state in which transformers leaves it.
 
-    What was quantised is kept under `cache_dir`, and the next fold reads it from there.
+    What was quantised is kept under `cache_dir`, and the next load reads it from there.
     """
     source = model_path(config)
     copy = _kept_copy(config, str(dtype or compute_dtype(config)))
