@@ -67,6 +67,7 @@ def test_the_sweep_of_the_readme_has_seven_points(read):
     assert {point.config.epochs for point in points} == {1}
 
 
+@pytest.mark.slow
 def test_a_point_is_named_by_values_not_by_their_spelling(read):
     text = (
         "grid: {max_memory: [[14GB, 13GB]], learning_rate: [5e-5, 1.0e-4], epochs: [1], "

@@ -92,6 +92,7 @@ seen[0] = 1
 """
 
 
+@pytest.mark.slow
 def test_what_is_lent_cannot_be_written():
     found = subprocess.run(
         [sys.executable, "-c", WRITES], capture_output=True, text=True, check=False

@@ -119,12 +119,14 @@ def configs_of_runs(monkeypatch, *arguments, problem=""):
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_a_number(monkeypatch):
     seen = configs_of_runs(monkeypatch, "--preset", "safe", "--dry-run")
     assert seen == [resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])]
     assert (seen[0].micro_batch, seen[0].accumulation) == (16, 1)
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_share_memory_takes_one_fold_at_a_time(monkeypatch, capsys):
     arguments = ("--preset", "safe", "--dry-run")
     seen = configs_of_runs(monkeypatch, *arguments, problem="CUDA refuses")

@@ -16,6 +16,7 @@ def test_an_unknown_parameter_is_an_error(notebooks, tmp_path):
     assert not (tmp_path / "out.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_is_archived_and_named(notebooks):
     notebooks("broken", "print(run_id)", "raise ValueError('no such picture')", "print('never')")
     archived = RunPaths("broken-run").notebooks / "broken.ipynb"

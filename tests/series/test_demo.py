@@ -61,6 +61,7 @@ def test_the_challenge_is_the_same_each_time(demo, tmp_path):
     assert len(list(folder.glob("t*/*.png"))) == 1200
 
 
+@pytest.mark.slow
 def test_more_rows_to_train_on_are_training_questions_with_names_of_their_own(tmp_path, demo):
     config = preset("demo", extra_train=str(write_extra(tmp_path, count=30)))
     extra = load_challenge(config, images=tmp_path / "images.csv").extra

@@ -62,6 +62,7 @@ def test_the_imports_of_a_notebook_that_does_not_train(stem):
     "arguments",
     [["--help"], ["plan", "--preset", "safe", "--t4", "2"], ["status", "--run-id", "small"]],
 )
+@pytest.mark.slow
 def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
     write_json(
