@@ -30,7 +30,7 @@ from vqa_utils.setting_types import (
 
 DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
-MOST_FOLDS_AT_ONCE = Rule("1 to 4", lambda count: 1 <= count <= 4)
+MOST_AT_ONCE = 4  # folds around one base
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
@@ -116,7 +116,7 @@ class Config:
         AUTO,
         "folds at work at a time, around one base that they share; "
         '"auto" takes the number with the shortest expected run',
-        auto_or(MOST_FOLDS_AT_ONCE),
+        auto_or(Rule(f"1 to {MOST_AT_ONCE}", lambda count: 1 <= count <= MOST_AT_ONCE)),
         of_adapter=False,
     )
 

@@ -194,6 +194,7 @@ def test_a_setting_that_differs_from_its_preset_is_named():
     }
     resolve_batches = dataclasses.replace(preset("safe").with_micro_batch(4), score_batch=32)
     assert differences(resolve_batches) == {}, "the preset says auto, and a step has its rows"
+    assert differences(dataclasses.replace(resolve_batches, folds_at_once=2)) == {}
     assert differences(dataclasses.replace(resolve_batches, accumulation=8)) == {
         "micro_batch": 4,
         "accumulation": 8,

@@ -13,6 +13,7 @@ from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 
 TWO_T4 = [T4, T4]
+H100 = [Gpu("NVIDIA H100 80GB HBM3", 79.6)]
 TWO_H200 = [Gpu("NVIDIA H200", 139.8)] * 2
 
 
@@ -62,9 +63,15 @@ def test_a_t4_that_offloads_experts_shares_nothing():
 
 
 @pytest.mark.slow
-def test_one_large_gpu_takes_folds_side_by_side_where_it_waits_for_its_host():
-    h100 = [Gpu("NVIDIA H100 80GB HBM3", 79.6)]
-    assert chosen("safe", h100, max_memory=()) > 1
+def test_one_large_gpu_takes_folds_side_by_side_where_it_waits_for_its_host(monkeypatch):
+    monkeypatch.setattr("vqa_utils.forecasting.folds_at_once.cpu_count", lambda: 4)
+    assert chosen("safe", H100, max_memory=()) > 1
+
+
+def test_folds_on_one_gpu_have_a_core_each(monkeypatch):
+    monkeypatch.setattr("vqa_utils.forecasting.folds_at_once.cpu_count", lambda: 1)
+    assert chosen("safe", H100, max_memory=()) == 1
+    assert chosen("safe", TWO_T4) == 2, "in turns, one waits for a GPU anyway"
 
 
 @pytest.mark.slow
@@ -116,3 +123,9 @@ def test_a_fold_at_a_time_takes_the_memory_of_one():
         base = sum(gpu.weights.values()) - gpu.weights["LoRA and its optimizer"]
         lora = gpu.weights["LoRA and its optimizer"]
         assert gpu.peaks["scoring"] == pytest.approx(base + lora + of_scoring + gpu.kept, rel=1e-3)
+
+
+def test_layers_skip_checkpointing_only_where_the_scoring_of_another_fold_still_fits():
+    settings = {"folds_at_once": 2, "micro_batch": 16, "accumulation": 1, "score_batch": 48}
+    plan = plan_for(preset("safe", **settings), TWO_T4)
+    assert plan.gives_back and plan.fits

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bases import base_with_lora
 
-from vqa_utils.model import hand_over
+from vqa_utils.model import hand_over, loading
 from vqa_utils.planning.placement import Plan
 from vqa_utils.planning.shapes import LAYERS
 
@@ -98,3 +98,34 @@ def test_without_sharing_nothing_takes_turns(config, batch, moves):
     gradients(tuned, batch)
     hand_over.end_turn()
     assert moves == []
+
+
+def test_a_turn_ends_with_the_gpu_idle_and_if_the_plan_says_so_with_memory_given_back(
+    moves, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda gpu: moves.append(f"idle {gpu}"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: moves.append("empty"))
+    hand_over.TURNS.move_to(1)
+    hand_over.end_turn()
+    hand_over.TURNS.gives_back = True
+    hand_over.TURNS.move_to(0)
+    hand_over.end_turn()
+    one = ["take 1", "idle 1", "give 1"]
+    assert moves == [*one, "take 0", "idle 0", "empty", "give 0"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "gpus", "is_shared", "expected"),
+    [(2, 2, True, 1), (1, 2, True, 0), (2, 1, True, 0), (2, 2, False, 0)],
+)
+def test_folds_around_a_base_on_several_gpus_take_turns(
+    config, monkeypatch, folds, gpus, is_shared, expected
+):
+    tuned = base_with_lora(config)
+    used = []
+    monkeypatch.setattr(loading, "use_turns", lambda *args: used.append(args))
+    monkeypatch.setattr(loading, "is_shared", lambda: is_shared)
+    settings = dataclasses.replace(config, folds_at_once=folds)
+    loading.finish(tuned, settings, plan_of(*[4 // gpus] * gpus))
+    assert len(used) == expected

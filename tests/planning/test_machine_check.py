@@ -146,3 +146,36 @@ def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path
     assert configs_of_runs(monkeypatch, "--preset", name, "--run-id", "small", "--resume") == [
         saved
     ]
+
+
+def test_folds_that_cannot_share_a_base_go_one_at_a_time_and_the_reason_is_told(
+    monkeypatch, capsys
+):
+    """A GPU of its own for each fold, or a base that is not packed."""
+    for arguments in (
+        ("--preset", "dense_8b"),
+        ("--preset", "safe", "--set", "quantization=none"),
+        ("--preset", "safe", "--set", "use_kfold=false"),
+    ):
+        asked = (*arguments, "--set", "folds_at_once=2", "--dry-run")
+        (config,) = configs_of_runs(monkeypatch, *asked)
+        assert config.folds_at_once == 1
+        assert "folds_at_once=2" in capsys.readouterr().out
+
+
+def test_another_preset_for_a_run_chooses_its_folds_at_a_time_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    saved = resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])
+    write_json(RunPaths("small").config, to_dict(saved))
+    resumed = ("--preset", "dense_8b", "--run-id", "small", "--resume", "--dry-run")
+    (config,) = configs_of_runs(monkeypatch, *resumed)
+    assert config.folds_at_once == 1, "each fold has a GPU of its own"
+
+
+def test_too_many_folds_at_a_time_are_told_as_the_reason():
+    crowded = preset("safe", folds_at_once=4, micro_batch=16, accumulation=1, score_batch=16)
+    with pytest.raises(MachineError, match="folds_at_once=1"):
+        check_machine(crowded, [T4, T4])
+    with pytest.raises(MachineError) as alone:
+        check_machine(preset("safe"), [T4])
+    assert "folds_at_once" not in str(alone.value)

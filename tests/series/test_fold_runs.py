@@ -21,7 +21,6 @@ from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
 from vqa_utils.running.execution import NotebookError, OutOfMemory
-from vqa_utils.running.runner import Crowd
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.shared_base import Sharing
 
@@ -264,13 +263,6 @@ def test_the_last_fold_around_a_base_takes_the_ladder(around_one_base, monkeypat
     assert around_one_base.withdrawn == [True], "layers have moved: the base is of no use"
     names = [path.name for path in around_one_base.paths.notebooks.glob("*out-of-memory*")]
     assert sorted(names) == [f"train-fold0-out-of-memory{attempt}.ipynb" for attempt in (1, 2)]
-
-
-def test_a_fold_that_ran_out_beside_one_that_has_left_keeps_its_settings():
-    crowd = Crowd(Sharing(TWO, lambda: None))
-    assert crowd.leave(2) is True
-    assert crowd.leave(2) is False, "the other has gone since: the same again, alone"
-    assert crowd.leave(1) is None, "now the ladder"
 
 
 def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):

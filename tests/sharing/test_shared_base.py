@@ -14,7 +14,7 @@ from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.config import to_dict
 from vqa_utils.planning.gpus import T4
-from vqa_utils.planning.plan import resolve_for_machine
+from vqa_utils.planning.plan import plan_for, resolve_for_machine
 from vqa_utils.presets import preset
 from vqa_utils.sharing import shared_base as of_base
 from vqa_utils.sharing.shared_base import ALONE, shared_base
@@ -94,10 +94,22 @@ def test_a_base_is_lent_to_folds_that_need_it_where_it_is(monkeypatch):
     monkeypatch.setattr("vqa_utils.planning.plan.find_gpus", lambda: [T4, T4])
     config = resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])
     assert lends(config, config, config)
-    for change in ({"offload_experts": True, "max_memory": ("8GB", "8GB")}, {"image_side": 1024}):
+    changes = [{"offload_experts": True, "max_memory": ("8GB", "8GB")}, {"image_side": 1024}]
+    for change in changes:
         moved = dataclasses.replace(config, **change)
         assert not of_base.is_placed_alike(moved, config, [T4, T4]), change
         assert not lends(config, config, moved), change
+
+
+def test_a_fold_that_gives_no_memory_back_does_not_stand_beside_those_that_do():
+    roomy = preset("safe", folds_at_once=2, max_memory=("14.3GB", "14.3GB"))
+    config = resolve_for_machine(roomy, [T4, T4])
+    smaller = config.with_micro_batch(8)
+    plan, of_smaller = plan_for(config, [T4, T4]), plan_for(smaller, [T4, T4])
+    assert plan.device_map == of_smaller.device_map
+    assert plan.gives_back and not of_smaller.gives_back
+    assert not of_base.is_placed_alike(smaller, config, [T4, T4])
+    assert of_base.is_placed_alike(config, config, [T4, T4])
 
 
 def test_a_small_base_is_not_worth_a_lender(monkeypatch):

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vqa_utils.config import MOST_FOLDS_AT_ONCE, Config
+from joblib import cpu_count
+
+from vqa_utils.config import MOST_AT_ONCE, Config
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts, forecast
 from vqa_utils.planning.gpus import Gpu, gpu_limits
 from vqa_utils.planning.plan import can_lend, fold_gpus, make_plan, resolve_batches
@@ -34,8 +36,9 @@ def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | No
     shape = shape_of(config)
     rows = rows or ASSUMED_ROWS
     least = forecast(best, shape, gpus, rows)
-    counts = [count for count in range(2, adapters + 1) if MOST_FOLDS_AT_ONCE.holds(count)]
-    for count in counts:
+    # Folds on one GPU fill the gaps in which it waits for a host: each needs a core of it
+    most = adapters if len(gpu_limits(best, gpus)) > 1 else min(adapters, cpu_count())
+    for count in range(2, min(most, MOST_AT_ONCE) + 1):
         candidate = replace(config, folds_at_once=count)
         if not _has_room(candidate, shape, gpus):
             continue

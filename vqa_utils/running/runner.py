@@ -37,53 +37,10 @@ from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
 from vqa_utils.running.timings import time_table
-from vqa_utils.sharing.shared_base import ALONE, Sharing, is_placed_alike, shared_base
+from vqa_utils.sharing.crowd import Crowd, CrowdedOutOfMemory
+from vqa_utils.sharing.shared_base import ALONE, is_placed_alike, shared_base
 
 FOLDS_FILE = "folds.csv"
-
-
-class CrowdedOutOfMemory(RunError):
-    """A GPU's memory ran out with several folds on it: the first rung is fewer of them.
-
-    Attributes:
-        leaves: the fold's process is the one to do without.
-    """
-
-    def __init__(self, message: str, *, leaves: bool):
-        super().__init__(message)
-        self.leaves = leaves
-
-
-class Crowd:
-    """The folds at a time on the same GPUs.
-
-    Attributes:
-        sharing: the base around which they are.
-        size: how many there are, at the most.
-    """
-
-    def __init__(self, sharing: Sharing):
-        self.sharing = sharing
-        self.size = len(sharing.environments)
-        self._lock = threading.Lock()
-
-    def leave(self, size: int) -> bool | None:
-        """Make it one fold less at a time.
-
-        Args:
-            size: as it was when the fold that ran out began.
-
-        Returns:
-            True if the fold's process has to go, False if another one has gone since, and None if
-            there was no other.
-        """
-        with self._lock:
-            if size <= 1:
-                return None
-            if self.size < size:
-                return False
-            self.size -= 1
-            return True
 
 
 class Runner:
@@ -211,7 +168,7 @@ class Runner:
         steps: Sequence[Step],
         environments: Sequence[Environment],
         progress: Progress,
-        crowd: "Crowd",
+        crowd: Crowd,
     ) -> None:
         """Give each step the next free process; a fold's later notebook waits for its earlier one.
 
@@ -224,11 +181,10 @@ class Runner:
             if earlier is not None:
                 earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
-            if is_stopped.is_set():
-                return
             is_done_with = False
             try:
-                self._run(step, progress, process, crowd)
+                if not is_stopped.is_set():
+                    self._run(step, progress, process, crowd)
                 return
             except CrowdedOutOfMemory as error:
                 is_done_with = error.leaves
@@ -263,7 +219,7 @@ class Runner:
         step: Step,
         progress: Progress,
         process: Executor | None = None,
-        crowd: "Crowd | None" = None,
+        crowd: Crowd | None = None,
     ) -> None:
         """Reuse or execute one step."""
         markers = self._markers
@@ -283,7 +239,7 @@ class Runner:
         markers.write(step)
 
     def _execute(
-        self, step: Step, progress: Progress, process: Executor | None, crowd: "Crowd"
+        self, step: Step, progress: Progress, process: Executor | None, crowd: Crowd
     ) -> None:
         """Execute a notebook; after an out-of-memory error of a fold again, in a fresh kernel.
 

@@ -1,6 +1,7 @@
 """Share one base and the GPUs between a run's folds. Free of torch.
 
 client       Ask the run's server from a fold's process: for the base, and for turns on the GPUs
+crowd        Count the folds around one base, and make them fewer when memory runs out
 lent         Describe a base in memory that other processes map: its blocks, its tensors
 server       Serve the folds of a run from the driver, which keeps the base's memory alive
 shared_base  Load a run's base once, and lend it to its folds: the driver's side

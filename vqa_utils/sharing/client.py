@@ -1,7 +1,9 @@
 """Ask the run's server from a fold's process: for the base, and for turns on the GPUs."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection
 
 from vqa_utils.errors import RunError
@@ -36,16 +38,13 @@ def lent_base(key: str) -> tuple[LentBase, list[int]] | None:
     """
     if not is_shared():
         return None
-    try:
-        connection = _connection()
+    with _server_at_work() as connection:
         connection.send_bytes(b"%s %s" % (BASE, key.encode()))
         text = connection.recv_bytes().decode()
         if not text:
             return None
         base = LentBase.from_json(text)
         return base, receive_descriptors(connection, len(base.blocks))
-    except (OSError, EOFError) as error:
-        raise _gone() from error
 
 
 def take(gpu: int) -> None:
@@ -54,11 +53,9 @@ def take(gpu: int) -> None:
     Raises:
         RunError: the server is gone.
     """
-    try:
-        _connection().send_bytes(b"%s %d" % (TAKE, gpu))
-        _connection().recv_bytes()
-    except (OSError, EOFError) as error:
-        raise _gone() from error
+    with _server_at_work() as connection:
+        connection.send_bytes(b"%s %d" % (TAKE, gpu))
+        connection.recv_bytes()
 
 
 def give(gpu: int) -> None:
@@ -67,10 +64,8 @@ def give(gpu: int) -> None:
     Raises:
         RunError: the server is gone.
     """
-    try:
-        _connection().send_bytes(b"%s %d" % (GIVE, gpu))
-    except OSError as error:
-        raise _gone() from error
+    with _server_at_work() as connection:
+        connection.send_bytes(b"%s %d" % (GIVE, gpu))
 
 
 @functools.cache
@@ -82,8 +77,13 @@ def _connection() -> Connection:
     return connection
 
 
-def _gone() -> RunError:
-    return RunError(
-        "expected the run's driver, which shares the base and the GPUs between its folds, to be at "
-        "work, found it gone; python run_all.py --resume goes on"
-    )
+@contextlib.contextmanager
+def _server_at_work() -> Iterator[Connection]:
+    """Give the connection; an end of the server meanwhile is one sentence."""
+    try:
+        yield _connection()
+    except (OSError, EOFError) as error:
+        raise RunError(
+            "expected the run's driver, which shares the base and the GPUs between its folds, to "
+            "be at work, found it gone; python run_all.py --resume goes on"
+        ) from error

@@ -59,7 +59,8 @@ class Server:
         self._listener = Listener(address, "AF_UNIX", authkey=self._key)
         self._is_closed = False
         self.environment = {ADDRESS: address, KEY: self._key.hex()}
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
         """Stop serving, and let go of the base."""
