@@ -165,11 +165,12 @@ def test_folds_that_cannot_share_a_base_go_one_at_a_time_and_the_reason_is_told(
 
 def test_another_preset_for_a_run_chooses_its_folds_at_a_time_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    saved = resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])
+    saved = resolve_for_machine(preset("safe", folds_at_once=3), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
-    resumed = ("--preset", "dense_8b", "--run-id", "small", "--resume", "--dry-run")
-    (config,) = configs_of_runs(monkeypatch, *resumed)
-    assert config.folds_at_once == 1, "each fold has a GPU of its own"
+    resumed = ("--run-id", "small", "--resume", "--dry-run")
+    (same,) = configs_of_runs(monkeypatch, *resumed)
+    (config,) = configs_of_runs(monkeypatch, "--preset", "balanced", *resumed)
+    assert (same.folds_at_once, config.folds_at_once) == (3, 2)
 
 
 def test_too_many_folds_at_a_time_are_told_as_the_reason():
