@@ -4,6 +4,7 @@ import json
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,16 +56,21 @@ def checkpoint(shape: ModelShape) -> dict[str, RandomWeight]:
     return weights
 
 
+def config_with_tokens(config: Config, processor: Qwen3VLProcessor) -> dict[str, Any]:
+    """Return the model's published config, with the special tokens of the demo's tokenizer."""
+    published = published_config(config.model)
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    for name, token in zip(names, SPECIAL[2:], strict=True):
+        published[name] = processor.tokenizer.convert_tokens_to_ids(token)
+    return published
+
+
 def load_stock(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
     """Load the model with its experts in NF4, and the rest as transformers leaves it."""
-    published = published_config(config.model)
+    published = config_with_tokens(config, processor)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(published))
         model_config = AutoConfig.from_pretrained(folder)
-    # The demo's tokenizer has ids of its own for these
-    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
-    for name, token in zip(names, SPECIAL[2:], strict=True):
-        setattr(model_config, name, processor.tokenizer.convert_tokens_to_ids(token))
     plan = memory_plan(config)
     model_class = AutoModelForImageTextToText._model_mapping[type(model_config)]
     with offloading(plan.offloaded_layers if plan else ()):

@@ -131,7 +131,7 @@ def test_two_gpus_train_and_answer_as_one_does(config, encoder, challenge, tmp_p
             paths,
         )
         for scored_on in (one, two):
-            tuned, *_ = load_adapter(paths.adapter, scored_on)
+            tuned, *_ = load_adapter(paths.adapter, scored_on, memory_plan(scored_on))
             for orders in (1, 4):
                 settings = ScoringSettings(batch_size=4, orders=orders)
                 probs = score_options(tuned, encoder, challenge.test, settings)

@@ -22,6 +22,7 @@ from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
 from vqa_utils.running.execution import NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
+from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.shared_base import Sharing
 
 pytestmark = pytest.mark.slow
@@ -211,11 +212,22 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
 
 @pytest.fixture
 def around_one_base(side_by_side, monkeypatch):
-    """As `side_by_side`, with both folds on the same GPUs."""
-    sharing = Sharing(TWO, lambda: side_by_side.withdrawn.append(True))
-    side_by_side.withdrawn = []
+    """As `side_by_side`, with two folds at a time on the same GPUs, and a third process ahead."""
+    seats = Seats(2)
+    withdrawn = []
+    sharing = Sharing([*TWO, {}], seats, lambda: withdrawn.append(True))
     monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(sharing))
-    return side_by_side
+
+    def run(work, *stages, folds):
+        def work_on_a_seat(name, fold):
+            seats.take(f"{name}-fold{fold}")
+            work(name, fold)
+
+        side_by_side(work_on_a_seat, *stages, folds=folds)
+
+    run.paths = side_by_side.paths
+    run.withdrawn = withdrawn
+    return run
 
 
 def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, console):

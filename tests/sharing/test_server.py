@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from vqa_utils.errors import RunError
 from vqa_utils.sharing import client
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
+from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import ADDRESS, HOLDER, KEY, Server
 from vqa_utils.sharing.turns import Turns
 
@@ -32,8 +35,10 @@ def serve(monkeypatch, tmp_path):
 
     def start(base=None, files=()):
         descriptors = [os.open(file, os.O_RDONLY) for file in files]
-        server = Server(Turns(lambda *stall: None), base, descriptors)
+        server = Server(Turns(lambda *stall: None), Seats(1))
         servers.append(server)
+        if base:
+            server.lend(base, descriptors)
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv(HOLDER, "fold 0")
@@ -47,8 +52,9 @@ def serve(monkeypatch, tmp_path):
             server.close()
 
 
-def test_no_server_lends_nothing(monkeypatch):
+def test_no_server_lends_nothing_and_lets_nobody_wait(monkeypatch):
     monkeypatch.delenv(ADDRESS, raising=False)
+    client.take_seat()
     assert not client.is_shared() and client.lent_base("a key") is None
 
 
@@ -69,9 +75,38 @@ def test_a_fold_gets_the_description_and_open_files(serve, tmp_path):
             os.close(number)
 
 
-def test_a_server_may_lend_no_base(serve):
-    serve()
+def test_a_base_that_cannot_be_loaded_is_not_lent(serve):
+    serve().withdraw()
     assert client.is_shared() and client.lent_base("a key") is None
+
+
+def test_a_fold_waits_for_a_base_that_is_still_loading(serve):
+    server = serve()
+    found = []
+    asking = threading.Thread(target=lambda: found.append(client.lent_base("a key")), daemon=True)
+    asking.start()
+    asking.join(0.1)
+    assert asking.is_alive()
+    server.lend(BASE, [os.open(os.devnull, os.O_RDONLY) for _ in BASE.blocks])
+    asking.join(PATIENCE)
+    ((base, _),) = found
+    assert base == BASE
+
+
+def test_the_next_fold_waits_for_a_seat(serve, monkeypatch):
+    server = serve()
+    client.take_seat()
+    client.take_seat()  # its second base needs no second seat
+    monkeypatch.setenv(HOLDER, "fold 1")
+    program = "from vqa_utils.sharing import client; client.take_seat(); print('seated')"
+    following = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE
+    while list(server.seats._queue) != ["fold 0", "fold 1"]:
+        assert following.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    server.seats.leave("fold 0")
+    assert following.stdout.readline() == b"seated\n"
+    following.wait()
 
 
 def test_a_base_of_another_key_and_one_withdrawn_are_not_lent(serve, tmp_path):

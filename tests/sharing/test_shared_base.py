@@ -16,8 +16,10 @@ from vqa_utils.config import to_dict
 from vqa_utils.planning.gpus import T4
 from vqa_utils.planning.plan import plan_for, resolve_for_machine
 from vqa_utils.presets import preset
+from vqa_utils.sharing import client, lender
 from vqa_utils.sharing import shared_base as of_base
-from vqa_utils.sharing.shared_base import ALONE, shared_base
+from vqa_utils.sharing.lender import Lender, LenderError
+from vqa_utils.sharing.shared_base import ALONE, early_lender, shared_base
 
 PATIENCE = 60  # seconds until a wait in vain fails
 
@@ -36,19 +38,34 @@ def run(tmp_path, monkeypatch, korean_folder):
     return with_settings
 
 
+@pytest.fixture
+def as_a_fold(monkeypatch):
+    """Makes this process one of a run's folds."""
+
+    def take(environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        client._connection.cache_clear()
+
+    yield take
+    client._connection.cache_clear()
+
+
 def test_without_a_gpu_a_base_is_lent_where_it_is_asked_for(run, console):
     for changes, folds in (({"folds_at_once": "auto"}, 3), ({"folds_at_once": 1}, 3), ({}, 1)):
         paths, config = run(**changes)
-        with shared_base(paths, config, [config] * folds, console) as sharing:
+        with shared_base(paths, config, [config] * folds, console, None) as sharing:
             assert sharing is ALONE
 
 
 @pytest.mark.slow
-def test_a_lender_ends_once_it_has_lent(run, console):
+def test_a_lender_ends_once_it_has_lent(run, console, as_a_fold):
     paths, config = run()
-    with shared_base(paths, config, [config] * 3, console) as sharing:
-        first, second = sharing.environments
-        assert first == second
+    with shared_base(paths, config, [config] * 3, console, None) as sharing:
+        first, second, ahead = sharing.environments
+        assert first == second == ahead and sharing.seats.count == 2
+        as_a_fold(first)
+        client.lent_base("any")  # waits for it
         children = [child.cmdline() for child in psutil.Process().children()]
         assert not any("vqa_utils.model.lending.lender" in words for words in children)
     assert "loaded once" in console.file.getvalue()
@@ -57,13 +74,16 @@ def test_a_lender_ends_once_it_has_lent(run, console):
 
 @pytest.mark.slow
 def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
-    run, console, tmp_path
+    run, console, tmp_path, as_a_fold
 ):
     """There, what is wrong meets the ladder, or fails with the notebook's own error."""
     paths, config = run(model=str(tmp_path))
-    with shared_base(paths, config, [config] * 3, console) as sharing:
-        assert sharing is ALONE
+    with shared_base(paths, config, [config] * 3, console, None) as sharing:
+        as_a_fold(sharing.environments[0])
+        assert client.lent_base("any") is None
+        assert sharing.seats.count == 1, "each one's own base, so one after the other"
     said = console.file.getvalue()
+    assert "lent 0 times" not in said
     assert "Error: " in said and str(tmp_path) in said and "runs/shared/lender.log" in said
     assert "Traceback" in (paths.folder / "lender.log").read_text()
 
@@ -77,16 +97,46 @@ def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
         ("", "ended without a word"),
     ],
 )
-def test_the_last_words_of_a_lender_are_told(run, console, monkeypatch, code, said):
-    monkeypatch.setattr(of_base, "LENDER", (sys.executable, "-c", code))
+def test_the_last_words_of_a_lender_are_told(run, monkeypatch, code, said):
+    monkeypatch.setattr(lender, "PROGRAM", (sys.executable, "-c", code))
+    paths, _ = run()
+    with pytest.raises(LenderError, match=said):
+        Lender(paths).receive()
+
+
+LOADS_FOR_EVER = (sys.executable, "-c", "import time; time.sleep(600)")
+
+
+def test_a_lender_starts_early_and_ends_where_none_is_needed(run, console, monkeypatch):
+    monkeypatch.setattr(lender, "PROGRAM", LOADS_FOR_EVER)
     paths, config = run()
-    with shared_base(paths, config, [config] * 3, console) as sharing:
-        assert sharing is ALONE
-    assert said in console.file.getvalue()
+    with early_lender(paths, config, [config]) as early:
+        assert early is None, "one fold alone"
+    with early_lender(paths, config, [config] * 2) as early:
+        process = early._process
+        assert process.poll() is None
+        # One of the two folds was found done since
+        with shared_base(paths, config, [config], console, early) as sharing:
+            assert sharing is ALONE and process.poll() == -signal.SIGKILL
+    with early_lender(paths, config, [config] * 2) as early:
+        process = early._process
+    assert process.poll() == -signal.SIGKILL, "a notebook before the folds has failed"
+
+
+def test_an_early_lender_is_the_one_that_lends(run, console, monkeypatch):
+    monkeypatch.setattr(lender, "PROGRAM", LOADS_FOR_EVER)
+    paths, config = run()
+    with early_lender(paths, config, [config] * 2) as early:
+        monkeypatch.setattr(of_base, "Lender", None)  # a second one would fail
+        with shared_base(paths, config, [config] * 2, console, early) as sharing:
+            assert len(sharing.environments) == 2, "no more than folds"
+            assert early._process.poll() is None
+        assert early._process.poll() == -signal.SIGKILL
+    assert "killed" not in console.file.getvalue(), "nobody waited for it"
 
 
 def lends(config, *folds):
-    return of_base._lends(config, folds)
+    return of_base.lends(config, folds)
 
 
 def test_a_base_is_lent_to_folds_that_need_it_where_it_is(monkeypatch):

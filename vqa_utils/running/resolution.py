@@ -25,7 +25,7 @@ from vqa_utils.planning.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO
-from vqa_utils.sharing.shared_base import sharing_problem
+from vqa_utils.sharing.lender import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")

@@ -37,8 +37,15 @@ from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
 from vqa_utils.running.timings import time_table
-from vqa_utils.sharing.crowd import Crowd, CrowdedOutOfMemory
-from vqa_utils.sharing.shared_base import ALONE, is_placed_alike, shared_base
+from vqa_utils.sharing.lender import Lender
+from vqa_utils.sharing.seats import CrowdedOutOfMemory
+from vqa_utils.sharing.shared_base import (
+    ALONE,
+    Sharing,
+    early_lender,
+    is_placed_alike,
+    shared_base,
+)
 
 FOLDS_FILE = "folds.csv"
 
@@ -148,27 +155,39 @@ class Runner:
         """
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
-        for together in _groups(steps):
-            due = [step for step in together if not (self.reuse and self.is_done(step))]
-            folds = []
-            for number in dict.fromkeys(step.fold for step in due if step.fold is not None):
-                folds.append(fold_config(self.paths.fold(number), self.config))
-            with shared_base(self.paths, self.config, folds, self.console) as sharing:
-                environments = sharing.environments or fold_environments(self.config, len(folds))
+        with early_lender(self.paths, self.config, self._due_folds(steps)) as lender:
+            for together in _groups(steps):
+                if together[0].stage.per_fold:
+                    self._run_folds(together, lender)
+                    continue
                 with progress_lines(self.console) as progress:
-                    if environments:
-                        crowd = Crowd(sharing)
-                        self._run_side_by_side(together, environments, progress, crowd)
-                    else:
-                        for step in together:
-                            self._run(step, progress)
+                    for step in together:
+                        self._run(step, progress)
+
+    def _due_folds(self, steps: Sequence[Step]) -> list[Config]:
+        """Return the settings of each fold with steps to execute, as far as is known by now."""
+        due = [step for step in steps if not (self.reuse and self.is_done(step))]
+        numbers = dict.fromkeys(step.fold for step in due if step.fold is not None)
+        return [fold_config(self.paths.fold(number), self.config) for number in numbers]
+
+    def _run_folds(self, steps: Sequence[Step], lender: Lender | None) -> None:
+        """Run steps of folds, side by side where that is possible."""
+        folds = self._due_folds(steps)
+        with shared_base(self.paths, self.config, folds, self.console, lender) as sharing:
+            environments = sharing.environments or fold_environments(self.config, len(folds))
+            with progress_lines(self.console) as progress:
+                if environments:
+                    self._run_side_by_side(steps, environments, progress, sharing)
+                else:
+                    for step in steps:
+                        self._run(step, progress)
 
     def _run_side_by_side(
         self,
         steps: Sequence[Step],
         environments: Sequence[Environment],
         progress: Progress,
-        crowd: Crowd,
+        sharing: Sharing,
     ) -> None:
         """Give each step the next free process; a fold's later notebook waits for its earlier one.
 
@@ -181,17 +200,15 @@ class Runner:
             if earlier is not None:
                 earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
-            is_done_with = False
             try:
                 if not is_stopped.is_set():
-                    self._run(step, progress, process, crowd)
+                    self._run(step, progress, process, sharing)
                 return
             except CrowdedOutOfMemory as error:
-                is_done_with = error.leaves
                 self.console.print(f"  {error}", style="yellow", markup=False)
             finally:
-                if not is_done_with:
-                    free.put(process)
+                sharing.seats.leave(self._markers.archived(step).stem)
+                free.put(process)
             run_when_free(step, None)  # when another fold has ended
 
         latest: dict[int | None, Future] = {}  # by fold
@@ -219,7 +236,7 @@ class Runner:
         step: Step,
         progress: Progress,
         process: Executor | None = None,
-        crowd: Crowd | None = None,
+        sharing: Sharing = ALONE,
     ) -> None:
         """Reuse or execute one step."""
         markers = self._markers
@@ -229,7 +246,7 @@ class Runner:
             return
         if state != MISSING:
             markers.set_aside(step)
-        self._execute(step, progress, process, crowd or Crowd(ALONE))
+        self._execute(step, progress, process, sharing)
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
         if absent:
             raise RunError(
@@ -239,7 +256,7 @@ class Runner:
         markers.write(step)
 
     def _execute(
-        self, step: Step, progress: Progress, process: Executor | None, crowd: Crowd
+        self, step: Step, progress: Progress, process: Executor | None, sharing: Sharing
     ) -> None:
         """Execute a notebook; after an out-of-memory error of a fold again, in a fresh kernel.
 
@@ -254,7 +271,7 @@ class Runner:
             train_log = fold.train_log
             prepare_fold(fold, self.config, self._folds() if step.stage.trains else [])
         while True:
-            size = crowd.size
+            at_a_time = sharing.seats.count
             try:
                 with follow(progress, self.console, step.name, train_log):
                     execute(step.stage.name, archived, parameters, process)
@@ -264,16 +281,14 @@ class Runner:
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
                 archived.rename(_free_name(archived))  # beside the notebook of the next attempt
-                leaves = crowd.leave(size)
-                if leaves is not None:
+                if sharing.seats.shrink(at_a_time):
                     raise CrowdedOutOfMemory(
-                        f"{step.name:<22} out of memory; from here on one fold less at a time",
-                        leaves=leaves,
+                        f"{step.name:<22} out of memory; from here on one fold less at a time"
                     ) from error
                 rung = self._climb(fold, error.out_of_memory, trains=step.stage.trains)
                 gpus = find_gpus()
                 if gpus and not is_placed_alike(fold_config(fold, self.config), self.config, gpus):
-                    crowd.sharing.withdraw()
+                    sharing.withdraw()
                 self.console.print(
                     f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False
                 )

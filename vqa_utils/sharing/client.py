@@ -1,4 +1,4 @@
-"""Ask the run's server from a fold's process: for the base, and for turns on the GPUs."""
+"""Ask the run's server from a fold's process: for a seat, the base, and turns on the GPUs."""
 
 import contextlib
 import functools
@@ -14,6 +14,7 @@ from vqa_utils.sharing.server import (
     GIVE,
     HOLDER,
     KEY,
+    SEAT,
     TAKE,
     receive_descriptors,
 )
@@ -24,8 +25,23 @@ def is_shared() -> bool:
     return ADDRESS in os.environ
 
 
+def take_seat() -> None:
+    """Wait until this process may be at work beside the others; it may at once without a server.
+
+    Raises:
+        RunError: the server is gone.
+    """
+    if not is_shared():
+        return
+    with _server_at_work() as connection:
+        connection.send_bytes(b"%s %s" % (SEAT, _name().encode()))
+        connection.recv_bytes()
+
+
 def lent_base(key: str) -> tuple[LentBase, list[int]] | None:
     """Ask for the run's base: its description, and a file descriptor for each of its blocks.
+
+    It may still be loading; then this waits.
 
     Args:
         key: of the base that is needed.
@@ -73,8 +89,13 @@ def _connection() -> Connection:
     """Connect once; the server takes the end of the connection for the end of this process."""
     key = bytes.fromhex(os.environ[KEY])
     connection = Client(os.environ[ADDRESS], "AF_UNIX", authkey=key)
-    connection.send_bytes(f"{os.environ.get(HOLDER, 'a fold')} ({os.getpid()})".encode())
+    connection.send_bytes(f"{_name()} ({os.getpid()})".encode())
     return connection
+
+
+def _name() -> str:
+    """Return the name of this process's step."""
+    return os.environ.get(HOLDER, "a fold")
 
 
 @contextlib.contextmanager

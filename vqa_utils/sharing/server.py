@@ -3,6 +3,7 @@
     lender (exits once it has lent)          driver                      a fold's kernel
     loads, packs into blocks of memory  -->  keeps a file descriptor --> maps the blocks, read-only
                                              of each block
+                                             seats around the base  <--> waits for one
                                              a queue for each GPU   <--> takes it, gives it back
 
 Memory behind a descriptor lives as long as someone has the descriptor or a mapping of it. So the
@@ -24,14 +25,16 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
 from vqa_utils.sharing.lent import LentBase
+from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.turns import Turns
 
 # Environment variables of a fold's process: the socket and its key, and the fold's name
 ADDRESS = "VQA_SHARING_ADDRESS"
 KEY = "VQA_SHARING_KEY"
 HOLDER = "VQA_SHARING_NAME"
-# Requests, each one message: a word, a space, and the base's key or the GPU's number
-BASE, TAKE, GIVE = b"base", b"take", b"give"
+# Requests, each one message: a word, a space, and the step's name, the base's key or the GPU's
+# number
+SEAT, BASE, TAKE, GIVE = b"seat", b"base", b"take", b"give"
 GRANTED = b"granted"
 LONGEST_PARENT = 70  # characters, of the folder of the socket's folder
 DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
@@ -40,17 +43,23 @@ DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
 class Server:
     """A socket, and a thread for each connection to it.
 
+    Processes may ask for the base before it is there: they wait for `lend` or `withdraw`.
+
     Attributes:
-        base: what is lent; None where folds share the GPUs alone.
+        turns: on the GPUs.
+        seats: around the base.
+        base: what is lent, if anything.
         descriptors: of the base's blocks, in their order; closed with the server.
         lent: how often the base was given away.
     """
 
-    def __init__(self, turns: Turns, base: LentBase | None, descriptors: list[int]):
+    def __init__(self, turns: Turns, seats: Seats):
         self.turns = turns
-        self.base = base
-        self.descriptors = descriptors
+        self.seats = seats
+        self.base: LentBase | None = None
+        self.descriptors: list[int] = []
         self.lent = 0
+        self._has_loaded = threading.Event()
         # For this user alone, and not below a long TMPDIR: a socket's path has 107 bytes
         parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_PARENT else "/tmp"
         self._folder = Path(tempfile.mkdtemp(prefix="vqa-sharing-", dir=parent))
@@ -71,10 +80,17 @@ class Server:
         self.withdraw()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def lend(self, base: LentBase, descriptors: list[int]) -> None:
+        """Lend a base from now on, to those who wait for it too."""
+        self.base = base
+        self.descriptors = descriptors
+        self._has_loaded.set()
+
     def withdraw(self) -> None:
         """Lend no more: processes that have no mapping of the base load one for themselves."""
         self.base = None
         descriptors, self.descriptors = self.descriptors, []
+        self._has_loaded.set()
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -101,7 +117,10 @@ class Server:
             holder = connection.recv_bytes().decode()
             while True:
                 request, _, about = connection.recv_bytes().partition(b" ")
-                if request == BASE:
+                if request == SEAT:
+                    self.seats.take(about.decode())
+                    connection.send_bytes(GRANTED)
+                elif request == BASE:
                     self._send_base(connection, about.decode())
                 elif request == TAKE:
                     self.turns.take(int(about), holder)
@@ -116,6 +135,7 @@ class Server:
 
     def _send_base(self, connection: Connection, key: str) -> None:
         """Send the base's description and descriptors; an empty message for another base."""
+        self._has_loaded.wait()
         if self.base is None or self.base.key != key:
             connection.send_bytes(b"")
             return

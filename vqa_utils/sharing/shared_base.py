@@ -2,105 +2,133 @@
 
 import contextlib
 import functools
-import re
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import Pipe
 from typing import NamedTuple
 
 from joblib import cpu_count
 from rich.console import Console
 
-from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
-from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import Gpu, find_gpus
 from vqa_utils.planning.plan import can_lend, fold_gpus, memory_plan, plan_for
-from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.server import Server, receive_descriptors
+from vqa_utils.sharing.lender import Lender, LenderError
+from vqa_utils.sharing.seats import Seats
+from vqa_utils.sharing.server import Server
 from vqa_utils.sharing.turns import Turns
 
-LENDER = (sys.executable, "-m", "vqa_utils.model.lending.lender")
 LEAST_LENT = 10**9  # bytes; a smaller base is loaded in less time than a process takes to start
-ERROR = re.compile(r"[\w.]+(Error|Exception): ")  # the line of a traceback with its message
+AHEAD = 1  # processes that start and import while all seats are taken
 
 
 class Sharing(NamedTuple):
     """What folds around one base need of it."""
 
     environments: list[dict[str, str]]
-    """Of the processes for folds at a time; [] if each fold loads for itself."""
+    """Of the processes for folds at a time, and for the next ones; [] if each fold loads for
+    itself"""
+    seats: Seats
+    """Of the folds at a time."""
     withdraw: Callable[[], None]
     """Lends no more: the folds that follow load for themselves."""
 
 
-ALONE = Sharing([], lambda: None)
+ALONE = Sharing([], Seats(1), lambda: None)
+
+
+@contextlib.contextmanager
+def early_lender(
+    paths: RunPaths, config: Config, folds: Sequence[Config]
+) -> Iterator[Lender | None]:
+    """Load the base while notebooks that need no GPU run; None if `shared_base` lends none.
+
+    Args:
+        paths: the run, with its settings written.
+        config: its settings.
+        folds: the settings of each fold that will have notebooks to run.
+    """
+    lender = Lender(paths) if lends(config, folds) else None
+    try:
+        yield lender
+    finally:
+        if lender:
+            lender.stop()
 
 
 @contextlib.contextmanager
 def shared_base(
-    paths: RunPaths, config: Config, folds: Sequence[Config], console: Console
+    paths: RunPaths,
+    config: Config,
+    folds: Sequence[Config],
+    console: Console,
+    lender: Lender | None,
 ) -> Iterator[Sharing]:
     """Lend one base to folds while this is open, and let them take turns on the GPUs.
+
+    If the base cannot be loaded, the reason is printed, and folds load for themselves, one at a
+    time.
 
     Args:
         paths: the run, with its settings written.
         config: its settings.
         folds: the settings of each fold with notebooks to run.
         console: the terminal.
+        lender: of `early_lender`.
 
     Yields:
-        `ALONE` if each fold loads for itself: one fold, folds that need another placement of the
-        layers, or a lender that failed, whose reason is printed.
+        `ALONE` if each fold loads for itself: one fold, or folds that need another placement of
+        the layers.
     """
-    if len(folds) < 2 or not _lends(config, folds):
+    if not lends(config, folds):
+        if lender:
+            lender.stop()
         yield ALONE
         return
-    start = time.monotonic()
-    try:
-        base, descriptors = _load(paths)
-    except LenderError as error:
-        console.print(f"each fold loads the base for itself: {error}", style="yellow", markup=False)
-        yield ALONE
-        return
-    at_once = min(config.sharing_folds, len(folds))
-    console.print(
-        f"base: loaded once, in {time.monotonic() - start:.0f} s, for {len(folds)} folds, "
-        f"{at_once} at a time"
-    )
+    lender = lender or Lender(paths)
+    seats = Seats(min(config.sharing_folds, len(folds)))
     turns = Turns(functools.partial(_report_stall, console))
-    with Server(turns, base, descriptors) as server:
+    with Server(turns, seats) as server:
         environment = dict(server.environment)
         if not find_gpus():
-            environment["OMP_NUM_THREADS"] = str(max(1, cpu_count() // at_once))
-        yield Sharing([environment] * at_once, server.withdraw)
-        console.print(f"base: lent {server.lent} times, its bytes unchanged each time")
+            environment["OMP_NUM_THREADS"] = str(max(1, cpu_count() // seats.count))
+        processes = min(seats.count + AHEAD, len(folds))
+        words = f"for {len(folds)} folds, {seats.count} at a time"
+        lending = threading.Thread(target=_lend, args=(lender, server, console, words), daemon=True)
+        lending.start()
+        try:
+            yield Sharing([environment] * processes, seats, server.withdraw)
+        finally:
+            lender.stop()
+            lending.join()
+        if server.lent:
+            console.print(f"base: lent {server.lent} times, its bytes unchanged each time")
 
 
-class LenderError(RunError):
-    """The base was not loaded, or cannot be lent."""
+def _lend(lender: Lender, server: Server, console: Console, words: str) -> None:
+    """Lend the base once it is there; without one, let folds load for themselves, one at a time."""
+    try:
+        base, descriptors = lender.receive()
+    except LenderError as error:
+        server.seats.limit(1)
+        server.withdraw()
+        if not lender.is_stopped:
+            console.print(
+                f"each fold loads the base for itself: {error}", style="yellow", markup=False
+            )
+        return
+    server.lend(base, descriptors)
+    console.print(f"base: loaded once, in {lender.seconds:.0f} s, {words}")
 
 
-@functools.cache
-def sharing_problem(gpus: int) -> str:
-    """Tell why this machine cannot lend a base on its first GPUs; "" if it can.
-
-    It takes some seconds: a process of its own shares a page on each GPU.
-    """
-    answer = subprocess.run(
-        [*LENDER, "test", str(gpus)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return "" if answer.returncode == 0 else _last_error(answer.stderr)
-
-
-def _lends(config: Config, folds: Sequence[Config]) -> bool:
-    """Tell whether to load the base once.
+def lends(config: Config, folds: Sequence[Config]) -> bool:
+    """Tell whether to load the base once, for these folds.
 
     A base that a CPU trains is loaded in less time than a process takes to start; there,
     `folds_at_once` has to ask for it.
     """
+    if len(folds) < 2:
+        return False
     gpus = find_gpus()
     if not gpus:
         return config.sharing_folds > 1 and can_lend(config, None)
@@ -121,45 +149,6 @@ def is_placed_alike(fold: Config, config: Config, gpus: Sequence[Gpu]) -> bool:
     if plan.offloaded_layers != of_run.offloaded_layers:
         return False
     return plan.device_map == of_run.device_map and plan.gives_back == of_run.gives_back
-
-
-def _load(paths: RunPaths) -> tuple[LentBase, list[int]]:
-    """Let a process load and pack the base; return its description, and its blocks' descriptors.
-
-    Raises:
-        LenderError: with the last words of the lender, and its log.
-    """
-    ours, theirs = Pipe()
-    log = paths.folder / "lender.log"
-    with log.open("w") as output, theirs:
-        lender = subprocess.Popen(
-            [*LENDER, "lend", paths.run_id, str(theirs.fileno())],
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            pass_fds=[theirs.fileno()],
-        )
-    try:
-        with ours:  # closed, it ends the lender, whatever happens here
-            base = LentBase.from_json(ours.recv_bytes().decode())
-            descriptors = receive_descriptors(ours, len(base.blocks))
-    except EOFError:
-        status = lender.wait()
-        problem = _last_error(log.read_text(encoding="utf-8"))
-        if status < 0:
-            problem = f"the lender was killed by signal {-status}"
-        raise LenderError(f"{problem} ({shown(log)})") from None
-    finally:
-        lender.wait()
-    log.unlink()
-    return base, descriptors
-
-
-def _last_error(text: str) -> str:
-    """Find the last line that names an error; the last line, if none does."""
-    lines = text.strip().splitlines() or ["it ended without a word"]
-    errors = [line for line in lines if ERROR.match(line)]
-    return (errors or lines)[-1]
 
 
 def _report_stall(console: Console, gpu: int, holder: str, waiting: str, seconds: float) -> None:

@@ -1,0 +1,94 @@
+"""Start the process that loads the base, and receive what it lends."""
+
+import functools
+import re
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
+
+from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
+from vqa_utils.errors import RunError
+from vqa_utils.sharing.lent import LentBase
+from vqa_utils.sharing.server import receive_descriptors
+
+PROGRAM = (sys.executable, "-m", "vqa_utils.model.lending.lender")
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")  # the line of a traceback with its message
+
+
+class LenderError(RunError):
+    """The base was not loaded, or cannot be lent."""
+
+
+@functools.cache
+def sharing_problem(gpus: int) -> str:
+    """Tell why this machine cannot lend a base on its first GPUs; "" if it can.
+
+    It takes some seconds: a process of its own shares a page on each GPU.
+    """
+    answer = subprocess.run(
+        [*PROGRAM, "test", str(gpus)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return "" if answer.returncode == 0 else _last_error(answer.stderr)
+
+
+class Lender:
+    """A process that loads and packs a run's base, lends it, and ends.
+
+    It ends with this process too.
+
+    Attributes:
+        is_stopped: nobody waits for its base any more.
+    """
+
+    def __init__(self, paths: RunPaths):
+        """Start it; the run's settings are written."""
+        self.is_stopped = False
+        self._started = time.monotonic()
+        self._log = paths.folder / "lender.log"
+        self._ours, theirs = Pipe()
+        with self._log.open("w") as output, theirs:
+            self._process = subprocess.Popen(
+                [*PROGRAM, "lend", paths.run_id, str(theirs.fileno())],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+            )
+
+    @property
+    def seconds(self) -> float:
+        """The time since its start."""
+        return time.monotonic() - self._started
+
+    def receive(self) -> tuple[LentBase, list[int]]:
+        """Wait for the base: its description, and its blocks' descriptors.
+
+        Raises:
+            LenderError: with the last words of the lender, and its log.
+        """
+        try:
+            base = LentBase.from_json(self._ours.recv_bytes().decode())
+            descriptors = receive_descriptors(self._ours, len(base.blocks))
+        except EOFError:
+            status = self._process.wait()
+            problem = _last_error(self._log.read_text(encoding="utf-8"))
+            if status < 0:
+                problem = f"the lender was killed by signal {-status}"
+            raise LenderError(f"{problem} ({shown(self._log)})") from None
+        self._process.wait()
+        self._log.unlink()
+        return base, descriptors
+
+    def stop(self) -> None:
+        """End it, if it is still at work."""
+        self.is_stopped = True
+        self._process.kill()
+        self._process.wait()
+
+
+def _last_error(text: str) -> str:
+    """Find the last line that names an error; the last line, if none does."""
+    lines = text.strip().splitlines() or ["it ended without a word"]
+    errors = [line for line in lines if ERROR.match(line)]
+    return (errors or lines)[-1]
