@@ -42,14 +42,18 @@ def test_a_sum_and_its_norm(device, dtype, tolerance, width, kind, added):
     x = torch.randn(2, 5, width, device=device) * 3
     delta = torch.randn(2, 5, width, device=device).to(dtype)
     norm, before = norm_of(kind, width, device), x.clone()
-    total, narrow, wide = add_norm(x, delta if added else None, norm, dtype, wide=True)
+    total, narrow, rest = add_norm(x, delta if added else None, norm, dtype, rest=True)
     expected = x.double() + delta.double() if added else x.double()
     normed = exact_norm(expected, norm)
     assert torch.equal(x, before) and narrow.dtype == dtype
     torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(wide.double(), normed, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(narrow.double(), normed, rtol=tolerance, atol=tolerance)
-    assert add_norm(x, delta, norm, dtype).wide is None
+    if rest is not None:  # else the norm is in the type of the products already
+        exact = narrow.double() + rest.double()
+        torch.testing.assert_close(exact, normed, rtol=1e-5, atol=1e-5)
+        assert (rest.abs() <= narrow.abs() * 2**-11 + 2**-25).all()
+    assert (rest is None) == (dtype == x.dtype)
+    assert add_norm(x, delta, norm, dtype).rest is None
 
 
 @pytest.mark.parametrize("width", [40, 2048, 8192])

@@ -93,13 +93,14 @@ def attention_forward(shape: ModelShape, batch: Batch, *, causal: bool) -> list[
             reads=3 * FP16 * queries,
             writes=FP16 * queries,
         ),
-        # In: the residual stream in fp32, and o's output. Out: their sum, its norm in fp16 and fp32
+        # In: the residual stream in fp32, and o's output. Out: their sum, its norm in fp16, and what
+        # that has rounded away
         Kernel(
             "sum and second norm",
             tokens,
             FORWARDS,
             reads=(FP32 + FP16) * hidden,
-            writes=(2 * FP32 + FP16) * hidden,
+            writes=(FP32 + 2 * FP16) * hidden,
         ),
     ]
 
@@ -186,7 +187,11 @@ def routing(shape: ModelShape, batch: Batch) -> list[Kernel]:
     backward = (BACKWARD,)
     both = (FORWARD, BACKWARD)
     return [
+        # In two parts of fp16, or in fp32
         Kernel("router", tokens, both, reads=wide + logits),
+        # To the slots of its experts, which `expert_slots` counts
+        Kernel("tokens", tokens, both, reads=narrow),
+        Kernel("gradients", tokens, backward, reads=narrow),
         # The residual stream, in and out
         Kernel("sum onto the residual stream", tokens, forward, reads=wide, writes=wide),
         Kernel("slots in that sum", pairs, both, reads=narrow),
@@ -224,11 +229,11 @@ def expert_slots(shape: ModelShape, slots: float) -> list[Kernel]:
     backward = (BACKWARD,)
     both = (FORWARD, BACKWARD)
     return [
-        Kernel("gather of tokens", slots, both, reads=token, writes=token),
+        Kernel("tokens", slots, both, writes=token),
         Kernel("gate and up", slots, both, operations=gate_up),
         Kernel("gate times up", slots, forward, reads=2 * gate, writes=gate),
         Kernel("down", slots, forward, operations=down),
-        Kernel("gather of gradients", slots, backward, reads=token, writes=token),
+        Kernel("gradients", slots, backward, writes=token),
         Kernel("gradient through down", slots, backward, operations=down),
         Kernel("gate times up", slots, backward, reads=3 * gate, writes=2 * gate),
         Kernel("gradient through gate and up", slots, backward, operations=gate_up),
@@ -283,9 +288,9 @@ def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
         # A merger's rows are image tokens: patches_per_token patches side by side
         inputs = patches / patches_per_token if "merger" in name else patches
         kernels.append(Kernel(name, math.prod(size), forward, 2 * inputs, reads=FP16))
-    # Bytes read and written together: two norms, rotation, attention, sums onto the residual stream
+    # Bytes read and written together: two norms, rotation, attention, sums onto the residual stream.
+    # The activation is part of a product
     moved = (18 + 8 + 8 + 10) * hidden
-    moved += 2 * FP16 * shape.vision_mlp_width  # the activation
     # Per patch; it attends to all patches of its image
     operations = 2 * 2 * hidden * patches_per_image  # of QK^T and of the weighted sum of V
     block_patches = vision_blocks(shape) * patches

@@ -7,9 +7,11 @@ dropout         Drop values by a mask that its seed draws again
 expert_slots    Give each pair of token and expert a slot, by load
 gate            Compute silu(gate) * up * router weight, forward and backward
 heads           Make heads of q, k and v: norm, rotary embedding, repetition
+linear_gelu     Multiply, add a bias and apply GELU in one kernel
 norms           Compute a sum and the norm after it
 rotary          Rotate heads by the angles of their positions (rotary embedding)
-sum_rows        Sum each token's rows, one from each of its experts
+router_logits   Multiply a norm by the router's weights in fp32, by products of fp16
+token_rows      Copy tokens to their experts' slots; sum what the experts made of each
 
 fp16_vectors.cu is what the kernels share. All of them work on fp16 on a GPU; anything else takes
 the fall-back.

@@ -1,13 +1,19 @@
 // The k experts with the largest logits [tokens, experts], at most 256, and the softmax over
-// these. One warp per token
-extern "C" __global__ void route(const float* logits, float* weights, i64* index, int tokens,
-                                 int experts, int k) {
+// these. The logits are `scale` times the sum of up to three parts, whose rows lie as far apart as
+// is said. One warp per token
+extern "C" __global__ void route(const float* part, int apart, const float* part2, int apart2,
+                                 const float* part3, int apart3, float scale, float* weights,
+                                 i64* index, int tokens, int experts, int k) {
     int token = thread() / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
     float values[8], largest = 0.0f, total = 0.0f, mine = 0.0f;
     int chosen = 0, is_nan = 0;
     for (int i = 0; i < 8; i++) {
-        values[i] = lane + 32 * i < experts ? logits[token * experts + lane + 32 * i] : -INFINITY;
+        int expert = lane + 32 * i;
+        values[i] = expert < experts ? part[token * apart + expert] : -INFINITY;
+        if (part2 && expert < experts) values[i] += part2[token * apart2 + expert];
+        if (part3 && expert < experts) values[i] += part3[token * apart3 + expert];
+        values[i] *= scale;
         is_nan |= values[i] != values[i];
     }
     for (int number = 0; number < k; number++) {

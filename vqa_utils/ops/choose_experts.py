@@ -10,36 +10,46 @@ the same.
 import torch
 
 from vqa_utils.ops._launch import WARP, is_ready, launch
+from vqa_utils.ops.router_logits import Logits
 
 # Of the kernels: a lane of a token's warp holds up to 8 logits, and one chosen expert
 MOST_EXPERTS = 256
 MOST_CHOSEN = 32
+MOST_PARTS = 3  # of the logits
 
 
-def choose_experts(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_experts(logits: Logits, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose k experts per token.
 
     Args:
-        logits: [T, E]
+        logits: [T, E], of `router_logits`.
 
     Returns:
         The weights, which sum to 1, and the experts: [T, k] each, by descending logit.
     """
-    tokens, experts = logits.shape
-    device = logits.device
+    parts, scale = logits
+    first = parts[0]
+    tokens, experts = first.shape
+    device = first.device
     has_kernel = (
-        logits.dtype == torch.float32
+        first.dtype == torch.float32
+        and all(part.stride(1) == 1 for part in parts)
         and k <= experts <= MOST_EXPERTS
         and k <= MOST_CHOSEN
         and is_ready(device)
     )
     if not has_kernel:
-        values, index = logits.topk(k)
+        values, index = (sum(parts[1:], start=first) * scale).topk(k)
         return values.softmax(-1), index
-    weights = logits.new_empty(tokens, k)
-    index = logits.new_empty(tokens, k, dtype=torch.long)
+    weights = first.new_empty(tokens, k)
+    index = first.new_empty(tokens, k, dtype=torch.long)
+    of_parts: list[torch.Tensor | int | None] = []
+    for part in parts:
+        of_parts += [part, part.stride(0)]
+    of_parts += [None, 0] * (MOST_PARTS - len(parts))
     # One warp per token
-    launch("route", device, WARP * tokens, logits, weights, index, tokens, experts, k)
+    args = (*of_parts, scale, weights, index, tokens, experts, k)
+    launch("route", device, WARP * tokens, *args)
     return weights, index
 
 

@@ -21,7 +21,7 @@ import torch
 from vqa_utils.ops._launch import is_ready, launch
 from vqa_utils.planning.expert_chunks import split
 
-PAIRS_A_THREAD = 8  # of the kernel that counts: each block first counts in its shared memory
+PAIRS_A_THREAD = 8  # of the kernels that count: each block first counts in its shared memory
 MOST_EXPERTS = 1024  # whose counts a block can hold
 
 
@@ -53,8 +53,6 @@ class Placed(NamedTuple):
     """[T, k]"""
     pair: torch.Tensor
     """[slots], the flat place in [T, k]; 0 for a padding slot"""
-    token: torch.Tensor
-    """[slots]; 0 for a padding slot"""
 
 
 class Routing:
@@ -66,8 +64,7 @@ class Routing:
         slots: their number, padding slots included.
         slot_of_pair: [T, k]
         pair: [slots], the pair that a slot computes, by its flat place in [T, k]; a padding slot
-            computes the first.
-        token: [slots], the pair's token.
+            has the first one's weight.
         meanwhile: what the argument of this name returned.
     """
 
@@ -105,7 +102,7 @@ class Routing:
         first, self.slots = _first_slots(chunks, by_load, pinned=load.is_cuda)
         first = first.to(index.device, non_blocking=True)
         placed = place_pairs(index, first, load, self.slots)
-        self.slot_of_pair, self.pair, self.token = placed
+        self.slot_of_pair, self.pair = placed
         self.groups = _groups(chunks, at_once)
 
 
@@ -199,13 +196,13 @@ def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, sl
         load: [E], of `count_loads`; may be overwritten.
         slots: their number.
     """
-    pairs, k = index.numel(), index.shape[1]
+    pairs = index.numel()
     slot_of_pair = torch.empty_like(index)
-    pair, token = index.new_zeros(2, slots)
+    pair = index.new_zeros(slots)
     if load.dtype == torch.int32:  # the kernel counted, so there are kernels
-        args = (index.contiguous(), first, load, slot_of_pair, pair, token, pairs, k)
-        launch("place_pairs", index.device, pairs, *args)
-        return Placed(slot_of_pair, pair, token)
+        args = (index.contiguous(), first, load, slot_of_pair, pair, pairs, len(load))
+        launch("place_pairs", index.device, -(-pairs // PAIRS_A_THREAD), *args)
+        return Placed(slot_of_pair, pair)
     expert_of_pair, order = index.flatten().sort(stable=True)  # [T * k] each
     before = load.cumsum(0) - load  # [E], pairs of the experts before each one
     # [T * k], the pair's place among those of its expert
@@ -213,4 +210,4 @@ def place_pairs(index: torch.Tensor, first: torch.Tensor, load: torch.Tensor, sl
     slot = first[expert_of_pair] + rank
     slot_of_pair.view(-1)[order] = slot
     pair[slot] = order
-    return Placed(slot_of_pair, pair, pair // k)
+    return Placed(slot_of_pair, pair)

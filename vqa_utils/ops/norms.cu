@@ -3,10 +3,10 @@
     _Pragma("unroll") for (int n = 0, eight = threadIdx.x; n < 4; n++, eight += blockDim.x) \
         if (eight < width / 8)
 
-// sum = x + delta (where there is one) and its norm, in fp16 and, where it is asked for, in fp32.
-// The RMS norm, or where there is a bias the layer norm. x [rows, width]
+// sum = x + delta (where there is one) and its norm, in fp16 and, where it is asked for, the rest
+// that fp16 has rounded away. The RMS norm, or where there is a bias the layer norm. x [rows, width]
 extern "C" __global__ void add_norm(const float* x, const fp16* delta, const float* weight,
-                                    const float* bias, float* sum, fp16* normed, float* normed_wide,
+                                    const float* bias, float* sum, fp16* normed, fp16* rest,
                                     int width, float eps) {
     int first = blockIdx.x * (width / 8);
     Wide values[4];
@@ -29,8 +29,12 @@ extern "C" __global__ void add_norm(const float* x, const fp16* delta, const flo
         if (bias) shift = load(bias, eight);
         for (int i = 0; i < 8; i++)
             values[n].at[i] = (values[n].at[i] - mean) * rstd * scale.at[i] + shift.at[i];
-        store(normed, first + eight, narrowed(values[n]));
-        if (normed_wide) store(normed_wide, first + eight, values[n]);
+        Eight narrow_values = narrowed(values[n]);
+        store(normed, first + eight, narrow_values);
+        if (!rest) continue;
+        Wide kept = widened(narrow_values);
+        for (int i = 0; i < 8; i++) values[n].at[i] -= kept.at[i];
+        store(rest, first + eight, narrowed(values[n]));
     }
 }
 

@@ -28,8 +28,8 @@ class Normed(NamedTuple):
     """the sum, in the type of x; x itself where nothing is added"""
     narrow: torch.Tensor
     """its norm, in the type of the products"""
-    wide: torch.Tensor | None
-    """its norm in the type of x, where it was asked for"""
+    rest: torch.Tensor | None
+    """what `narrow` lacks of it by rounding, where it was asked for; None too if that is nothing"""
 
 
 def add_norm(
@@ -38,7 +38,7 @@ def add_norm(
     norm: nn.Module,
     dtype: torch.dtype,
     *,
-    wide: bool = False,
+    rest: bool = False,
 ) -> Normed:
     """Add and norm, without autograd.
 
@@ -47,7 +47,8 @@ def add_norm(
         delta: [..., width], added to it; None where nothing is.
         norm: an RMS norm of Qwen's, or a layer norm.
         dtype: of the products.
-        wide: whether the norm is made in x's type too.
+        rest: whether to return what the norm loses in the type of the products: in that type by
+            the kernel, else in x's.
     """
     weight = norm.weight
     bias = getattr(norm, "bias", None)
@@ -56,16 +57,17 @@ def add_norm(
         width = x.shape[-1]
         total = x if delta is None else torch.empty_like(x)
         narrow = torch.empty_like(x, dtype=dtype)
-        normed = torch.empty_like(x) if wide else None
-        args = (x, delta, weight, bias, total, narrow, normed, width, eps)
+        lost = torch.empty_like(narrow) if rest else None
+        args = (x, delta, weight, bias, total, narrow, lost, width, eps)
         launch("add_norm", x.device, x.numel() // width * THREADS, *args)  # one block per row
-        return Normed(total, narrow, normed)
+        return Normed(total, narrow, lost)
     total = x if delta is None else x + delta
     if isinstance(norm, nn.LayerNorm):
         normed = F.layer_norm(total, weight.shape, weight.to(x.dtype), norm.bias.to(x.dtype), eps)
     else:
         normed = F.rms_norm(total, weight.shape, weight, eps)
-    return Normed(total, normed.to(dtype), normed if wide else None)
+    narrow = normed.to(dtype)
+    return Normed(total, narrow, normed - narrow if rest and dtype != x.dtype else None)
 
 
 def norm_backward(

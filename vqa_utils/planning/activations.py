@@ -121,8 +121,8 @@ def training_bytes(
 def input_bytes(shape: ModelShape, batch: Batch) -> int:
     """Count the bytes that every decoder layer saves: its input and its experts' routing."""
     residual_stream = FP32 * shape.hidden
-    # For each expert of a token: weight (fp32), expert (int64) and three places (int64)
-    routing = (FP32 + INT64 + 3 * INT64) * shape.experts_per_token
+    # For each expert of a token: weight (fp32), expert (int64) and two places (int64)
+    routing = (FP32 + INT64 + 2 * INT64) * shape.experts_per_token
     return (residual_stream + routing) * batch.tokens
 
 

@@ -25,6 +25,7 @@ PAGED_LORA_BYTES = FP32 + FP32 + FP16
 # Names of groups of weights: LoRA's own, and one of `shapes.GROUPS`
 LORA = "LoRA and its optimizer"
 EXPERTS = "experts"
+ROUTER = ".mlp.gate.weight"  # a weight's name ends with it
 
 # Bytes by name: of a group of weights, of a kind of activations, or of a phase
 Bytes = dict[str, int]
@@ -86,6 +87,8 @@ def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
         lora_count = lora_weights(name, size, config)
         if lora_count:
             _add(groups, LORA, _lora_bytes(lora_count, size, config))
+        if name.endswith(ROUTER):  # it is there in two fp16 parts too: ops/router_logits.py
+            _add(groups, group_of(name), 2 * FP16 * math.prod(size))
     return modules
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from vqa_utils.model.fast._attention import as_bias, attend, has_cache
@@ -28,6 +27,7 @@ from vqa_utils.ops.choose_experts import choose_experts, choose_experts_backward
 from vqa_utils.ops.expert_slots import Routing
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
+from vqa_utils.ops.router_logits import router_logits, split_weight
 
 Angles = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [B, L, d] each
 
@@ -53,6 +53,8 @@ def prepare_layer(layer: nn.Module) -> None:
     """Take over activation checkpointing: the layer does its own recomputation."""
     layer.is_checkpointed = layer.gradient_checkpointing
     layer.gradient_checkpointing = False
+    # A plain attribute: no part of the state, and moved by nothing
+    layer.mlp.gate.split = split_weight(layer.mlp.gate.weight)
 
 
 def layer_forward(
@@ -151,8 +153,8 @@ class AttentionHalfOutput(NamedTuple):
     """[B, L, H], the residual stream after it"""
     normed: torch.Tensor
     """[B, L, H], its norm in the type of the products, for the experts"""
-    normed_wide: torch.Tensor | None
-    """[B, L, H], its norm in the type of the residual stream, for the router"""
+    rest: torch.Tensor | None
+    """[B, L, H], what `normed` lacks of the norm, for the router"""
     saved: SavedAttentionHalf | None
 
 
@@ -204,11 +206,10 @@ class Layer:
             save: True to return the attention half's tensors for the backward too.
         """
         mlp = self.module.mlp
-        middle, normed, normed_wide, saved = self.attention_half(x, save=save, wide=True)
-        assert normed_wide is not None  # asked for
+        middle, normed, rest, saved = self.attention_half(x, save=save, rest=True)
         # The router reads fp32, as model/fp16.py has it
-        logits = F.linear(normed_wide.flatten(0, -2), mlp.gate.weight)  # [T, E]
-        del normed_wide  # fp32 [B, L, H], which would lie beside the experts' dense weights
+        logits = router_logits(normed, rest, mlp.gate.weight, mlp.gate.split)  # [T, E]
+        del rest  # [B, L, H], which would lie beside the experts' dense weights
         weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
         routing = expert_math.routed(index, mlp.experts)
         y = expert_math.compute(
@@ -216,13 +217,13 @@ class Layer:
         )  # [T, H]
         return LayerOutput(y.view_as(x), saved, SavedRouting(weights, index, routing))
 
-    def attention_half(self, x: torch.Tensor, *, save: bool, wide: bool) -> AttentionHalfOutput:
+    def attention_half(self, x: torch.Tensor, *, save: bool, rest: bool) -> AttentionHalfOutput:
         """Compute the residual stream after the attention, and its norms.
 
         Args:
             x: [B, L, H], the residual stream before the layer.
             save: True to return the tensors for the backward too.
-            wide: True to return the router's norm too.
+            rest: True to return what the norm for the router needs too.
         """
         attention = self._attention(x, save=save)
         delta, out_dropped, out_low = self.out.projection.forward(
@@ -231,11 +232,11 @@ class Layer:
         if not save:
             del attention  # its memory is free for the norms
         norm = self.module.post_attention_layernorm
-        middle, normed, normed_wide = add_norm(x, delta, norm, self._dtype, wide=wide)
+        middle, normed, lost = add_norm(x, delta, norm, self._dtype, rest=rest)
         saved = None
         if save:
             saved = SavedAttentionHalf(attention, out_dropped, out_low, middle, normed)
-        return AttentionHalfOutput(middle, normed, normed_wide, saved)
+        return AttentionHalfOutput(middle, normed, lost, saved)
 
     def _attention(self, x: torch.Tensor, *, save: bool) -> AttentionOutput:
         """Norm x [B, L, H], make its heads, and attend.
@@ -351,6 +352,6 @@ class _Compute(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             if saved is None:
                 # The routing is kept, so the router's norm is not made again
-                saved = ctx.layer.attention_half(x, save=True, wide=False).saved
+                saved = ctx.layer.attention_half(x, save=True, rest=False).saved
             grad_x, grads = ctx.layer.backward(grad, x, saved, saved_routing, needs_x=needs_x)
         return grad_x, None, None, *grads

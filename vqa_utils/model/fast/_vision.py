@@ -12,11 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.activations import ACT2FN
 
 from vqa_utils.model.fast._shared import one_forward, shared
+from vqa_utils.ops.linear_gelu import linear_gelu
 from vqa_utils.ops.norms import add_norm
 from vqa_utils.ops.rotary import rotate
 
+TANH_GELU = type(ACT2FN["gelu_pytorch_tanh"])  # Qwen3-VL's; Qwen2.5-VL's MLP has a gate
 # Towers that take `position_ids` instead of making them image by image
 TAKES_POSITIONS = ("Qwen3VLVisionModel", "Qwen3VLMoeVisionModel")
 
@@ -104,7 +107,16 @@ def block_forward(
     hidden_states, normed, _ = add_norm(
         hidden_states, self.attn(normed, *args, **kwargs), self.norm2, dtype
     )
-    return hidden_states.add_(self.mlp(normed))  # made above, without autograd: in place
+    return hidden_states.add_(_mlp(self.mlp, normed))  # made above, without autograd: in place
+
+
+def _mlp(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Run a block's MLP on [patches, width]; if it is two products with GELU between, in two kernels."""
+    first: Any = getattr(mlp, "linear_fc1", None)
+    is_plain = type(first) is nn.Linear and first.weight.dtype == x.dtype
+    if not is_plain or not isinstance(mlp.act_fn, TANH_GELU):
+        return mlp(x)
+    return mlp.linear_fc2(linear_gelu(x, first.weight, first.bias))
 
 
 def vision_attention_forward(

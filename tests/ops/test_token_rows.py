@@ -1,6 +1,17 @@
 import torch
 
-from vqa_utils.ops.sum_rows import sum_rows
+from vqa_utils.ops.token_rows import spread_rows, sum_rows
+
+
+def test_tokens_are_copied_to_each_of_their_slots(device, dtype):
+    torch.manual_seed(0)
+    tokens = torch.randn(9, 24, device=device).to(dtype)
+    index = torch.randperm(40, device=device)[:36].view(9, 4)  # four slots are padding
+    rows = spread_rows(tokens, index, 40)
+    assert rows.shape == (40, 24) and rows.dtype == dtype
+    assert torch.equal(rows[index], tokens[:, None].expand(9, 4, 24))
+    # A view of each second row, as a gradient may be
+    assert torch.equal(spread_rows(tokens[::2], index[::2], 40)[index[::2]], rows[index[::2]])
 
 
 def test_the_rows_of_each_token_are_added(device, dtype):
