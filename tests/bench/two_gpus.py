@@ -90,7 +90,7 @@ def run_fold(args: argparse.Namespace) -> None:
     base = attached(KEY, loading_options(config, plan), "random")
     model = add_lora(finish(base, config, plan), config, plan)
     attach_s = round(time.perf_counter() - start, 2)
-    take_turns = hand_over.TURNS.move_to
+    turns = hand_over.TURNS
 
     def train(batch: Any) -> None:
         train_step(model, batch)
@@ -109,7 +109,7 @@ def run_fold(args: argparse.Namespace) -> None:
                 meet(args.folder, f"{rows} {folds} end", max(args.folds))
                 continue
             # A fold alone has the GPUs for itself, as without a server
-            hand_over.TURNS.move_to = take_turns if folds > 1 else lambda gpu: None
+            hand_over.TURNS = turns if folds > 1 else None
             parts = [made[first : first + rows] for first in range(0, rows * BATCHES, rows)]
             found: dict[str, Any] = {"rows": rows, "folds": folds, "attach_s": attach_s}
             for kind, step, encode in (

@@ -166,3 +166,25 @@ def test_folds_in_turns_on_three_gpus_have_even_work():
     plan = planned_of(limits=[36e9] * 3, **settings)
     first, second, third = (len(gpu.layers) for gpu in plan.gpus)
     assert abs(second - third) <= 2 and first < second - 5
+
+
+def test_a_fold_alone_has_two_batches_in_flight_where_the_second_has_room():
+    settings = {"micro_batch": 16, "accumulation": 1, "folds_at_once": 1}
+    small = planned_of(**settings, score_batch=16)
+    first, second = small.gpus
+    assert small.batches_in_flight == 2
+    assert first.held_in_scoring > 2**27 and second.held_in_scoring == 0
+    assert planned_of(limits=[36e9], **settings, score_batch=16).batches_in_flight == 1
+    # As many rows as fit once, beside the reserve
+    rows = 16
+    while True:
+        plan = planned_of(**settings, score_batch=rows)
+        first = plan.gpus[0]
+        room = 0.95 * first.limit - first.peaks["scoring"]
+        assert plan.batches_in_flight == (2 if room >= first.held_in_scoring else 1)
+        if plan.batches_in_flight == 1:
+            break
+        rows += 4
+    assert rows > 32
+    offloading = planned_of(limits=[6e9] * 2, offload_experts=True, score_batch=4)
+    assert offloading.offloaded_layers and offloading.batches_in_flight == 1

@@ -92,11 +92,13 @@ def forecast(
     scored = held_out * held_out_scorings + rows.test
     folds = len(config.fold_numbers)
     train_seconds = [config.epochs * epoch] * folds
-    score_seconds = [scored * scoring.wall] * folds
+    in_flight = plan.batches_in_flight if machine.side_by_side == 1 else 1
+    scoring_s = scoring.wall / scoring.gain(in_flight)  # of a row
+    score_seconds = [scored * scoring_s] * folds
     if config.refit:  # trains on all rows, and scores the test set alone
         all_rows = rows.train + rows.extra
         train_seconds.append(config.epochs * all_rows * training.wall)
-        score_seconds.append(rows.test * scoring.wall)
+        score_seconds.append(rows.test * scoring_s)
 
     lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
     starts = _start_seconds(config, shape, lends=lends)

@@ -3,7 +3,7 @@
 _quantized_copy  Keep quantised weights between folds; free of torch
 encoder          Turn rows and images into the model's tensors, with labels where it learns
 fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router
-hand_over        Hold one GPU at a time while the other folds of a run hold the others
+hand_over        Hold one GPU at a time while other folds, or other batches, hold the others
 loading          Load the processor, the base and the adapter, all steps in their order
 loading_check    Compare loaded weights with the plan: bytes, types, GPUs
 nf4/             Keep experts in 4 bits: quantised while read, computed with, offloaded

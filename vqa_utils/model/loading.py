@@ -179,8 +179,8 @@ def finish(model: Any, config: Config, plan: Plan | None) -> Any:
         # Last: LoRA's products stand on PEFT's layers, and a decoder layer's forward on those and
         # on checkpointing
         use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
-        if plan is not None and len(plan.gpus) > 1 and config.sharing_folds > 1 and is_shared():
-            use_turns(model, plan)
+        if plan is not None and len(plan.gpus) > 1 and not plan.offloaded_layers:
+            use_turns(model, plan, with_folds=config.sharing_folds > 1 and is_shared())
         return model
     model.config.use_cache = model.config.get_text_config().use_cache = (
         False  # nothing is generated

@@ -238,6 +238,12 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
     return int(working) * batch.tokens + dense_bytes(shape) + images
 
 
+def held_in_scoring(shape: ModelShape, batch: Batch) -> int:
+    """Count the bytes that a forward holds on the first GPU while it is on another."""
+    embeddings = 3 * FP32 * shape.hidden  # as made and as moved, and the stream at the cut
+    return int(embeddings) * batch.tokens + _image_bytes(shape, batch)
+
+
 def _image_bytes(shape: ModelShape, batch: Batch) -> int:
     """Count the bytes of pixels, the tower's residual stream, its features and DeepStack's."""
     stream = FP32 * shape.vision_hidden  # per patch

@@ -19,6 +19,8 @@ HEAD = "lm_head"
 RESERVE = 0.05
 # Offloaded layers whose experts are on a GPU at a time: the one that computes, and the next
 OFFLOAD_SLOTS = 2
+# Batches of one fold at a time, in scoring on several GPUs
+IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class GpuPlan:
     """They give unused memory back after each turn."""
     uncheckpointed_layers: tuple[str, ...] = ()
     """Decoder layers that skip activation checkpointing: the backward does not recompute them."""
+    held_in_scoring: int = 0
+    """What a pass of scoring holds on the first GPU while it is on another."""
 
     @property
     def peaks(self) -> Bytes:
@@ -127,6 +131,16 @@ class Plan:
         for gpu in self.gpus:
             size += sum(gpu.weights.values()) - gpu.weights.get(LORA, 0)
         return size
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Batches that a fold alone has in flight in scoring, one on each of two GPUs."""
+        is_cut = sum(bool(gpu.layers) for gpu in self.gpus) > 1
+        if not is_cut or self.offloaded_layers:
+            return 1
+        first = self.gpus[0]
+        peak = first.peaks["scoring"] + first.held_in_scoring
+        return IN_FLIGHT if peak <= (1 - RESERVE) * first.limit else 1
 
     @property
     def gives_back(self) -> bool:
@@ -267,6 +281,7 @@ class Placement:
             self.config.sharing_folds,
             self.gives_back,
             uncheckpointed,
+            activations.held_in_scoring(self.shape, self.scoring) if VISION in modules else 0,
         )
 
     def _other_peaks(

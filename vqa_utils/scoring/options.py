@@ -25,6 +25,7 @@ from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.prompts import LETTERS, cyclic_order
 from vqa_utils.scoring._batches import like_length, loader_of
+from vqa_utils.scoring._in_flight import in_flight
 from vqa_utils.scoring._orders import can_share, shifts_of, tree_mask
 
 
@@ -142,7 +143,6 @@ def averaged(orders: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([ids, mean], axis=1)
 
 
-@torch.inference_mode()
 def score_orders(
     model: torch.nn.Module, encoder: Encoder, rows: pd.DataFrame, settings: ScoringSettings
 ) -> pd.DataFrame:
@@ -170,8 +170,11 @@ def score_orders(
     )
     letters = letter_token_ids(encoder.processor)
     probs = np.empty((len(shifts), len(records), len(LETTERS)))  # [orders, N, 4]
-    for chosen, passes in zip(batches, loader, strict=True):
-        at_places = letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
+
+    def score(passes: Iterable[BatchFeature]) -> np.ndarray:
+        return letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
+
+    for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers
             for place, option in enumerate(cyclic_order(shift)):
@@ -182,6 +185,7 @@ def score_orders(
     return table.reset_index()
 
 
+@torch.inference_mode()
 def letter_probabilities(
     model: torch.nn.Module, passes: Iterable[BatchFeature], letters: Sequence[int], use_amp: bool
 ) -> np.ndarray:
