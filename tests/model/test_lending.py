@@ -7,14 +7,24 @@ import sys
 
 import pytest
 import torch
+from transformers import Trainer
 
+from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.errors import RunError
 from vqa_utils.model import loading
 from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import PAGE, allocate, mapped
 from vqa_utils.model.lending.fingerprint import CHUNK, fingerprint
-from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
+from vqa_utils.model.loading import (
+    add_lora,
+    base_key,
+    compute_dtype,
+    load_base,
+    load_packed,
+)
+from vqa_utils.scoring.options import score_fold
 from vqa_utils.sharing.lent import LentBase
+from vqa_utils.training.fold import train_fold
 
 
 @pytest.fixture
@@ -73,12 +83,32 @@ def test_a_fold_that_needs_another_base_loads_it(config, lent, change):
     assert len(lent[2]) == 1
 
 
-def test_a_changed_byte_is_found_and_named(config, lent):
+def change_a_byte(lent):
     base, memories, _ = lent
     place = next(place for name, place in base.tensors.items() if "layers.2.mlp" in name)
     memories[place.block].tensor[place.offset] ^= 1
-    with pytest.raises(RunError, match=r"layers\.2\..*--resume"):
+
+
+CHANGED = r"layers\.2\..*--resume"
+
+
+def test_a_changed_byte_is_found_and_named(config, lent):
+    change_a_byte(lent)
+    with pytest.raises(RunError, match=CHANGED):
         load_base(config, None)
+
+
+def test_results_of_a_base_that_has_changed_meanwhile_are_not_written(
+    config, lent, encoder, challenge, tmp_path, monkeypatch
+):
+    rows, paths = challenge.train, FoldPaths(tmp_path / "fold")
+    tuned = add_lora(load_base(config, None), config, None)
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: change_a_byte(lent))
+    with pytest.raises(RunError, match=CHANGED):
+        train_fold(tuned, config, encoder, rows.head(4), rows.tail(4), paths)
+    with pytest.raises(RunError, match=CHANGED):
+        score_fold(tuned.eval(), encoder, {"test": challenge.test}, config, paths)
+    assert not paths.adapter.exists() and not paths.probs("test").exists()
 
 
 WRITES = """

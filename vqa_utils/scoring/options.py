@@ -23,6 +23,7 @@ from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
+from vqa_utils.model.lending.attach import check_lent_base
 from vqa_utils.prompts import LETTERS, cyclic_order
 from vqa_utils.scoring._batches import like_length, loader_of
 from vqa_utils.scoring._in_flight import in_flight
@@ -99,6 +100,9 @@ def score_fold(
 
     Returns:
         The probabilities by set: `id`, `a` to `d`.
+
+    Raises:
+        RunError: the lent base has changed.
     """
     settings = ScoringSettings.of_run(config)
     by_order = {}
@@ -111,6 +115,7 @@ def score_fold(
         with model.disable_adapter():
             probs["zero_shot"] = score_options(model, encoder, held_out, settings)
         probs["blank"] = score_options(model, encoder.blanked(), held_out, settings)
+    check_lent_base()
 
     for name, frame in probs.items():
         write_probabilities(out.probs(name), frame)

@@ -102,7 +102,7 @@ def shared_base(
             lender.stop()
             lending.join()
         if server.lent:
-            console.print(f"base: lent {server.lent} times, its bytes unchanged each time")
+            console.print(f"base: lent {server.lent} times, its bytes unchanged to the end")
 
 
 def _lend(lender: Lender, server: Server, console: Console, words: str) -> None:

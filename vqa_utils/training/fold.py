@@ -12,6 +12,7 @@ from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.lending.attach import check_lent_base
 from vqa_utils.model.loading import save_adapter
 from vqa_utils.training._callbacks import (
     FreeMemory,
@@ -52,6 +53,7 @@ def train_fold(
 
     Raises:
         TrainingError: no step has finite gradients any more.
+        RunError: the lent base has changed.
     """
     start = time.time()
     reset_peak_memory()
@@ -60,6 +62,7 @@ def train_fold(
     callbacks = [TrainLog(paths.train_log), guard, FreeMemory()]
     trainer = make_trainer(model, config, encoder, train, held_out, checkpoints, callbacks)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+    check_lent_base()
 
     # With held-out rows, the Trainer has put the best epoch's weights back by now
     save_adapter(model, config, paths.adapter)

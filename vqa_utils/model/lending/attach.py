@@ -64,6 +64,18 @@ def borrowed_bytes(gpu: int) -> int:
     return size
 
 
+def check_lent_base() -> None:
+    """Compare the lent base of this process, if it has one, with its fingerprints.
+
+    Before results are written: what they were computed with is what was lent.
+
+    Raises:
+        RunError: naming the blocks that have changed.
+    """
+    for base in _mapped:
+        check_unchanged(base)
+
+
 def check_unchanged(base: MappedBase) -> None:
     """Compare a lent base with its fingerprints.
 
