@@ -247,8 +247,9 @@ def test_the_minutes_of_a_refit_are_those_of_all_rows_and_of_the_test_set():
     off, on = expected(), expected(refit=True)
     assert on.epoch_s == off.epoch_s
     one_more = on.run_s - off.run_s
-    rest = 2 * 1000 * on.training.wall + 400 * on.scoring.wall
-    loading = (off.run_s - 3 * (2 * off.epoch_s + (1000 / 3 + 400) * off.scoring.wall)) / 6
+    scored_row = on.scoring.wall / on.scoring.gain(2)  # two batches in flight
+    rest = 2 * 1000 * on.training.wall + 400 * scored_row
+    loading = (off.run_s - 3 * (2 * off.epoch_s + (1000 / 3 + 400) * scored_row)) / 6
     assert rest < one_more < rest + 2 * loading
     assert expected("dense_8b", use_kfold=False, refit=True).side_by_side == 2, (
         "the fold and the refit"

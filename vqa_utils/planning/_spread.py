@@ -91,11 +91,12 @@ def layers_of_tower(shape: ModelShape, batch: Batch) -> float:
     """
     tower = 0.0  # multiplications for a patch
     layer = 0.0  # for a token
+    first_layer = f"{shape.layer_names[0]}."
     for name, size in shape.parameters.items():
         count = math.prod(size)
         if name.startswith(f"{VISION}.blocks.") and len(size) > 1:
             tower += count
-        elif name.startswith(f"{shape.layer_names[0]}.") and is_matrix(name):
+        elif name.startswith(first_layer) and is_matrix(name):
             is_stack_of_experts = len(size) == 3
             layer += count * shape.experts_per_token / size[0] if is_stack_of_experts else count
     patches = batch.image_tokens * shape.pixels_per_token / shape.patch_px**2

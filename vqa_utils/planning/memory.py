@@ -4,7 +4,9 @@
 measured peaks: tests/bench/README.md.
 """
 
+import functools
 import math
+from dataclasses import replace
 
 from vqa_utils.config import Config
 from vqa_utils.nf4_format import BLOCK, GROUP
@@ -79,7 +81,17 @@ def module_of(name: str) -> str:
 
 
 def weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
-    """Count each placed module's weights by group, LoRA with its optimizer as one group more."""
+    """Count each placed module's weights by group, LoRA with its optimizer as one group more.
+
+    The result is kept for settings that differ in their batches alone, as a search for the largest
+    ones asks for it again and again; do not change it.
+    """
+    alike = replace(config, micro_batch=1, accumulation=1, score_batch=1, folds_at_once=1)
+    return _weights_by_module(shape, alike)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights_by_module(shape: ModelShape, config: Config) -> dict[str, Bytes]:
     modules: dict[str, Bytes] = {}
     for name, size in shape.parameters.items():
         groups = modules.setdefault(module_of(name), {})

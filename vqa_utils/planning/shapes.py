@@ -38,7 +38,7 @@ class ShapeError(VqaError):
     """A config.json of a family without a plan, or without a field."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a key of caches: `shape_of` builds it once for each model
 class ModelShape:
     """The sizes of a model to plan with, in elements."""
 
