@@ -5,16 +5,16 @@ import os
 import subprocess
 import sys
 
+import jupytext
 import pytest
 import torch
 
-from vqa_utils.artifacts.files import write_json
-from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.config import to_dict
+from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
 from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import PAGE, allocate, mapped, self_test
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
+from vqa_utils.running.timings import WAITING
 from vqa_utils.sharing import client
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import Server
@@ -103,39 +103,13 @@ def test_a_mapping_follows_the_lenders_memory():
     assert int(seen[PAGE]) == 7
 
 
-BEFORE_A_SEAT = """
-import sys
-from pathlib import Path
-import torch
-from vqa_utils.artifacts.files import read_json
-from vqa_utils.config import from_dict
-from vqa_utils.data.challenge import load_challenge
-from vqa_utils.model import loading
-from vqa_utils.model.encoder import Encoder
-from vqa_utils.planning.plan import memory_plan
-
-class Seated(Exception):
-    pass
-
-def take_seat():
-    print("initialised" if torch.cuda.is_initialized() else "untouched")
-    raise Seated
-
-loading.take_seat = take_seat
-config = from_dict(read_json(Path(sys.argv[1])))
-challenge = load_challenge(config)
-encoder = Encoder(loading.load_processor(config), challenge.folder, config.image_side)
-encoder.example_tokens(challenge.train.iloc[0].to_dict())
-try:
-    loading.load_base(config, memory_plan(config))
-except Seated:
-    pass
-"""
-
-
-def test_a_fold_that_waits_for_its_seat_has_taken_nothing_of_a_gpu(one_gpu, tmp_path):
+def test_a_fold_that_waits_for_its_seat_has_taken_nothing_of_a_gpu():
     """Not even CUDA's own memory, which the plan counts for the folds at a time alone."""
-    write_json(tmp_path / "config.json", to_dict(one_gpu))
-    command = [sys.executable, "-c", BEFORE_A_SEAT, str(tmp_path / "config.json")]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.split()[-1] == "untouched"
+    for name in ("03_train_fold", "04_infer"):
+        notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
+        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        before = code[: next(i for i, source in enumerate(code) if source.startswith(WAITING))]
+        program = "\n".join([*before, "import torch; print(torch.cuda.is_initialized())"])
+        command = [sys.executable, "-c", program]
+        found = subprocess.run(command, cwd=NOTEBOOKS, capture_output=True, text=True, check=True)
+        assert len(before) == 2 and found.stdout == "False\n"

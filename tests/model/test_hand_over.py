@@ -104,6 +104,20 @@ def test_without_sharing_nothing_takes_turns(config, batch, moves):
     assert moves == []
 
 
+def test_a_failed_kernel_does_not_keep_the_next_one_waiting(moves, monkeypatch):
+    def fail(gpu):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    turns = hand_over.GpuTurns(hand_over.take, hand_over.give)
+    turns.move_to(0)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        turns.end()
+    turns.end()
+    assert moves == ["take 0", "give 0"]
+
+
 def test_a_fold_alone_takes_no_turns_in_training(config, batch, moves):
     tuned = base_with_lora(config).train()
     wanted = gradients(tuned, batch)

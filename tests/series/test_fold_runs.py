@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import threading
+import time
 
 import nbformat
 import pytest
@@ -210,6 +211,13 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
         assert done.index(("train", fold)) < done.index(("score", fold))
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def around_one_base(side_by_side, monkeypatch):
     """As `side_by_side`, with two folds at a time on the same GPUs, and a third process ahead."""
@@ -220,13 +228,15 @@ def around_one_base(side_by_side, monkeypatch):
 
     def run(work, *stages, folds):
         def work_on_a_seat(name, fold):
-            seats.take(f"{name}-fold{fold}")
+            if not seats.take(f"{name}-fold{fold}"):
+                raise RunError("refused, as a kernel is")
             work(name, fold)
 
         side_by_side(work_on_a_seat, *stages, folds=folds)
 
     run.paths = side_by_side.paths
     run.withdrawn = withdrawn
+    run.seats = seats
     return run
 
 
@@ -244,14 +254,16 @@ def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, c
             archived = around_one_base.paths.notebooks / f"{name}-fold1.ipynb"
             write_text(archived, "as it failed")
             raise NotebookError("out of memory", OutOfMemory(0, "training"))
+        if fold == 0:
+            wait_until(lambda: around_one_base.seats.count == 1)
         log.append(f"end {fold}")
 
     around_one_base(work, TRAIN, folds=(0, 1, 2))
     paths = around_one_base.paths
-    after_both_began = log[2:]
     # One at a time from here on: each start is followed by its own end
-    assert after_both_began[0] == "end 0"
-    pairs = zip(after_both_began[1::2], after_both_began[2::2], strict=True)
+    after = log[log.index("end 0") + 1 :]
+    pairs = list(zip(after[::2], after[1::2], strict=True))
+    assert ("start 1", "end 1") in pairs
     assert all(start.split()[1] == end.split()[1] for start, end in pairs)
     assert not paths.fold(1).rungs.exists(), "no setting was changed"
     assert (paths.notebooks / "train-fold1-out-of-memory1.ipynb").exists()
@@ -293,6 +305,24 @@ def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         side_by_side(work, TRAIN, folds=(0, 1, 2, 3))
     assert sorted(begun) == [0, 1]
+
+
+def test_ctrl_c_refuses_the_fold_that_waits_for_a_seat(around_one_base, monkeypatch):
+    begun = []
+    seats = around_one_base.seats
+
+    def interrupted(futures):
+        wait_until(lambda: len(seats._queue) == 3)
+        raise KeyboardInterrupt
+
+    def work(name, fold):
+        begun.append(fold)
+        wait_until(lambda: not seats._opened)  # closed
+
+    monkeypatch.setattr(runner, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        around_one_base(work, TRAIN, folds=(0, 1, 2, 3))
+    assert len(begun) == 2
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_a_fold_waits_for_a_base_that_is_still_loading(serve):
 
 
 def test_the_next_fold_waits_for_a_seat(serve, monkeypatch):
-    server = serve()
+    server = serve(BASE)
+    for step in ("fold 0", "fold 1"):
+        server.seats.open(step, lambda: None)
     client.take_seat()
     client.take_seat()  # its second base needs no second seat
     monkeypatch.setenv(HOLDER, "fold 1")
@@ -107,6 +109,28 @@ def test_the_next_fold_waits_for_a_seat(serve, monkeypatch):
     server.seats.leave("fold 0")
     assert following.stdout.readline() == b"seated\n"
     following.wait()
+
+
+def test_a_fold_of_a_stopped_run_ends_in_one_sentence(serve):
+    serve(BASE).seats.close()
+    with pytest.raises(RunError, match=r"fold 0: .*--resume") as error:
+        client.take_seat()
+    assert "\n" not in str(error.value)
+
+
+def test_nobody_is_seated_before_it_is_known_whether_there_is_a_base(serve):
+    """Without one, each needs room for its own: one at a time."""
+    server = serve()
+    server.seats.limit(2)
+    server.seats.open("fold 0", lambda: None)
+    asking = threading.Thread(target=client.take_seat, daemon=True)
+    asking.start()
+    asking.join(0.1)
+    assert asking.is_alive() and not server.seats._queue
+    server.seats.limit(1)
+    server.withdraw()
+    asking.join(PATIENCE)
+    assert not asking.is_alive() and server.seats._seated == {"fold 0": 1}
 
 
 def test_a_base_of_another_key_and_one_withdrawn_are_not_lent(serve, tmp_path):

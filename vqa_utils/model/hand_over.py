@@ -60,14 +60,16 @@ class GpuTurns:
 
     def end(self) -> None:
         """End the turn, once what was queued on the GPU is complete."""
-        if self.held is None:
-            return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize(self.held)
-            if self.gives_back:
-                torch.cuda.empty_cache()
         gpu, self.held = self.held, None
-        self._give(gpu)
+        if gpu is None:
+            return
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize(gpu)
+                if self.gives_back:
+                    torch.cuda.empty_cache()
+        finally:  # a failed kernel shows here: the next one has to see it too, not to wait
+            self._give(gpu)
 
 
 class TurnsOfThreads(threading.local, GpuTurns):

@@ -28,7 +28,7 @@ from vqa_utils.planning.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import Plan, memory_plan
 from vqa_utils.planning.shapes import shape_of
-from vqa_utils.sharing.client import is_shared, take_seat
+from vqa_utils.sharing.client import is_shared
 
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
@@ -119,7 +119,6 @@ def load_base(
     Raises:
         LoadError: the model was not loaded as planned.
     """
-    take_seat()  # before the first byte on a GPU: the plan counts folds at a time
     base = None
     if plan is None or not plan.offloaded_layers:
         key = base_key(config, dtype or compute_dtype(config))

@@ -1,6 +1,7 @@
 """Multiply a norm by the router's weights in fp32, by products of fp16.
 
-A number in fp32 is the sum of one in fp16 and of what that has rounded away, within 2^-22 of it:
+A number in fp32 is the sum of one in fp16 and of what that has rounded away, within 2^-22 of it or,
+where that is larger, within 2^-25:
 
     x = narrow + rest,  w = high + low
     x w = narrow high + narrow low + rest high        rest low is below fp32's own rounding

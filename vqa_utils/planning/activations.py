@@ -241,7 +241,8 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
 def held_in_scoring(shape: ModelShape, batch: Batch) -> int:
     """Count the bytes that a forward holds on the first GPU while it is on another."""
     embeddings = 3 * FP32 * shape.hidden  # as made and as moved, and the stream at the cut
-    return int(embeddings) * batch.tokens + _image_bytes(shape, batch)
+    mask = (1 + FP16) * (batch.tokens // batch.rows)  # of several option orders, and its bias
+    return (embeddings + mask) * batch.tokens + _image_bytes(shape, batch)
 
 
 def _image_bytes(shape: ModelShape, batch: Batch) -> int:

@@ -139,7 +139,7 @@ class Plan:
         if not is_cut or self.offloaded_layers:
             return 1
         first = self.gpus[0]
-        peak = first.peaks["scoring"] + first.held_in_scoring
+        peak = max(first.peaks["scoring"], first.peaks["vision tower"]) + first.held_in_scoring
         return IN_FLIGHT if peak <= (1 - RESERVE) * first.limit else 1
 
     @property

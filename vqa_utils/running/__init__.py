@@ -14,5 +14,5 @@ lock        Let one command at a time work on a run
 plan_table  Print the memory plan and the expected minutes
 results     Print a run's scores, baselines and calibration, and the paths of its files
 terminal    Print a live line for each running notebook (step, loss, pace, time left), and tables
-timings     Read the seconds of each archived notebook: kernel start, imports, work
+timings     Read the seconds of each archived notebook: kernel start, imports, waiting, work
 """

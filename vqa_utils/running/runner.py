@@ -202,12 +202,14 @@ class Runner:
             process = free.get()
             try:
                 if not is_stopped.is_set():
+                    # Seated, it starts with what others have learned meanwhile
+                    sharing.seats.open(step.name, functools.partial(self._prepare, step))
                     self._run(step, progress, process, sharing)
                 return
             except CrowdedOutOfMemory as error:
                 self.console.print(f"  {error}", style="yellow", markup=False)
             finally:
-                sharing.seats.leave(self._markers.archived(step).stem)
+                sharing.seats.leave(step.name)
                 free.put(process)
             run_when_free(step, None)  # when another fold has ended
 
@@ -227,6 +229,7 @@ class Runner:
                 wait(running)
             finally:  # Ctrl-C: steps that have not begun leave their files as they are
                 is_stopped.set()
+                sharing.seats.close()
                 threads.shutdown(wait=False, cancel_futures=True)
         for finished in running:
             finished.result()  # raises the step's error
@@ -269,9 +272,8 @@ class Runner:
         if step.fold is not None:
             fold = self.paths.fold(step.fold)
             train_log = fold.train_log
-            prepare_fold(fold, self.config, self._folds() if step.stage.trains else [])
+            self._prepare(step)
         while True:
-            at_a_time = sharing.seats.count
             try:
                 with follow(progress, self.console, step.name, train_log):
                     execute(step.stage.name, archived, parameters, process)
@@ -281,7 +283,7 @@ class Runner:
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
                 archived.rename(_free_name(archived))  # beside the notebook of the next attempt
-                if sharing.seats.shrink(at_a_time):
+                if sharing.seats.shrink(step.name):
                     raise CrowdedOutOfMemory(
                         f"{step.name:<22} out of memory; from here on one fold less at a time"
                     ) from error
@@ -292,6 +294,12 @@ class Runner:
                 self.console.print(
                     f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False
                 )
+
+    def _prepare(self, step: Step) -> None:
+        """Write the settings of a step's fold, with the rungs of other folds if it trains."""
+        if step.fold is not None:
+            others = self._folds() if step.stage.trains else []
+            prepare_fold(self.paths.fold(step.fold), self.config, others)
 
     def _climb(self, fold: FoldPaths, ran_out: OutOfMemory, *, trains: bool) -> Rung:
         """Take the next rung in a fold's settings, for its next kernel."""

@@ -1,4 +1,4 @@
-"""Read the seconds of each archived notebook: kernel start, imports, work."""
+"""Read the seconds of each archived notebook: kernel start, imports, waiting, work."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +10,8 @@ import pandas as pd
 from vqa_utils.artifacts.files import read_json
 
 EXECUTED_IN = "executed in"
-SPLIT = ["kernel start", "imports", "work"]
+SPLIT = ["kernel start", "imports", "waiting", "work"]
+WAITING = "take_seat()"  # how the cell begins that waits for other folds
 
 
 class TimeSplit(NamedTuple):
@@ -20,6 +21,8 @@ class TimeSplit(NamedTuple):
     """until the first cell"""
     imports: float
     """of the cells before the parameters"""
+    waiting: float
+    """for other folds to end"""
     work: float
     """of the rest"""
 
@@ -66,7 +69,12 @@ def time_split(notebook: dict[str, Any]) -> TimeSplit:
         if "parameters" in metadata.get("tags", ()):
             break
         imports += metadata["papermill"]["duration"]
-    return TimeSplit(kernel_start, imports, whole["duration"] - kernel_start - imports)
+    waiting = 0.0  # seconds
+    for cell in notebook["cells"]:
+        if "".join(cell["source"]).startswith(WAITING):
+            waiting += cell["metadata"]["papermill"]["duration"]
+    work = whole["duration"] - kernel_start - imports - waiting
+    return TimeSplit(kernel_start, imports, waiting, work)
 
 
 def _start(papermill: dict[str, Any]) -> datetime:

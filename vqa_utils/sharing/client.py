@@ -12,6 +12,7 @@ from vqa_utils.sharing.server import (
     ADDRESS,
     BASE,
     GIVE,
+    GRANTED,
     HOLDER,
     KEY,
     SEAT,
@@ -26,16 +27,23 @@ def is_shared() -> bool:
 
 
 def take_seat() -> None:
-    """Wait until this process may be at work beside the others; it may at once without a server.
+    """Wait until this notebook may be at work beside other folds; by hand, it may at once.
+
+    A run starts the next notebook early, so that it has imported when a fold ends.
 
     Raises:
-        RunError: the server is gone.
+        RunError: the run has stopped, or its server is gone.
     """
     if not is_shared():
         return
     with _server_at_work() as connection:
         connection.send_bytes(b"%s %s" % (SEAT, _name().encode()))
-        connection.recv_bytes()
+        answer = connection.recv_bytes()
+    if answer != GRANTED:
+        raise RunError(
+            f"{_name()}: expected its turn beside other folds, found the run stopped; "
+            "python run_all.py --resume goes on"
+        )
 
 
 def lent_base(key: str) -> tuple[LentBase, list[int]] | None:

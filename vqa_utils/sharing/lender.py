@@ -4,7 +4,6 @@ import functools
 import re
 import subprocess
 import sys
-import time
 from multiprocessing import Pipe
 
 from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
@@ -39,12 +38,12 @@ class Lender:
 
     Attributes:
         is_stopped: nobody waits for its base any more.
+        has_failed: its log has the reason.
     """
 
     def __init__(self, paths: RunPaths):
         """Start it; the run's settings are written."""
-        self.is_stopped = False
-        self._started = time.monotonic()
+        self.is_stopped = self.has_failed = False
         self._log = paths.folder / "lender.log"
         self._ours, theirs = Pipe()
         with self._log.open("w") as output, theirs:
@@ -56,11 +55,6 @@ class Lender:
                 pass_fds=[theirs.fileno()],
             )
 
-    @property
-    def seconds(self) -> float:
-        """The time since its start."""
-        return time.monotonic() - self._started
-
     def receive(self) -> tuple[LentBase, list[int]]:
         """Wait for the base: its description, and its blocks' descriptors.
 
@@ -71,20 +65,27 @@ class Lender:
             base = LentBase.from_json(self._ours.recv_bytes().decode())
             descriptors = receive_descriptors(self._ours, len(base.blocks))
         except EOFError:
+            self.has_failed = True
             status = self._process.wait()
-            problem = _last_error(self._log.read_text(encoding="utf-8"))
+            problem = _last_error(self._log.read_text(encoding="utf-8", errors="replace"))
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
             raise LenderError(f"{problem} ({shown(self._log)})") from None
         self._process.wait()
-        self._log.unlink()
         return base, descriptors
 
     def stop(self) -> None:
-        """End it, if it is still at work."""
+        """End it, if it is still at work; `receive` in another thread ends too."""
         self.is_stopped = True
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        """End it, and let go of what it has lent and was not received."""
+        self.stop()
+        self._ours.close()
+        if not self.has_failed:
+            self._log.unlink(missing_ok=True)
 
 
 def _last_error(text: str) -> str:

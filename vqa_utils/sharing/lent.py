@@ -42,6 +42,8 @@ class LentBase:
     blocks: tuple[Block, ...]
     tensors: dict[str, LentTensor]
     """By name in the model's state dict."""
+    seconds: float = 0.0
+    """The time that loading and packing took."""
 
     def to_json(self) -> str:
         """Write the description as JSON text: no pickle crosses a socket."""
@@ -55,4 +57,4 @@ class LentBase:
         tensors = {}
         for name, tensor in content["tensors"].items():
             tensors[name] = LentTensor(**{**tensor, "shape": tuple(tensor["shape"])})
-        return cls(content["key"], content["model_config"], blocks, tensors)
+        return cls(content["key"], content["model_config"], blocks, tensors, content["seconds"])

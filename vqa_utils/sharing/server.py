@@ -35,7 +35,7 @@ HOLDER = "VQA_SHARING_NAME"
 # Requests, each one message: a word, a space, and the step's name, the base's key or the GPU's
 # number
 SEAT, BASE, TAKE, GIVE = b"seat", b"base", b"take", b"give"
-GRANTED = b"granted"
+GRANTED, REFUSED = b"granted", b"refused"
 LONGEST_PARENT = 70  # characters, of the folder of the socket's folder
 DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
 
@@ -118,8 +118,10 @@ class Server:
             while True:
                 request, _, about = connection.recv_bytes().partition(b" ")
                 if request == SEAT:
-                    self.seats.take(about.decode())
-                    connection.send_bytes(GRANTED)
+                    # Not before it is known whether each needs room for a base of its own
+                    self._has_loaded.wait()
+                    is_seated = self.seats.take(about.decode())
+                    connection.send_bytes(GRANTED if is_seated else REFUSED)
                 elif request == BASE:
                     self._send_base(connection, about.decode())
                 elif request == TAKE:

@@ -53,7 +53,7 @@ def early_lender(
         yield lender
     finally:
         if lender:
-            lender.stop()
+            lender.close()
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def shared_base(
     """
     if not lends(config, folds):
         if lender:
-            lender.stop()
+            lender.close()
         yield ALONE
         return
     lender = lender or Lender(paths)
@@ -101,6 +101,7 @@ def shared_base(
         finally:
             lender.stop()
             lending.join()
+            lender.close()
         if server.lent:
             console.print(f"base: lent {server.lent} times, its bytes unchanged to the end")
 
@@ -109,7 +110,7 @@ def _lend(lender: Lender, server: Server, console: Console, words: str) -> None:
     """Lend the base once it is there; without one, let folds load for themselves, one at a time."""
     try:
         base, descriptors = lender.receive()
-    except LenderError as error:
+    except (LenderError, OSError, ValueError) as error:
         server.seats.limit(1)
         server.withdraw()
         if not lender.is_stopped:
@@ -118,7 +119,7 @@ def _lend(lender: Lender, server: Server, console: Console, words: str) -> None:
             )
         return
     server.lend(base, descriptors)
-    console.print(f"base: loaded once, in {lender.seconds:.0f} s, {words}")
+    console.print(f"base: loaded once, in {base.seconds:.0f} s, {words}")
 
 
 def lends(config: Config, folds: Sequence[Config]) -> bool:

@@ -211,6 +211,7 @@ class Layer:
         logits = router_logits(normed, rest, mlp.gate.weight, mlp.gate.split)  # [T, E]
         del rest  # [B, L, H], which would lie beside the experts' dense weights
         weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
+        del logits
         routing = expert_math.routed(index, mlp.experts)
         y = expert_math.compute(
             normed.flatten(0, -2), weights, routing, mlp.experts, onto=middle.flatten(0, -2)

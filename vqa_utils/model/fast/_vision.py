@@ -114,7 +114,7 @@ def _mlp(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Run a block's MLP on [patches, width]; if it is two products with GELU between, in two kernels."""
     first: Any = getattr(mlp, "linear_fc1", None)
     is_plain = type(first) is nn.Linear and first.weight.dtype == x.dtype
-    if not is_plain or not isinstance(mlp.act_fn, TANH_GELU):
+    if not is_plain or first.bias is None or not isinstance(mlp.act_fn, TANH_GELU):
         return mlp(x)
     return mlp.linear_fc2(linear_gelu(x, first.weight, first.bias))
 

@@ -6,10 +6,12 @@
 When it exits, its CUDA memory is free, but for the blocks.
 """
 
+import dataclasses
 import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
@@ -133,11 +135,13 @@ def main(arguments: list[str]) -> None:
     run_id, descriptor = arguments[1:]
     connection = Connection(int(descriptor))
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
+    start = time.monotonic()
     config = read_config(RunPaths(run_id))
     plan = memory_plan(config)
     self_test(range(len(plan.gpus)) if plan else [])
     key = base_key(config, compute_dtype(config))
     base, memories = lend(load_packed(config, plan), key)
+    base = dataclasses.replace(base, seconds=time.monotonic() - start)
     connection.send_bytes(base.to_json().encode())
     send_descriptors(connection, [memory.export() for memory in memories])
 
