@@ -28,9 +28,11 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import accuracy, log_loss
+from vqa_utils.model import hand_over
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import load_adapter, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
+from vqa_utils.planning.shapes import LAYERS
 from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
 from vqa_utils.scoring._orders import can_share
 from vqa_utils.scoring.options import ScoringSettings, score_options
@@ -175,6 +177,26 @@ def test_four_option_orders_equal_four_full_passes(family, challenge):
             / 4
         )
     np.testing.assert_allclose(found, full, atol=1e-4)
+
+
+def test_two_batches_in_flight_answer_as_one_after_the_other(family, challenge, monkeypatch):
+    """Each family's language model calls its layers in its own way, and the cut is before one."""
+    monkeypatch.setattr(hand_over, "TURNS", None)
+    encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
+    tuned = base_with_lora(family).eval()
+    settings = ScoringSettings(batch_size=2)
+    wanted = score_options(tuned, encoder, challenge.test, settings)
+    cut = [types.SimpleNamespace(layers=[f"{LAYERS}.{number}"]) for number in (0, 1)]
+    plan = types.SimpleNamespace(gpus=cut, gives_back=False, batches_in_flight=2)
+    hand_over.use_turns(tuned, plan, with_folds=False)
+    moves = []
+    move_to = hand_over.GpuTurns.move_to
+    monkeypatch.setattr(
+        hand_over.GpuTurns, "move_to", lambda turns, gpu: (moves.append(gpu), move_to(turns, gpu))
+    )
+    found = score_options(tuned, encoder, challenge.test, settings)
+    pd.testing.assert_frame_equal(found, wanted, check_exact=True)
+    assert moves.count(0) == moves.count(1) == -(-len(challenge.test) // 2)
 
 
 def test_layers_of_the_vision_tower_get_no_lora_even_where_the_name_matches(family):

@@ -9,7 +9,12 @@ from recount import with_text
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import parse_settings
-from vqa_utils.planning.activations import LONGER_INSTRUCTION, TEXT_TOKENS, batch_of
+from vqa_utils.planning.activations import (
+    LONGER_INSTRUCTION,
+    TEXT_TOKENS,
+    batch_of,
+    held_in_scoring,
+)
 from vqa_utils.planning.placement import Placement, Plan
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
@@ -134,3 +139,15 @@ def test_training_in_other_words_takes_the_longest_and_scoring_does_not():
     other = plan_of(preset("safe", paraphrase=True, **settings)).gpus[0].peaks
     assert other["training"] == longer["training"] > usual["training"]
     assert other["scoring"] == usual["scoring"] < longer["scoring"]
+
+
+def test_what_a_batch_holds_on_the_first_gpu_while_it_is_on_the_second():
+    """Counted by hand: 384 px are 24 x 24 patches and 144 tokens; 106 more tokens of text."""
+    batch = batch_of(SHAPE, preset("safe"), 1, 106)
+    pixels = 24 * 24 * (3 * 2 * 16 * 16) * 4  # two frames of three colours, fp32
+    stream = 24 * 24 * 1152 * 4  # the tower's
+    features = 144 * 2048 * (4 + 3 * 2)  # in fp32, and those of three DeepStack layers in fp16
+    embeddings = 250 * 2048 * 3 * 4  # three streams in fp32
+    mask = 250 * 250 * (1 + 2)
+    assert batch.tokens == 250
+    assert held_in_scoring(SHAPE, batch) == pixels + stream + features + embeddings + mask
