@@ -4,7 +4,8 @@
     python tests/bench/two_gpus.py --out two_gpus.json --rows 64 16 --folds 1 2 3
 
 A process loads the base and lends it, as in a run; each fold is a process that attaches it. Steps
-have no optimizer. `s_per_row` is over the rows of all folds together. By GPU: `peaks_gib`
+have no optimizer. A fold alone scores with one batch at a time and, where the plan says so, with
+several in flight. `s_per_row` is over the rows of all folds together. By GPU: `peaks_gib`
 of tensors (the base once, and the peaks of all folds), `used_gib` as nvidia-smi has it, with CUDA's
 own, and `use_percent`, the time with a kernel at work.
 """
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -38,6 +39,7 @@ from vqa_utils.sharing.server import HOLDER, Server, receive_descriptors, send_d
 from vqa_utils.sharing.turns import Turns
 
 KEY = "random weights"
+KINDS = ("train", "score", "score in flight")
 BATCHES = 3  # different ones; each is a warm-up too
 
 Measured = dict[str, Any]
@@ -82,6 +84,7 @@ def run_fold(args: argparse.Namespace) -> None:
     from vqa_utils.model.encoder import Encoder
     from vqa_utils.model.lending.attach import attached, borrowed_bytes
     from vqa_utils.model.loading import add_lora, finish, loading_options
+    from vqa_utils.scoring._in_flight import in_flight
 
     config = settings(args)
     plan = memory_plan(config)
@@ -92,12 +95,21 @@ def run_fold(args: argparse.Namespace) -> None:
     attach_s = round(time.perf_counter() - start, 2)
     turns = hand_over.TURNS
 
-    def train(batch: Any) -> None:
-        train_step(model, batch)
-        hand_over.end_turn()
+    def train(batches: Iterable[Any]) -> None:
+        for batch in batches:
+            train_step(model, on_device(batch))
+            hand_over.end_turn()
 
-    def score(batch: Any) -> None:
-        score_step(model, batch)
+    def score_one(batch: Any) -> None:
+        score_step(model, on_device(batch))
+
+    def score(batches: Iterable[Any]) -> None:
+        for batch in batches:
+            score_one(batch)
+
+    def score_in_flight(batches: Iterable[Any]) -> None:
+        for _ in in_flight(model, score_one, batches):
+            pass
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder(make_processor(patch_px=16), Path(folder), config.image_side)
@@ -112,22 +124,20 @@ def run_fold(args: argparse.Namespace) -> None:
             hand_over.TURNS = turns if folds > 1 else None
             parts = [made[first : first + rows] for first in range(0, rows * BATCHES, rows)]
             found: dict[str, Any] = {"rows": rows, "folds": folds, "attach_s": attach_s}
-            for kind, step, encode in (
-                ("train", train, encoder.examples),
-                ("score", score, encoder.questions),
-            ):
+            kinds = [("train", train, encoder.examples), ("score", score, encoder.questions)]
+            if folds == 1 and model.batches_in_flight > 1:
+                kinds.append(("score in flight", score_in_flight, encoder.questions))
+            for kind, run, encode in kinds:
                 model.train(kind == "train")
                 batches = [encode(part) for part in parts]
-                for batch in batches:
-                    step(on_device(batch))  # warm-up
+                run(batches)  # warm-up
                 for gpu in gpus:
                     torch.cuda.synchronize(gpu)
                     torch.cuda.reset_peak_memory_stats(gpu)
                 case = f"{rows} {folds} {kind}"
                 meet(args.folder, f"{case} warm", folds)
                 start = time.perf_counter()
-                for number in range(args.steps):
-                    step(on_device(batches[number % BATCHES]))
+                run(itertools.islice(itertools.cycle(batches), args.steps))
                 for gpu in gpus:
                     torch.cuda.synchronize(gpu)
                 took = time.perf_counter() - start
@@ -183,7 +193,9 @@ def together(found: list[dict[str, Any]], sampler: Sampler, args: argparse.Names
     rows, folds = found[0]["rows"], found[0]["folds"]
     result: Measured = {"rows": rows, "folds": folds}
     result["attach_s"] = [fold["attach_s"] for fold in found]
-    for kind in ("train", "score"):
+    for kind in KINDS:
+        if kind not in found[0]:
+            continue
         slowest = max(fold[kind]["took_s"] for fold in found)
         peaks = []
         for gpu in range(args.gpus):

@@ -11,11 +11,13 @@ import torch
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
 from vqa_utils.model.lending import attach, lender
-from vqa_utils.model.lending.blocks import PAGE, allocate, mapped, self_test
+from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.running.timings import WAITING
 from vqa_utils.sharing import client
+from vqa_utils.sharing.gpu_memory import PAGE
+from vqa_utils.sharing.lender import sharing_problem
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import Server
 from vqa_utils.sharing.turns import Turns
@@ -68,12 +70,13 @@ def test_a_lent_base_is_the_loaded_one_and_takes_no_memory(one_gpu, plan, lent, 
 
 
 def test_this_machine_can_lend():
-    assert self_test(range(torch.cuda.device_count())) is None
+    assert sharing_problem(torch.cuda.device_count()) == ""
 
 
 WRITES = """
 import torch
-from vqa_utils.model.lending.blocks import PAGE, allocate, mapped
+from vqa_utils.model.lending.blocks import allocate, mapped
+from vqa_utils.sharing.gpu_memory import PAGE
 memory = allocate(PAGE, 0)
 memory.tensor.fill_(3)
 seen = mapped(memory.export(), PAGE, 0)
@@ -103,13 +106,19 @@ def test_a_mapping_follows_the_lenders_memory():
     assert int(seen[PAGE]) == 7
 
 
+HAS_CONTEXTS = """
+import torch
+print([torch._C._cuda_hasPrimaryContext(gpu) for gpu in range(torch.cuda.device_count())])
+"""
+
+
 def test_a_fold_that_waits_for_its_seat_has_taken_nothing_of_a_gpu():
     """Not even CUDA's own memory, which the plan counts for the folds at a time alone."""
     for name in ("03_train_fold", "04_infer"):
         notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         before = code[: next(i for i, source in enumerate(code) if source.startswith(WAITING))]
-        program = "\n".join([*before, "import torch; print(torch.cuda.is_initialized())"])
+        program = "\n".join([*before, HAS_CONTEXTS])
         command = [sys.executable, "-c", program]
         found = subprocess.run(command, cwd=NOTEBOOKS, capture_output=True, text=True, check=True)
-        assert len(before) == 2 and found.stdout == "False\n"
+        assert len(before) == 2 and found.stdout == f"{[False] * torch.cuda.device_count()}\n"

@@ -13,7 +13,7 @@ from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.errors import RunError
 from vqa_utils.model import loading
 from vqa_utils.model.lending import attach, lender
-from vqa_utils.model.lending.blocks import PAGE, allocate, mapped
+from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.lending.fingerprint import CHUNK, fingerprint
 from vqa_utils.model.loading import (
     add_lora,
@@ -23,6 +23,7 @@ from vqa_utils.model.loading import (
     load_packed,
 )
 from vqa_utils.scoring.options import score_fold
+from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.training.fold import train_fold
 
@@ -113,7 +114,8 @@ def test_results_of_a_base_that_has_changed_meanwhile_are_not_written(
 
 WRITES = """
 import torch
-from vqa_utils.model.lending.blocks import PAGE, allocate, mapped
+from vqa_utils.model.lending.blocks import allocate, mapped
+from vqa_utils.sharing.gpu_memory import PAGE
 memory = allocate(PAGE, None)
 memory.tensor.fill_(3)
 seen = mapped(memory.export(), PAGE, None)

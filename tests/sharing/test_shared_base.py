@@ -98,7 +98,7 @@ def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
     ],
 )
 def test_the_last_words_of_a_lender_are_told(run, monkeypatch, code, said):
-    monkeypatch.setattr(lender, "PROGRAM", (sys.executable, "-c", code))
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
     paths, _ = run()
     with pytest.raises(LenderError, match=said):
         Lender(paths).receive()
@@ -108,7 +108,7 @@ LOADS_FOR_EVER = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
 def test_a_lender_starts_early_and_ends_where_none_is_needed(run, console, monkeypatch):
-    monkeypatch.setattr(lender, "PROGRAM", LOADS_FOR_EVER)
+    monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
     paths, config = run()
     with early_lender(paths, config, [config]) as early:
         assert early is None, "one fold alone"
@@ -124,7 +124,7 @@ def test_a_lender_starts_early_and_ends_where_none_is_needed(run, console, monke
 
 
 def test_an_early_lender_is_the_one_that_lends(run, console, monkeypatch):
-    monkeypatch.setattr(lender, "PROGRAM", LOADS_FOR_EVER)
+    monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
     paths, config = run()
     with early_lender(paths, config, [config] * 2) as early:
         monkeypatch.setattr(of_base, "Lender", None)  # a second one would fail

@@ -11,7 +11,8 @@ from vqa_utils.errors import RunError
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.sharing.server import receive_descriptors
 
-PROGRAM = (sys.executable, "-m", "vqa_utils.model.lending.lender")
+LENDER = (sys.executable, "-m", "vqa_utils.model.lending.lender")
+SELF_TEST = (sys.executable, "-m", "vqa_utils.sharing.gpu_memory")
 ERROR = re.compile(r"[\w.]+(Error|Exception): ")  # the line of a traceback with its message
 
 
@@ -23,10 +24,10 @@ class LenderError(RunError):
 def sharing_problem(gpus: int) -> str:
     """Tell why this machine cannot lend a base on its first GPUs; "" if it can.
 
-    It takes some seconds: a process of its own shares a page on each GPU.
+    A process of its own shares a page on each GPU, so that this one takes no GPU memory.
     """
     answer = subprocess.run(
-        [*PROGRAM, "test", str(gpus)], cwd=ROOT, capture_output=True, text=True, check=False
+        [*SELF_TEST, str(gpus)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return "" if answer.returncode == 0 else _last_error(answer.stderr)
 
@@ -48,7 +49,7 @@ class Lender:
         self._ours, theirs = Pipe()
         with self._log.open("w") as output, theirs:
             self._process = subprocess.Popen(
-                [*PROGRAM, "lend", paths.run_id, str(theirs.fileno())],
+                [*LENDER, paths.run_id, str(theirs.fileno())],
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,

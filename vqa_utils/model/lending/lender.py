@@ -1,7 +1,6 @@
 """Load the base, pack it into blocks, hand them to the driver, exit. A program.
 
-    python -m vqa_utils.model.lending.lender test GPUS       can this machine share GPU memory?
-    python -m vqa_utils.model.lending.lender lend RUN FD     FD: the driver's connection
+    python -m vqa_utils.model.lending.lender RUN FD     FD: the driver's connection
 
 When it exits, its CUDA memory is free, but for the blocks.
 """
@@ -20,11 +19,12 @@ from transformers import PreTrainedModel
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
-from vqa_utils.model.lending.blocks import PAGE, LendingError, Memory, allocate, self_test
+from vqa_utils.model.lending.blocks import Memory, allocate
 from vqa_utils.model.lending.fingerprint import fingerprint
 from vqa_utils.model.loading import base_key, compute_dtype, load_packed
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
+from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
 from vqa_utils.sharing.server import send_descriptors
 
@@ -129,10 +129,7 @@ def end_with(connection: Connection) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the program."""
-    if arguments[0] == "test":
-        self_test(range(int(arguments[1])))
-        return
-    run_id, descriptor = arguments[1:]
+    run_id, descriptor = arguments
     connection = Connection(int(descriptor))
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
