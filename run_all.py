@@ -102,9 +102,9 @@ def show_status(args: "Namespace", console: "Console") -> None:
 
 def predict_test(args: "Namespace", console: "Console") -> None:
     """Answer another test set with the adapters of a run."""
+    from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
-    from vqa_utils.running.lock import locked
     from vqa_utils.running.prediction import predict
     from vqa_utils.running.resolution import for_machine, resolve_run
 
@@ -157,9 +157,9 @@ def show_presets(args: "Namespace", console: "Console") -> None:
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Execute the due notebooks of a run; with --dry-run, show them."""
+    from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.gpus import find_gpus
     from vqa_utils.planning.machine_check import check_run
-    from vqa_utils.running.lock import locked
     from vqa_utils.running.runner import Runner, execute_steps
     from vqa_utils.running.terminal import print_table
 

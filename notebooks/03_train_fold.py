@@ -21,15 +21,11 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import add_lora, load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.sharing.client import take_seat
 from vqa_utils.training.fold import describe_epochs, train_fold
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
 fold: int = 0  # the fold to hold out, or the number after the last for the refit
-
-# %%
-take_seat()  # in a run of several folds, wait for a place beside those that are at work
 
 # %%
 paths, config = open_run(run_id, fold)

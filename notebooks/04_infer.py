@@ -17,15 +17,11 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import load_adapter
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.scoring.options import questions_of_fold, score_fold
-from vqa_utils.sharing.client import take_seat
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
 fold: int = 0  # the fold whose adapter answers, or the number after the last for the refit
 predict: str = ""  # a folder with another test.csv to answer; empty for the run's own rows
-
-# %%
-take_seat()  # in a run of several folds, wait for a place beside those that are at work
 
 # %% tags=["nbval-ignore-output"]
 paths, run_config = open_run(run_id, fold)

@@ -34,7 +34,6 @@ from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import GIB
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import HOLDER, Server, receive_descriptors, send_descriptors
 from vqa_utils.sharing.turns import Turns
 
@@ -267,7 +266,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     print(json.dumps(results[0]), flush=True)
     turns = Turns(lambda *stall: print("stall", *stall, flush=True))
-    with Server(turns, Seats(max(args.folds))) as server:
+    with Server(turns) as server:
         server.lend(base, descriptors)
         for result in run_cases(args, server):
             results.append(result)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import jupytext
 import pytest
 import torch
 
@@ -14,11 +13,10 @@ from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.running.timings import WAITING
+from vqa_utils.running.kernels import import_code
 from vqa_utils.sharing import client
 from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lender import sharing_problem
-from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import Server
 from vqa_utils.sharing.turns import Turns
 
@@ -43,7 +41,7 @@ def lent(one_gpu, plan, monkeypatch):
     """Lends the demo's base to this process."""
     key = base_key(one_gpu, compute_dtype(one_gpu))
     base, memories = lender.lend(load_packed(one_gpu, plan), key)
-    with Server(Turns(print), Seats(1)) as server:
+    with Server(Turns(print)) as server:
         server.lend(base, [memory.export() for memory in memories])
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -112,13 +110,10 @@ print([torch._C._cuda_hasPrimaryContext(gpu) for gpu in range(torch.cuda.device_
 """
 
 
-def test_a_fold_that_waits_for_its_seat_has_taken_nothing_of_a_gpu():
+def test_a_kernel_that_waits_has_taken_nothing_of_a_gpu():
     """Not even CUDA's own memory, which the plan counts for the folds at a time alone."""
     for name in ("03_train_fold", "04_infer"):
-        notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
-        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        before = code[: next(i for i, source in enumerate(code) if source.startswith(WAITING))]
-        program = "\n".join([*before, HAS_CONTEXTS])
+        program = import_code(NOTEBOOKS / f"{name}.ipynb") + HAS_CONTEXTS
         command = [sys.executable, "-c", program]
         found = subprocess.run(command, cwd=NOTEBOOKS, capture_output=True, text=True, check=True)
-        assert len(before) == 2 and found.stdout == f"{[False] * torch.cuda.device_count()}\n"
+        assert found.stdout == f"{[False] * torch.cuda.device_count()}\n"

@@ -220,24 +220,20 @@ def wait_until(condition):
 
 @pytest.fixture
 def around_one_base(side_by_side, monkeypatch):
-    """As `side_by_side`, with two folds at a time on the same GPUs, and a third process ahead."""
-    seats = Seats(2)
+    """As `side_by_side`, with two folds at a time on the same GPUs."""
     withdrawn = []
-    sharing = Sharing([*TWO, {}], seats, lambda: withdrawn.append(True))
+    imported = []
+    seats = Seats(2)
+    seats.open()
+    sharing = Sharing(TWO, seats, 1, lambda: withdrawn.append(True))
     monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(sharing))
-
-    def run(work, *stages, folds):
-        def work_on_a_seat(name, fold):
-            if not seats.take(f"{name}-fold{fold}"):
-                raise RunError("refused, as a kernel is")
-            work(name, fold)
-
-        side_by_side(work_on_a_seat, *stages, folds=folds)
-
-    run.paths = side_by_side.paths
-    run.withdrawn = withdrawn
-    run.seats = seats
-    return run
+    monkeypatch.setattr(
+        runner, "import_ahead", lambda name, process, kernels: imported.append((name, kernels))
+    )
+    side_by_side.withdrawn = withdrawn
+    side_by_side.seats = seats
+    side_by_side.imported = imported
+    return side_by_side
 
 
 def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, console):
@@ -307,22 +303,43 @@ def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):
     assert sorted(begun) == [0, 1]
 
 
-def test_ctrl_c_refuses_the_fold_that_waits_for_a_seat(around_one_base, monkeypatch):
+def test_ctrl_c_lets_no_fold_begin_that_waits_for_a_seat(around_one_base, monkeypatch):
     begun = []
     seats = around_one_base.seats
+    seats.limit(1)
 
     def interrupted(futures):
-        wait_until(lambda: len(seats._queue) == 3)
+        wait_until(lambda: len(seats._queue) == 2 and begun)
         raise KeyboardInterrupt
 
     def work(name, fold):
         begun.append(fold)
-        wait_until(lambda: not seats._opened)  # closed
+        wait_until(lambda: seats._is_closed)
 
     monkeypatch.setattr(runner, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         around_one_base(work, TRAIN, folds=(0, 1, 2, 3))
-    assert len(begun) == 2
+    assert len(begun) == 1
+
+
+def test_the_next_notebooks_imports_are_made_before_it_is_its_turn(around_one_base):
+    """Before its seat, and before its fold's earlier notebook has ended; not for what is reused."""
+    imported = around_one_base.imported
+    seats = around_one_base.seats
+
+    def work(name, fold):
+        if (name, fold) == ("train", 0):  # with one seat, the other waits
+            wait_until(lambda: len(imported) == 2)
+            assert len(seats._seated) == 1
+        if (name, fold) == ("train", 1):
+            wait_until(lambda: ("score", 2) in imported)
+
+    seats.limit(1)
+    around_one_base(work, TRAIN, SCORE, folds=(0, 1))
+    assert imported == [("train", 2), ("train", 2), ("score", 2), ("score", 1)]
+    del imported[:]
+    around_one_base(work, TRAIN, SCORE, folds=(0, 1))
+    assert imported == []
 
 
 @pytest.mark.parametrize(

@@ -10,86 +10,66 @@ PATIENCE = 60  # seconds until a wait in vain fails
 
 @pytest.fixture
 def seats():
-    """Makes seats, with steps a to e open."""
+    """Makes seats that are open."""
 
-    def make(count, steps="abcde"):
+    def make(count):
         seats = Seats(count)
-        for step in steps:
-            seats.open(step, lambda: None)
+        seats.open()
         return seats
 
     return make
 
 
-class Asking(threading.Thread):
-    """Asks for a seat; `answer` is there once it has one, or is refused."""
+class Waiting(threading.Thread):
+    """Takes a seat; it is in the queue once this is made."""
 
     def __init__(self, seats, step):
         super().__init__(daemon=True)
-        self.seats, self.step, self.answer = seats, step, None
+        self.seats, self.step = seats, step
         self.start()
         deadline = time.monotonic() + PATIENCE
         while step not in seats._queue:
             assert time.monotonic() < deadline
 
     def run(self):
-        self.answer = self.seats.take(self.step)
+        self.seats.take(self.step)
 
-    def result(self):
-        self.join(PATIENCE)
-        return self.answer
+    def has_ended(self, patience=PATIENCE):
+        self.join(patience)
+        return not self.is_alive()
 
 
 def test_as_many_as_there_are_seats_are_at_work_in_the_order_of_asking(seats):
     two = seats(2)
-    assert two.take("a") and two.take("b")
-    assert two.take("b"), "it has one already"
-    third, fourth = Asking(two, "c"), Asking(two, "d")
+    two.take("a")
+    two.take("b")
+    third, fourth = Waiting(two, "c"), Waiting(two, "d")
     two.leave("a")
-    assert third.result() and fourth.answer is None
+    assert third.has_ended() and fourth.is_alive()
     two.leave("unknown")
     two.leave("b")
-    assert fourth.result()
+    assert fourth.has_ended()
 
 
-def test_one_that_ends_while_it_waits_is_in_nobodys_way(seats):
+def test_nobody_is_seated_before_it_is_known_whether_there_is_a_base():
+    """Without one, each needs room for its own: one at a time."""
+    two = Seats(2)
+    first, second = Waiting(two, "a"), Waiting(two, "b")
+    assert not first.has_ended(0.1)
+    two.limit(1)
+    two.open()
+    assert first.has_ended() and not second.has_ended(0.1)
+    two.leave("a")
+    assert second.has_ended()
+
+
+def test_nobody_waits_any_more_when_the_run_stops(seats):
     one = seats(1)
     one.take("a")
-    second, third = Asking(one, "b"), Asking(one, "c")
-    one.leave("b")
-    assert second.result() is False and third.answer is None
-    one.leave("a")
-    assert third.result()
-
-
-def test_a_message_of_a_step_that_has_ended_takes_no_seat(seats):
-    """A kernel was killed just after it had asked."""
-    one = seats(1)
-    one.leave("a")
-    assert one.take("a") is False
-    assert one.take("b")
-
-
-def test_a_step_is_prepared_as_it_is_seated(seats):
-    one = seats(1)
-    log = []
-    for step in "ab":
-        one.open(step, lambda step=step: log.append(f"prepare {step}"))
-    one.take("a")
-    second = Asking(one, "b")
-    log.append("a has learned something")
-    one.leave("a")
-    assert second.result()
-    assert log == ["prepare a", "a has learned something", "prepare b"]
-
-
-def test_a_run_that_stops_refuses_those_who_wait(seats):
-    one = seats(1)
-    one.take("a")
-    second = Asking(one, "b")
+    second = Waiting(one, "b")
     one.close()
-    assert second.result() is False and one.take("c") is False
-    assert one.take("a"), "the one at work stays"
+    assert second.has_ended()
+    one.take("c")
 
 
 def test_a_fold_that_ran_out_beside_one_that_has_left_keeps_its_settings(seats):
@@ -108,12 +88,12 @@ def test_one_that_waited_while_they_became_fewer_was_alone(seats):
     two = seats(2)
     two.take("a")
     two.take("b")
-    third = Asking(two, "c")
+    third = Waiting(two, "c")
     two.shrink("a")
     two.leave("a")
-    assert third.answer is None, "one fewer, and b is at work"
+    assert not third.has_ended(0.1), "one fewer, and b is at work"
     two.leave("b")
-    assert third.result() and not two.shrink("c")
+    assert third.has_ended() and not two.shrink("c")
 
 
 def test_after_it_has_shrunk_those_at_work_stay_and_the_next_waits_longer(seats):
@@ -121,8 +101,8 @@ def test_after_it_has_shrunk_those_at_work_stay_and_the_next_waits_longer(seats)
     for step in "abc":
         three.take(step)
     three.shrink("a")
-    fourth = Asking(three, "d")
+    fourth = Waiting(three, "d")
     three.leave("a")
-    assert three.take("b") and three.take("c") and fourth.answer is None
+    assert not fourth.has_ended(0.1)
     three.leave("b")
-    assert fourth.result()
+    assert fourth.has_ended()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from vqa_utils.errors import RunError
 from vqa_utils.sharing import client
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
-from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import ADDRESS, HOLDER, KEY, Server
 from vqa_utils.sharing.turns import Turns
 
@@ -35,7 +33,7 @@ def serve(monkeypatch, tmp_path):
 
     def start(base=None, files=()):
         descriptors = [os.open(file, os.O_RDONLY) for file in files]
-        server = Server(Turns(lambda *stall: None), Seats(1))
+        server = Server(Turns(lambda *stall: None))
         servers.append(server)
         if base:
             server.lend(base, descriptors)
@@ -54,7 +52,6 @@ def serve(monkeypatch, tmp_path):
 
 def test_no_server_lends_nothing_and_lets_nobody_wait(monkeypatch):
     monkeypatch.delenv(ADDRESS, raising=False)
-    client.take_seat()
     assert not client.is_shared() and client.lent_base("a key") is None
 
 
@@ -91,46 +88,6 @@ def test_a_fold_waits_for_a_base_that_is_still_loading(serve):
     asking.join(PATIENCE)
     ((base, _),) = found
     assert base == BASE
-
-
-def test_the_next_fold_waits_for_a_seat(serve, monkeypatch):
-    server = serve(BASE)
-    for step in ("fold 0", "fold 1"):
-        server.seats.open(step, lambda: None)
-    client.take_seat()
-    client.take_seat()  # its second base needs no second seat
-    monkeypatch.setenv(HOLDER, "fold 1")
-    program = "from vqa_utils.sharing import client; client.take_seat(); print('seated')"
-    following = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE
-    while list(server.seats._queue) != ["fold 0", "fold 1"]:
-        assert following.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    server.seats.leave("fold 0")
-    assert following.stdout.readline() == b"seated\n"
-    following.wait()
-
-
-def test_a_fold_of_a_stopped_run_ends_in_one_sentence(serve):
-    serve(BASE).seats.close()
-    with pytest.raises(RunError, match=r"fold 0: .*--resume") as error:
-        client.take_seat()
-    assert "\n" not in str(error.value)
-
-
-def test_nobody_is_seated_before_it_is_known_whether_there_is_a_base(serve):
-    """Without one, each needs room for its own: one at a time."""
-    server = serve()
-    server.seats.limit(2)
-    server.seats.open("fold 0", lambda: None)
-    asking = threading.Thread(target=client.take_seat, daemon=True)
-    asking.start()
-    asking.join(0.1)
-    assert asking.is_alive() and not server.seats._queue
-    server.seats.limit(1)
-    server.withdraw()
-    asking.join(PATIENCE)
-    assert not asking.is_alive() and server.seats._seated == {"fold 0": 1}
 
 
 def test_a_base_of_another_key_and_one_withdrawn_are_not_lent(serve, tmp_path):

@@ -62,10 +62,10 @@ def test_without_a_gpu_a_base_is_lent_where_it_is_asked_for(run, console):
 def test_a_lender_ends_once_it_has_lent(run, console, as_a_fold):
     paths, config = run()
     with shared_base(paths, config, [config] * 3, console, None) as sharing:
-        first, second, ahead = sharing.environments
-        assert first == second == ahead and sharing.seats.count == 2
+        first, second = sharing.environments
+        assert first == second and sharing.seats.count == 2
         as_a_fold(first)
-        client.lent_base("any")  # waits for it
+        sharing.seats.take("a fold")  # once the base is there
         children = [child.cmdline() for child in psutil.Process().children()]
         assert not any("vqa_utils.model.lending.lender" in words for words in children)
     assert "loaded once" in console.file.getvalue()
@@ -81,6 +81,7 @@ def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
     with shared_base(paths, config, [config] * 3, console, None) as sharing:
         as_a_fold(sharing.environments[0])
         assert client.lent_base("any") is None
+        sharing.seats.take("a fold")
         assert sharing.seats.count == 1, "each one's own base, so one after the other"
     said = console.file.getvalue()
     assert "lent 0 times" not in said
@@ -221,7 +222,8 @@ from pathlib import Path
 from vqa_utils.running import execution
 execution.NOTEBOOKS = Path({folder!r})
 process = execution.process_with({{}})
-process.submit(execution._execute, execution.NOTEBOOKS / "sleeps.ipynb", Path({archived!r}), {{}}).result()
+execution.import_ahead("sleeps", process, 2)  # the second one waits
+execution.execute("sleeps", Path({archived!r}), {{}}, process)
 """
 
 
@@ -242,6 +244,7 @@ def test_a_killed_driver_leaves_no_process(notebooks, tmp_path):
         time.sleep(0.05)
     children = [child.pid for child in psutil.Process(driver.pid).children(recursive=True)]
     assert int(pid_file.read_text()) in children
+    assert len(children) == 4, "a process for notebooks, its resource tracker, two kernels"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_until_gone(*children)

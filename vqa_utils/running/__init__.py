@@ -9,10 +9,10 @@ _markers    Decide which steps --resume reuses: markers with settings, data, inp
             by hash
 execution   Execute one notebook through papermill, in this process or in one with its share of
             the machine
+kernels     Start kernels before their notebooks, which find there what they import
 prediction  Answer another test set with a run's adapters
-lock        Let one command at a time work on a run
 plan_table  Print the memory plan and the expected minutes
 results     Print a run's scores, baselines and calibration, and the paths of its files
 terminal    Print a live line for each running notebook (step, loss, pace, time left), and tables
-timings     Read the seconds of each archived notebook: kernel start, imports, waiting, work
+timings     Read the seconds of each archived notebook: kernel start, imports, work
 """

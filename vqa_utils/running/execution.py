@@ -1,7 +1,7 @@
 """Execute one notebook through papermill, in this process or another."""
 
-import functools
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import threading
@@ -20,6 +20,14 @@ from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.plan import fold_gpus
+from vqa_utils.running.kernels import (
+    KERNEL,
+    QUIET,
+    end_kernel,
+    end_kernels,
+    start_kernels,
+    take_kernel,
+)
 from vqa_utils.setting_types import AUTO
 from vqa_utils.sharing.server import HOLDER
 
@@ -100,6 +108,7 @@ def process_with(environment: Environment) -> Executor:
 
 def _take(environment: Environment) -> None:
     os.environ.update(environment)
+    multiprocessing.util.Finalize(None, end_kernels, exitpriority=1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -109,6 +118,17 @@ def _end_with_parent() -> None:
     assert parent is not None  # only processes of `process_with` come here
     parent.join()
     os._exit(1)
+
+
+def import_ahead(name: str, process: Executor, kernels: int) -> None:
+    """Let so many kernels wait in a process, which import what a notebook imports.
+
+    Args:
+        name: the notebook's, without its ending.
+        process: see `process_with`.
+        kernels: of the next notebooks that the process will run.
+    """
+    process.submit(start_kernels, NOTEBOOKS / f"{name}.ipynb", kernels).result()
 
 
 def execute(
@@ -145,18 +165,24 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         )
     archived.parent.mkdir(parents=True, exist_ok=True)
     os.environ[HOLDER] = archived.stem
-    run = functools.partial(
-        papermill.execute_notebook,
-        str(source),
-        str(archived),
-        parameters,
-        cwd=str(source.parent),
-        kernel_name="python3",
-        progress_bar=False,
-        # A kernel warns of its unencrypted port as it starts, and may report as an error that it
-        # is interrupted as it is shut down
-        extra_arguments=["--log-level=CRITICAL"],
-    )
+
+    def run() -> None:
+        kernel = take_kernel(archived.stem)
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(archived),
+                parameters,
+                cwd=str(source.parent),
+                km=kernel,  # or papermill starts one
+                kernel_name=KERNEL,
+                progress_bar=False,
+                extra_arguments=[QUIET],
+            )
+        finally:
+            if kernel is not None:
+                end_kernel(kernel)
+
     try:
         _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
@@ -172,7 +198,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         ) from error
 
 
-def _until_its_kernel_starts(run: Callable[[], Any], archived: Path) -> None:
+def _until_its_kernel_starts(run: Callable[[], None], archived: Path) -> None:
     """Run a notebook, and again if its kernel has died before the first cell.
 
     A kernel gets ports of a moment ago. Another one, started beside it, may have taken them since

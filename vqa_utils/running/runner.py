@@ -31,6 +31,7 @@ from vqa_utils.running.execution import (
     OutOfMemory,
     execute,
     fold_environments,
+    import_ahead,
     process_with,
 )
 from vqa_utils.running.resolution import start_run, with_data
@@ -91,6 +92,10 @@ class Runner:
     def is_done(self, step: Step) -> bool:
         """True if a step is complete, from these settings, data and inputs."""
         return self.state(step) == DONE
+
+    def is_reused(self, step: Step) -> bool:
+        """True if a step is complete, and is not to run again."""
+        return self.reuse and self.is_done(step)
 
     def table(self, steps: Sequence[Step]) -> pd.DataFrame:
         """One line per step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
@@ -166,7 +171,7 @@ class Runner:
 
     def _due_folds(self, steps: Sequence[Step]) -> list[Config]:
         """Return the settings of each fold with steps to execute, as far as is known by now."""
-        due = [step for step in steps if not (self.reuse and self.is_done(step))]
+        due = [step for step in steps if not self.is_reused(step)]
         numbers = dict.fromkeys(step.fold for step in due if step.fold is not None)
         return [fold_config(self.paths.fold(number), self.config) for number in numbers]
 
@@ -191,19 +196,23 @@ class Runner:
     ) -> None:
         """Give each step the next free process; a fold's later notebook waits for its earlier one.
 
-        A waiting step holds a thread, but never all of them: steps start in their order.
+        A waiting step holds a process, but never all of them: steps start in their order.
         """
         free: queue.Queue[Executor] = queue.Queue()
         is_stopped = threading.Event()
+        shares = sharing is not ALONE
 
         def run_when_free(step: Step, earlier: Future | None) -> None:
-            if earlier is not None:
-                earlier.result()  # raises its error: no scoring without an adapter
             process = free.get()
             try:
+                if shares and not self.is_reused(step):
+                    kernels = 1 if step is steps[-1] else 1 + sharing.kernels_ahead
+                    import_ahead(step.stage.name, process, kernels)
+                if earlier is not None:
+                    earlier.result()  # raises its error: no scoring without an adapter
+                if shares and not self.is_reused(step):
+                    sharing.seats.take(step.name)
                 if not is_stopped.is_set():
-                    # Seated, it starts with what others have learned meanwhile
-                    sharing.seats.open(step.name, functools.partial(self._prepare, step))
                     self._run(step, progress, process, sharing)
                 return
             except CrowdedOutOfMemory as error:

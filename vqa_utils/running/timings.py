@@ -1,4 +1,4 @@
-"""Read the seconds of each archived notebook: kernel start, imports, waiting, work."""
+"""Read the seconds of each archived notebook: kernel start, imports, work."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,8 +10,7 @@ import pandas as pd
 from vqa_utils.artifacts.files import read_json
 
 EXECUTED_IN = "executed in"
-SPLIT = ["kernel start", "imports", "waiting", "work"]
-WAITING = "take_seat()"  # how the cell begins that waits for other folds
+SPLIT = ["kernel start", "imports", "work"]
 
 
 class TimeSplit(NamedTuple):
@@ -20,9 +19,7 @@ class TimeSplit(NamedTuple):
     kernel_start: float
     """until the first cell"""
     imports: float
-    """of the cells before the parameters"""
-    waiting: float
-    """for other folds to end"""
+    """of the cells before the parameters; none are left in a kernel that started ahead"""
     work: float
     """of the rest"""
 
@@ -69,12 +66,8 @@ def time_split(notebook: dict[str, Any]) -> TimeSplit:
         if "parameters" in metadata.get("tags", ()):
             break
         imports += metadata["papermill"]["duration"]
-    waiting = 0.0  # seconds
-    for cell in notebook["cells"]:
-        if "".join(cell["source"]).startswith(WAITING):
-            waiting += cell["metadata"]["papermill"]["duration"]
-    work = whole["duration"] - kernel_start - imports - waiting
-    return TimeSplit(kernel_start, imports, waiting, work)
+    work = whole["duration"] - kernel_start - imports
+    return TimeSplit(kernel_start, imports, work)
 
 
 def _start(papermill: dict[str, Any]) -> datetime:

@@ -1,6 +1,6 @@
 """Share one base and the GPUs between a run's folds. Free of torch.
 
-client       Ask the run's server from a fold's process: for a seat, the base, and turns on the GPUs
+client       Ask the run's server from a fold's process: for the base, and for turns on the GPUs
 gpu_memory   A GPU's memory that other processes can map: CUDA's virtual memory, without torch
 lender       Start the process that loads the base, and receive what it lends
 lent         Describe a base in memory that other processes map: its blocks, its tensors

@@ -1,4 +1,4 @@
-"""Ask the run's server from a fold's process: for a seat, the base, and turns on the GPUs."""
+"""Ask the run's server from a fold's process: for the base, and for turns on the GPUs."""
 
 import contextlib
 import functools
@@ -8,42 +8,12 @@ from multiprocessing.connection import Client, Connection
 
 from vqa_utils.errors import RunError
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.server import (
-    ADDRESS,
-    BASE,
-    GIVE,
-    GRANTED,
-    HOLDER,
-    KEY,
-    SEAT,
-    TAKE,
-    receive_descriptors,
-)
+from vqa_utils.sharing.server import ADDRESS, BASE, GIVE, HOLDER, KEY, TAKE, receive_descriptors
 
 
 def is_shared() -> bool:
     """Tell whether this process belongs to a run with a server."""
     return ADDRESS in os.environ
-
-
-def take_seat() -> None:
-    """Wait until this notebook may be at work beside other folds; by hand, it may at once.
-
-    A run starts the next notebook early, so that it has imported when a fold ends.
-
-    Raises:
-        RunError: the run has stopped, or its server is gone.
-    """
-    if not is_shared():
-        return
-    with _server_at_work() as connection:
-        connection.send_bytes(b"%s %s" % (SEAT, _name().encode()))
-        answer = connection.recv_bytes()
-    if answer != GRANTED:
-        raise RunError(
-            f"{_name()}: expected its turn beside other folds, found the run stopped; "
-            "python run_all.py --resume goes on"
-        )
 
 
 def lent_base(key: str) -> tuple[LentBase, list[int]] | None:
@@ -97,13 +67,9 @@ def _connection() -> Connection:
     """Connect once; the server takes the end of the connection for the end of this process."""
     key = bytes.fromhex(os.environ[KEY])
     connection = Client(os.environ[ADDRESS], "AF_UNIX", authkey=key)
-    connection.send_bytes(f"{_name()} ({os.getpid()})".encode())
+    name = os.environ.get(HOLDER, "a fold")
+    connection.send_bytes(f"{name} ({os.getpid()})".encode())
     return connection
-
-
-def _name() -> str:
-    """Return the name of this process's step."""
-    return os.environ.get(HOLDER, "a fold")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from vqa_utils.errors import RunError
 
@@ -14,61 +13,45 @@ class CrowdedOutOfMemory(RunError):
 class Seats:
     """A queue of steps. The first `count` of them are at work, and have the base's memory.
 
-    The runner opens a step before its kernel starts, and takes its seat back once it knows how it
-    has ended: after one that ran out of memory, nobody follows. The kernel asks for the seat. Steps
-    that wait have started already, as a kernel takes longer to start and to import than a base to
-    attach.
-
     Attributes:
         count: folds at a time.
     """
 
     def __init__(self, count: int):
         self.count = count
-        self._opened: dict[str, Callable[[], None]] = {}  # by step, what to do as it is seated
+        self._is_open = self._is_closed = False
         self._queue: deque[str] = deque()
         self._seated: dict[str, int] = {}  # by step, `count` at that time
-        self._moved = threading.Condition()  # notified when a step may go on, or has to end
+        self._moved = threading.Condition()  # notified when a step may go on
 
-    def open(self, step: str, when_seated: Callable[[], None]) -> None:
-        """Let a step ask for a seat; `when_seated` is called before it gets the answer."""
+    def open(self) -> None:
+        """Begin: it is known by now whether each fold needs room for a base of its own."""
         with self._moved:
-            self._opened[step] = when_seated
+            self._is_open = True
+            self._moved.notify_all()
 
-    def take(self, step: str) -> bool:
-        """Wait for a seat; a step that has one keeps it.
-
-        Returns:
-            False if the step is not open, or not any more.
-        """
+    def take(self, step: str) -> None:
+        """Wait for a seat, or until the run stops."""
         with self._moved:
-            if step in self._seated:
-                return True
-            if step not in self._opened:
-                return False
             self._queue.append(step)
-            while step in self._queue and self._queue.index(step) >= self.count:
-                self._moved.wait()
-            if step not in self._queue:
-                return False
+            self._moved.wait_for(lambda: self._is_closed or self._has_room(step))
             self._seated[step] = self.count
-            self._opened[step]()
-            return True
+
+    def _has_room(self, step: str) -> bool:
+        return self._is_open and self._queue.index(step) < self.count
 
     def leave(self, step: str) -> None:
         """Let the next one have the step's seat, if it has one."""
         with self._moved:
-            self._opened.pop(step, None)
             self._seated.pop(step, None)
             if step in self._queue:
                 self._queue.remove(step)
             self._moved.notify_all()
 
     def close(self) -> None:
-        """Refuse those who wait, and all who come; those at work stay."""
+        """Let nobody wait any more: the run stops."""
         with self._moved:
-            self._opened.clear()
-            self._queue = deque(self._seated)
+            self._is_closed = True
             self._moved.notify_all()
 
     def limit(self, count: int) -> None:

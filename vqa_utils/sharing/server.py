@@ -3,7 +3,6 @@
     lender (exits once it has lent)          driver                      a fold's kernel
     loads, packs into blocks of memory  -->  keeps a file descriptor --> maps the blocks, read-only
                                              of each block
-                                             seats around the base  <--> waits for one
                                              a queue for each GPU   <--> takes it, gives it back
 
 Memory behind a descriptor lives as long as someone has the descriptor or a mapping of it. So the
@@ -25,17 +24,15 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.turns import Turns
 
 # Environment variables of a fold's process: the socket and its key, and the fold's name
 ADDRESS = "VQA_SHARING_ADDRESS"
 KEY = "VQA_SHARING_KEY"
 HOLDER = "VQA_SHARING_NAME"
-# Requests, each one message: a word, a space, and the step's name, the base's key or the GPU's
-# number
-SEAT, BASE, TAKE, GIVE = b"seat", b"base", b"take", b"give"
-GRANTED, REFUSED = b"granted", b"refused"
+# Requests, each one message: a word, a space, and the base's key or the GPU's number
+BASE, TAKE, GIVE = b"base", b"take", b"give"
+GRANTED = b"granted"
 LONGEST_PARENT = 70  # characters, of the folder of the socket's folder
 DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253
 
@@ -47,15 +44,13 @@ class Server:
 
     Attributes:
         turns: on the GPUs.
-        seats: around the base.
         base: what is lent, if anything.
         descriptors: of the base's blocks, in their order; closed with the server.
         lent: how often the base was given away.
     """
 
-    def __init__(self, turns: Turns, seats: Seats):
+    def __init__(self, turns: Turns):
         self.turns = turns
-        self.seats = seats
         self.base: LentBase | None = None
         self.descriptors: list[int] = []
         self.lent = 0
@@ -117,12 +112,7 @@ class Server:
             holder = connection.recv_bytes().decode()
             while True:
                 request, _, about = connection.recv_bytes().partition(b" ")
-                if request == SEAT:
-                    # Not before it is known whether each needs room for a base of its own
-                    self._has_loaded.wait()
-                    is_seated = self.seats.take(about.decode())
-                    connection.send_bytes(GRANTED if is_seated else REFUSED)
-                elif request == BASE:
+                if request == BASE:
                     self._send_base(connection, about.decode())
                 elif request == TAKE:
                     self.turns.take(int(about), holder)

@@ -19,22 +19,22 @@ from vqa_utils.sharing.server import Server
 from vqa_utils.sharing.turns import Turns
 
 LEAST_LENT = 10**9  # bytes; a smaller base is loaded in less time than a process takes to start
-AHEAD = 1  # processes that start and import while all seats are taken
 
 
 class Sharing(NamedTuple):
     """What folds around one base need of it."""
 
     environments: list[dict[str, str]]
-    """Of the processes for folds at a time, and for the next ones; [] if each fold loads for
-    itself"""
+    """Of the processes for folds at a time; [] if each fold loads for itself"""
     seats: Seats
     """Of the folds at a time."""
+    kernels_ahead: int
+    """Of each process, that start and import while a notebook is at work"""
     withdraw: Callable[[], None]
     """Lends no more: the folds that follow load for themselves."""
 
 
-ALONE = Sharing([], Seats(1), lambda: None)
+ALONE = Sharing([], Seats(1), 0, lambda: None)
 
 
 @contextlib.contextmanager
@@ -88,16 +88,19 @@ def shared_base(
     lender = lender or Lender(paths)
     seats = Seats(min(config.sharing_folds, len(folds)))
     turns = Turns(functools.partial(_report_stall, console))
-    with Server(turns, seats) as server:
+    with Server(turns) as server:
         environment = dict(server.environment)
+        kernels_ahead = 1
         if not find_gpus():
             environment["OMP_NUM_THREADS"] = str(max(1, cpu_count() // seats.count))
-        processes = min(seats.count + AHEAD, len(folds))
-        words = f"for {len(folds)} folds, {seats.count} at a time"
-        lending = threading.Thread(target=_lend, args=(lender, server, console, words), daemon=True)
+            kernels_ahead = 0  # the cores are at work already
+        lending = threading.Thread(
+            target=_lend, args=(lender, server, seats, console, len(folds)), daemon=True
+        )
+        environments = [environment] * seats.count
         lending.start()
         try:
-            yield Sharing([environment] * processes, seats, server.withdraw)
+            yield Sharing(environments, seats, kernels_ahead, server.withdraw)
         finally:
             lender.stop()
             lending.join()
@@ -106,20 +109,23 @@ def shared_base(
             console.print(f"base: lent {server.lent} times, its bytes unchanged to the end")
 
 
-def _lend(lender: Lender, server: Server, console: Console, words: str) -> None:
+def _lend(lender: Lender, server: Server, seats: Seats, console: Console, folds: int) -> None:
     """Lend the base once it is there; without one, let folds load for themselves, one at a time."""
     try:
         base, descriptors = lender.receive()
+        server.lend(base, descriptors)
+        console.print(
+            f"base: loaded once, in {base.seconds:.0f} s, for {folds} folds, {seats.count} at a time"
+        )
     except (LenderError, OSError, ValueError) as error:
-        server.seats.limit(1)
+        seats.limit(1)
         server.withdraw()
         if not lender.is_stopped:
             console.print(
                 f"each fold loads the base for itself: {error}", style="yellow", markup=False
             )
-        return
-    server.lend(base, descriptors)
-    console.print(f"base: loaded once, in {base.seconds:.0f} s, {words}")
+    finally:
+        seats.open()
 
 
 def lends(config: Config, folds: Sequence[Config]) -> bool:

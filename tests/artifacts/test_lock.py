@@ -8,15 +8,15 @@ import sys
 import pytest
 
 import run_all
+from vqa_utils.artifacts.lock import locked
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.errors import RunError
 from vqa_utils.experiments.sweep_points import SweepError
-from vqa_utils.running.lock import locked
 
 HOLDS = """
 import sys
 from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.running.lock import locked
+from vqa_utils.artifacts.lock import locked
 with locked(RunPaths("r")):
     print("held", flush=True)
     sys.stdin.read()  # until this process is killed

@@ -1,0 +1,90 @@
+"""Kernels that import while another notebook is at work."""
+
+import json
+
+import nbformat
+import psutil
+import pytest
+
+from vqa_utils.running import kernels
+from vqa_utils.running.execution import NotebookError, execute, process_with
+from vqa_utils.sharing.server import HOLDER
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 60  # seconds until a wait in vain fails
+LOOK = """
+import json, os, sys
+has_imported = "wave" in sys.modules
+names = [name for name in globals() if not name.startswith("_")]
+print(json.dumps([os.getpid(), has_imported, names, os.environ["{holder}"], os.getcwd()]))
+"""
+
+
+@pytest.fixture
+def waiting_kernels(notebooks, tmp_path):
+    """Starts kernels that import what a notebook imports; none is left after the test."""
+
+    def start(imports, count):
+        notebooks("imports")
+        path = tmp_path / "imports.ipynb"
+        notebook = nbformat.read(path, 4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(imports))
+        nbformat.write(notebook, path)
+        kernels.start_kernels(tmp_path / "imports.ipynb", count)
+        return [kernel.provisioner.pid for kernel in kernels._waiting]
+
+    yield start
+    kernels.end_kernels()
+
+
+@pytest.fixture
+def look(notebooks, tmp_path):
+    """Executes a notebook that tells about its kernel."""
+    notebooks("looks", LOOK.format(holder=HOLDER))
+
+    def run(step):
+        archived = tmp_path / "archive" / f"{step}.ipynb"
+        execute("looks", archived, {})
+        (cell,) = (cell for cell in nbformat.read(archived, 4).cells if cell.get("outputs"))
+        assert cell.execution_count == 2, "after the parameters, as in a fresh kernel"
+        return json.loads(cell.outputs[0].text)
+
+    return run
+
+
+def test_a_notebook_finds_its_imports_done_and_nothing_else(waiting_kernels, look, tmp_path):
+    started = waiting_kernels("import wave; left_over = 1", 2)
+    for number, pid in enumerate(started):
+        found, has_imported, names, step, folder = look(f"step {number}")
+        assert found == pid and has_imported and step == f"step {number}"
+        assert "wave" not in names and "left_over" not in names
+        assert folder == str(tmp_path)
+        assert not psutil.pid_exists(pid), "its notebook is through"
+    found, has_imported, *_ = look("step 2")
+    assert found not in started and not has_imported, "papermill starts one where none waits"
+
+
+def test_a_failing_import_is_the_notebooks_error(waiting_kernels, tmp_path, capfd):
+    waiting_kernels("import no_such_module", 1)
+    with pytest.raises(NotebookError, match="No module named 'no_such_module'"):
+        execute("imports", tmp_path / "archive" / "imports.ipynb", {})
+    assert "no_such_module" not in "".join(capfd.readouterr())
+
+
+def test_a_kernel_that_has_died_while_it_waited_is_replaced(waiting_kernels, look):
+    first, second = waiting_kernels("import wave", 2)
+    psutil.Process(first).kill()
+    assert look("step")[0] == second
+
+
+def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_path):
+    """One that still imports does not look whether its parent is there."""
+    waiting_kernels("import time; time.sleep(600)", 0)
+    with process_with({}) as process:
+        process.submit(kernels.start_kernels, tmp_path / "imports.ipynb", 2).result()
+        children = psutil.Process().children(recursive=True)
+        started = [child for child in children if "ipykernel_launcher" in child.cmdline()]
+        assert len(started) == 2
+    _, alive = psutil.wait_procs(started, PATIENCE)
+    assert not alive

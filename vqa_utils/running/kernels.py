@@ -1,0 +1,83 @@
+"""Start kernels before their notebooks, which find there what they import.
+
+Imports take longer than to attach a lent base. A kernel that waits has taken nothing of a GPU.
+"""
+
+import itertools
+from pathlib import Path
+
+from jupyter_client import AsyncKernelManager
+from nbclient.util import run_sync
+
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.sharing.server import HOLDER
+
+KERNEL = "python3"
+# A kernel warns of its unencrypted port as it starts, and may report as an error that it is
+# interrupted as it is shut down
+QUIET = "--log-level=CRITICAL"
+NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # as nbclient starts them
+START_TIMEOUT = 600  # seconds, imports included
+
+_waiting: list[AsyncKernelManager] = []  # in this process, the oldest first
+
+
+def start_kernels(source: Path, count: int) -> None:
+    """Start kernels in this process until so many wait; each imports what a notebook imports.
+
+    Args:
+        source: the notebook.
+        count: of kernels.
+    """
+    # In a namespace of its own: the notebook, or another one, begins with an empty one
+    imports = f"exec({import_code(source)!r}, {{}})"
+    arguments = [QUIET, NO_HISTORY, f"--IPKernelApp.exec_lines={imports}"]
+    while len(_waiting) < count:
+        kernel = AsyncKernelManager(kernel_name=KERNEL)
+        run_sync(kernel.start_kernel)(cwd=str(source.parent), extra_arguments=arguments)
+        _waiting.append(kernel)
+
+
+def take_kernel(name: str) -> AsyncKernelManager | None:
+    """Take the kernel that has waited longest, once it has imported; None if none waits.
+
+    Args:
+        name: of the step, which the kernel is told, as it started without it.
+
+    Raises:
+        RuntimeError: it has died as it started.
+    """
+    if not _waiting:
+        return None
+    kernel = _waiting.pop(0)
+    client = kernel.client()
+    client.start_channels()
+    try:
+        run_sync(client.wait_for_ready)(timeout=START_TIMEOUT)
+        client.execute(f"__import__('os').environ[{HOLDER!r}] = {name!r}", silent=True)
+    except RuntimeError:
+        end_kernel(kernel)
+        raise
+    finally:
+        client.stop_channels()
+    return kernel
+
+
+def end_kernel(kernel: AsyncKernelManager) -> None:
+    """Kill a kernel."""
+    run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def end_kernels() -> None:
+    """Kill the kernels that wait."""
+    while _waiting:
+        end_kernel(_waiting.pop())
+
+
+def import_code(source: Path) -> str:
+    """Return the code of a notebook's cells before its parameters."""
+    cells = [cell for cell in read_json(source)["cells"] if cell["cell_type"] == "code"]
+    before = itertools.takewhile(
+        lambda cell: "parameters" not in cell["metadata"].get("tags", ()), cells
+    )
+    return "\n".join("".join(cell["source"]) for cell in before)
