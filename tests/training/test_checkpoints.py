@@ -1,6 +1,14 @@
 import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
 
-from vqa_utils.training._checkpoints import last_whole_checkpoint, training_key
+import pytest
+
+from vqa_utils.artifacts.manifest import MANIFEST
+from vqa_utils.training._checkpoints import STATE, Checkpoints, training_key
+
+FILES = ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", STATE)
 
 
 def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge):
@@ -14,14 +22,87 @@ def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge
     assert key == training_key(used_later, train)
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    for name, whole in (("checkpoint-4", True), ("checkpoint-12", True), ("checkpoint-20", False)):
-        (tmp_path / name).mkdir()
-        if whole:
-            (tmp_path / name / "trainer_state.json").touch()
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
-    assert not (tmp_path / "checkpoint-20").exists()
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a checkpoint as the Trainer does, with the path of another machine to the best one."""
+
+    def save(step, best=None):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for file in FILES:
+            (folder / file).write_text(f"{file} of step {step}")
+        state = {"global_step": step, "best_model_checkpoint": best and f"/gone/checkpoint-{best}"}
+        (folder / STATE).write_text(json.dumps(state))
+        Checkpoints(tmp_path).on_save(None, SimpleNamespace(global_step=step), None)
+        return folder
+
+    return save
 
 
-def test_a_training_without_checkpoints_starts_anew(tmp_path):
-    assert last_whole_checkpoint(tmp_path / "none") is None
+def newest(folder):
+    found = Checkpoints(folder).newest()
+    return found and found.removeprefix(f"{folder}/")
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path, saved):
+    assert newest(tmp_path / "none") is None
+    for step in (200, 1000, 4):
+        saved(step)
+    assert newest(tmp_path) == "checkpoint-1000"
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def half(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def other(file):
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+
+
+def absent(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("tear", [empty, half, other, absent])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_torn_checkpoint_is_set_aside_and_named(tmp_path, saved, capsys, name, tear):
+    saved(4)
+    tear(saved(8) / name)
+    assert newest(tmp_path) == "checkpoint-4"
+    assert "checkpoint-8 is left out" in (said := capsys.readouterr().out) and name in said
+    assert (tmp_path / "torn" / "checkpoint-8").is_dir()
+    assert newest(tmp_path) == "checkpoint-4" and capsys.readouterr().out == ""
+    tear(saved(8) / name)  # the same once more
+    assert newest(tmp_path) == "checkpoint-4"
+
+
+def test_without_the_best_epochs_checkpoint_an_older_one_is_taken(tmp_path, saved, capsys):
+    """The Trainer puts the best epoch's weights back at the end, so they have to be there."""
+    saved(4)
+    saved(8, best=8)
+    saved(12, best=8)
+    assert newest(tmp_path) == "checkpoint-12"
+    half(tmp_path / "checkpoint-8" / "adapter_model.safetensors")
+    assert newest(tmp_path) == "checkpoint-4"
+    said = capsys.readouterr().out
+    assert "checkpoint-12 is left out: the best epoch's checkpoint is torn" in said
+
+
+@pytest.mark.parametrize("name", ["checkpoint-", "checkpoint-8 (1)", "checkpoint-best"])
+def test_a_foreign_name_is_set_aside(tmp_path, saved, capsys, name):
+    saved(4)
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / name)
+    (tmp_path / "checkpoint-9").touch()  # a file
+    assert newest(tmp_path) == "checkpoint-4"
+    assert f"{name} is left out: it has a foreign name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["/gone/checkpoint-8", "C:\\gone\\checkpoint-8", "checkpoint-8"])
+def test_the_best_checkpoint_is_found_where_the_run_is_now(tmp_path, path):
+    state = SimpleNamespace(best_model_checkpoint=path)
+    Checkpoints(tmp_path).on_train_begin(None, state, None)
+    assert state.best_model_checkpoint == str(tmp_path / "checkpoint-8")

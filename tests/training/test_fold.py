@@ -10,7 +10,7 @@ from bases import base_with_lora
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.files import read_json, sha256
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import log_loss
 from vqa_utils.model.loading import load_adapter
@@ -60,9 +60,15 @@ class KeepsGradients(TrainerCallback):
         self.steps.append(gradients)
 
 
-class StopsAfterOneEpoch(TrainerCallback):
+class StopsAfter(TrainerCallback):
+    """Ends a training as Ctrl-C does, once the checkpoint of an epoch is written."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
     def on_save(self, args, state, control, **kwargs):
-        raise KeyboardInterrupt
+        if round(state.epoch) == self.epochs:
+            raise KeyboardInterrupt
 
 
 class CountsSteps(TrainerCallback):
@@ -207,7 +213,7 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
     train_fold(fresh(config), config, encoder, train, held_out, whole)
 
-    watch(StopsAfterOneEpoch())
+    watch(StopsAfter(epochs=1))
     with pytest.raises(KeyboardInterrupt):
         train_fold(fresh(config), config, encoder, train, held_out, cut)
     assert not cut.meta.exists()
@@ -221,6 +227,33 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     assert found["step"].tolist() == expected["step"].tolist()
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
     torch.testing.assert_close(weights(cut), weights(whole), atol=1e-6, rtol=0)
+
+
+def test_a_training_goes_on_elsewhere_from_its_newest_whole_checkpoint(
+    config, encoder, challenge, tmp_path, watch, capsys
+):
+    """The newest one is torn, as is the log; its first epoch is the best, and has moved."""
+    config = dataclasses.replace(config, epochs=3, learning_rate=0.5)  # it only gets worse
+    train, held_out = challenge.train.head(8), challenge.train.tail(4)
+    whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
+    meta = train_fold(fresh(config), config, encoder, train, held_out, whole)
+    assert meta["best_epoch"] == 1
+
+    watch(StopsAfter(epochs=2))
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(fresh(config), config, encoder, train, held_out, cut)
+    (newest,) = cut.checkpoints.glob("*/checkpoint-4")
+    (newest / "optimizer.pt").write_bytes(b"")
+    cut.train_log.write_bytes(cut.train_log.read_bytes()[:-9])
+    moved = FoldPaths(cut.folder.rename(tmp_path / "moved"))
+
+    counter = CountsSteps()
+    watch(counter)
+    found = train_fold(fresh(config), config, encoder, train, held_out, moved)
+    assert counter.steps == 4, "two of three epochs"
+    assert "checkpoint-4 is left out: optimizer.pt (0 bytes)" in capsys.readouterr().out
+    assert found["epochs"] == meta["epochs"] and sha256(moved.adapter) == sha256(whole.adapter)
+    assert pd.read_csv(moved.train_log)["step"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(

@@ -3,6 +3,7 @@
 files          Write files between stages, complete or not at all, and hash them
 fold_settings  Keep a fold's settings, and log their changes after out-of-memory errors
 lock           Let one command at a time work on a run
+manifest       Tell whether a folder is whole: a manifest, written last, has sizes and hashes
 paths          Name every path of the project and of a run, in one place
 probabilities  Check probs_*.csv when they are written and when they are read
 provenance     Record the origin of a result: packages, Python, machine and commit

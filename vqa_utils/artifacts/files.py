@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vqa_utils.errors import VqaError
 from vqa_utils.setting_types import ConfigError
 
 MISSING = "missing"  # in place of the hash of a file that is not there
+MADE_AGAIN = "delete it, and python run_all.py --resume makes it again"
 ID_DIGITS = 16  # hex digits of a hash that only has to tell lists of rows apart
 
 
@@ -22,16 +23,26 @@ class ArtifactError(VqaError):
     """A file between two stages is missing or breaks its contract."""
 
 
+class TornFile(ArtifactError):
+    """A file that is empty or ends in the middle, as after a full disk or a copy that stopped."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a temporary file beside `path`, then move it there.
 
-    No reader ever sees half a file: a move within one folder happens at once or not at all.
+    No reader ever sees half a file: a move within one folder happens at once or not at all. A
+    failure leaves nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # beside it: a move to another disk would copy; with the process, as two may write it
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else a power failure can keep the move and lose the contents
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,9 +55,50 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, *, mend: str = MADE_AGAIN) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        mend: what to do if it is torn.
+
+    Raises:
+        TornFile: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise _torn(path, f"JSON, found something else ({error})", mend) from error
+
+
+def read_table(
+    path: Path, columns: Sequence[str] = (), *, mend: str = MADE_AGAIN, **options: Any
+) -> pd.DataFrame:
+    """Read a CSV file that `write_csv` wrote.
+
+    Args:
+        path: the file.
+        columns: that it has to have.
+        mend: what to do if it is torn.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        TornFile: it is no CSV, ends within a line, or lacks a column.
+    """
+    if not path.read_bytes().endswith(b"\n"):
+        raise _torn(path, "whole lines, found an end within one", mend)
+    try:
+        table = pd.read_csv(path, **options)
+    except ValueError as error:  # lines of other lengths, or no UTF-8
+        raise _torn(path, f"a table, found something else ({error})", mend) from error
+    if not set(columns) <= set(table):
+        raise _torn(path, f"the columns {list(columns)}, found {list(table)}", mend)
+    return table
+
+
+def _torn(path: Path, expected_and_found: str, mend: str) -> TornFile:
+    size = f"{path.stat().st_size:,} bytes"
+    return TornFile(f"{shown(path)} ({size}): expected {expected_and_found}; {mend}")
 
 
 def settings_of(values: dict[str, Any], file: Path) -> Config:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from vqa_utils.artifacts.files import read_json, settings_of, write_json
+from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, to_dict, with_tuples
 
@@ -56,7 +56,7 @@ def fold_config(fold: FoldPaths, run: Config) -> Config:
     They are read from the fold's config.json, with the changes of the run's settings since then.
     After a change of the training, the fold starts anew from the run's settings.
     """
-    saved = _read(fold)
+    saved = _read(fold, run)
     if saved is None or not _has_adapter_of(saved, run):
         return run
     return _under(saved, run)
@@ -81,7 +81,7 @@ def prepare_fold(fold: FoldPaths, run: Config, others: Sequence[FoldPaths] = ())
         return
     most: list[Rung] = []
     for other in others:
-        saved = _read(other)
+        saved = _read(other, run)
         rungs = read_rungs(other)
         if saved is not None and _has_adapter_of(saved, run) and len(rungs) > len(most):
             most = rungs
@@ -100,10 +100,10 @@ def take_rung(fold: FoldPaths, run: Config, rung: Rung) -> None:
 
 
 def read_rungs(fold: FoldPaths) -> list[Rung]:
-    """Read the log of the fold's rungs; empty if no memory ran out."""
+    """Read the log of the fold's rungs; empty if no memory ran out, or if the log is torn."""
     try:
         log = read_json(fold.rungs)
-    except FileNotFoundError:
+    except (FileNotFoundError, TornFile):
         return []
     return [_rung(values) for values in log]
 
@@ -118,7 +118,7 @@ def checkpoint_settings(fold: FoldPaths, config: Config) -> Config:
         fold: the fold.
         config: the settings of its training.
     """
-    saved = _read(fold)
+    saved = _read(fold, config)
     if saved is None or saved.fold.training_hash != config.training_hash:
         return config  # not prepared by a runner: opened by hand
     shape = {name: getattr(config, name) for name in SHAPE_OF_ADAPTER}
@@ -137,7 +137,7 @@ def _under(saved: _Saved, run: Config) -> Config:
 
 def _follows(fold: FoldPaths, run: Config) -> bool:
     """Tell whether the fold has a config.json from the same training settings of the run."""
-    saved = _read(fold)
+    saved = _read(fold, run)
     return saved is not None and _has_adapter_of(saved, run)
 
 
@@ -145,11 +145,17 @@ def _has_adapter_of(saved: _Saved, run: Config) -> bool:
     return saved.run.training_hash == run.training_hash
 
 
-def _read(fold: FoldPaths) -> _Saved | None:
+def _read(fold: FoldPaths, run: Config) -> _Saved | None:
+    """Read a fold's settings; None without any. In place of a torn file, the log of rungs counts."""
     try:
         saved = read_json(fold.config)
     except FileNotFoundError:  # no question before: another fold's file may be set aside meanwhile
         return None
+    except TornFile:
+        climbed = run
+        for rung in read_rungs(fold):
+            climbed = replace(climbed, **rung.after)
+        return _Saved(climbed, run)
     return _Saved(*(settings_of(saved[part], fold.config) for part in _Saved._fields))
 
 

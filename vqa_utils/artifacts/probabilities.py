@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vqa_utils.artifacts.files import ArtifactError, write_csv
+from vqa_utils.artifacts.files import ArtifactError, read_table, write_csv
 from vqa_utils.metrics import option_matrix
 from vqa_utils.prompts import LETTERS
 
@@ -76,7 +76,9 @@ def _read(path: Path) -> pd.DataFrame:
         )
     # ids stay text, "01" and "None" included; only an empty probability is a missing one
     missing = {letter: [""] for letter in LETTERS}
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=missing)
+    mend = "run notebook 04_infer again"
+    types = {"id": str}
+    return read_table(path, mend=mend, dtype=types, keep_default_na=False, na_values=missing)
 
 
 def _with_rows(path: Path, frame: pd.DataFrame, ids: Iterable[str] | None) -> pd.DataFrame:

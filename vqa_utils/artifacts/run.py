@@ -41,5 +41,10 @@ def read_config(paths: RunPaths) -> Config:
 
     Raises:
         ConfigError: they are of another version of the code.
+        TornFile: the file is torn.
     """
-    return settings_of(read_json(paths.config), paths.config)
+    mend = (
+        f"delete it and repeat the command that started the run, with --run-id {paths.run_id}: "
+        "what is complete is reused"
+    )
+    return settings_of(read_json(paths.config, mend=mend), paths.config)

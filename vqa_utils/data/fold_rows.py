@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vqa_utils.artifacts.files import read_table
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import Challenge
@@ -70,7 +71,13 @@ def extra_rows(path: Path, extra: pd.DataFrame, fold: int) -> pd.DataFrame:
             f"{path}: expected the folds that leave out each extra row, found no file; "
             "run notebook 02_folds first"
         )
-    left_out = pd.read_csv(path, dtype=str, keep_default_na=False)
+    left_out = read_table(
+        path,
+        ["id", "left_out_of"],
+        mend="run notebook 02_folds again",
+        dtype=str,
+        keep_default_na=False,
+    )
     if list(left_out["id"]) != list(extra["id"]):
         raise FoldError(
             f"{path}: expected the {len(extra)} rows of extra_train in order, found others; "

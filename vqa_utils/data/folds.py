@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from vqa_utils.artifacts.files import read_table
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
 from vqa_utils.metrics import at_letter
@@ -97,13 +98,20 @@ def read_folds(path: Path, train: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         FoldError: the file is missing, names other rows, or spreads one group over two folds.
+        TornFile: it is no table of folds.
     """
     if not path.exists():
         raise FoldError(
             f"{path}: expected the run's folds, found no file; run notebook 02_folds first"
         )
     # Ids stay text: 01 would become 1, and None a missing value
-    folds = pd.read_csv(path, dtype={"id": str, "group": str}, keep_default_na=False)
+    folds = read_table(
+        path,
+        ["id", "group", "fold"],
+        mend="run notebook 02_folds again",
+        dtype={"id": str, "group": str},
+        keep_default_na=False,
+    )
     if list(folds["id"]) != list(train["id"]):
         raise FoldError(
             f"{path}: expected the {len(train)} rows of train.csv in order, found others; "

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from vqa_utils.artifacts.files import sha256, write_text
+from vqa_utils.artifacts.files import TornFile, read_table, sha256, write_text
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
@@ -142,12 +142,16 @@ def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, 
 
 
 def _read_table(table: Path | None) -> dict[str, ImageFile]:
-    """The rows of images.csv by path; none of a file with other columns, from another version."""
+    """The rows of images.csv by path; none of a torn file, or one of another version's columns."""
     if table is None or not table.exists():
         return {}
     texts = dict.fromkeys(("path", "hash", "perceptual_hash", "problem"), str)
-    frame = pd.read_csv(table, dtype=texts, keep_default_na=False)
-    if list(frame) != ["path", *ImageFile._fields]:
+    columns = ["path", *ImageFile._fields]
+    try:
+        frame = read_table(table, columns, dtype=texts, keep_default_na=False)
+    except TornFile:
+        return {}
+    if list(frame) != columns:
         return {}
     return {path: ImageFile(*row) for path, *row in frame.itertuples(index=False)}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vqa_utils.artifacts.files import ArtifactError, read_json, settings_of
+from vqa_utils.artifacts.files import ArtifactError, TornFile, read_json, settings_of
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
@@ -114,5 +114,8 @@ def has_settings(fold: FoldPaths, config: Config) -> bool:
     """Tell whether the fold's adapter has the run's present settings, its own rungs included."""
     if not fold.adapter_config.exists():
         return True
-    trained_with = settings_of(read_json(fold.adapter_config), fold.adapter_config)
+    try:
+        trained_with = settings_of(read_json(fold.adapter_config), fold.adapter_config)
+    except TornFile:
+        return False
     return trained_with.training_hash == fold_config(fold, config).training_hash

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vqa_utils.artifacts.files import ArtifactError, hashes, read_json
+from vqa_utils.artifacts.files import ArtifactError, hashes, read_json, read_table
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run
@@ -199,8 +199,9 @@ def _groups_of(oof: pd.DataFrame, paths: RunPaths) -> pd.DataFrame:
     """Read `id` and `group` of these rows from folds.csv."""
     dtypes = {"id": str, "group": str}
     # Ids such as "01" and "None" stay text
-    folds = pd.read_csv(paths.folds, dtype=dtypes, keep_default_na=False)
-    return rows_of(oof, folds)[["id", "group"]]
+    columns = ["id", "group"]
+    folds = read_table(paths.folds, columns, dtype=dtypes, keep_default_na=False)
+    return rows_of(oof, folds)[columns]
 
 
 def _aligned(frames: Frames, first: str) -> Frames:

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vqa_utils.artifacts.files import read_json, write_json
+from vqa_utils.artifacts.manifest import tear, write_manifest
 from vqa_utils.config import Config
 
-MANIFEST = "manifest.json"
 FORMAT = 1  # of the copies; to be raised when what is saved changes
 LIBRARIES = ("bitsandbytes", "transformers")  # that decide how weights are packed and named
 EDGE = 2**20  # bytes at each end of a file that the manifest's hash covers
@@ -86,14 +85,7 @@ def cache_key(config: Config, source: Path, dtype: str) -> str:
 
 def is_whole(folder: Path) -> bool:
     """Tell whether a copy has its manifest, and every file in it is as it was written."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        return False
-    for name, known in read_json(manifest).items():
-        file = folder / name
-        if not file.is_file() or _print(file) != known:
-            return False
-    return True
+    return not tear(folder, _print)
 
 
 @contextmanager
@@ -104,8 +96,7 @@ def new_copy(folder: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
-        manifest = {file.name: _print(file) for file in sorted(draft.iterdir())}
-        write_json(draft / MANIFEST, manifest)
+        write_manifest(draft, _print)
         if not is_whole(folder):  # a fold beside this one may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)

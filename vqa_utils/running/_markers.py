@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqa_utils.artifacts.files import hashes, read_json, write_atomically, write_json
+from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_atomically, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.running.stages import Step
@@ -38,7 +38,28 @@ class Markers:
         marker = self._marker(step)
         if not marker.exists():
             return MISSING
-        return DONE if read_json(marker) == self._record(step) else CHANGED
+        try:
+            written = read_json(marker)
+        except TornFile:
+            return CHANGED
+        return DONE if written == self._record(step) else CHANGED
+
+    def changes(self, step: Step) -> list[str]:
+        """Name what is not as a step's marker has it: the settings, the data, or files."""
+        try:
+            written = read_json(self._marker(step))
+        except TornFile:
+            return ["its marker is torn"]
+        now = self._record(step)
+        changed = []
+        if written["config"] != now["config"]:
+            changed.append("other settings")
+        if written["data"] != now["data"]:
+            changed.append("other data")
+        for part in ("inputs", "outputs"):
+            names = written[part] | now[part]
+            changed += [name for name in names if written[part].get(name) != now[part].get(name)]
+        return changed
 
     def write(self, step: Step) -> None:
         """Mark a step as complete."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vqa_utils.artifacts.files import hashes, read_json, write_json
+from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import read_config
@@ -237,7 +237,10 @@ def _write_origin(paths: RunPaths, challenge: Challenge) -> None:
         "earlier": [],
     }
     if paths.provenance.exists():
-        before = read_json(paths.provenance)
+        try:
+            before = read_json(paths.provenance)
+        except TornFile as error:
+            before = {"torn": str(error)}
         # Flat, the newest first: the origin before loses its own list
         origin["earlier"] = [before, *before.pop("earlier", [])]
     write_json(paths.provenance, origin)

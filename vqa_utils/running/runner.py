@@ -256,6 +256,9 @@ class Runner:
         if state == DONE and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
             return
+        if state == CHANGED and self.reuse:
+            changes = ", ".join(markers.changes(step))
+            self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
         if state != MISSING:
             markers.set_aside(step)
         self._execute(step, progress, process, sharing)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.files import TornFile, read_json
 
 EXECUTED_IN = "executed in"
 SPLIT = ["kernel start", "imports", "work"]
@@ -29,7 +29,7 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         folder: `notebooks/` of a run.
-        names: of notebooks; a notebook without an archived copy is left out.
+        names: of notebooks; a notebook without an archived copy, or with a torn one, is left out.
 
     Returns:
         One line per notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
@@ -40,12 +40,13 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     splits: dict[str, TimeSplit] = {}
     executed_in = []
     for name in names:
-        path = folder / f"{name}.ipynb"
-        if path.exists():
-            notebook = read_json(path)
-            splits[name] = time_split(notebook)
-            parameters = notebook["metadata"]["papermill"]["parameters"]
-            executed_in.append(parameters.get("run_id", run_id))
+        try:
+            notebook = read_json(folder / f"{name}.ipynb")
+        except (FileNotFoundError, TornFile):
+            continue
+        splits[name] = time_split(notebook)
+        parameters = notebook["metadata"]["papermill"]["parameters"]
+        executed_in.append(parameters.get("run_id", run_id))
     table = pd.DataFrame.from_dict(splits, orient="index", columns=SPLIT)
     table.loc["all"] = table.sum()  # before `total`, so that it has one too
     table["total"] = table.sum(axis=1)

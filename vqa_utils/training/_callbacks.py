@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
+from vqa_utils.artifacts.files import TornFile, read_table, write_csv, write_text
 from vqa_utils.errors import VqaError
 from vqa_utils.model.lending.attach import borrowed_bytes
 from vqa_utils.setting_types import GIB
@@ -48,9 +49,22 @@ class TrainLog(TrainerCallback):
         log = pd.DataFrame(columns=LOG_COLUMNS)
         resumed = state.global_step > 0
         if resumed and self.path.exists():
-            log = pd.read_csv(self.path)
+            log = self._whole_lines()
         up_to_checkpoint = log["step"] <= state.global_step
-        log[up_to_checkpoint].to_csv(self.path, index=False)
+        write_csv(self.path, log[up_to_checkpoint])
+
+    def _whole_lines(self) -> pd.DataFrame:
+        """Read the log without a line that was half written; it begins anew if it is torn."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        write_text(
+            self.path,
+            b"".join(line for line in lines if line.endswith(b"\n")).decode(errors="replace"),
+        )
+        try:
+            return read_table(self.path, LOG_COLUMNS, mend="it begins anew")
+        except TornFile as error:
+            print(error)
+            return pd.DataFrame(columns=LOG_COLUMNS)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the step's clock."""

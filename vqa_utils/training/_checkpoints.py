@@ -1,12 +1,21 @@
-"""Name a training's checkpoints, and find the newest one."""
+"""Keep a training's checkpoints whole: name them, find the newest whole one, set torn ones aside."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from transformers import TrainerCallback
 
+from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.manifest import tear, write_manifest
 from vqa_utils.config import Config
+
+STATE = "trainer_state.json"
+ASIDE = "torn"  # the folder for torn checkpoints, beside the whole ones
+SEPARATORS = re.compile(r"[/\\]")  # of a path, of any system
 
 
 def training_key(config: Config, train: pd.DataFrame) -> str:
@@ -15,16 +24,58 @@ def training_key(config: Config, train: pd.DataFrame) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """Find the newest checkpoint with a Trainer's state, written last; remove torn ones."""
-    newest = None
-    newest_step = -1
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / "trainer_state.json").exists():
-            shutil.rmtree(checkpoint)
-            continue
+class Checkpoints(TrainerCallback):
+    """A training's checkpoints, in a folder that may have moved since they were written.
+
+    A checkpoint is whole if its manifest says so, and if that of the best epoch so far is whole too,
+    which the Trainer reads at the end.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def newest(self) -> str | None:
+        """Find the newest whole checkpoint; set aside what is torn or has a foreign name."""
+        problems = {path: self._problem(path) for path in self.folder.glob("checkpoint-*")}
+        whole = [path for path, problem in problems.items() if not problem]
+        for path in whole:
+            if self._best_of(path) not in (None, *whole):
+                problems[path] = "the best epoch's checkpoint is torn"
+        for path, problem in problems.items():
+            if problem:
+                self._set_aside(path, problem)
+        usable = [path for path in whole if not problems[path]]
         # As a number: as text, checkpoint-1000 comes before checkpoint-200
-        step = int(checkpoint.name.removeprefix("checkpoint-"))
-        if step > newest_step:
-            newest, newest_step = str(checkpoint), step
-    return newest
+        return str(max(usable, key=_step)) if usable else None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the manifest of a checkpoint, once the Trainer has written all else."""
+        write_manifest(self.folder / f"checkpoint-{state.global_step}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the best epoch's checkpoint here: the state has the path of its time."""
+        if state.best_model_checkpoint:
+            state.best_model_checkpoint = str(self._here(state.best_model_checkpoint))
+
+    def _problem(self, path: Path) -> str:
+        if not re.fullmatch(r"checkpoint-\d+", path.name):
+            return "it has a foreign name"
+        return tear(path)
+
+    def _best_of(self, checkpoint: Path) -> Path | None:
+        best = read_json(checkpoint / STATE)["best_model_checkpoint"]
+        return self._here(best) if best else None
+
+    def _here(self, checkpoint: str) -> Path:
+        return self.folder / SEPARATORS.split(checkpoint)[-1]
+
+    def _set_aside(self, path: Path, problem: str) -> None:
+        aside = self.folder / ASIDE / path.name
+        aside.parent.mkdir(exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier stop
+        path.rename(aside)
+        print(f"{path.name} is left out: {problem}; it is in {aside.parent.name}/ now")
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

@@ -21,7 +21,7 @@ from vqa_utils.training._callbacks import (
     peak_memory_gib,
     reset_peak_memory,
 )
-from vqa_utils.training._checkpoints import last_whole_checkpoint, training_key
+from vqa_utils.training._checkpoints import Checkpoints, training_key
 from vqa_utils.training._trainer import make_trainer
 
 EpochScores = dict[str, float]  # `epoch`, `accuracy`, `log_loss` (nats) on the held-out rows
@@ -57,11 +57,12 @@ def train_fold(
     """
     start = time.time()
     reset_peak_memory()
-    checkpoints = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
+    folder = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
+    checkpoints = Checkpoints(folder)
     guard = NonFiniteGuard()
-    callbacks = [TrainLog(paths.train_log), guard, FreeMemory()]
-    trainer = make_trainer(model, config, encoder, train, held_out, checkpoints, callbacks)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+    callbacks = [checkpoints, TrainLog(paths.train_log), guard, FreeMemory()]
+    trainer = make_trainer(model, config, encoder, train, held_out, folder, callbacks)
+    trainer.train(resume_from_checkpoint=checkpoints.newest())
     check_lent_base()
 
     # With held-out rows, the Trainer has put the best epoch's weights back by now

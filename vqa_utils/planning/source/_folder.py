@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.files import TornFile, read_json
 from vqa_utils.planning.source._hub import CONFIG
 
 WEIGHTS = "model.safetensors"
@@ -105,9 +105,10 @@ def read_object(file: Path, key: str, kind: type, problems: list[str]) -> dict[s
     except FileNotFoundError:
         problems.append(f"expected {file.name}, found {NO_FILE}")
         return None
-    except ValueError as error:  # no JSON, or no UTF-8
+    except TornFile as error:
         problems.append(
-            f"{file.name}: expected JSON, found something else ({error}); download it again"
+            f"{file.name}: expected JSON, found something else ({error.__cause__}); "
+            "download it again"
         )
         return None
     if isinstance(value, dict) and isinstance(value.get(key), kind) and value[key]:
