@@ -24,14 +24,14 @@ def test_checkpoints_of_other_settings_or_rows_are_not_resumed(config, challenge
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves a checkpoint as the Trainer does, with the path of another machine to the best one."""
+    """Saves a checkpoint as the Trainer does."""
 
     def save(step, best=None):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         for file in FILES:
             (folder / file).write_text(f"{file} of step {step}")
-        state = {"global_step": step, "best_model_checkpoint": best and f"/gone/checkpoint-{best}"}
+        state = {"global_step": step, "best_global_step": best}
         (folder / STATE).write_text(json.dumps(state))
         Checkpoints(tmp_path).on_save(None, SimpleNamespace(global_step=step), None)
         return folder
@@ -99,10 +99,3 @@ def test_a_foreign_name_is_set_aside(tmp_path, saved, capsys, name):
     (tmp_path / "checkpoint-9").touch()  # a file
     assert newest(tmp_path) == "checkpoint-4"
     assert f"{name} is left out: it has a foreign name" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("path", ["/gone/checkpoint-8", "C:\\gone\\checkpoint-8", "checkpoint-8"])
-def test_the_best_checkpoint_is_found_where_the_run_is_now(tmp_path, path):
-    state = SimpleNamespace(best_model_checkpoint=path)
-    Checkpoints(tmp_path).on_train_begin(None, state, None)
-    assert state.best_model_checkpoint == str(tmp_path / "checkpoint-8")

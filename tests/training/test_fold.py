@@ -229,31 +229,46 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(
     torch.testing.assert_close(weights(cut), weights(whole), atol=1e-6, rtol=0)
 
 
+def stop_and_move(folder, to, epochs, watch, train):
+    """Train until the checkpoint of an epoch is written, and rename the fold's folder."""
+    watch(StopsAfter(epochs))
+    with pytest.raises(KeyboardInterrupt):
+        train(FoldPaths(folder))
+    return FoldPaths(folder.rename(to))
+
+
 def test_a_training_goes_on_elsewhere_from_its_newest_whole_checkpoint(
     config, encoder, challenge, tmp_path, watch, capsys
 ):
-    """The newest one is torn, as is the log; its first epoch is the best, and has moved."""
+    """The newest one is torn, as is the log; the first epoch is the best, and has moved."""
     config = dataclasses.replace(config, epochs=3, learning_rate=0.5)  # it only gets worse
-    train, held_out = challenge.train.head(8), challenge.train.tail(4)
-    whole, cut = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "cut")
-    meta = train_fold(fresh(config), config, encoder, train, held_out, whole)
+    rows = challenge.train.head(8), challenge.train.tail(4)
+
+    def train(paths):
+        return train_fold(fresh(config), config, encoder, *rows, paths)
+
+    whole = FoldPaths(tmp_path / "whole")
+    meta = train(whole)
     assert meta["best_epoch"] == 1
 
-    watch(StopsAfter(epochs=2))
-    with pytest.raises(KeyboardInterrupt):
-        train_fold(fresh(config), config, encoder, train, held_out, cut)
-    (newest,) = cut.checkpoints.glob("*/checkpoint-4")
+    moved = stop_and_move(tmp_path / "cut", tmp_path / "moved", 2, watch, train)
+    (newest,) = moved.checkpoints.glob("*/checkpoint-4")
     (newest / "optimizer.pt").write_bytes(b"")
-    cut.train_log.write_bytes(cut.train_log.read_bytes()[:-9])
-    moved = FoldPaths(cut.folder.rename(tmp_path / "moved"))
-
+    moved.train_log.write_bytes(moved.train_log.read_bytes()[:-9])
     counter = CountsSteps()
     watch(counter)
-    found = train_fold(fresh(config), config, encoder, train, held_out, moved)
+    found = train(moved)
     assert counter.steps == 4, "two of three epochs"
     assert "checkpoint-4 is left out: optimizer.pt (0 bytes)" in capsys.readouterr().out
     assert found["epochs"] == meta["epochs"] and sha256(moved.adapter) == sha256(whole.adapter)
     assert pd.read_csv(moved.train_log)["step"].tolist() == [1, 2, 3, 4, 5, 6]
+
+    # Nothing is left to train, only the best epoch's weights to be found
+    at_its_end = stop_and_move(tmp_path / "end", tmp_path / "moved-end", 3, watch, train)
+    counter = CountsSteps()
+    watch(counter)
+    train(at_its_end)
+    assert counter.steps == 0 and sha256(at_its_end.adapter) == sha256(whole.adapter)
 
 
 def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(

@@ -15,7 +15,6 @@ from vqa_utils.config import Config
 
 STATE = "trainer_state.json"
 ASIDE = "torn"  # the folder for torn checkpoints, beside the whole ones
-SEPARATORS = re.compile(r"[/\\]")  # of a path, of any system
 
 
 def training_key(config: Config, train: pd.DataFrame) -> str:
@@ -50,12 +49,12 @@ class Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest of a checkpoint, once the Trainer has written all else."""
-        write_manifest(self.folder / f"checkpoint-{state.global_step}")
+        write_manifest(self._of_step(state.global_step))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Find the best epoch's checkpoint here: the state has the path of its time."""
-        if state.best_model_checkpoint:
-            state.best_model_checkpoint = str(self._here(state.best_model_checkpoint))
+        """Name the best epoch's checkpoint where it is now: the state had the path of its time."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(self._of_step(state.best_global_step))
 
     def _problem(self, path: Path) -> str:
         if not re.fullmatch(r"checkpoint-\d+", path.name):
@@ -63,11 +62,11 @@ class Checkpoints(TrainerCallback):
         return tear(path)
 
     def _best_of(self, checkpoint: Path) -> Path | None:
-        best = read_json(checkpoint / STATE)["best_model_checkpoint"]
-        return self._here(best) if best else None
+        best_step = read_json(checkpoint / STATE)["best_global_step"]
+        return self._of_step(best_step) if best_step else None
 
-    def _here(self, checkpoint: str) -> Path:
-        return self.folder / SEPARATORS.split(checkpoint)[-1]
+    def _of_step(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step}"
 
     def _set_aside(self, path: Path, problem: str) -> None:
         aside = self.folder / ASIDE / path.name
