@@ -28,6 +28,7 @@ def arguments(**given):
         "cache_dir": None,
         "extra_train": None,
         "refit": None,
+        "resume_from": None,
     }
     return argparse.Namespace(
         **{

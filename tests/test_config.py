@@ -6,6 +6,7 @@ import pytest
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
 from vqa_utils.config import (
+    NO_NOTEBOOK,
     NOT_OF_THE_ADAPTER,
     SETTINGS,
     USED_FROM,
@@ -84,10 +85,12 @@ def changed(name):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_hashes_change_with_a_setting_as_far_as_it_counts(name):
     base, other = preset("safe"), changed(name)
-    assert other.hash_for("06_analysis") != base.hash_for("06_analysis")
+    used_from = SETTINGS[name].used_from
+    counts = other.hash_for("06_analysis") != base.hash_for("06_analysis")
+    assert counts == (used_from != NO_NOTEBOOK)
     before_its_use = {"04_infer": "03_train_fold", "05_ensemble": "04_infer"}
-    if SETTINGS[name].used_from:
-        earlier = before_its_use[SETTINGS[name].used_from]
+    if used_from:
+        earlier = before_its_use.get(used_from, "06_analysis")
         assert other.hash_for(earlier) == base.hash_for(earlier)
     is_of_adapter = other.training_hash != base.training_hash
     assert is_of_adapter == SETTINGS[name].of_adapter == (name not in NOT_OF_THE_ADAPTER)
@@ -96,7 +99,8 @@ def test_the_hashes_change_with_a_setting_as_far_as_it_counts(name):
 def test_every_setting_says_its_meaning_and_from_which_notebook_on_it_counts():
     assert list(SETTINGS) == [field.name for field in dataclasses.fields(Config)]
     assert all(about.meaning for about in SETTINGS.values())
-    assert set(USED_FROM.values()) <= {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    notebooks = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert set(USED_FROM.values()) <= {NO_NOTEBOOK, *notebooks}
 
 
 def test_defaults_keep_their_own_rules():

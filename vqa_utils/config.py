@@ -30,6 +30,7 @@ from vqa_utils.setting_types import (
 
 DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
+NO_NOTEBOOK = "no notebook"  # sorts after the notebooks' names
 MOST_AT_ONCE = 4  # folds around one base
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
@@ -41,9 +42,10 @@ class Config:
     A setting is one field: name, type, default, meaning, rule. Two keywords limit the reach of a
     later change in a run:
 
-    - `used_from`: earlier notebooks do not use it, and their files are kept.
+    - `used_from`: earlier notebooks do not use it, and their files are kept. `NO_NOTEBOOK` is for
+      what no result depends on, and for the place of the data, whose contents count.
     - `of_adapter=False`: an adapter does not depend on it, and trained ones are kept. These are
-      the place of the data, the limits of the machine, and reports.
+      the limits of the machine, and all that have a `used_from`.
 
     The defaults are those of the preset `safe`.
 
@@ -52,13 +54,17 @@ class Config:
     """
 
     # Model and data
-    preset: str = setting("safe", "the preset that the other settings change", of_adapter=False)
+    preset: str = setting(
+        "safe",
+        "the preset that the other settings change",
+        used_from=NO_NOTEBOOK,
+    )
     model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"')
     data: str = setting(
         "",
         "a folder with train.csv, test.csv, sample_submission.csv and the images, or "
         f'"{DEMO_DATA}"; "" looks in Kaggle\'s input folder',
-        of_adapter=False,
+        used_from=NO_NOTEBOOK,
     )
     limit: int = setting(
         0,
@@ -98,7 +104,7 @@ class Config:
         AUTO,
         'a folder that keeps quantised weights for the next fold; "auto" takes a disk with room '
         '(on Kaggle a temporary one), "" keeps none',
-        of_adapter=False,
+        used_from=NO_NOTEBOOK,
     )
     device_map: str = setting(
         "plan",
@@ -117,7 +123,7 @@ class Config:
         "folds at work at a time, around one base that they share; "
         '"auto" takes the number with the shortest expected run',
         auto_or(Rule(f"1 to {MOST_AT_ONCE}", lambda count: 1 <= count <= MOST_AT_ONCE)),
-        of_adapter=False,
+        used_from=NO_NOTEBOOK,
     )
 
     # The adapter
@@ -235,10 +241,12 @@ class Config:
         2,
         "processes that decode images; 0 decodes in the training process",
         at_least(0),
-        of_adapter=False,
+        used_from=NO_NOTEBOOK,
     )
     report_to: tuple[str, ...] = setting(
-        (), 'trackers of the Trainer, such as "tensorboard" or "wandb"', of_adapter=False
+        (),
+        'trackers of the Trainer, such as "tensorboard" or "wandb"',
+        used_from=NO_NOTEBOOK,
     )
     seed: int = setting(42, "of folds, weights, dropout, and the order of the rows")
 

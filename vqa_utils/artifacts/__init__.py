@@ -7,5 +7,6 @@ manifest       Tell whether a folder is whole: a manifest, written last, has siz
 paths          Name every path of the project and of a run, in one place
 probabilities  Check probs_*.csv when they are written and when they are read
 provenance     Record the origin of a result: packages, Python, machine and commit
-run            Open a run's folder in a notebook: its paths and its settings
+run            Open a run: its paths and its settings; find the newest one
+taking_over    Take a run over from elsewhere
 """

@@ -1,13 +1,16 @@
-"""Open a run's folder in a notebook: its paths and its settings."""
+"""Open a run: its paths and its settings; find the newest one."""
 
-from vqa_utils.artifacts.files import read_json, settings_of, write_json
+import contextlib
+
+from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import RunPaths, runs_dir
 from vqa_utils.config import Config, to_dict
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
+LATEST = "latest"  # names the newest run
 
 
 def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
@@ -48,3 +51,36 @@ def read_config(paths: RunPaths) -> Config:
         "what is complete is reused"
     )
     return settings_of(read_json(paths.config, mend=mend), paths.config)
+
+
+def named_run(name: str) -> RunPaths:
+    """Return a run by its name; `latest` is the one whose last command started last.
+
+    The link of this name is for people: a copy makes a folder of it, and some drives have no links.
+    """
+    return RunPaths(name if name != LATEST else max(all_runs(), key=_started, default=LATEST))
+
+
+def all_runs() -> list[str]:
+    """Return the names of all runs, sorted."""
+    folders = [file.parent for file in runs_dir().glob("*/config.json")]
+    return sorted(folder.name for folder in folders if folder.name != LATEST)
+
+
+def link_latest(paths: RunPaths) -> None:
+    """Point the link `latest` to a run, where the drive has links and no copy stands there."""
+    link = runs_dir() / LATEST
+    if link.exists() and not link.is_symlink():
+        return
+    with contextlib.suppress(OSError):
+        link.unlink(missing_ok=True)
+        link.symlink_to(paths.run_id, target_is_directory=True)
+
+
+def _started(run_id: str) -> tuple[str, int]:
+    """Return when the last command of a run started: as it says, and as its file does."""
+    file = RunPaths(run_id).provenance
+    try:
+        return read_json(file)["started"], file.stat().st_mtime_ns
+    except (FileNotFoundError, TornFile):
+        return "", 0

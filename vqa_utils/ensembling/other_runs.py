@@ -10,7 +10,7 @@ import pandas as pd
 from vqa_utils.artifacts.files import ArtifactError, hashes, read_json, read_table
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
-from vqa_utils.artifacts.run import open_run
+from vqa_utils.artifacts.run import named_run, open_run
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
@@ -45,7 +45,7 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
         RunError: with every run that is missing, unfinished or named twice, or has changed data,
             or other CSV files or rows than the first.
     """
-    names = [RunPaths(name).folder.resolve().name for name in run_ids]  # `latest` is a link
+    names = [named_run(name).run_id for name in run_ids]
     problems = _naming_problems(names)
     configs: dict[str, Config] = {}
     hash_of = functools.cache(data_hash)  # runs often share their data

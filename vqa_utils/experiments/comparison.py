@@ -11,7 +11,7 @@ from rich.console import Console
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
-from vqa_utils.artifacts.run import open_run
+from vqa_utils.artifacts.run import all_runs, named_run, open_run
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
@@ -147,14 +147,13 @@ def describe_comparison(group: pd.DataFrame) -> str:
 
 
 def _existing(run_ids: Sequence[str]) -> list[str]:
-    """Resolve the named runs, each once, or list all; `latest` is a link to another run."""
-    missing = [run_id for run_id in run_ids if not RunPaths(run_id).config.exists()]
+    """Resolve the named runs, each once, or list all."""
+    missing = [run_id for run_id in run_ids if not named_run(run_id).config.exists()]
     if missing:
         raise RunError(f"expected runs below {runs_dir()}, found none called {', '.join(missing)}")
     if run_ids:
-        return list(dict.fromkeys(RunPaths(run_id).folder.resolve().name for run_id in run_ids))
-    folders = [file.parent for file in runs_dir().glob("*/config.json")]
-    return sorted(folder.name for folder in folders if not folder.is_symlink())
+        return list(dict.fromkeys(named_run(run_id).run_id for run_id in run_ids))
+    return all_runs()
 
 
 def _line(run: Scored) -> dict[str, object]:

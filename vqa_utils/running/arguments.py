@@ -100,6 +100,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with a run; whatever is complete and unchanged is reused",
     )
+    parser.add_argument(
+        "--resume-from",
+        metavar="DIR",
+        help="copy a run from elsewhere, such as an earlier session's output, and go on with it",
+    )
     _add_execution_options(parser)
 
 

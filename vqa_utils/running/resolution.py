@@ -12,9 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_json
-from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.provenance import provenance
-from vqa_utils.artifacts.run import read_config
+from vqa_utils.artifacts.run import LATEST, link_latest, named_run, read_config
+from vqa_utils.artifacts.taking_over import take_over_run
 from vqa_utils.config import Config, parse_settings, to_dict
 from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
@@ -29,7 +30,6 @@ from vqa_utils.sharing.lender import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
-LATEST = "latest"
 RESERVED_IDS = (LATEST, "demo-data")  # folders of runs/ that are no runs
 OWN_ARGUMENTS = ("data", "model", "limit", "cache_dir", "extra_train", "refit")  # for settings
 
@@ -49,8 +49,15 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
     if args.run_id is not None:
         checked_run_id(args.run_id)
     continues = args.resume or args.command in ("status", "predict")
+    if args.resume_from is not None:
+        if args.dry_run:
+            raise RunError(
+                "--resume-from copies a run, and --dry-run writes nothing: leave out one"
+            )
+        args.run_id = take_over_run(Path(args.resume_from).expanduser(), args.run_id)
+        continues = True
     run_id = args.run_id or (LATEST if continues else f"{new_id}-{args.preset or 'demo'}")
-    paths = RunPaths(run_id)
+    paths = named_run(run_id)
     if not paths.config.exists():
         if continues:
             raise RunError(
@@ -62,7 +69,6 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
             f"{shown(paths.folder)} is there already: --resume goes on with it, "
             "--force runs all of it again"
         )
-    paths = RunPaths(paths.folder.resolve().name)  # `latest` is a link
     if args.preset is not None:
         changes = _changes_of_preset(args.preset) | changes  # the command line's own win
     return paths, dataclasses.replace(read_config(paths), **changes)
@@ -130,14 +136,18 @@ def _model(name: str) -> str:
 
 
 def with_data(config: Config) -> Config:
-    """Find the data if none is named: the one folder with a train.csv below Kaggle's input folder.
+    """Find the data if no folder is named, or the one named is not there, as where a run has moved.
+
+    It is the one folder with a train.csv below Kaggle's input folder.
 
     Raises:
         RunError: there is none, or more than one.
     """
-    if config.data:
+    if config.data in KNOWN_CHALLENGES or (config.data and data_dir(config.data).is_dir()):
         return config
     found = sorted(str(file.parent) for file in KAGGLE_INPUT.glob("**/train.csv"))
+    if len(found) != 1 and config.data:
+        return config  # it is not there: whoever reads it says so
     if len(found) != 1:
         seen = f"found {', '.join(found)}" if found else "found none to take instead"
         raise RunError(
@@ -216,9 +226,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
         _check_folds(paths, challenge)
     write_json(paths.config, to_dict(config))
     _write_origin(paths, challenge)
-    latest = runs_dir() / LATEST  # `--resume`, `status` and `predict` without --run-id follow it
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(paths.run_id, target_is_directory=True)
+    link_latest(paths)
 
 
 def _check_folds(paths: RunPaths, challenge: Challenge) -> None:

@@ -367,7 +367,10 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
     from vqa_utils.running.results import print_results
 
     paths, console = runner.paths, runner.console
+    named = runner.config.data
     runner.config = config = with_data(runner.config)
+    if config.data != named:
+        console.print(f"data: {config.data}", markup=False)
     # Before `start_run` writes: a refused command leaves the run's settings as they were
     runner.check_whole(built_on(steps, scored_adapters(paths, config)))
     start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))

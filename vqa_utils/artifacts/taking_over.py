@@ -1,0 +1,83 @@
+"""Take a run over from elsewhere: yesterday's output, a copy, a folder that cannot be written."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
+from vqa_utils.errors import RunError
+from vqa_utils.setting_types import GIB
+
+DEPTH = 5  # folders below the one that is named, to look for a run in
+NO_RUN_OF_ITS_OWN = ("predict", "replaced")  # folders within a run
+
+
+def take_over_run(source: Path, run_id: str | None = None) -> str:
+    """Copy a run to where runs are written; return its name there.
+
+    The copy is complete or not there.
+
+    Args:
+        source: the run's folder, or one above it.
+        run_id: its name from now on; its folder's own if not given.
+
+    Raises:
+        RunError: there is no run or more than one, the name is taken, or the disk lacks room.
+    """
+    folder = _run_in(source)
+    paths = RunPaths(run_id or folder.name)
+    if paths.folder.exists():
+        raise RunError(
+            f"{shown(paths.folder)} is there already: --resume --run-id {paths.run_id} goes on with "
+            "it, and another --run-id takes the run over beside it"
+        )
+    _check_room(folder)
+    draft = runs_dir() / f".taking-over-{paths.run_id}.{os.getpid()}"
+    try:
+        # Contents alone: in a folder that cannot be written, its files cannot either
+        shutil.copytree(folder, draft, copy_function=shutil.copyfile)
+        for path in [draft, *draft.rglob("*")]:
+            path.chmod(path.stat().st_mode | stat.S_IWUSR | (path.is_dir() and stat.S_IXUSR))
+        draft.rename(paths.folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return paths.run_id
+
+
+def _run_in(source: Path) -> Path:
+    """Find the one run in a folder.
+
+    Raises:
+        RunError: there is none, or more than one.
+    """
+    if _is_run(source):
+        return source.resolve()
+    found = set()
+    for depth in range(1, DEPTH + 1):
+        for file in source.glob("/".join(["*"] * depth) + "/config.json"):
+            within = file.parent.relative_to(source).parts
+            if _is_run(file.parent) and not set(within) & set(NO_RUN_OF_ITS_OWN):
+                found.add(file.parent.resolve())  # the link `latest` is another name of one
+    if len(found) == 1:
+        return found.pop()
+    seen = ", ".join(map(str, sorted(found))) or "none"
+    raise RunError(
+        f"--resume-from {source}: expected the folder of one run, with its config.json and "
+        f"provenance.json, found {seen}"
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "provenance.json").is_file()
+
+
+def _check_room(folder: Path) -> None:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    runs_dir().mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(runs_dir()).free
+    if size > free:
+        raise RunError(
+            f"{runs_dir()}: expected room for the {size / GIB:.2f} GiB of {folder}, found "
+            f"{free / GIB:.2f} GiB free; make room there"
+        )
