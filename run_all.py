@@ -9,13 +9,14 @@ python run_all.py --resume                     go on after a stop
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import Stopped, VqaError
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
 from vqa_utils.running.stages import STAGES, select_steps
 
@@ -41,9 +42,10 @@ def main() -> None:
     except VqaError as error:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print(describe_stop(args), style="yellow", markup=False)
-        sys.exit(130)  # 128 + SIGINT, as shells report it
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        sys.exit(128 + number)  # as shells report it
 
 
 def run(args: "Namespace", console: "Console") -> None:

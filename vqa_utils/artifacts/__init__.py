@@ -8,5 +8,6 @@ paths          Name every path of the project and of a run, in one place
 probabilities  Check probs_*.csv when they are written and when they are read
 provenance     Record the origin of a result: packages, Python, machine and commit
 run            Open a run: its paths and its settings; find the newest one
+stop           Stop a run where nothing is lost, on the signals that ask a process to end
 taking_over    Take a run over from elsewhere
 """

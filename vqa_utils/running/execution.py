@@ -16,12 +16,14 @@ from joblib import cpu_count
 from nbclient.exceptions import DeadKernelError
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
+from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.kernels import (
     KERNEL,
+    LEAVES_SIGNALS,
     QUIET,
     end_kernel,
     end_kernels,
@@ -108,6 +110,7 @@ def process_with(environment: Environment) -> Executor:
 
 def _take(environment: Environment) -> None:
     os.environ.update(environment)
+    leave_signals_to_the_driver()
     multiprocessing.util.Finalize(None, end_kernels, exitpriority=1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -177,7 +180,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
                 km=kernel,  # or papermill starts one
                 kernel_name=KERNEL,
                 progress_bar=False,
-                extra_arguments=[QUIET],
+                extra_arguments=[QUIET, LEAVES_SIGNALS],
             )
         finally:
             if kernel is not None:

@@ -10,12 +10,18 @@ from jupyter_client import AsyncKernelManager
 from nbclient.util import run_sync
 
 from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.stop import SIGNALS
 from vqa_utils.sharing.server import HOLDER
 
 KERNEL = "python3"
 # A kernel warns of its unencrypted port as it starts, and may report as an error that it is
 # interrupted as it is shut down
 QUIET = "--log-level=CRITICAL"
+# A driver's signals may go to all of its processes; only the driver acts on them
+LEAVES_SIGNALS = (
+    "--IPKernelApp.exec_lines=exec('import signal; "
+    f"[signal.signal(number, signal.SIG_IGN) for number in {list(map(int, SIGNALS))}]', {{}})"
+)
 NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # as nbclient starts them
 START_TIMEOUT = 600  # seconds, imports included
 

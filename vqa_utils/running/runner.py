@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from vqa_utils.artifacts.fold_settings import Rung, fold_config, prepare_fold, take_rung
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths, shown
+from vqa_utils.artifacts.stop import end_if_asked, stoppable
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
@@ -160,7 +161,10 @@ class Runner:
         """
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
-        with early_lender(self.paths, self.config, self._due_folds(steps)) as lender:
+        with (
+            stoppable(self.paths),
+            early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
+        ):
             for together in _groups(steps):
                 if together[0].stage.per_fold:
                     self._run_folds(together, lender)
@@ -250,7 +254,12 @@ class Runner:
         process: Executor | None = None,
         sharing: Sharing = ALONE,
     ) -> None:
-        """Reuse or execute one step."""
+        """Reuse or execute one step.
+
+        Raises:
+            Stopped: the run was asked to stop.
+        """
+        end_if_asked()
         markers = self._markers
         state = markers.state(step)
         if state == DONE and self.reuse:
@@ -261,7 +270,11 @@ class Runner:
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
         if state != MISSING:
             markers.set_aside(step)
-        self._execute(step, progress, process, sharing)
+        try:
+            self._execute(step, progress, process, sharing)
+        except RunError:
+            end_if_asked()  # it has ended early, or a signal to all processes has ended its kernel
+            raise
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
         if absent:
             raise RunError(

@@ -18,6 +18,7 @@ from transformers import BatchFeature
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
+from vqa_utils.artifacts.stop import stop_if_asked
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
@@ -160,6 +161,9 @@ def score_orders(
     Returns:
         `order` (by how many places the options were turned), `id`, and `a` to `d`, the row's own
         options in any order: order after order, each in the order of `rows`.
+
+    Raises:
+        StopRequested: the run was asked to stop.
     """
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     shifts = shifts_of(settings.orders)
@@ -180,6 +184,7 @@ def score_orders(
         return letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
 
     for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
+        stop_if_asked()
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers
             for place, option in enumerate(cyclic_order(shift)):

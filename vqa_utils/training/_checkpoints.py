@@ -1,6 +1,7 @@
 """Keep a training's checkpoints whole: name them, find the newest whole one, set torn ones aside."""
 
 import hashlib
+import math
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.manifest import tear, write_manifest
+from vqa_utils.artifacts.stop import asked_by, stop_if_asked
 from vqa_utils.config import Config
 
 STATE = "trainer_state.json"
@@ -47,9 +49,20 @@ class Checkpoints(TrainerCallback):
         # As a number: as text, checkpoint-1000 comes before checkpoint-200
         return str(max(usable, key=_step)) if usable else None
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save within an epoch if the run was asked to stop; its end is saved anyway, with scores."""
+        ends_epoch = math.isclose(state.epoch, round(state.epoch))
+        if asked_by() and not ends_epoch:
+            control.should_save = True
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the manifest of a checkpoint, once the Trainer has written all else."""
+        """Write the manifest of a checkpoint, once the Trainer has written all else.
+
+        Raises:
+            StopRequested: the run was asked to stop.
+        """
         write_manifest(self._of_step(state.global_step))
+        stop_if_asked()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Name the best epoch's checkpoint where it is now: the state had the path of its time."""

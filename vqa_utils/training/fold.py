@@ -53,6 +53,7 @@ def train_fold(
 
     Raises:
         TrainingError: no step has finite gradients any more.
+        StopRequested: the run was asked to stop; there is a checkpoint of its last step.
         RunError: the lent base has changed.
     """
     start = time.time()

@@ -1,0 +1,61 @@
+"""A training that its run asks to stop, and that goes on later."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from bases import base_with_lora
+
+from vqa_utils.artifacts.files import sha256
+from vqa_utils.artifacts.paths import FoldPaths
+from vqa_utils.artifacts.stop import VARIABLE, StopRequested
+from vqa_utils.training._checkpoints import Checkpoints
+from vqa_utils.training.fold import train_fold
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def stop_at(tmp_path, monkeypatch):
+    """Asks the run to stop at a step; None takes that back."""
+    file = tmp_path / "stop"
+    monkeypatch.setenv(VARIABLE, str(file))
+    on_step_end = Checkpoints.on_step_end
+
+    def at(step):
+        file.unlink(missing_ok=True)
+
+        def asked(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                file.write_text("15")
+            on_step_end(self, args, state, control, **kwargs)
+
+        monkeypatch.setattr(Checkpoints, "on_step_end", asked)
+
+    return at
+
+
+@pytest.mark.parametrize("steps", [(2,), (3,), (4,), (1, 2, 5), (6,)])
+def test_a_training_that_was_asked_to_stop_goes_on_as_if_it_had_not_been(
+    config, encoder, challenge, tmp_path, stop_at, steps
+):
+    """Within an epoch of three steps, at its end, several times, and after the last step."""
+    config = dataclasses.replace(
+        config, epochs=2, lora_dropout=0.1, shuffle_options=True, micro_batch=2, accumulation=2
+    )
+    rows = challenge.train.head(12), challenge.train.tail(4)
+    whole, stopped = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "stopped")
+    meta = train_fold(base_with_lora(config), config, encoder, *rows, whole)
+    assert meta["steps"] == 6
+
+    for step in steps:
+        stop_at(step)
+        with pytest.raises(StopRequested, match="--resume"):
+            train_fold(base_with_lora(config), config, encoder, *rows, stopped)
+        assert pd.read_csv(stopped.train_log)["step"].max() == step and not stopped.meta.exists()
+    stop_at(None)
+    found = train_fold(base_with_lora(config), config, encoder, *rows, stopped)
+    assert found["epochs"] == meta["epochs"]
+    assert sha256(stopped.adapter) == sha256(whole.adapter)
+    losses = [pd.read_csv(paths.train_log)["loss"].tolist() for paths in (stopped, whole)]
+    assert losses[0] == losses[1]

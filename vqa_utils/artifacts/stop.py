@@ -1,0 +1,101 @@
+"""Stop a run where nothing is lost, on the signals that ask a process to end.
+
+    driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/<run_id>.stop
+    kernels    look for it after each step, save a checkpoint, and end with StopRequested
+
+Kaggle, Slurm and Docker send SIGTERM some seconds before they kill; a terminal that is closed sends
+SIGHUP.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.errors import Stopped, VqaError
+
+VARIABLE = "VQA_STOP_FILE"  # names the file to the processes of the run
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # Windows has no SIGHUP
+
+
+class StopRequested(VqaError):
+    """A notebook ends early, as its run was asked to stop."""
+
+
+@contextlib.contextmanager
+def stoppable(paths: RunPaths) -> Iterator[None]:
+    """Let the signals ask the notebooks of a run to stop; a second signal ends this process at once."""
+    file = paths.lock.with_name(f"{paths.lock.name}.stop")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # of a driver that was killed
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        file.write_text(str(number))
+        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGTERM:
+            _let_go_of_the_terminal()
+
+    # Not those that are ignored, as nohup has it
+    caught = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, ask)
+    os.environ[VARIABLE] = str(file)
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+        file.unlink(missing_ok=True)
+
+
+def leave_signals_to_the_driver() -> None:
+    """Ignore the signals in this process of a run: they may go to all of its processes."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def asked_by() -> int | None:
+    """Return the signal that asked this process's run to stop; None if none did."""
+    file = os.environ.get(VARIABLE)
+    if file is None:
+        return None
+    try:
+        return int(Path(file).read_text() or signal.SIGTERM)  # "" while it is written
+    except FileNotFoundError:
+        return None
+
+
+def stop_if_asked() -> None:
+    """Go on, but in a run that was asked to stop.
+
+    Raises:
+        StopRequested: it was.
+    """
+    if asked_by():
+        raise StopRequested(
+            "the run was asked to stop; python run_all.py --resume goes on from here"
+        )
+
+
+def end_if_asked() -> None:
+    """Go on, but in the driver of a run that was asked to stop.
+
+    Raises:
+        Stopped: it was.
+    """
+    number = asked_by()
+    if number:
+        raise Stopped(number)
+
+
+def _let_go_of_the_terminal() -> None:
+    """Write to nothing from now on: the terminal is gone, and to write there is an error."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
