@@ -30,6 +30,18 @@ def test_a_failing_notebook_is_archived_and_named(notebooks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["{run_id}", "{", "100 % [a] {0}", "$HOME & co", "그림 폴더"])
+def test_a_folder_of_any_name_holds_notebooks(tmp_path, monkeypatch, notebooks, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    notebooks("prints", "print(run_id)")
+    (tmp_path / "prints.ipynb").rename(folder / "prints.ipynb")
+    monkeypatch.setattr("vqa_utils.running.execution.NOTEBOOKS", folder)
+    execute("prints", folder / "archive" / "prints.ipynb", {"run_id": "{r}"})
+    assert "{r}" in (folder / "archive" / "prints.ipynb").read_text()
+
+
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_named(notebooks, tmp_path):
     notebooks("dies", "import os; os._exit(9)")
     with pytest.raises(RunError, match="dies: its kernel died"):

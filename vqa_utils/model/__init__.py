@@ -1,5 +1,6 @@
 """Load the model in 4 bits, check it, keep it safe in fp16, and make it fast; see README.md.
 
+_plain_text      Keep a row's words from being read as the chat's own marks
 _quantized_copy  Keep quantised weights between folds; free of torch
 encoder          Turn rows and images into the model's tensors, with labels where it learns
 fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router

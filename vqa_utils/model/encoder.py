@@ -13,6 +13,7 @@ from qwen_vl_utils.vision_process import smart_resize
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.images import open_image
+from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
 
 IGNORED = -100  # the label that the loss passes over
@@ -22,6 +23,8 @@ Row = dict[str, Any]
 
 class Encoder:
     """Makes batches of rows: `questions` for scoring, `examples` for training.
+
+    A row's words are text: what the chat's own marks look like is none of them.
 
     Picklable, for DataLoader workers.
     """
@@ -41,6 +44,7 @@ class Encoder:
         self.folder = folder
         self.image_side = image_side
         self.blank = False  # see `blanked`
+        self._marks = marks_of(processor.tokenizer)
         letter_token_ids(processor)  # for its check, before any batch is made
 
     def blanked(self) -> "Encoder":
@@ -64,7 +68,8 @@ class Encoder:
 
     def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of the rows' prompts without padding; an image is one token."""
-        texts = [self._render(chat(row, None), add_generation_prompt=True) for row in rows]
+        chats = [chat(as_plain_text(row, self._marks), None) for row in rows]
+        texts = [self._render(messages, add_generation_prompt=True) for messages in chats]
         return self.processor.tokenizer(texts)["input_ids"]
 
     def examples(self, rows: Sequence[Row]) -> BatchFeature:
@@ -106,6 +111,7 @@ class Encoder:
         if not rows:
             return []  # the tokenizer cannot take none
         tokenizer = self.processor.tokenizer
+        rows = [as_plain_text(row, self._marks) for row in rows]
         texts = tokenizer([question_text(row) for row in rows])["input_ids"]
         instructions = tokenizer([instruction_of(row) for row in rows])["input_ids"]
         image_tokens: dict[str, int] = {}
@@ -133,7 +139,11 @@ class Encoder:
         if self.blank:
             image = Image.new("RGB", image.size, BLANK)
         return chat(
-            row, image, answer=answer, max_pixels=self.image_side**2, min_pixels=self._factor**2
+            as_plain_text(row, self._marks),
+            image,
+            answer=answer,
+            max_pixels=self.image_side**2,
+            min_pixels=self._factor**2,
         )
 
     def _encode(self, chats: list[list[dict]], *, add_generation_prompt: bool) -> BatchFeature:

@@ -159,7 +159,7 @@ def execute(
 
 
 def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
-    known = papermill.inspect_notebook(str(source))
+    known = papermill.inspect_notebook(_as_it_is(source))
     # papermill would only warn, and the notebook run with its defaults
     unknown = sorted(parameters.keys() - known.keys())
     if unknown:
@@ -173,8 +173,8 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         kernel = take_kernel(archived.stem)
         try:
             papermill.execute_notebook(
-                str(source),
-                str(archived),
+                _as_it_is(source),
+                _as_it_is(archived),
                 parameters,
                 cwd=str(source.parent),
                 km=kernel,  # or papermill starts one
@@ -199,6 +199,11 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
             f"{archived.stem}: its kernel died, which mostly means that the machine's memory "
             f"ran out\nnotebook: {shown(archived)}"
         ) from error
+
+
+def _as_it_is(path: Path) -> str:
+    """Write a path for papermill, which puts parameters in place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _until_its_kernel_starts(run: Callable[[], None], archived: Path) -> None:

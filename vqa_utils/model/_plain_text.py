@@ -1,0 +1,28 @@
+"""Keep a row's words from being read as the chat's own marks, such as <|im_end|> or <|image_pad|>."""
+
+import re
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vqa_utils.prompts import LETTERS
+
+# Of any chat template or processor: Qwen's has <|placeholder|> too, which is no token
+MARKS = r"<\|[^<>|\s]+\|>"
+TEXTS = ("question", *LETTERS, "instruction")
+
+
+def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """Return a pattern of all that a tokenizer, or a processor around it, takes for a mark."""
+    tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.compile("|".join([MARKS, *map(re.escape, tokens)]))
+
+
+def as_plain_text(row: dict[str, Any], marks: re.Pattern) -> dict[str, Any]:
+    """Return a row with a space in each mark, as in "< |im_end|>": words like any other."""
+    texts = {name: str(row[name]) for name in TEXTS if name in row}
+    for name, text in texts.items():
+        while marks.search(text):  # again, as two halves may stand around what was one
+            text = marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+        texts[name] = text
+    return row | texts
