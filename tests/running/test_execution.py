@@ -6,7 +6,9 @@ import pytest
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.errors import RunError
-from vqa_utils.running.execution import OutOfMemory, execute, where_memory_ran_out
+from vqa_utils.running import execution
+from vqa_utils.running.execution import KernelDied, OutOfMemory, execute, where_memory_ran_out
+from vqa_utils.running.stages import Stage, Step
 
 
 def test_an_unknown_parameter_is_an_error(notebooks, tmp_path):
@@ -42,10 +44,50 @@ def test_a_folder_of_any_name_holds_notebooks(tmp_path, monkeypatch, notebooks, 
 
 
 @pytest.mark.slow
-def test_a_kernel_that_dies_is_named(notebooks, tmp_path):
-    notebooks("dies", "import os; os._exit(9)")
-    with pytest.raises(RunError, match="dies: its kernel died"):
-        execute("dies", tmp_path / "dies.ipynb", {})
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [("os._exit(7)", "exit status 7"), ("os.kill(os.getpid(), 9)", r"signal 9 \(SIGKILL\)")],
+)
+def test_a_kernel_that_dies_is_named(notebooks, tmp_path, code, how):
+    notebooks("dies", f"import os; {code}")
+    with pytest.raises(KernelDied, match=rf"dies: its kernel died \({how}\); .* GiB of memory"):
+        execute("dies", tmp_path / "archive" / "dies.ipynb", {})
+    assert (tmp_path / "archive" / "dies.ipynb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environments", [[], [{}, {}]], ids=["in turn", "side by side"])
+@pytest.mark.parametrize("victim", ["os.getpid()", "os.getppid()"], ids=["kernel", "process"])
+def test_what_has_died_is_tried_once_more(small_run, notebooks, monkeypatch, environments, victim):
+    if not environments and victim == "os.getppid()":
+        pytest.skip("that would be this process")
+    make, paths, _ = small_run
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda *args: environments)
+    out = str(paths.folder / "fold{fold}.txt")
+    dies = f"""
+import os, time
+with open({out!r}.format(fold=fold), "a") as file: file.write("x")
+if fold == 0 and open({out!r}.format(fold=fold)).read() == "x" or fold == 2:
+    os.kill({victim}, 9)
+    time.sleep(60)
+"""
+    notebooks("works", dies)
+    path = execution.NOTEBOOKS / "works.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells[0].source += "\nfold: int = 0  # fold"
+    nbformat.write(notebook, path)
+    stage = Stage("works", writes=("fold{fold}.txt",), per_fold=True)
+    one = make()
+    one.run([Step(stage, 0), Step(stage, 1)])
+    written = [(paths.folder / f"fold{fold}.txt").read_text() for fold in (0, 1)]
+    assert written == ["xx", "x"]
+    assert "once more" in one.console.file.getvalue()
+    if victim == "os.getpid()":
+        assert (paths.notebooks / "works-fold0-died1.ipynb").exists()
+        assert "signal 9" in one.console.file.getvalue()
+    with pytest.raises(KernelDied):
+        one.run([Step(stage, 2), Step(stage, 1)])
+    assert (paths.folder / "fold2.txt").read_text() == "xx", "not a third time"
 
 
 STARTS = """

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from vqa_utils.running import kernels
-from vqa_utils.running.execution import NotebookError, execute, process_with
+from vqa_utils.running.execution import NotebookError, NotebookProcess, execute
 from vqa_utils.sharing.server import HOLDER
 
 pytestmark = pytest.mark.slow
@@ -81,8 +81,8 @@ def test_a_kernel_that_has_died_while_it_waited_is_replaced(waiting_kernels, loo
 def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_path):
     """One that still imports does not look whether its parent is there."""
     waiting_kernels("import time; time.sleep(600)", 0)
-    with process_with({}) as process:
-        process.submit(kernels.start_kernels, tmp_path / "imports.ipynb", 2).result()
+    with NotebookProcess({}) as process:
+        process.run(kernels.start_kernels, tmp_path / "imports.ipynb", 2)
         children = psutil.Process().children(recursive=True)
         started = [child for child in children if "ipykernel_launcher" in child.cmdline()]
         assert len(started) == 2

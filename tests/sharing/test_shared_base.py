@@ -221,7 +221,7 @@ import sys
 from pathlib import Path
 from vqa_utils.running import execution
 execution.NOTEBOOKS = Path({folder!r})
-process = execution.process_with({{}})
+process = execution.NotebookProcess({{}})
 execution.import_ahead("sleeps", process, 2)  # the second one waits
 execution.execute("sleeps", Path({archived!r}), {{}}, process)
 """

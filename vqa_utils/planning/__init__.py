@@ -8,6 +8,7 @@ activations    Count the bytes beside the weights: a decoder layer in training a
                vision tower, loading
 expert_chunks  Cut experts into batched products: padding against launches
 gpus           Find the GPUs, and how much of each a run may take
+host           Measure the machine's own memory
 ladder         Choose the next change of settings after an out-of-memory error
 machine_check  Refuse a run without the machine or the model for it
 memory         Count the bytes of weights only: packed, and LoRA with its optimizer

@@ -5,8 +5,10 @@ import multiprocessing.util
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
+from vqa_utils.planning.host import free_memory
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.kernels import (
     KERNEL,
@@ -27,10 +30,11 @@ from vqa_utils.running.kernels import (
     QUIET,
     end_kernel,
     end_kernels,
+    end_of,
     start_kernels,
     take_kernel,
 )
-from vqa_utils.setting_types import AUTO
+from vqa_utils.setting_types import AUTO, GIB
 from vqa_utils.sharing.server import HOLDER
 
 OUT_OF_MEMORY = re.compile(
@@ -43,6 +47,8 @@ FUNCTIONS_OF_PHASE = {
 }
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
 KERNEL_STARTS = 3  # tries
+MEMORY_SAMPLES = 10  # the latest ones count
+SECONDS_BETWEEN = 0.5  # of two samples
 Environment = dict[str, str]
 
 
@@ -53,6 +59,10 @@ class OutOfMemory:
     gpu: int
     phase: str
     """"training", "scoring" or "loading"."""
+
+
+class KernelDied(RunError):
+    """A kernel, or the process that runs its notebook, has ended in the middle of a cell."""
 
 
 class NotebookError(RunError):
@@ -95,17 +105,43 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
     return [{"OMP_NUM_THREADS": str(threads)} for _ in range(processes)]
 
 
-def process_with(environment: Environment) -> Executor:
-    """Start a process for notebooks.
+class NotebookProcess:
+    """A process for notebooks, with its share of the machine; another one starts if it dies.
 
     papermill changes the working folder of its whole process, and kernels inherit the environment.
     """
-    return ProcessPoolExecutor(
-        max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork beside threads can deadlock
-        initializer=_take,
-        initargs=(environment,),
-    )
+
+    def __init__(self, environment: Environment):
+        """Prepare it; it starts with its first work."""
+        self._environment = environment
+        self._pool = self._new_pool()
+
+    def run(self, work: Callable[..., None], *args: Any) -> None:
+        """Do work in the process, and wait for it.
+
+        Raises:
+            KernelDied: the process has ended meanwhile.
+        """
+        try:
+            self._pool.submit(work, *args).result()
+        except BrokenProcessPool as error:
+            self._pool.shutdown(wait=False)
+            self._pool = self._new_pool()
+            raise KernelDied("the process that runs its notebook died") from error
+
+    def __enter__(self) -> "NotebookProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),  # a fork beside threads can deadlock
+            initializer=_take,
+            initargs=(self._environment,),
+        )
 
 
 def _take(environment: Environment) -> None:
@@ -118,24 +154,27 @@ def _take(environment: Environment) -> None:
 def _end_with_parent() -> None:
     """End this process when the driver ends, however it does; kernels end with their parents."""
     parent = multiprocessing.parent_process()
-    assert parent is not None  # only processes of `process_with` come here
+    assert parent is not None  # only a `NotebookProcess` comes here
     parent.join()
     os._exit(1)
 
 
-def import_ahead(name: str, process: Executor, kernels: int) -> None:
+def import_ahead(name: str, process: NotebookProcess, kernels: int) -> None:
     """Let so many kernels wait in a process, which import what a notebook imports.
 
     Args:
         name: the notebook's, without its ending.
-        process: see `process_with`.
-        kernels: of the next notebooks that the process will run.
+        process: runs the next notebooks.
+        kernels: how many.
     """
-    process.submit(start_kernels, NOTEBOOKS / f"{name}.ipynb", kernels).result()
+    process.run(start_kernels, NOTEBOOKS / f"{name}.ipynb", kernels)
 
 
 def execute(
-    name: str, archived: Path, parameters: dict[str, Any], process: Executor | None = None
+    name: str,
+    archived: Path,
+    parameters: dict[str, Any],
+    process: NotebookProcess | None = None,
 ) -> None:
     """Run a notebook with papermill in `notebooks/`.
 
@@ -145,17 +184,18 @@ def execute(
         name: the notebook's, without its ending.
         archived: the copy.
         parameters: of its parameters cell.
-        process: runs it, see `process_with`; this process if not given.
+        process: runs it; this process if not given.
 
     Raises:
         NotebookError: an error in a cell.
-        RunError: an unknown parameter, or a dead kernel.
+        KernelDied: its kernel, or the process.
+        RunError: an unknown parameter.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
     if process is None:
         _execute(source, archived, parameters)
     else:
-        process.submit(_execute, source, archived, parameters).result()
+        process.run(_execute, source, archived, parameters)
 
 
 def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
@@ -177,28 +217,54 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
                 _as_it_is(archived),
                 parameters,
                 cwd=str(source.parent),
-                km=kernel,  # or papermill starts one
+                km=kernel,
                 kernel_name=KERNEL,
                 progress_bar=False,
                 extra_arguments=[QUIET, LEAVES_SIGNALS],
             )
+        except DeadKernelError as error:
+            raise KernelDied(
+                f"{archived.stem}: its kernel died ({end_of(kernel)}); {memory.lowest()}\n"
+                f"notebook: {shown(archived)}"
+            ) from error
         finally:
-            if kernel is not None:
-                end_kernel(kernel)
+            end_kernel(kernel)
 
     try:
-        _until_its_kernel_starts(run, archived)
+        with FreeMemory() as memory:
+            _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
         message = (
             f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         )
         ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
         raise NotebookError(message, ran_out) from error
-    except DeadKernelError as error:
-        raise RunError(
-            f"{archived.stem}: its kernel died, which mostly means that the machine's memory "
-            f"ran out\nnotebook: {shown(archived)}"
-        ) from error
+
+
+class FreeMemory(threading.Thread):
+    """Looks at the machine's free memory while a notebook runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._latest: deque[int] = deque(maxlen=MEMORY_SAMPLES)
+        self._is_over = threading.Event()
+
+    def run(self) -> None:
+        """Look until it is over."""
+        while not self._is_over.wait(SECONDS_BETWEEN):
+            self._latest.append(free_memory())
+
+    def lowest(self) -> str:
+        """Say how much was free a moment before, at the least."""
+        least = min(self._latest, default=free_memory()) / GIB
+        return f"the machine had {least:.1f} GiB of memory left a moment before"
+
+    def __enter__(self) -> "FreeMemory":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
 
 
 def _as_it_is(path: Path) -> str:

@@ -5,6 +5,7 @@ Imports take longer than to attach a lent base. A kernel that waits has taken no
 
 import itertools
 from pathlib import Path
+from signal import Signals
 
 from jupyter_client import AsyncKernelManager
 from nbclient.util import run_sync
@@ -44,8 +45,10 @@ def start_kernels(source: Path, count: int) -> None:
         _waiting.append(kernel)
 
 
-def take_kernel(name: str) -> AsyncKernelManager | None:
-    """Take the kernel that has waited longest, once it has imported; None if none waits.
+def take_kernel(name: str) -> AsyncKernelManager:
+    """Take the kernel that has waited longest, once it has imported; if none waits, a new one.
+
+    A new one starts with its notebook.
 
     Args:
         name: of the step, which the kernel is told, as it started without it.
@@ -54,7 +57,7 @@ def take_kernel(name: str) -> AsyncKernelManager | None:
         RuntimeError: it has died as it started.
     """
     if not _waiting:
-        return None
+        return AsyncKernelManager(kernel_name=KERNEL)
     kernel = _waiting.pop(0)
     client = kernel.client()
     client.start_channels()
@@ -70,8 +73,18 @@ def take_kernel(name: str) -> AsyncKernelManager | None:
 
 
 def end_kernel(kernel: AsyncKernelManager) -> None:
-    """Kill a kernel."""
-    run_sync(kernel.shutdown_kernel)(now=True)
+    """Kill a kernel, if it has started."""
+    if kernel.has_kernel:
+        run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def end_of(kernel: AsyncKernelManager) -> str:
+    """Say how a kernel that nobody ended has ended: "signal 9 (SIGKILL)", or "exit status 1"."""
+    process = getattr(kernel.provisioner, "process", None)  # a Popen
+    status = process.poll() if process else None
+    if status is None:
+        return "it answers no more"
+    return f"exit status {status}" if status >= 0 else f"signal {-status} ({Signals(-status).name})"
 
 
 def end_kernels() -> None:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +28,13 @@ from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.execution import (
     Environment,
+    KernelDied,
     NotebookError,
+    NotebookProcess,
     OutOfMemory,
     execute,
     fold_environments,
     import_ahead,
-    process_with,
 )
 from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
@@ -202,7 +203,7 @@ class Runner:
 
         A waiting step holds a process, but never all of them: steps start in their order.
         """
-        free: queue.Queue[Executor] = queue.Queue()
+        free: queue.Queue[NotebookProcess] = queue.Queue()
         is_stopped = threading.Event()
         shares = sharing is not ALONE
 
@@ -234,7 +235,7 @@ class Runner:
             ThreadPoolExecutor(max_workers=len(environments)) as threads,
         ):
             for environment in environments:
-                free.put(processes.enter_context(process_with(environment)))
+                free.put(processes.enter_context(NotebookProcess(environment)))
             for step in steps:
                 latest[step.fold] = threads.submit(run_when_free, step, latest.get(step.fold))
                 running.append(latest[step.fold])
@@ -251,7 +252,7 @@ class Runner:
         self,
         step: Step,
         progress: Progress,
-        process: Executor | None = None,
+        process: NotebookProcess | None = None,
         sharing: Sharing = ALONE,
     ) -> None:
         """Reuse or execute one step.
@@ -284,11 +285,14 @@ class Runner:
         markers.write(step)
 
     def _execute(
-        self, step: Step, progress: Progress, process: Executor | None, sharing: Sharing
+        self, step: Step, progress: Progress, process: NotebookProcess | None, sharing: Sharing
     ) -> None:
-        """Execute a notebook; after an out-of-memory error of a fold again, in a fresh kernel.
+        """Execute a notebook; again after an out-of-memory error of a fold, or once if it died.
+
+        Each time it has a fresh kernel, and a training goes on from its last checkpoint.
 
         Raises:
+            KernelDied: twice.
             CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
         """
         archived = self._markers.archived(step)
@@ -298,16 +302,27 @@ class Runner:
             fold = self.paths.fold(step.fold)
             train_log = fold.train_log
             self._prepare(step)
+        has_died = False
         while True:
             try:
                 with follow(progress, self.console, step.name, train_log):
                     execute(step.stage.name, archived, parameters, process)
                 return
+            except KernelDied as error:
+                end_if_asked()  # a signal to all of the run's processes may have ended it
+                if has_died:
+                    raise
+                has_died = True
+                _keep_attempt(archived, "died")
+                how = str(error).splitlines()[0].removeprefix(f"{step.name}: ")
+                self.console.print(
+                    f"  {step.name:<22} {how}; it is tried once more", style="yellow", markup=False
+                )
             except NotebookError as error:
                 planned = self.config.device_map == "plan"  # else no plan says what a rung saves
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
-                archived.rename(_free_name(archived))  # beside the notebook of the next attempt
+                _keep_attempt(archived, "out-of-memory")
                 if sharing.seats.shrink(step.name):
                     raise CrowdedOutOfMemory(
                         f"{step.name:<22} out of memory; from here on one fold less at a time"
@@ -352,11 +367,12 @@ class Runner:
         return [self.paths.fold(number) for number in self.config.adapter_numbers]
 
 
-def _free_name(archived: Path) -> Path:
-    """Name the copy of a notebook whose memory ran out: "<step>-out-of-memory1", or the next."""
-    stem = f"{archived.stem}-out-of-memory"
+def _keep_attempt(archived: Path, end: str) -> None:
+    """Move a notebook beside that of the next attempt: "<step>-<end>1", or the next number."""
+    stem = f"{archived.stem}-{end}"
     copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
-    return archived.with_stem(f"{stem}{len(copies) + 1}")
+    if archived.exists():
+        archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:
