@@ -102,6 +102,51 @@ def test_a_gpu_that_nvidia_smi_does_not_tell_of_is_an_error(nvidia_smi, monkeypa
         find_gpus()
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[N/A], [N/A]"],
+        ["GPU-44dd, [N/A], [N/A], NVIDIA GB10"],
+        ["No devices were found"],
+        ["\\377\\376"],
+        [],
+    ],
+)
+def test_an_answer_without_a_gpu_is_none_or_is_told(nvidia_smi, monkeypatch, tmp_path, lines):
+    gpu_file = tmp_path / "nvidia0"
+    monkeypatch.setattr(gpus, "FIRST_GPU", gpu_file)
+    nvidia_smi(*lines)
+    assert find_gpus() == []
+    gpu_file.touch()
+    with pytest.raises(MachineError, match="nvidia-smi: expected the GPUs' names and memory"):
+        find_gpus()
+
+
+def test_a_warning_beside_the_answer_is_passed_over(nvidia_smi):
+    nvidia_smi("WARNING: infoROM is corrupted at gpu 0000:00:04.0", *LINES)
+    assert len(find_gpus()) == 3
+
+
+def test_an_nvidia_smi_that_hangs_is_told(nvidia_smi, monkeypatch, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(gpus, "FIRST_GPU", tmp_path / "nvidia0")
+    monkeypatch.setattr(gpus, "PATIENCE", 0.2)
+    nvidia_smi("'; exec sleep 60; '")
+    with pytest.raises(MachineError, match="no answer within"):
+        find_gpus()
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [("0,0", "one twice"), ("1,GPU-22bb", "one twice"), ("MIG-ab/1/0", "part")],
+)
+def test_visible_gpus_that_cannot_be_planned_with_are_told(nvidia_smi, monkeypatch, visible, found):
+    nvidia_smi(*LINES)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(MachineError, match=f"CUDA_VISIBLE_DEVICES.*expected.*{found}"):
+        find_gpus()
+
+
 def test_an_nvidia_smi_that_fails_is_an_error_only_with_a_gpu(nvidia_smi, monkeypatch, tmp_path):
     gpu_file = tmp_path / "nvidia0"
     monkeypatch.setattr(gpus, "FIRST_GPU", gpu_file)

@@ -8,6 +8,7 @@ import pytest
 
 from vqa_utils.running import kernels
 from vqa_utils.running.execution import NotebookError, NotebookProcess, execute
+from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.server import HOLDER
 
 pytestmark = pytest.mark.slow
@@ -88,3 +89,38 @@ def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_pa
         assert len(started) == 2
     _, alive = psutil.wait_procs(started, PATIENCE)
     assert not alive
+
+
+ODD = {
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+    "MASTER_ADDR": "10.0.0.1",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "MPLBACKEND": "Agg",
+}
+DRAWS = """
+import os
+import matplotlib.pyplot as plt
+from accelerate import PartialState
+from pathlib import Path
+state = PartialState(cpu=True)
+assert (state.num_processes, state.process_index) == (1, 0)
+Path(OUT).write_text(" ".join(name for name in ODD if name in os.environ and name != "MPLBACKEND"))
+plt.plot([1, 2])
+plt.show()
+"""
+
+
+def test_a_launchers_environment_and_matplotlibs_backend_change_nothing(
+    small_run, notebooks, monkeypatch
+):
+    make, paths, _ = small_run
+    for name, value in ODD.items():
+        monkeypatch.setenv(name, value)
+    out = paths.folder / "out.txt"
+    notebooks("draws", f"OUT, ODD = {str(out)!r}, {list(ODD)!r}" + DRAWS)
+    make().run([Step(Stage("draws", writes=("out.txt",)))])
+    assert out.read_text() == ""
+    assert "image/png" in (paths.notebooks / "draws.ipynb").read_text()

@@ -6,6 +6,7 @@ not start CUDA.
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ FIRST_GPU = Path("/dev/nvidia0")
 # Its Conv3d makes the vision tower 10 to 20 times slower (pytorch/pytorch#174051)
 SLOW_TORCH = "2.9."
 QUERY = "--query-gpu=uuid,memory.total,memory.reserved,name"
+# A line of its answer; the name stands last, as it may have a comma
+LINE = re.compile(r"(GPU-[\w-]+), (\d+), ([^,]*), (.+)")
+PATIENCE = 60  # seconds for nvidia-smi, which may have to wake the GPUs
 
 
 class MachineError(VqaError):
@@ -48,7 +52,8 @@ def find_gpus() -> list[Gpu]:
     Makes CUDA number GPUs by PCI bus, as nvidia-smi does; by default it begins with the fastest.
 
     Raises:
-        MachineError: there is a GPU, and nvidia-smi is missing or fails.
+        MachineError: there is a GPU, and nvidia-smi is missing or fails; CUDA_VISIBLE_DEVICES names
+            a part of a GPU, or one twice.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -57,13 +62,18 @@ def find_gpus() -> list[Gpu]:
     gpus = _listed_gpus()
     if visible is None:
         return list(gpus.values())
-    found = []
+    found: list[str] = []
     for part in visible.split(","):
-        gpu = _gpu_named(part.strip(), gpus)
-        if gpu is None:  # CUDA too ignores what follows an unknown name
+        uuid = _uuid_named(part.strip(), gpus)
+        if uuid is None:  # CUDA too ignores what follows an unknown name
             break
-        found.append(gpu)
-    return found
+        found.append(uuid)
+    if len(set(found)) < len(found):
+        raise MachineError(
+            f"CUDA_VISIBLE_DEVICES={visible}: expected each GPU once, found one twice; "
+            "CUDA would see none"
+        )
+    return [gpus[uuid] for uuid in found]
 
 
 def visible_numbers(count: int) -> list[str]:
@@ -115,10 +125,24 @@ def _listed_gpus() -> dict[str, Gpu]:
     problem = "no such command"
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", QUERY, "--format=csv,noheader,nounits"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode == 0:
-            return dict(_uuid_and_gpu(line) for line in answer.stdout.splitlines() if line.strip())
-        problem = (answer.stdout + answer.stderr).strip() or f"exit status {answer.returncode}"
+        try:
+            answer = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            problem = f"no answer within {PATIENCE} seconds"
+        except OSError as error:
+            problem = str(error)
+        else:
+            gpus = _read(answer.stdout)
+            if answer.returncode == 0 and gpus:
+                return gpus
+            problem = (answer.stdout + answer.stderr).strip() or f"exit status {answer.returncode}"
     if FIRST_GPU.exists():
         raise MachineError(
             f"nvidia-smi: expected the GPUs' names and memory, as {FIRST_GPU} shows a GPU, "
@@ -128,25 +152,39 @@ def _listed_gpus() -> dict[str, Gpu]:
     return {}
 
 
-def _uuid_and_gpu(line: str) -> tuple[str, Gpu]:
-    """Read a line such as "GPU-c2209cba-..., 143771, 616, NVIDIA H200"; sizes in MiB.
+def _read(answer: str) -> dict[str, Gpu]:
+    """Read lines such as "GPU-c2209cba-..., 143771, 616, NVIDIA H200"; sizes in MiB.
 
-    CUDA can use the total without the driver's reserve: 143,155 MiB on this H200.
+    Warnings and GPUs of unknown memory are left out. CUDA can use the total without the driver's
+    reserve: 143,155 MiB on this H200.
     """
-    # The name stands last in QUERY: a comma in it does not split it
-    uuid, total_mib, reserved_mib, name = [part.strip() for part in line.split(",", 3)]
-    usable_mib = float(total_mib)
-    if reserved_mib.isdecimal():  # "[N/A]" for a GPU that reserves nothing
-        usable_mib -= float(reserved_mib)
-    return uuid, Gpu(name, usable_mib / 1024)
+    gpus = {}
+    for line in answer.splitlines():
+        match = LINE.fullmatch(line.strip())
+        if match:
+            uuid, total_mib, reserved_mib, name = match.groups()
+            usable_mib = float(total_mib)
+            if reserved_mib.isdecimal():  # "[N/A]" for a GPU that reserves nothing
+                usable_mib -= float(reserved_mib)
+            gpus[uuid] = Gpu(name, usable_mib / 1024)
+    return gpus
 
 
-def _gpu_named(part: str, gpus: dict[str, Gpu]) -> Gpu | None:
-    """Find the GPU of a part of CUDA_VISIBLE_DEVICES: a number, or the beginning of a UUID."""
+def _uuid_named(part: str, gpus: dict[str, Gpu]) -> str | None:
+    """Find the GPU of a part of CUDA_VISIBLE_DEVICES: a number, or the beginning of a UUID.
+
+    Raises:
+        MachineError: it is a part of a GPU.
+    """
+    if part.startswith("MIG"):
+        raise MachineError(
+            f"CUDA_VISIBLE_DEVICES: expected whole GPUs, found {part}, a part of one; "
+            "nvidia-smi tells no memory of it to plan with: name a GPU, such as 0"
+        )
     if part.isdecimal():
-        in_order = list(gpus.values())
+        in_order = list(gpus)
         return in_order[int(part)] if int(part) < len(in_order) else None
-    for uuid, gpu in gpus.items():
+    for uuid in gpus:
         if part and uuid.startswith(part):
-            return gpu
+            return uuid
     return None

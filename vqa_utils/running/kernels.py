@@ -4,6 +4,8 @@ Imports take longer than to attach a lent base. A kernel that waits has taken no
 """
 
 import itertools
+import os
+import re
 from pathlib import Path
 from signal import Signals
 
@@ -24,9 +26,22 @@ LEAVES_SIGNALS = (
     f"[signal.signal(number, signal.SIG_IGN) for number in {list(map(int, SIGNALS))}]', {{}})"
 )
 NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # as nbclient starts them
+# Of torchrun, MPI, Slurm's and accelerate's launchers, for processes that work together: a kernel
+# would wait for the others. And of matplotlib: a notebook shows its figures
+NOT_FOR_KERNELS = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|(OMPI_COMM_|PMI_|MV2_COMM_).*"
+    r"|TORCHELASTIC_.*|ACCELERATE_.*|MPLBACKEND"
+)
 START_TIMEOUT = 600  # seconds, imports included
 
 _waiting: list[AsyncKernelManager] = []  # in this process, the oldest first
+
+
+def clean_environment() -> None:
+    """Drop variables from this process's environment that are not meant for kernels."""
+    for name in list(os.environ):
+        if NOT_FOR_KERNELS.fullmatch(name):
+            del os.environ[name]
 
 
 def start_kernels(source: Path, count: int) -> None:

@@ -36,6 +36,7 @@ from vqa_utils.running.execution import (
     fold_environments,
     import_ahead,
 )
+from vqa_utils.running.kernels import clean_environment
 from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
@@ -160,6 +161,7 @@ class Runner:
             RunError: a notebook failed, or did not write its files; its archived copy is named.
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
+        clean_environment()
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         with (
