@@ -21,6 +21,7 @@ from vqa_utils.planning.gpus import T4, Gpu
 from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
+from vqa_utils.running import side_by_side as side_by_side_module
 from vqa_utils.running.execution import NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.seats import Seats
@@ -228,7 +229,9 @@ def around_one_base(side_by_side, monkeypatch):
     sharing = Sharing(TWO, seats, 1, lambda: withdrawn.append(True))
     monkeypatch.setattr(runner, "shared_base", lambda *args: contextlib.nullcontext(sharing))
     monkeypatch.setattr(
-        runner, "import_ahead", lambda name, process, kernels: imported.append((name, kernels))
+        side_by_side_module,
+        "import_ahead",
+        lambda name, process, kernels: imported.append((name, kernels)),
     )
     side_by_side.withdrawn = withdrawn
     side_by_side.seats = seats
@@ -297,7 +300,7 @@ def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):
         begun.append(fold)
         both_are_here.wait(PATIENCE)
 
-    monkeypatch.setattr(runner, "wait", interrupted)
+    monkeypatch.setattr(side_by_side_module, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         side_by_side(work, TRAIN, folds=(0, 1, 2, 3))
     assert sorted(begun) == [0, 1]
@@ -316,7 +319,7 @@ def test_ctrl_c_lets_no_fold_begin_that_waits_for_a_seat(around_one_base, monkey
         begun.append(fold)
         wait_until(lambda: seats._is_closed)
 
-    monkeypatch.setattr(runner, "wait", interrupted)
+    monkeypatch.setattr(side_by_side_module, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         around_one_base(work, TRAIN, folds=(0, 1, 2, 3))
     assert len(begun) == 1

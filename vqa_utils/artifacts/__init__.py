@@ -10,4 +10,5 @@ provenance     Record the origin of a result: packages, Python, machine and comm
 run            Open a run: its paths and its settings; find the newest one
 stop           Stop a run where nothing is lost, on the signals that ask a process to end
 taking_over    Take a run over from elsewhere
+timings        Read the seconds of each archived notebook: kernel start, imports, work
 """

@@ -12,6 +12,7 @@ from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.artifacts.run import all_runs, named_run, open_run
+from vqa_utils.artifacts.timings import EXECUTED_IN, time_table
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
@@ -30,7 +31,6 @@ from vqa_utils.metrics import (
 )
 from vqa_utils.presets import differences
 from vqa_utils.running.terminal import print_table
-from vqa_utils.running.timings import EXECUTED_IN, time_table
 from vqa_utils.setting_types import setting_text
 
 

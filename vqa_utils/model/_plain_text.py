@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vqa_utils.prompts import LETTERS
 
-# Of any chat template or processor: Qwen's has <|placeholder|> too, which is no token
+# Whether a token or not: Qwen's processor has a placeholder of its own
 MARKS = r"<\|[^<>|\s]+\|>"
 TEXTS = ("question", *LETTERS, "instruction")
 

@@ -5,7 +5,6 @@ import multiprocessing.util
 import os
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,7 @@ from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
-from vqa_utils.planning.host import free_memory
+from vqa_utils.planning.host import FreeMemory
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.kernels import (
     KERNEL,
@@ -34,7 +33,7 @@ from vqa_utils.running.kernels import (
     start_kernels,
     take_kernel,
 )
-from vqa_utils.setting_types import AUTO, GIB
+from vqa_utils.setting_types import AUTO
 from vqa_utils.sharing.server import HOLDER
 
 OUT_OF_MEMORY = re.compile(
@@ -47,8 +46,6 @@ FUNCTIONS_OF_PHASE = {
 }
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
 KERNEL_STARTS = 3  # tries
-MEMORY_SAMPLES = 10  # the latest ones count
-SECONDS_BETWEEN = 0.5  # of two samples
 Environment = dict[str, str]
 
 
@@ -239,32 +236,6 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         )
         ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
         raise NotebookError(message, ran_out) from error
-
-
-class FreeMemory(threading.Thread):
-    """Looks at the machine's free memory while a notebook runs."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._latest: deque[int] = deque(maxlen=MEMORY_SAMPLES)
-        self._is_over = threading.Event()
-
-    def run(self) -> None:
-        """Look until it is over."""
-        while not self._is_over.wait(SECONDS_BETWEEN):
-            self._latest.append(free_memory())
-
-    def lowest(self) -> str:
-        """Say how much was free a moment before, at the least."""
-        least = min(self._latest, default=free_memory()) / GIB
-        return f"the machine had {least:.1f} GiB of memory left a moment before"
-
-    def __enter__(self) -> "FreeMemory":
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._is_over.set()
 
 
 def _as_it_is(path: Path) -> str:

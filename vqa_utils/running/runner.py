@@ -1,13 +1,9 @@
 """Run steps: reuse complete ones, folds side by side, smaller settings after out-of-memory."""
 
-import contextlib
 import copy
 import functools
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +13,7 @@ from rich.progress import Progress
 from vqa_utils.artifacts.fold_settings import Rung, fold_config, prepare_fold, take_rung
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths, shown
 from vqa_utils.artifacts.stop import end_if_asked, stoppable
+from vqa_utils.artifacts.timings import time_table
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
@@ -27,20 +24,18 @@ from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.execution import (
-    Environment,
     KernelDied,
     NotebookError,
     NotebookProcess,
     OutOfMemory,
     execute,
     fold_environments,
-    import_ahead,
 )
 from vqa_utils.running.kernels import clean_environment
 from vqa_utils.running.resolution import start_run, with_data
+from vqa_utils.running.side_by_side import SideBySide
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import follow, print_table, progress_lines
-from vqa_utils.running.timings import time_table
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import (
@@ -189,66 +184,15 @@ class Runner:
             environments = sharing.environments or fold_environments(self.config, len(folds))
             with progress_lines(self.console) as progress:
                 if environments:
-                    self._run_side_by_side(steps, environments, progress, sharing)
+
+                    def run_in(step: Step, process: NotebookProcess) -> None:
+                        self._run(step, progress, process, sharing)
+
+                    together = SideBySide(steps, sharing, run_in, self.is_reused, self.console)
+                    together.run(environments)
                 else:
                     for step in steps:
                         self._run(step, progress)
-
-    def _run_side_by_side(
-        self,
-        steps: Sequence[Step],
-        environments: Sequence[Environment],
-        progress: Progress,
-        sharing: Sharing,
-    ) -> None:
-        """Give each step the next free process; a fold's later notebook waits for its earlier one.
-
-        A waiting step holds a process, but never all of them: steps start in their order.
-        """
-        free: queue.Queue[NotebookProcess] = queue.Queue()
-        is_stopped = threading.Event()
-        shares = sharing is not ALONE
-
-        def run_when_free(step: Step, earlier: Future | None) -> None:
-            process = free.get()
-            try:
-                if shares and not self.is_reused(step):
-                    kernels = 1 if step is steps[-1] else 1 + sharing.kernels_ahead
-                    import_ahead(step.stage.name, process, kernels)
-                if earlier is not None:
-                    earlier.result()  # raises its error: no scoring without an adapter
-                if shares and not self.is_reused(step):
-                    sharing.seats.take(step.name)
-                if not is_stopped.is_set():
-                    self._run(step, progress, process, sharing)
-                return
-            except CrowdedOutOfMemory as error:
-                self.console.print(f"  {error}", style="yellow", markup=False)
-            finally:
-                sharing.seats.leave(step.name)
-                free.put(process)
-            run_when_free(step, None)  # when another fold has ended
-
-        latest: dict[int | None, Future] = {}  # by fold
-        running = []
-        with (
-            # Contexts end in reverse: the threads' steps are through before the processes stop
-            contextlib.ExitStack() as processes,
-            ThreadPoolExecutor(max_workers=len(environments)) as threads,
-        ):
-            for environment in environments:
-                free.put(processes.enter_context(NotebookProcess(environment)))
-            for step in steps:
-                latest[step.fold] = threads.submit(run_when_free, step, latest.get(step.fold))
-                running.append(latest[step.fold])
-            try:
-                wait(running)
-            finally:  # Ctrl-C: steps that have not begun leave their files as they are
-                is_stopped.set()
-                sharing.seats.close()
-                threads.shutdown(wait=False, cancel_futures=True)
-        for finished in running:
-            finished.result()  # raises the step's error
 
     def _run(
         self,
@@ -325,17 +269,25 @@ class Runner:
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
                 _keep_attempt(archived, "out-of-memory")
-                if sharing.seats.shrink(step.name):
-                    raise CrowdedOutOfMemory(
-                        f"{step.name:<22} out of memory; from here on one fold less at a time"
-                    ) from error
-                rung = self._climb(fold, error.out_of_memory, trains=step.stage.trains)
-                gpus = find_gpus()
-                if gpus and not is_placed_alike(fold_config(fold, self.config), self.config, gpus):
-                    sharing.withdraw()
-                self.console.print(
-                    f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False
-                )
+                self._take_less(step, fold, error.out_of_memory, sharing)
+
+    def _take_less(
+        self, step: Step, fold: FoldPaths, ran_out: OutOfMemory, sharing: Sharing
+    ) -> None:
+        """Let a fold that ran out of memory take less of it in its next kernel.
+
+        Raises:
+            CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
+        """
+        if sharing.seats.shrink(step.name):
+            raise CrowdedOutOfMemory(
+                f"{step.name:<22} out of memory; from here on one fold less at a time"
+            )
+        rung = self._climb(fold, ran_out, trains=step.stage.trains)
+        gpus = find_gpus()
+        if gpus and not is_placed_alike(fold_config(fold, self.config), self.config, gpus):
+            sharing.withdraw()
+        self.console.print(f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False)
 
     def _prepare(self, step: Step) -> None:
         """Write the settings of a step's fold, with the rungs of other folds if it trains."""

@@ -3,8 +3,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from stand_in import clock
 
 from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.timings import time_split, time_table
 from vqa_utils.running.execution import execute
-from vqa_utils.running.timings import time_split, time_table
 
 
 def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():
