@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vqa_utils.prompts import LETTERS
 
-# Whether a token or not: Qwen's processor has a placeholder of its own
+# Whether a token or not: Qwen's processor has another mark that it takes for an image
 MARKS = r"<\|[^<>|\s]+\|>"
 TEXTS = ("question", *LETTERS, "instruction")
 
