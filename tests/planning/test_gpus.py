@@ -106,7 +106,6 @@ def test_a_gpu_that_nvidia_smi_does_not_tell_of_is_an_error(nvidia_smi, monkeypa
     "lines",
     [
         ["[N/A], [N/A]"],
-        ["GPU-44dd, [N/A], [N/A], NVIDIA GB10"],
         ["No devices were found"],
         ["\\377\\376"],
         [],
@@ -120,6 +119,16 @@ def test_an_answer_without_a_gpu_is_none_or_is_told(nvidia_smi, monkeypatch, tmp
     gpu_file.touch()
     with pytest.raises(MachineError, match="nvidia-smi: expected the GPUs' names and memory"):
         find_gpus()
+
+
+def test_a_gpu_of_unknown_memory_keeps_its_number(nvidia_smi, monkeypatch):
+    nvidia_smi("GPU-44dd, [N/A], [N/A], NVIDIA GB10", *LINES)
+    with pytest.raises(
+        MachineError, match="expected the memory of each GPU, found none of GPU-44dd"
+    ):
+        find_gpus()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [gpu.name for gpu in find_gpus()] == ["Tesla T4"]
 
 
 def test_a_warning_beside_the_answer_is_passed_over(nvidia_smi):

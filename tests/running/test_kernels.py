@@ -1,11 +1,15 @@
 """Kernels that import while another notebook is at work."""
 
 import json
+import subprocess
+import sys
+import time
 
 import nbformat
 import psutil
 import pytest
 
+from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.running import kernels
 from vqa_utils.running.execution import NotebookError, NotebookProcess, execute
 from vqa_utils.running.stages import Stage, Step
@@ -89,6 +93,37 @@ def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_pa
         assert len(started) == 2
     _, alive = psutil.wait_procs(started, PATIENCE)
     assert not alive
+
+
+ENDS = """
+import os, sys
+from pathlib import Path
+from vqa_utils.running import kernels
+kernels.start_kernels(Path(sys.argv[1]), 1)
+print(kernels._waiting[0].provisioner.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_kernel_that_imports_ends_with_a_process_that_is_killed(waiting_kernels, tmp_path):
+    """ipykernel looks for its parent only after the imports."""
+    waiting_kernels("import time; time.sleep(600)", 0)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ENDS, str(tmp_path / "imports.ipynb")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    kernel = psutil.Process(int(parent.stdout.readline()))
+    deadline = time.monotonic() + PATIENCE
+    while len(kernel.threads()) < 2:  # it imports by now, and looks
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    parent.kill()
+    parent.communicate()
+    assert not psutil.wait_procs([kernel], PATIENCE)[1]
 
 
 ODD = {

@@ -159,6 +159,45 @@ def test_a_run_is_not_taken_over_into_a_disk_without_room(command, start, tmp_pa
     assert not RunPaths("r").folder.exists()
 
 
+def test_a_copy_that_fails_leaves_nothing(command, start, tmp_path, monkeypatch):
+    start()
+    move_runs(tmp_path / "input", monkeypatch)
+    read_only(tmp_path / "input")
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "working"))
+    copy = shutil.copyfile
+
+    def fails_late(source, target, **options):
+        if str(source).endswith("meta.json"):
+            raise OSError(28, "No space left on device")
+        return copy(source, target, **options)
+
+    monkeypatch.setattr("shutil.copyfile", fails_late)
+    with pytest.raises(RunError, match=r"expected to copy .*No space left on device"):
+        command("--resume-from", str(tmp_path / "input"))
+    assert [path for path in runs_dir().rglob("*") if path.is_file()] == []
+    monkeypatch.undo()
+    read_only(tmp_path / "input", is_read_only=False)
+
+
+def test_a_copy_of_the_link_is_not_taken_for_a_second_run(command, start, tmp_path, monkeypatch):
+    start()
+    (runs_dir() / "latest").unlink()
+    shutil.copytree(runs_dir() / "r", runs_dir() / "latest")
+    shutil.copytree(runs_dir() / "r", runs_dir() / ".draft")
+    move_runs(tmp_path / "input", monkeypatch)
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "working"))
+    command("--resume-from", str(tmp_path / "input"))
+    assert "run r: runs/r" in command.printed
+    shutil.copytree(runs_dir() / "r", runs_dir() / ".draft")
+    command("compare")
+    assert ".draft" not in command.printed
+    odd = shutil.copytree(runs_dir() / "r", tmp_path / "my run (1)")
+    with pytest.raises(RunError, match="name the run with --run-id"):
+        command("--resume-from", str(odd))
+    command("--resume-from", str(odd), "--run-id", "mine")
+    assert "run mine: runs/mine" in command.printed
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 def test_a_mount_that_cannot_be_written_is_told_with_what_to_do(command, start, tmp_path):
     start()

@@ -110,12 +110,32 @@ def test_a_signal_lets_notebooks_end_where_nothing_is_lost(
         process.send_signal(number)
     out, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 128 + number
-    assert ("stopped" in out) == (number != signal.SIGHUP), "no word to a terminal that is gone"
+    assert "stopped" in out
     assert not psutil.wait_procs(children, PATIENCE)[1]
     assert all(archived(tmp_path, fold) for fold in range(len(environments) or 1))
     assert not (tmp_path / "runs" / "r" / "fold1").exists() or environments, "none is begun"
-    assert not list((tmp_path / "runs" / ".locks").glob("*.stop"))
+    assert not list((tmp_path / "runs" / ".locks" / "stop").glob("*"))
     assert not list((tmp_path / "runs" / "r" / "stages").glob("*"))
+
+
+LETS_GO = """
+import sys
+from vqa_utils.artifacts.stop import _let_go_of_the_terminal
+sys.stdin.readline()
+_let_go_of_the_terminal()
+print("more", flush=True)
+"""
+
+
+def test_a_closed_terminal_is_written_to_no_more():
+    master, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LETS_GO], cwd=ROOT, stdin=subprocess.PIPE, stdout=terminal, text=True
+    )
+    os.close(terminal)
+    os.close(master)
+    process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
 
 
 def test_a_second_signal_ends_a_run_that_does_not_stop(drive):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vqa_utils.artifacts.manifest import MANIFEST
+from vqa_utils.artifacts.manifest import MANIFEST, tear, write_manifest
 from vqa_utils.training._checkpoints import STATE, Checkpoints, training_key
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", STATE)
@@ -33,7 +33,7 @@ def saved(tmp_path):
             (folder / file).write_text(f"{file} of step {step}")
         state = {"global_step": step, "best_global_step": best}
         (folder / STATE).write_text(json.dumps(state))
-        Checkpoints(tmp_path).on_save(None, SimpleNamespace(global_step=step), None)
+        write_manifest(folder)
         return folder
 
     return save
@@ -67,16 +67,16 @@ def absent(file):
     file.unlink()
 
 
-@pytest.mark.parametrize("tear", [empty, half, other, absent])
+@pytest.mark.parametrize("spoil", [empty, half, other, absent])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_torn_checkpoint_is_set_aside_and_named(tmp_path, saved, capsys, name, tear):
+def test_a_torn_checkpoint_is_set_aside_and_named(tmp_path, saved, capsys, name, spoil):
     saved(4)
-    tear(saved(8) / name)
+    spoil(saved(8) / name)
     assert newest(tmp_path) == "checkpoint-4"
     assert "checkpoint-8 is left out" in (said := capsys.readouterr().out) and name in said
     assert (tmp_path / "torn" / "checkpoint-8").is_dir()
     assert newest(tmp_path) == "checkpoint-4" and capsys.readouterr().out == ""
-    tear(saved(8) / name)  # the same once more
+    spoil(saved(8) / name)  # the same once more
     assert newest(tmp_path) == "checkpoint-4"
 
 
@@ -99,3 +99,16 @@ def test_a_foreign_name_is_set_aside(tmp_path, saved, capsys, name):
     (tmp_path / "checkpoint-9").touch()  # a file
     assert newest(tmp_path) == "checkpoint-4"
     assert f"{name} is left out: it has a foreign name" in capsys.readouterr().out
+
+
+def test_the_newest_checkpoint_and_the_best_epochs_are_kept(tmp_path, saved):
+    """Older ones go once the newest is whole: a stop meanwhile finds them."""
+    for step in (4, 8, 12):
+        saved(step)
+    newest_of_all = tmp_path / "checkpoint-16"
+    newest_of_all.mkdir()
+    (newest_of_all / STATE).write_text("{}")
+    state = SimpleNamespace(global_step=16, best_global_step=8)
+    Checkpoints(tmp_path).on_save(None, state, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-16", "checkpoint-8"]
+    assert tear(newest_of_all) == ""

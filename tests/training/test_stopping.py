@@ -3,6 +3,7 @@
 import dataclasses
 
 import pandas as pd
+import psutil
 import pytest
 from bases import base_with_lora
 
@@ -33,6 +34,29 @@ def stop_at(tmp_path, monkeypatch):
         monkeypatch.setattr(Checkpoints, "on_step_end", asked)
 
     return at
+
+
+def test_the_processes_that_decode_live_on_when_all_are_told_to_end(
+    config, encoder, challenge, tmp_path, stop_at, monkeypatch
+):
+    """torch has its workers die of SIGTERM, and then the step whose rows they have does not end."""
+    config = dataclasses.replace(config, micro_batch=2, num_workers=2)
+    rows = challenge.train.head(12), challenge.train.tail(4)
+    paths = FoldPaths(tmp_path / "fold0")
+    stop_at(3)
+    on_step_end = Checkpoints.on_step_end
+
+    def told(self, args, state, control, **kwargs):
+        workers = psutil.Process().children()
+        assert len(workers) >= 2
+        for worker in workers:
+            worker.terminate()
+        on_step_end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "on_step_end", told)
+    with pytest.raises(StopRequested):
+        train_fold(base_with_lora(config), config, encoder, *rows, paths)
+    assert list(paths.checkpoints.glob("*/checkpoint-3"))
 
 
 @pytest.mark.parametrize("steps", [(2,), (3,), (4,), (1, 2, 5), (6,)])

@@ -35,5 +35,7 @@ def locked(paths: RunPaths) -> Iterator[None]:
             f"({error.strerror}); set {RUNS_VARIABLE} to a folder for runs, and --resume-from "
             f"{paths.folder} takes this one over"
         ) from error
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()

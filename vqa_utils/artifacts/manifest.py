@@ -15,8 +15,11 @@ def size_and_hash(file: Path) -> str:
 
 def write_manifest(folder: Path, describe: Callable[[Path], str] = size_and_hash) -> None:
     """Describe all files of a folder, once nothing more is written there."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    write_json(folder / MANIFEST, {str(file.relative_to(folder)): describe(file) for file in files})
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file != folder / MANIFEST:
+            files[file.relative_to(folder).as_posix()] = describe(file)
+    write_json(folder / MANIFEST, files)
 
 
 def tear(folder: Path, describe: Callable[[Path], str] = size_and_hash) -> str:

@@ -1,6 +1,7 @@
 """Open a run: its paths and its settings; find the newest one."""
 
 import contextlib
+import re
 
 from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
@@ -11,6 +12,8 @@ from vqa_utils.setting_types import ConfigError
 
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 LATEST = "latest"  # names the newest run
+# Of a run's name; not of `latest`, and of no hidden folder
+RUN_ID = r"(?!latest$)(?!\.)[\w.=-]+"
 
 
 def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
@@ -64,7 +67,7 @@ def named_run(name: str) -> RunPaths:
 def all_runs() -> list[str]:
     """Return the names of all runs, sorted."""
     folders = [file.parent for file in runs_dir().glob("*/config.json")]
-    return sorted(folder.name for folder in folders if folder.name != LATEST)
+    return sorted(folder.name for folder in folders if re.fullmatch(RUN_ID, folder.name))
 
 
 def link_latest(paths: RunPaths) -> None:
@@ -81,6 +84,6 @@ def _started(run_id: str) -> tuple[str, int]:
     """Return when the last command of a run started: as it says, and as its file does."""
     file = RunPaths(run_id).provenance
     try:
-        return read_json(file)["started"], file.stat().st_mtime_ns
+        return str(read_json(file).get("started", "")), file.stat().st_mtime_ns
     except (FileNotFoundError, TornFile):
         return "", 0

@@ -1,6 +1,6 @@
 """Stop a run where nothing is lost, on the signals that ask a process to end.
 
-    driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/<run_id>.stop
+    driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/stop/<run_id>
     kernels    look for it after each step, save a checkpoint, and end with StopRequested
 
 Kaggle, Slurm and Docker send SIGTERM some seconds before they kill; a terminal that is closed sends
@@ -10,7 +10,7 @@ SIGHUP.
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -30,15 +30,17 @@ class StopRequested(VqaError):
 @contextlib.contextmanager
 def stoppable(paths: RunPaths) -> Iterator[None]:
     """Let the signals ask the notebooks of a run to stop; a second signal ends this process at once."""
-    file = paths.lock.with_name(f"{paths.lock.name}.stop")
+    file = paths.lock.parent / "stop" / paths.run_id.replace("/", "-")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)  # of a driver that was killed
 
     def ask(number: int, frame: FrameType | None) -> None:
-        file.write_text(str(number))
-        signal.signal(number, signal.SIG_DFL)
+        for other in caught:
+            signal.signal(other, signal.SIG_DFL)
         if number != signal.SIGTERM:
             _let_go_of_the_terminal()
+        with contextlib.suppress(OSError):  # on a full disk, the second signal ends all
+            file.write_text(str(number))
 
     # Not those that are ignored, as nohup has it
     caught = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
@@ -58,6 +60,18 @@ def leave_signals_to_the_driver() -> None:
     """Ignore the signals in this process of a run: they may go to all of its processes."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def quiet_worker(before: Callable[[int], None] | None, number: int) -> None:
+    """Begin a DataLoader's worker, which torch lets die of SIGTERM; its kernel needs it to save.
+
+    Args:
+        before: the loader's own beginning.
+        number: the worker's.
+    """
+    leave_signals_to_the_driver()
+    if before is not None:
+        before(number)
 
 
 def asked_by() -> int | None:
@@ -95,7 +109,8 @@ def end_if_asked() -> None:
 
 
 def _let_go_of_the_terminal() -> None:
-    """Write to nothing from now on: the terminal is gone, and to write there is an error."""
+    """Write to nothing in place of a terminal that is gone, where to write is an error."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nothing, descriptor)
+        if os.isatty(descriptor):
+            os.dup2(nothing, descriptor)

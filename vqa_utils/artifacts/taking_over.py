@@ -1,11 +1,13 @@
 """Take a run over from elsewhere: yesterday's output, a copy, a folder that cannot be written."""
 
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
 
 from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
+from vqa_utils.artifacts.run import LATEST, RUN_ID
 from vqa_utils.errors import RunError
 from vqa_utils.setting_types import GIB
 
@@ -26,6 +28,10 @@ def take_over_run(source: Path, run_id: str | None = None) -> str:
         RunError: there is no run or more than one, the name is taken, or the disk lacks room.
     """
     folder = _run_in(source)
+    if run_id is None and not re.fullmatch(RUN_ID, folder.name):
+        raise RunError(
+            f"--resume-from {source}: name the run with --run-id, as {folder.name} is none"
+        )
     paths = RunPaths(run_id or folder.name)
     if paths.folder.exists():
         raise RunError(
@@ -33,16 +39,27 @@ def take_over_run(source: Path, run_id: str | None = None) -> str:
             "it, and another --run-id takes the run over beside it"
         )
     _check_room(folder)
-    draft = runs_dir() / f".taking-over-{paths.run_id}.{os.getpid()}"
+    draft = paths.lock.parent / "taking-over" / f"{paths.run_id}.{os.getpid()}"  # no run yet
     try:
         # Contents alone: in a folder that cannot be written, its files cannot either
         shutil.copytree(folder, draft, copy_function=shutil.copyfile)
-        for path in [draft, *draft.rglob("*")]:
-            path.chmod(path.stat().st_mode | stat.S_IWUSR | (path.is_dir() and stat.S_IXUSR))
+        _make_writable(draft)
         draft.rename(paths.folder)
+    except OSError as error:  # shutil's own error too
+        raise RunError(
+            f"--resume-from {source}: expected to copy {folder}, found {error}"
+        ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.exists():
+            _make_writable(draft)
+            shutil.rmtree(draft, ignore_errors=True)
     return paths.run_id
+
+
+def _make_writable(folder: Path) -> None:
+    """Let this user write to a folder and all below it; folders come before what is in them."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR | (path.is_dir() and stat.S_IXUSR))
 
 
 def _run_in(source: Path) -> Path:
@@ -57,8 +74,11 @@ def _run_in(source: Path) -> Path:
     for depth in range(1, DEPTH + 1):
         for file in source.glob("/".join(["*"] * depth) + "/config.json"):
             within = file.parent.relative_to(source).parts
-            if _is_run(file.parent) and not set(within) & set(NO_RUN_OF_ITS_OWN):
+            is_hidden = any(part.startswith(".") for part in within)
+            if _is_run(file.parent) and not is_hidden and not set(within) & set(NO_RUN_OF_ITS_OWN):
                 found.add(file.parent.resolve())  # the link `latest` is another name of one
+    if len(found) > 1:  # or a copy of one, where a copy made a folder of the link
+        found = {folder for folder in found if folder.name != LATEST}
     if len(found) == 1:
         return found.pop()
     seen = ", ".join(map(str, sorted(found))) or "none"

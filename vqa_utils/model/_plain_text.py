@@ -15,7 +15,9 @@ TEXTS = ("question", *LETTERS, "instruction")
 def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     """Return a pattern of all that a tokenizer, or a processor around it, takes for a mark."""
     tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    return re.compile("|".join([MARKS, *map(re.escape, tokens)]))
+    # A space within changes no other: "\n", or "  "
+    broken = [token for token in tokens if token not in _with_space(token)]
+    return re.compile("|".join([MARKS, *map(re.escape, broken)]))
 
 
 def as_plain_text(row: dict[str, Any], marks: re.Pattern) -> dict[str, Any]:
@@ -23,6 +25,10 @@ def as_plain_text(row: dict[str, Any], marks: re.Pattern) -> dict[str, Any]:
     texts = {name: str(row[name]) for name in TEXTS if name in row}
     for name, text in texts.items():
         while marks.search(text):  # again, as two halves may stand around what was one
-            text = marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+            text = marks.sub(lambda mark: _with_space(mark[0]), text)
         texts[name] = text
     return row | texts
+
+
+def _with_space(mark: str) -> str:
+    return f"{mark[0]} {mark[1:]}"

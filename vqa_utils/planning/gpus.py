@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ FIRST_GPU = Path("/dev/nvidia0")
 SLOW_TORCH = "2.9."
 QUERY = "--query-gpu=uuid,memory.total,memory.reserved,name"
 # A line of its answer; the name stands last, as it may have a comma
-LINE = re.compile(r"(GPU-[\w-]+), (\d+), ([^,]*), (.+)")
+LINE = re.compile(r"(GPU-[\w-]+), ([^,]*), ([^,]*), (.+)")
 PATIENCE = 60  # seconds for nvidia-smi, which may have to wake the GPUs
 
 
@@ -61,7 +61,7 @@ def find_gpus() -> list[Gpu]:
         return []
     gpus = _listed_gpus()
     if visible is None:
-        return list(gpus.values())
+        return _of_known_memory(gpus, gpus)
     found: list[str] = []
     for part in visible.split(","):
         uuid = _uuid_named(part.strip(), gpus)
@@ -73,7 +73,26 @@ def find_gpus() -> list[Gpu]:
             f"CUDA_VISIBLE_DEVICES={visible}: expected each GPU once, found one twice; "
             "CUDA would see none"
         )
-    return [gpus[uuid] for uuid in found]
+    return _of_known_memory(found, gpus)
+
+
+def _of_known_memory(uuids: Iterable[str], gpus: dict[str, Gpu | None]) -> list[Gpu]:
+    """Return GPUs by their UUIDs.
+
+    Raises:
+        MachineError: nvidia-smi does not tell the memory of one. To leave it out would change the
+            others' numbers.
+    """
+    found = []
+    for uuid in uuids:
+        gpu = gpus[uuid]
+        if gpu is None:
+            raise MachineError(
+                f"nvidia-smi: expected the memory of each GPU, found none of {uuid}; "
+                "name others in CUDA_VISIBLE_DEVICES, or none (CUDA_VISIBLE_DEVICES=)"
+            )
+        found.append(gpu)
+    return found
 
 
 def visible_numbers(count: int) -> list[str]:
@@ -116,8 +135,8 @@ def check_torch(version: str | None = None) -> None:
         )
 
 
-def _listed_gpus() -> dict[str, Gpu]:
-    """Ask nvidia-smi for all GPUs, by UUID and in its order.
+def _listed_gpus() -> dict[str, Gpu | None]:
+    """Ask nvidia-smi for all GPUs, by UUID and in its order; None for one of unknown memory.
 
     Raises:
         MachineError: there is a GPU, and nvidia-smi is missing or fails.
@@ -152,17 +171,20 @@ def _listed_gpus() -> dict[str, Gpu]:
     return {}
 
 
-def _read(answer: str) -> dict[str, Gpu]:
+def _read(answer: str) -> dict[str, Gpu | None]:
     """Read lines such as "GPU-c2209cba-..., 143771, 616, NVIDIA H200"; sizes in MiB.
 
-    Warnings and GPUs of unknown memory are left out. CUDA can use the total without the driver's
-    reserve: 143,155 MiB on this H200.
+    Warnings are left out. CUDA can use the total without the driver's reserve: 143,155 MiB on this
+    H200.
     """
-    gpus = {}
+    gpus: dict[str, Gpu | None] = {}
     for line in answer.splitlines():
         match = LINE.fullmatch(line.strip())
         if match:
             uuid, total_mib, reserved_mib, name = match.groups()
+            if not total_mib.isdecimal():
+                gpus[uuid] = None
+                continue
             usable_mib = float(total_mib)
             if reserved_mib.isdecimal():  # "[N/A]" for a GPU that reserves nothing
                 usable_mib -= float(reserved_mib)
@@ -170,7 +192,7 @@ def _read(answer: str) -> dict[str, Gpu]:
     return gpus
 
 
-def _uuid_named(part: str, gpus: dict[str, Gpu]) -> str | None:
+def _uuid_named(part: str, gpus: dict[str, Gpu | None]) -> str | None:
     """Find the GPU of a part of CUDA_VISIBLE_DEVICES: a number, or the beginning of a UUID.
 
     Raises:

@@ -1,5 +1,6 @@
 """Measure the machine's own memory."""
 
+import re
 import threading
 from collections import deque
 from pathlib import Path
@@ -19,12 +20,17 @@ def free_memory() -> int:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
+        stat = (CGROUP / "memory.stat").read_text()
     except OSError:
         return free
-    return free if limit == "max" else min(free, max(0, int(limit) - used))
+    if limit == "max":
+        return free
+    # Files that were read and may be dropped count as used there
+    cached = re.search(r"^inactive_file (\d+)$", stat, re.MULTILINE)
+    return min(free, max(0, int(limit) - used + (int(cached[1]) if cached else 0)))
 
 
-class FreeMemory(threading.Thread):
+class LowestMemory(threading.Thread):
     """Looks at the machine's free memory while a notebook runs."""
 
     def __init__(self) -> None:
@@ -42,7 +48,7 @@ class FreeMemory(threading.Thread):
         least = min(self._latest, default=free_memory()) / GIB
         return f"the machine had {least:.1f} GiB of memory left a moment before"
 
-    def __enter__(self) -> "FreeMemory":
+    def __enter__(self) -> "LowestMemory":
         self.start()
         return self
 

@@ -51,6 +51,8 @@ class Markers:
         except TornFile:
             return ["its marker is torn"]
         now = self._record(step)
+        if not isinstance(written, dict) or written.keys() != now.keys():
+            return ["its marker is of another version"]
         changed = []
         if written["config"] != now["config"]:
             changed.append("other settings")

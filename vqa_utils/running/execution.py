@@ -21,15 +21,15 @@ from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.gpus import find_gpus, visible_numbers
-from vqa_utils.planning.host import FreeMemory
+from vqa_utils.planning.host import LowestMemory
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.kernels import (
     KERNEL,
-    LEAVES_SIGNALS,
     QUIET,
     end_kernel,
     end_kernels,
     end_of,
+    first_line,
     start_kernels,
     take_kernel,
 )
@@ -124,7 +124,7 @@ class NotebookProcess:
         except BrokenProcessPool as error:
             self._pool.shutdown(wait=False)
             self._pool = self._new_pool()
-            raise KernelDied("the process that runs its notebook died") from error
+            raise KernelDied("the process that runs notebooks died") from error
 
     def __enter__(self) -> "NotebookProcess":
         return self
@@ -192,7 +192,15 @@ def execute(
     if process is None:
         _execute(source, archived, parameters)
     else:
-        process.run(_execute, source, archived, parameters)
+        with LowestMemory() as memory:
+            try:
+                process.run(_execute, source, archived, parameters)
+            except KernelDied as error:
+                if isinstance(error.__cause__, BrokenProcessPool):
+                    raise KernelDied(
+                        f"{archived.stem}: {error}; {memory.lowest()}\nnotebook: {shown(archived)}"
+                    ) from error
+                raise
 
 
 def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
@@ -217,7 +225,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
                 km=kernel,
                 kernel_name=KERNEL,
                 progress_bar=False,
-                extra_arguments=[QUIET, LEAVES_SIGNALS],
+                extra_arguments=[QUIET, first_line()],
             )
         except DeadKernelError as error:
             raise KernelDied(
@@ -228,7 +236,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
             end_kernel(kernel)
 
     try:
-        with FreeMemory() as memory:
+        with LowestMemory() as memory:
             _until_its_kernel_starts(run, archived)
     except papermill.PapermillExecutionError as error:
         message = (

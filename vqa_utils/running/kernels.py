@@ -20,11 +20,6 @@ KERNEL = "python3"
 # A kernel warns of its unencrypted port as it starts, and may report as an error that it is
 # interrupted as it is shut down
 QUIET = "--log-level=CRITICAL"
-# A driver's signals may go to all of its processes; only the driver acts on them
-LEAVES_SIGNALS = (
-    "--IPKernelApp.exec_lines=exec('import signal; "
-    f"[signal.signal(number, signal.SIG_IGN) for number in {list(map(int, SIGNALS))}]', {{}})"
-)
 NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # as nbclient starts them
 # Of torchrun, MPI, Slurm's and accelerate's launchers, for processes that work together: a kernel
 # would wait for the others. And of matplotlib: a notebook shows its figures
@@ -35,6 +30,26 @@ NOT_FOR_KERNELS = re.compile(
 START_TIMEOUT = 600  # seconds, imports included
 
 _waiting: list[AsyncKernelManager] = []  # in this process, the oldest first
+
+
+# A driver's signals may go to all of its processes; only the driver acts on them. And ipykernel
+# looks for its parent from its first request on, which is after the imports
+FIRST_CODE = """
+import os, signal, threading, time
+for number in {signals}:
+    signal.signal(number, signal.SIG_IGN)
+def end_with_parent():
+    while os.getppid() == {parent}:
+        time.sleep(1)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+"""
+
+
+def first_line() -> str:
+    """Return the argument for what a kernel of this process does first."""
+    code = FIRST_CODE.format(signals=list(map(int, SIGNALS)), parent=os.getpid())
+    return f"--IPKernelApp.exec_lines=exec({code!r}, {{}})"
 
 
 def clean_environment() -> None:
@@ -52,8 +67,8 @@ def start_kernels(source: Path, count: int) -> None:
         count: of kernels.
     """
     # In a namespace of its own: the notebook, or another one, begins with an empty one
-    imports = f"exec({import_code(source)!r}, {{}})"
-    arguments = [QUIET, NO_HISTORY, f"--IPKernelApp.exec_lines={imports}"]
+    imports = f"--IPKernelApp.exec_lines=exec({import_code(source)!r}, {{}})"
+    arguments = [QUIET, NO_HISTORY, first_line(), imports]
     while len(_waiting) < count:
         kernel = AsyncKernelManager(kernel_name=KERNEL)
         run_sync(kernel.start_kernel)(cwd=str(source.parent), extra_arguments=arguments)
@@ -99,7 +114,10 @@ def end_of(kernel: AsyncKernelManager) -> str:
     status = process.poll() if process else None
     if status is None:
         return "it answers no more"
-    return f"exit status {status}" if status >= 0 else f"signal {-status} ({Signals(-status).name})"
+    if status >= 0:
+        return f"exit status {status}"
+    known = {int(number): f" ({number.name})" for number in Signals}
+    return f"signal {-status}{known.get(-status, '')}"
 
 
 def end_kernels() -> None:

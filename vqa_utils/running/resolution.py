@@ -14,7 +14,7 @@ from rich.console import Console
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.provenance import provenance
-from vqa_utils.artifacts.run import LATEST, link_latest, named_run, read_config
+from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
 from vqa_utils.config import Config, parse_settings, to_dict
 from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
@@ -101,7 +101,7 @@ def checked_run_id(run_id: str) -> str:
     Raises:
         RunError: it cannot be one.
     """
-    if not re.fullmatch(r"[\w.=-]+", run_id) or run_id in RESERVED_IDS:
+    if not re.fullmatch(RUN_ID, run_id) or run_id in RESERVED_IDS:
         raise RunError(
             "--run-id: expected letters, digits, '.', '_', '=' or '-', "
             f"and not {' or '.join(RESERVED_IDS)}, found {run_id!r}"

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from rich.console import Console
 
-from vqa_utils.running.execution import Environment, NotebookProcess, import_ahead
+from vqa_utils.artifacts.stop import asked_by
+from vqa_utils.running.execution import Environment, KernelDied, NotebookProcess, import_ahead
 from vqa_utils.running.stages import Step
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import ALONE, Sharing
@@ -86,10 +87,11 @@ class SideBySide:
     ) -> None:
         """Wait for the fold's earlier step and a seat, while the step's kernel imports."""
         shares = self.sharing is not ALONE
-        if shares and not self.is_reused(step):
+        if shares and not asked_by() and not self.is_reused(step):
             is_last = step is self.steps[-1]
             kernels = 1 if is_last else 1 + self.sharing.kernels_ahead
-            import_ahead(step.stage.name, process, kernels)
+            with contextlib.suppress(KernelDied):  # it only saves time
+                import_ahead(step.stage.name, process, kernels)
         if earlier is not None:
             earlier.result()  # raises its error: no scoring without an adapter
         if shares and not self.is_reused(step):

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import BatchFeature
 
+from vqa_utils.artifacts.stop import quiet_worker
 from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.scoring._orders import encode_orders, in_order
 
@@ -37,7 +38,13 @@ def loader_of(
     """
     encode = functools.partial(encode_passes, encoder=encoder, shifts=shifts, share=share)
     # Keeps the order of `batches` with any number of workers: the caller zips the two
-    return DataLoader(rows, batch_sampler=batches, collate_fn=encode, num_workers=workers)
+    return DataLoader(
+        rows,
+        batch_sampler=batches,
+        collate_fn=encode,
+        num_workers=workers,
+        worker_init_fn=functools.partial(quiet_worker, None),
+    )
 
 
 def encode_passes(

@@ -52,16 +52,24 @@ class Checkpoints(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save within an epoch if the run was asked to stop; its end is saved anyway, with scores."""
         ends_epoch = math.isclose(state.epoch, round(state.epoch))
-        if asked_by() and not ends_epoch:
+        ends_training = state.global_step >= state.max_steps
+        if asked_by() and not (ends_epoch or ends_training):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest of a checkpoint, once the Trainer has written all else.
 
+        Then older ones go, but for the best epoch's.
+
         Raises:
             StopRequested: the run was asked to stop.
         """
-        write_manifest(self._of_step(state.global_step))
+        newest = self._of_step(state.global_step)
+        write_manifest(newest)
+        kept = {newest, self._of_step(state.best_global_step or state.global_step)}
+        for path in self.folder.glob("checkpoint-*"):
+            if path not in kept:
+                shutil.rmtree(path)
         stop_if_asked()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

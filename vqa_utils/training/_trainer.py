@@ -1,5 +1,6 @@
 """Set up transformers' Trainer with a fold's settings, rows, loss and scores."""
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from vqa_utils.artifacts.stop import quiet_worker
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
@@ -39,9 +41,16 @@ class StepTrainer(Trainer):
         end_turn()
         return loss
 
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Return the Trainer's own loader."""
+        loader = super().get_eval_dataloader(*args, **kwargs)
+        _keep_workers(loader)
+        return loader
+
     def get_train_dataloader(self) -> DataLoader:
         """Return the Trainer's own loader with the samplers of this room above its sampler."""
         loader = super().get_train_dataloader()
+        _keep_workers(loader)
         micro_batches = self.args.gradient_accumulation_steps
         step_rows = self.args.train_batch_size * micro_batches
         seed = self.args.seed
@@ -57,6 +66,13 @@ class StepTrainer(Trainer):
             order = ShuffledSteps(order, step_rows, seed)
         loader.set_sampler(order)
         return loader
+
+
+def _keep_workers(loader: DataLoader) -> None:
+    """Let a loader's processes live on when the run is asked to stop."""
+    # accelerate's loader is one around another, which starts the processes
+    inner = getattr(loader, "base_dataloader", loader)
+    inner.worker_init_fn = functools.partial(quiet_worker, inner.worker_init_fn)
 
 
 def make_trainer(
@@ -139,7 +155,6 @@ def training_arguments(
         label_names=["labels"],
         eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
-        save_total_limit=2,  # the best epoch's and the last, to resume from
         load_best_model_at_end=judged,
         metric_for_best_model="log_loss",
         greater_is_better=False,

@@ -10,6 +10,7 @@ from peft import PeftModel
 from vqa_utils.artifacts.files import ids_hash, sha256, write_json
 from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
+from vqa_utils.artifacts.stop import stop_if_asked
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.lending.attach import check_lent_base
@@ -38,7 +39,7 @@ def train_fold(
     """Train one adapter and keep its best epoch, by log loss on the held-out rows.
 
     Without held-out rows (a refit) the last epoch is kept. A training that was cut off goes on from
-    its last checkpoint, the end of an epoch.
+    its newest whole checkpoint: the end of an epoch, or the step at which it was asked to stop.
 
     Args:
         model: a fresh base with LoRA layers.
@@ -56,6 +57,7 @@ def train_fold(
         StopRequested: the run was asked to stop; there is a checkpoint of its last step.
         RunError: the lent base has changed.
     """
+    stop_if_asked()  # while the base was loaded
     start = time.time()
     reset_peak_memory()
     folder = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)

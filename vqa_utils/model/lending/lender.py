@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
+from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.model.lending.blocks import Memory, allocate
 from vqa_utils.model.lending.fingerprint import fingerprint
 from vqa_utils.model.loading import base_key, compute_dtype, load_packed
@@ -130,6 +131,7 @@ def end_with(connection: Connection) -> None:
 def main(arguments: list[str]) -> None:
     """Run the program."""
     run_id, descriptor = arguments
+    leave_signals_to_the_driver()
     connection = Connection(int(descriptor))
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
