@@ -3,21 +3,28 @@
 import csv
 import io
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-# In this order: UTF-8 refuses nearly all CP949 text, while CP949 may read UTF-8 as nonsense
-ENCODINGS = ("utf-8-sig", "cp949")  # UTF-8 with or without a BOM, then what Korean Windows writes
+UTF_8 = "utf-8-sig"  # with or without a BOM
+KOREAN = "cp949"  # what Korean Windows writes
+# Of the letters beyond ASCII, so many have to be common Hangul. CP949 reads the bytes of Japanese
+# and Western code pages too, as rare syllables and Chinese characters
+LEAST_KOREAN = 0.8
+DELIMITERS = ("\t", ";")  # in place of commas, where the head has none
+ROUNDED = r"\d[.,]?\d*[eE]\+\d+"  # 202511000000123 as a spreadsheet shows it
+INVISIBLE = "[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060\ufeff]"  # spaces and marks of no width
 AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # "None", "01" stay options
 TOO_WIDE = "expected {} cells, found more; put texts with commas in quotes"
+csv.field_size_limit(2**31 - 1)  # its own limit is 128 KiB, and pandas has none
 SHOWN = 12  # problems listed of a kind; the rest is counted
 
 
 class _Table(NamedTuple):
     frame: pd.DataFrame
-    encoding: str
     has_cells_without_column: bool
     """Some row is wider than the head; pandas drops its last cells with a warning."""
 
@@ -39,14 +46,23 @@ def read_rows(
     if not (folder / name).is_file():
         problems.append(f"{name}: expected a file, found none")
         return nothing
+    text = decoded((folder / name).read_bytes())
+    if text is None:
+        problems.append(f"{name}: expected UTF-8 or Korean CP949, found neither; save it as UTF-8")
+        return nothing
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        problems.append(f"{name} line {line}: expected text, found a NUL byte; save it as UTF-8")
+        return nothing
     try:
-        table = _read_table(folder / name)
+        table = _table_of(text)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         expected = "expected comma-separated rows (texts with commas in quotes)"
         problems.append(f"{name}: {expected}, found: {str(error).strip()}")
         return nothing
-    if table is None:
-        problems.append(f"{name}: expected UTF-8 or CP949, found neither; save it as UTF-8")
+    twice = _columns_twice(text)
+    if twice:
+        problems.append(f"{name}: expected each column once, found {', '.join(twice)} again")
         return nothing
     frame = table.frame.rename(columns=str.strip)
     if "path" not in frame:
@@ -61,29 +77,71 @@ def read_rows(
     if frame.empty:
         problems.append(f"{name}: expected rows, found none")
     if table.has_cells_without_column:
-        problems += _too_wide(folder, name, frame, table.encoding)
+        problems += _too_wide(folder, name, frame, text)
+    if "id" in columns:
+        problems += _spoilt_ids(folder, name, frame)
     return frame[list(columns)]
 
 
-def _read_table(path: Path) -> _Table | None:
-    """Read a file in the first encoding that it can be decoded in; None if there is none."""
-    for encoding in ENCODINGS:
-        try:
-            with warnings.catch_warnings(record=True, action="always") as warned:
-                # index_col=False: with wider rows, pandas would take the first column as the index
-                frame = pd.read_csv(path, **AS_TEXT, encoding=encoding, index_col=False)
-        except UnicodeDecodeError:
-            continue
-        return _Table(frame, encoding, bool(warned))
-    return None
+def decoded(contents: bytes) -> str | None:
+    """Decode a file's bytes: UTF-8, or Korean text of Windows; None for other code pages."""
+    try:
+        return contents.decode(UTF_8)
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = contents.decode(KOREAN)
+    except UnicodeDecodeError:
+        return None
+    letters = Counter(character for character in text if ord(character) > 127)
+    common = sum(count for letter, count in letters.items() if _is_common_korean(letter))
+    return text if common >= LEAST_KOREAN * letters.total() else None
 
 
-def _too_wide(folder: Path, name: str, frame: pd.DataFrame, encoding: str) -> list[str]:
+def _is_common_korean(letter: str) -> bool:
+    """Tell whether a character is a common syllable, or a sign; of KS X 1001, without hanja."""
+    lead, trail = letter.encode(KOREAN)
+    return 0xA1 <= lead <= 0xC8 and trail >= 0xA1
+
+
+def _delimiter_of(text: str) -> str:
+    head = text.lstrip().partition("\n")[0]
+    found = [delimiter for delimiter in DELIMITERS if delimiter in head]
+    return found[0] if found and "," not in head else ","
+
+
+def _table_of(text: str) -> _Table:
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        # index_col=False: with wider rows, pandas would take the first column as the index
+        frame = pd.read_csv(io.StringIO(text), **AS_TEXT, sep=_delimiter_of(text), index_col=False)
+    return _Table(frame, bool(warned))
+
+
+def _columns_twice(text: str) -> list[str]:
+    """Name the columns that the head has twice; pandas would give the second another name."""
+    head = next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=_delimiter_of(text)))
+    counts = Counter(column.strip() for column in head)
+    return [column for column, count in counts.items() if count > 1 and column]
+
+
+def _spoilt_ids(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
+    """Describe the rows whose id a spreadsheet or a copy has changed."""
+    ids = frame["id"]
+    rounded = "id {id}: expected it as it was given, found it rounded by a spreadsheet"
+    spaced = "id {id!r}: expected it as it was given, found invisible spaces in it"
+    is_spaced = ids.str.contains(INVISIBLE) | (ids != ids.str.strip())
+    return [
+        *row_problems(folder, name, frame, ids.str.fullmatch(ROUNDED), rounded),
+        *row_problems(folder, name, frame, is_spaced & (ids.str.strip() != ""), spaced),
+    ]
+
+
+def _too_wide(folder: Path, name: str, frame: pd.DataFrame, text: str) -> list[str]:
     """Name the rows with texts beyond the last column. Commas at the ends of lines are no text."""
     problem = TOO_WIDE.format(frame.shape[1])
-    path = folder / name
+    source = io.StringIO(text)
     try:
-        cells = pd.read_csv(path, **AS_TEXT, encoding=encoding, header=None, skiprows=1)
+        cells = pd.read_csv(source, **AS_TEXT, sep=_delimiter_of(text), header=None, skiprows=1)
     except pd.errors.ParserError:  # the head takes more than one line
         return [f"{name}: {problem}"]
     beyond = cells.iloc[:, frame.shape[1] :]
@@ -127,7 +185,8 @@ def _first_lines(path: Path) -> list[int]:
         4  of two lines"
         5  r1,another         row 1         -> [3, 5]
     """
-    reader = csv.reader(io.StringIO(_decoded(path.read_bytes()), newline=""))
+    text = decoded(path.read_bytes()) or ""  # `read_rows` has read it
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter_of(text))
     starts = []
     start = 1
     for cells in reader:
@@ -137,12 +196,3 @@ def _first_lines(path: Path) -> list[int]:
             starts.append(start)
         start = reader.line_num + 1  # line_num counts lines within quotes too
     return starts[1:]
-
-
-def _decoded(contents: bytes) -> str:
-    """A file's text, in the encoding that `_read_table` has read it in."""
-    first, last = ENCODINGS
-    try:
-        return contents.decode(first)
-    except UnicodeDecodeError:
-        return contents.decode(last)

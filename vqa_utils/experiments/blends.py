@@ -9,6 +9,7 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.ensembling.other_runs import ENSEMBLE, read_runs
 from vqa_utils.errors import RunError
 from vqa_utils.running.execution import execute
+from vqa_utils.running.kernels import clean_environment
 from vqa_utils.running.resolution import checked_run_id
 from vqa_utils.running.terminal import follow, progress_lines
 
@@ -29,6 +30,7 @@ def blend_runs(run_ids: Sequence[str], run_id: str, console: Console) -> None:
         raise RunError(f"{shown(paths.folder)} is there already: take another --run-id")
     members = list(read_runs(run_ids).oof)
     parameters = {"run_id": run_id, "members": ",".join(members)}
+    clean_environment()
     with progress_lines(console) as progress, follow(progress, console, ENSEMBLE, train_log=None):
         execute(ENSEMBLE, paths.notebooks / f"{ENSEMBLE}.ipynb", parameters)
     record = read_json(paths.members)
