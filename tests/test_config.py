@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from vqa_utils.config import (
     NO_NOTEBOOK,
     NOT_OF_THE_ADAPTER,
     SETTINGS,
+    TRACKERS,
     USED_FROM,
     Config,
     from_dict,
@@ -66,7 +68,8 @@ def test_settings_survive_json(name):
 
 
 CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
-           "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote"}  # fmt: skip
+           "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
+           "report_to": ("wandb",)}  # fmt: skip
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 4,
@@ -242,3 +245,26 @@ def test_gb_is_decimal_and_gib_binary():
 def test_a_single_split_trains_one_fold():
     assert preset("demo", use_kfold=False).fold_numbers == (0,)
     assert preset("demo", n_folds=5).fold_numbers == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("seed", [-1, 2**32]),
+        ("learning_rate", [math.inf, math.nan, 0.0, -1e-5]),
+        ("epochs", [math.inf, math.nan, 0.0, 1001.0]),
+        ("max_grad_norm", [math.inf, 0.0]),
+        ("report_to", [("wandbb",), ("wandb", "tensorbord")]),
+    ],
+)
+def test_what_would_fail_after_the_base_is_loaded_is_refused_at_once(name, values):
+    for value in values:
+        with pytest.raises(ConfigError, match=f"{name}: expected"):
+            preset("safe", **{name: value})
+
+
+@pytest.mark.slow
+def test_the_trackers_are_those_of_transformers():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(TRACKERS) <= set(INTEGRATION_TO_CALLBACK)

@@ -21,6 +21,7 @@ from vqa_utils.setting_types import (
     Setting,
     at_least,
     auto_or,
+    between,
     kind_name,
     one_of,
     parse,
@@ -31,6 +32,23 @@ from vqa_utils.setting_types import (
 DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
 DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
 NO_NOTEBOOK = "no notebook"  # sorts after the notebooks' names
+MOST_SEED = 2**32 - 1  # of NumPy
+UP_TO_A_THOUSAND = Rule("more than 0, up to 1,000", lambda value: 0 < value <= 1000)
+TRACKERS = (  # of transformers
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)
 MOST_AT_ONCE = 4  # folds around one base
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
@@ -149,7 +167,7 @@ class Config:
         'passes per optimizer step; with micro_batch "auto", rows per optimizer step',
         at_least(1),
     )
-    epochs: float = setting(2, "passes over the training rows", ABOVE_ZERO)
+    epochs: float = setting(2, "passes over the training rows", UP_TO_A_THOUSAND)
     learning_rate: float = setting(5e-5, "the highest, at the end of the warm-up", ABOVE_ZERO)
     warmup_ratio: float = setting(
         0.05, "share of the steps with a rising learning rate, before its cosine decay", SHARE
@@ -246,9 +264,12 @@ class Config:
     report_to: tuple[str, ...] = setting(
         (),
         'trackers of the Trainer, such as "tensorboard" or "wandb"',
+        Rule(f"some of {', '.join(TRACKERS)}", lambda names: set(names) <= set(TRACKERS)),
         used_from=NO_NOTEBOOK,
     )
-    seed: int = setting(42, "of folds, weights, dropout, and the order of the rows")
+    seed: int = setting(
+        42, "of folds, weights, dropout, and the order of the rows", between(0, MOST_SEED)
+    )
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type

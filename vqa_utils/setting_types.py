@@ -1,6 +1,7 @@
 """Define types and rules of settings, and their values as text. Standard library only."""
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Callable
@@ -77,7 +78,12 @@ def auto_or(rule: Rule) -> Rule:
     return Rule(f'{rule.expected}, or "auto"', lambda value: value == AUTO or rule.holds(value))
 
 
-ABOVE_ZERO = Rule("more than 0", lambda value: value > 0)
+def between(least: float, most: float) -> Rule:
+    """Accept numbers from `least` to `most`."""
+    return Rule(f"{least:,} to {most:,}", lambda value: least <= value <= most)
+
+
+ABOVE_ZERO = Rule("more than 0, and finite", lambda value: 0 < value < math.inf)
 SHARE = Rule("0 to below 1", lambda value: 0 <= value < 1)
 SIZES = Rule("sizes such as 14GB or 13GiB", lambda sizes: all(map(is_size, sizes)))
 

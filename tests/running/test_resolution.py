@@ -115,7 +115,9 @@ def test_a_picture_in_two_folds_is_found_before_anything_runs(command, folds_of_
     assert not stand_in.executed
 
 
-@pytest.mark.parametrize("name", ["latest", "demo-data", "a/b", "../x"])
+@pytest.mark.parametrize(
+    "name", ["latest", "demo-data", "a/b", "../x", ".", "..", ".locks", "", "x" * 151, "a b", "{x}"]
+)
 def test_a_run_id_is_a_plain_name(name):
     with pytest.raises(RunError, match=f"--run-id: .*{name}"):
         resolve_run(arguments(run_id=name), "now")

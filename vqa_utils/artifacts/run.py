@@ -13,7 +13,7 @@ from vqa_utils.setting_types import ConfigError
 INTERACTIVE = "interactive"  # the run of notebooks that are opened by hand
 LATEST = "latest"  # names the newest run
 # Of a run's name; not of `latest`, and of no hidden folder
-RUN_ID = r"(?!latest$)(?!\.)[\w.=-]+"
+RUN_ID = r"(?!latest$)(?!\.)[\w.=-]{1,150}"
 
 
 def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:

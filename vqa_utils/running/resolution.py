@@ -103,7 +103,7 @@ def checked_run_id(run_id: str) -> str:
     """
     if not re.fullmatch(RUN_ID, run_id) or run_id in RESERVED_IDS:
         raise RunError(
-            "--run-id: expected letters, digits, '.', '_', '=' or '-', "
+            "--run-id: expected up to 150 letters, digits, '.', '_', '=' or '-', not '.' first, "
             f"and not {' or '.join(RESERVED_IDS)}, found {run_id!r}"
         )
     return run_id
