@@ -35,8 +35,11 @@ while True:
     if stops: stop_if_asked()
 """
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
+for number in {signals}:  # as from a terminal, whatever started the tests; nohup ignores SIGHUP
+    signal.signal(number, signal.SIG_DFL)
 from rich.console import Console
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.presets import preset
@@ -56,13 +59,17 @@ if __name__ == "__main__":
 """
 
 
+def ignore_hangup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 @pytest.fixture
 def drive(tmp_path, monkeypatch, korean_folder):
     """Starts a run of two folds whose notebooks work until they are asked to stop; returns its process."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     started = []
 
-    def start(environments, stops=True):
+    def start(environments, stops=True, ignores_hangup=False):
         parameters = new_code_cell(
             "run_id: str = ''  # run\nfold: int = 0  # fold", metadata={"tags": ["parameters"]}
         )
@@ -71,7 +78,8 @@ def drive(tmp_path, monkeypatch, korean_folder):
         nbformat.write(notebook, tmp_path / "works.ipynb")
         script = tmp_path / "driver.py"
         given = {"folder": str(tmp_path), "data": str(korean_folder), "environments": environments}
-        script.write_text(DRIVER.format(**given))
+        signals = [] if ignores_hangup else list(map(int, SIGNALS))
+        script.write_text(DRIVER.format(**given, signals=signals))
         driver = subprocess.Popen(
             [sys.executable, str(script)],
             cwd=tmp_path,
@@ -79,6 +87,7 @@ def drive(tmp_path, monkeypatch, korean_folder):
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=ignore_hangup if ignores_hangup else None,
         )
         started.append(driver)
         deadline = time.monotonic() + PATIENCE
@@ -116,6 +125,15 @@ def test_a_signal_lets_notebooks_end_where_nothing_is_lost(
     assert not (tmp_path / "runs" / "r" / "fold1").exists() or environments, "none is begun"
     assert not list((tmp_path / "runs" / ".locks" / "stop").glob("*"))
     assert not list((tmp_path / "runs" / "r" / "stages").glob("*"))
+
+
+def test_a_run_under_nohup_goes_on_when_the_terminal_closes(drive):
+    driver, _ = drive([], ignores_hangup=True)
+    driver.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert driver.poll() is None
+    driver.terminate()
+    assert driver.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
 LETS_GO = """

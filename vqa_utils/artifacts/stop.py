@@ -10,6 +10,7 @@ SIGHUP.
 import contextlib
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -112,5 +113,6 @@ def _let_go_of_the_terminal() -> None:
     """Write to nothing in place of a terminal that is gone, where to write is an error."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        if os.isatty(descriptor):
+        # isatty() says no of a terminal that is gone; a file or a pipe is no character device
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
             os.dup2(nothing, descriptor)
