@@ -3,18 +3,21 @@ import gc
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from bases import base_with_lora
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
+from vqa_utils.artifacts.stop import VARIABLE, StopRequested
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import activations
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.scoring import options
 from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import ScoringSettings, last_logits, score_fold, score_options
 from vqa_utils.setting_types import ConfigError
@@ -89,6 +92,37 @@ def test_worker_processes_change_nothing(base, encoder, challenge):
     two_workers = dataclasses.replace(BY_THREE, num_workers=2)
     workers = score_options(base, encoder, challenge.test, two_workers)
     pd.testing.assert_frame_equal(here, workers)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_writes_no_half_scores(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
+    """Its worker processes are told to end too, after the first batch, and live on."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "stop"))
+    settings = dataclasses.replace(config, score_batch=1, num_workers=2)
+    probabilities = options.letter_probabilities
+    passes = []
+
+    def told(*args):
+        for worker in psutil.Process().children():
+            worker.terminate()
+        passes.append(args)
+        if len(passes) == asked_at:
+            (tmp_path / "stop").write_text("15")
+        return probabilities(*args)
+
+    monkeypatch.setattr(options, "letter_probabilities", told)
+    model = base_with_lora(config).eval()
+    questions = {"test": challenge.test.drop(columns="answer", errors="ignore")}
+    asked_at = 2
+    with pytest.raises(StopRequested):
+        score_fold(model, encoder, questions, settings, FoldPaths(tmp_path / "fold0"))
+    assert len(passes) == 2 and not (tmp_path / "fold0").exists()
+    (tmp_path / "stop").unlink()
+    asked_at = None
+    found = score_fold(model, encoder, questions, settings, FoldPaths(tmp_path / "fold0"))
+    assert len(found["test"]) == len(challenge.test) == len(passes) - 2
 
 
 def test_answers_are_not_looked_at(base, encoder, challenge):

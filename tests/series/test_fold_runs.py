@@ -22,7 +22,7 @@ from vqa_utils.planning.ladder import LadderError
 from vqa_utils.presets import preset
 from vqa_utils.running import execution, runner
 from vqa_utils.running import side_by_side as side_by_side_module
-from vqa_utils.running.execution import NotebookError, OutOfMemory
+from vqa_utils.running.execution import KernelDied, NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.shared_base import Sharing
@@ -306,6 +306,17 @@ def test_ctrl_c_leaves_folds_that_have_not_begun(side_by_side, monkeypatch):
     assert sorted(begun) == [0, 1]
 
 
+def test_a_kernel_that_dies_as_it_imports_ahead_costs_no_fold(around_one_base, monkeypatch):
+    done = []
+
+    def dies(*args):
+        raise KernelDied("the process that runs notebooks died")
+
+    monkeypatch.setattr(side_by_side_module, "import_ahead", dies)
+    around_one_base(lambda name, fold: done.append((name, fold)), TRAIN, SCORE, folds=(0, 1))
+    assert len(done) == 4
+
+
 def test_ctrl_c_lets_no_fold_begin_that_waits_for_a_seat(around_one_base, monkeypatch):
     begun = []
     seats = around_one_base.seats
@@ -339,7 +350,8 @@ def test_the_next_notebooks_imports_are_made_before_it_is_its_turn(around_one_ba
 
     seats.limit(1)
     around_one_base(work, TRAIN, SCORE, folds=(0, 1))
-    assert imported == [("train", 2), ("train", 2), ("score", 2), ("score", 1)]
+    # The last notebook has none after it
+    assert sorted(imported) == [("score", 1), ("score", 2), ("train", 2), ("train", 2)]
     del imported[:]
     around_one_base(work, TRAIN, SCORE, folds=(0, 1))
     assert imported == []

@@ -59,6 +59,24 @@ def test_the_processes_that_decode_live_on_when_all_are_told_to_end(
     assert list(paths.checkpoints.glob("*/checkpoint-3"))
 
 
+def test_a_run_that_was_asked_to_stop_while_the_base_loaded_trains_nothing(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
+    (tmp_path / "stop").write_text("15")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "stop"))
+    paths = FoldPaths(tmp_path / "fold0")
+    with pytest.raises(StopRequested):
+        train_fold(
+            base_with_lora(config),
+            config,
+            encoder,
+            challenge.train.head(4),
+            challenge.train.tail(4),
+            paths,
+        )
+    assert not paths.folder.exists()
+
+
 @pytest.mark.parametrize("steps", [(2,), (3,), (4,), (1, 2, 5), (6,)])
 def test_a_training_that_was_asked_to_stop_goes_on_as_if_it_had_not_been(
     config, encoder, challenge, tmp_path, stop_at, steps

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 class Encoder:
     """Makes batches of rows: `questions` for scoring, `examples` for training.
 
-    A row's words are text: what the chat's own marks look like is none of them.
+    A mark of the chat's own in a row's words, such as <|im_end|>, is text.
 
     Picklable, for DataLoader workers.
     """
