@@ -188,6 +188,13 @@ def test_a_run_without_the_folds_that_it_builds_on_leaves_no_folder(folder, tmp_
     assert not RunPaths("r").folder.exists()
 
 
+@pytest.mark.parametrize("contents", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_no_picture_is_told_without_an_objects_address(tmp_path, contents):
+    (tmp_path / "a.png").write_bytes(contents)
+    problem = images_module.read_images(tmp_path, ["a.png"])["problem"].item()
+    assert problem.startswith("found ") and "0x" not in problem and "object at" not in problem
+
+
 def test_a_name_that_no_file_can_have_is_a_missing_file(folder, tmp_path):
     images = read_images(folder, ["x" * 5000, "a\0b", "images"])
     assert images["problem"].eq("found no file").all()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.fft import dctn
 from tqdm import tqdm
 
@@ -181,6 +181,8 @@ def _read(path: Path) -> ImageFile:
             # It changes image.size: after the size is noted, and before any pixel is decoded
             image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
             file = file._replace(perceptual_hash=perceptual_hash(upright_rgb(image)))
+    except UnidentifiedImageError:  # its words have the object's address
+        return file._replace(problem=f"found {file.bytes:,} bytes of no image format")
     except NO_IMAGE as error:
         return file._replace(problem=f"found {error}")
     longer, shorter = max(file.width, file.height), min(file.width, file.height)
