@@ -67,7 +67,7 @@ def describe_stop(args: "Namespace") -> str:
 
 def run_series(args: "Namespace", console: "Console") -> None:
     """Start a run, or go on with one."""
-    from vqa_utils.planning.gpus import find_gpus
+    from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.resolution import for_machine, resolve_run
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
@@ -77,7 +77,7 @@ def run_series(args: "Namespace", console: "Console") -> None:
 def show_plan(args: "Namespace", console: "Console") -> None:
     """Print the memory plan, and the expected minutes if the run fits."""
     from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-    from vqa_utils.planning.gpus import T4, find_gpus
+    from vqa_utils.planning.machine.gpus import T4, find_gpus
     from vqa_utils.running.plan_table import print_forecast, print_plan
     from vqa_utils.running.resolution import resolve_run, rows_here
 
@@ -105,8 +105,8 @@ def show_status(args: "Namespace", console: "Console") -> None:
 def predict_test(args: "Namespace", console: "Console") -> None:
     """Answer another test set with the adapters of a run."""
     from vqa_utils.artifacts.lock import locked
-    from vqa_utils.planning.gpus import find_gpus
-    from vqa_utils.planning.machine_check import check_run
+    from vqa_utils.planning.machine.check import check_run
+    from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.prediction import predict
     from vqa_utils.running.resolution import for_machine, resolve_run
 
@@ -129,7 +129,7 @@ def sweep(args: "Namespace", console: "Console") -> None:
     """Show the points of a sweep, or run them."""
     from vqa_utils.experiments.sweep import run_sweep, sweep_table
     from vqa_utils.experiments.sweep_points import Point, read_points
-    from vqa_utils.planning.gpus import find_gpus
+    from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.terminal import print_table
 
     points = read_points(Path(args.file), find_gpus(), console)
@@ -160,8 +160,8 @@ def show_presets(args: "Namespace", console: "Console") -> None:
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Execute the due notebooks of a run; with --dry-run, show them."""
     from vqa_utils.artifacts.lock import locked
-    from vqa_utils.planning.gpus import find_gpus
-    from vqa_utils.planning.machine_check import check_run
+    from vqa_utils.planning.machine.check import check_run
+    from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.runner import Runner, execute_steps
     from vqa_utils.running.terminal import print_table
 

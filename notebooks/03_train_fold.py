@@ -18,7 +18,8 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fold_rows import rows_of_fold
 from vqa_utils.data.paraphrases import describe_wordings
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import add_lora, load_base, load_processor
+from vqa_utils.model.adapter import add_lora
+from vqa_utils.model.loading import load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.training.fold import describe_epochs, train_fold

@@ -14,7 +14,7 @@ from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import load_adapter
+from vqa_utils.model.adapter import load_adapter
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.scoring.options import questions_of_fold, score_fold
 

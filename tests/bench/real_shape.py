@@ -29,11 +29,9 @@ from transformers import PreTrainedModel, Qwen3VLProcessor
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.metrics import option_matrix
+from vqa_utils.model.adapter import add_lora
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import (
-    add_lora,
-    finish,
-)
+from vqa_utils.model.loading import finish
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import Plan, make_plan, memory_plan, resolve_batches
 from vqa_utils.planning.shapes import published_config, read_shape

@@ -1,7 +1,8 @@
 """Count a plan again for rows of another length than the plan assumes."""
 
 from vqa_utils.config import Config
-from vqa_utils.planning.placement import Placement, Plan
+from vqa_utils.planning.gpu_plan import Plan
+from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.shapes import ModelShape
 
 

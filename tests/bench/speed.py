@@ -16,8 +16,7 @@ Every variant has the same random NF4 weights, LoRA, checkpointing, fp16 autocas
             out if it cannot run
     ours    the model of `load_base` and `add_lora`
 
-The floor counts, at rates measured in the same run: the operations of all products forward and of
-their input gradients backward (nothing is recomputed), and each packed weight read once per pass.
+The least time of each is in floor.py.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import contextlib
 import functools
 import itertools
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -34,6 +32,7 @@ from typing import Any, NamedTuple
 
 import peer
 import torch
+from floor import Measured, add_floors
 from random_base import make_rows
 from timing import GPU, measured, rates, rounded
 from transformers import BatchFeature
@@ -42,8 +41,6 @@ from variants import Adapted, computing, prepared
 from vqa_utils.config import Config, parse_settings
 from vqa_utils.model.encoder import Encoder, Row
 from vqa_utils.ops import expert_slots
-from vqa_utils.planning.memory import weights_by_module
-from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import autocast, last_logits
 from vqa_utils.training._loss import answer_loss
@@ -59,8 +56,6 @@ MOST_TRAINED = 56
 SCORED = (1, 4, 16, 64, 128)
 SCORED_IN_ORDERS = (1, 4, 16)  # in two and four option orders too
 LOSS_SCALE = 256
-
-Measured = dict[str, Any]
 
 
 class Case(NamedTuple):
@@ -126,38 +121,6 @@ def score_step(model: torch.nn.Module, batch: BatchFeature) -> None:
     """Score the rows of a batch."""
     with torch.inference_mode():
         last_logits(model, batch, True)
-
-
-def floor_s(
-    config: Config, tokens: int, rows: int, rate: dict[str, float], *, training: bool
-) -> float:
-    """Return the least seconds per row: operations and packed weights at the card's rates.
-
-    Args:
-        tokens: of each row, padding included.
-        rows: of a batch; its packed weights are read once.
-        rate: `tflops` and `tbps`, as `rates` measures them.
-        training: with the input gradients, which are as many operations on the text.
-    """
-    shape = read_shape(published_config(config.model))
-    patches = config.image_side**2 // shape.patch_px**2
-    text_weights = vision_weights = 0  # that a token, or a patch, is multiplied with
-    for name, size in shape.parameters.items():
-        count = math.prod(size)
-        if ".experts." in name:
-            text_weights += count // size[0] * shape.experts_per_token
-        elif name.endswith("proj.weight") and "language_model" in name:
-            text_weights += count
-        elif name.endswith("weight") and "visual.blocks" in name:
-            vision_weights += count
-    passes = 2 if training else 1
-    operations = 2 * (passes * text_weights * tokens + vision_weights * patches)
-    packed_bytes = 0
-    for groups in weights_by_module(shape, config).values():
-        packed_bytes += sum(groups.values())
-    computing_s = operations / (rate["tflops"] * 1e12)
-    reading_s = passes * packed_bytes / (rate["tbps"] * 1e12) / rows
-    return computing_s + reading_s
 
 
 class Mode(NamedTuple):
@@ -310,18 +273,6 @@ def main() -> None:
             results.append(result)
             print(json.dumps(result), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
-
-
-def add_floors(result: Measured, config: Config, rate: dict[str, float]) -> None:
-    """Add `floor_s`, in seconds per row, to a case's training and scoring; a CPU has no rates."""
-    if not rate:
-        return
-    for mode in ("train", "score"):
-        if mode in result:
-            tokens = result["tokens"][mode]
-            training = mode == "train"
-            share = floor_s(config, tokens, result["rows"], rate, training=training)
-            result[mode]["floor_s"] = rounded(share)
 
 
 if __name__ == "__main__":

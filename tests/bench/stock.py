@@ -12,7 +12,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from vqa_utils.config import Config
-from vqa_utils.model.loading import LANGUAGE_MODEL
+from vqa_utils.model.adapter import LANGUAGE_MODEL
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 
 

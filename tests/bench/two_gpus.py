@@ -80,9 +80,10 @@ def run_fold(args: argparse.Namespace) -> None:
     from timing import on_device
 
     from vqa_utils.model import hand_over
+    from vqa_utils.model.adapter import add_lora
     from vqa_utils.model.encoder import Encoder
     from vqa_utils.model.lending.attach import attached, borrowed_bytes
-    from vqa_utils.model.loading import add_lora, finish, loading_options
+    from vqa_utils.model.loading import finish, loading_options
     from vqa_utils.scoring._in_flight import in_flight
 
     config = settings(args)

@@ -13,13 +13,8 @@ from stock import stock, stock_lora, usual
 from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from vqa_utils.config import Config
-from vqa_utils.model.loading import (
-    add_lora,
-    finish,
-    load_processor,
-    loading_options,
-    model_path,
-)
+from vqa_utils.model.adapter import add_lora
+from vqa_utils.model.loading import finish, load_processor, loading_options, model_path
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset

@@ -6,7 +6,7 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.experiments.sweep_points import LONGEST_NAME, SweepError, read_points
-from vqa_utils.planning.gpus import T4
+from vqa_utils.planning.machine.gpus import T4
 
 GRID = """
 data: DATA

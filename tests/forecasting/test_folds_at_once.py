@@ -7,7 +7,7 @@ import pytest
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, _finish_time, forecast
 from vqa_utils.forecasting.rates import TURNS_KEPT, Seconds
-from vqa_utils.planning.gpus import T4, Gpu
+from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.planning.plan import plan_for, resolve_for_machine
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset

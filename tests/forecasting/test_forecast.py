@@ -17,7 +17,7 @@ from vqa_utils.forecasting.forecast import (
     RowCounts,
     forecast,
 )
-from vqa_utils.planning.gpus import T4, Gpu
+from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution as runs

@@ -13,8 +13,9 @@ from bases import base_of, base_with_lora
 
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import ROOT, FoldPaths, RunPaths
+from vqa_utils.model.adapter import add_lora, load_adapter
 from vqa_utils.model.fp16 import START_SCALE, grad_scaler
-from vqa_utils.model.loading import add_lora, load_adapter, load_base
+from vqa_utils.model.loading import load_base
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS

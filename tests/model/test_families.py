@@ -29,8 +29,9 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import hand_over
+from vqa_utils.model.adapter import load_adapter
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import load_adapter, load_processor
+from vqa_utils.model.loading import load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.planning.shapes import LAYERS
 from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options

@@ -12,16 +12,11 @@ from transformers import Trainer
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.errors import RunError
 from vqa_utils.model import loading
+from vqa_utils.model.adapter import add_lora
 from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.lending.fingerprint import CHUNK, fingerprint
-from vqa_utils.model.loading import (
-    add_lora,
-    base_key,
-    compute_dtype,
-    load_base,
-    load_packed,
-)
+from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.scoring.options import score_fold
 from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lent import LentBase

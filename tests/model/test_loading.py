@@ -7,10 +7,11 @@ from bases import base_of, base_with_lora, lora_on
 from vqa_utils.artifacts.files import ArtifactError
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.config import from_dict
-from vqa_utils.model.loading import enable_checkpointing, load_adapter, load_base, save_adapter
+from vqa_utils.model.adapter import enable_checkpointing, load_adapter, save_adapter
+from vqa_utils.model.loading import load_base
 from vqa_utils.model.loading_check import LoadError
-from vqa_utils.planning.gpus import T4
-from vqa_utils.planning.placement import GpuPlan
+from vqa_utils.planning.gpu_plan import GpuPlan
+from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.plan import Plan, memory_plan
 from vqa_utils.training.fold import trainable_parameters
 

@@ -1,38 +1,12 @@
 import bitsandbytes as bnb
 import pytest
 import torch
-from bases import base_with_lora
-from peft import (
-    LoraConfig,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from bases import adapted_layers, base_with_lora
 from torch import nn
 
-from vqa_utils.model.fast._lora import forget_copies, project
+from vqa_utils.model.fast._lora import project
 from vqa_utils.model.fast.table import When, use_fast_forwards
 from vqa_utils.ops.dropout import dropout
-
-
-def adapted(dropout, bias, widths=(192,)):
-    """Layers from 128 features to each of the widths."""
-    torch.manual_seed(0)
-    base = nn.Sequential(
-        *(bnb.nn.Linear4bit(128, width, bias=bias, compute_dtype=torch.float32) for width in widths)
-    )
-    for layer in base:
-        layer.support_avx512bf16_for_cpu = False
-        weight = torch.randn(layer.out_features, 128) * 0.1
-        layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4").to("cpu")
-    base.is_loaded_in_4bit = True  # what tells PEFT
-    targets = [str(number) for number in range(len(widths))]
-    model = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets)
-    )
-    for layer in model.base_model.model:
-        nn.init.normal_(layer.lora_B["default"].weight)
-    return model.train()
 
 
 def outputs_and_gradients(model, x):
@@ -54,7 +28,7 @@ class SameMask(nn.Module):
 @pytest.mark.parametrize(("p", "bias"), [(0.0, False), (0.0, True), (0.3, False)])
 def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
     monkeypatch.setattr("vqa_utils.model.fast._projection.draw_seed", lambda: 7)
-    model, x = adapted(p, bias), torch.randn(2, 5, 128, requires_grad=True)
+    model, x = adapted_layers(p, bias), torch.randn(2, 5, 128, requires_grad=True)
     own = model.base_model.model[0].lora_dropout
     if p:
         own["default"], of_peft = SameMask(), own["default"]
@@ -70,7 +44,7 @@ def test_equal_to_pefts_own_with_gradients(p, bias, monkeypatch):
 
 
 def test_layers_with_one_input_equal_each_alone():
-    model, x = adapted(0.0, True, (192, 64, 64)), torch.randn(2, 5, 128, requires_grad=True)
+    model, x = adapted_layers(0.0, True, (192, 64, 64)), torch.randn(2, 5, 128, requires_grad=True)
     layers, weights = model.base_model.model, [p for p in model.parameters() if p.requires_grad]
 
     def found(outputs):
@@ -88,7 +62,7 @@ def test_layers_with_one_input_equal_each_alone():
 
 
 def test_layers_with_one_input_drop_the_same_of_it():
-    model, x = adapted(0.5, False, (64, 64)), torch.randn(4, 128)
+    model, x = adapted_layers(0.5, False, (64, 64)), torch.randn(4, 128)
     first, second = model.base_model.model
     second.base_layer.weight = first.base_layer.weight
     second.lora_A, second.lora_B = first.lora_A, first.lora_B
@@ -97,163 +71,8 @@ def test_layers_with_one_input_drop_the_same_of_it():
     assert not torch.equal(first(x), second(x))
 
 
-def several_adapters():
-    """Three layers with one input and two adapters, in fast forwards."""
-    model = adapted(0.0, True, (192, 64, 64))
-    model.add_adapter("other", LoraConfig(r=2, lora_alpha=8, target_modules=["0", "1", "2"]))
-    for layer in model.base_model.model:
-        nn.init.normal_(layer.lora_B["other"].weight)
-    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
-    return model
-
-
-def assert_as_pefts_own(model):
-    """Side by side and each alone, with and without gradients, after whatever was done to the model."""
-    layers, x = tuple(model.base_model.model), torch.randn(3, 128)
-    wanted = [type(layer).forward(layer, x) for layer in layers]
-    for learns in (True, False):
-        with torch.set_grad_enabled(learns):
-            together = project(layers, x).split([192, 64, 64], -1)
-            alone = [layer(x) for layer in layers]
-        for found in (together, alone):
-            torch.testing.assert_close(list(found), wanted, rtol=1e-4, atol=1e-3)
-
-
-def optimizer_step(make):
-    def step(model):
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in learning:
-            parameter.grad = torch.randn_like(parameter)
-        make(learning, lr=0.1).step()
-
-    return step
-
-
-def new_state(model):
-    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
-    return {name: torch.randn_like(value) for name, value in state.items()}
-
-
-def load_state(model):
-    set_peft_model_state_dict(model, new_state(model), model.active_adapter)
-
-
-def load_by_replacing_parameters(model):
-    set_peft_model_state_dict(model, new_state(model), model.active_adapter, low_cpu_mem_usage=True)
-
-
-def load_into_one_layer(model):
-    layer, name = model.base_model.model[1], f"lora_A.{model.active_adapter}.weight"
-    layer.load_state_dict({name: torch.randn_like(layer.state_dict()[name])}, strict=False)
-
-
-def replace_a_parameter(model):
-    for adapters in (layer.lora_B for layer in model.base_model.model):
-        for module in adapters.values():
-            module.weight = nn.Parameter(torch.randn_like(module.weight))
-
-
-def switch(model):
-    model.set_adapter("other" if model.active_adapter == "default" else "default")
-
-
-def merge_and_unmerge(model):
-    model.merge_adapter()
-    assert_as_pefts_own(model)
-    model.unmerge_adapter()
-
-
-def merge_and_unmerge_unseen(model):
-    model.merge_adapter()
-    model.unmerge_adapter()
-
-
-def without_the_adapter(model):
-    with model.disable_adapter():
-        assert_as_pefts_own(model)
-
-
-def scale(model):
-    for layer in model.base_model.model:
-        layer.scale_layer(1.5)
-
-
-EVENTS = [
-    nn.Module.train,
-    nn.Module.eval,
-    optimizer_step(torch.optim.SGD),
-    optimizer_step(bnb.optim.AdamW),  # writes without a new version in autograd's eyes
-    load_state,
-    load_by_replacing_parameters,
-    load_into_one_layer,
-    replace_a_parameter,
-    switch,
-    merge_and_unmerge,
-    merge_and_unmerge_unseen,
-    without_the_adapter,
-    scale,
-]
-
-
-@pytest.mark.filterwarnings("ignore:.*rounding errors", "ignore:.*erge")
-@pytest.mark.parametrize("first", EVENTS)
-@pytest.mark.slow
-def test_no_copy_is_stale_after_any_two_events(first):
-    for second in EVENTS:
-        model = several_adapters()
-        assert_as_pefts_own(model)
-        for event in (first, second, first):
-            event(model)
-            assert_as_pefts_own(model)
-
-
-def test_bitsandbytes_steps_leave_no_trace_in_autograds_versions():
-    model = adapted(0.0, False)
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    versions = [parameter._version for parameter in learning]
-    optimizer_step(bnb.optim.AdamW)(model)
-    assert [parameter._version for parameter in learning] == versions
-
-
-def test_a_change_by_hand_is_seen_once_the_copies_are_forgotten():
-    model = several_adapters()
-    assert_as_pefts_own(model)
-    for layer in model.base_model.model:
-        layer.lora_B["default"].weight.data = torch.zeros_like(layer.lora_B["default"].weight)
-        forget_copies(layer)
-    assert_as_pefts_own(model)
-
-
-def test_a_backward_uses_the_adapter_of_its_forward():
-    model, x = several_adapters(), torch.randn(3, 128)
-    layers = tuple(model.base_model.model)
-    of_default = [layer.lora_A["default"].weight for layer in layers]
-    wanted = torch.autograd.grad(project(layers, x).sum(), of_default)
-    y = project(layers, x).sum()
-    model.set_adapter("other")
-    for parameter in of_default:
-        parameter.requires_grad_()
-    torch.testing.assert_close(torch.autograd.grad(y, of_default), wanted)
-
-
-def test_copies_are_made_once_between_two_steps(monkeypatch):
-    model, x = several_adapters(), torch.randn(3, 128)
-    layers = tuple(model.base_model.model)
-    made, block_diag = [], torch.block_diag
-    monkeypatch.setattr(torch, "block_diag", lambda *parts: made.append(1) or block_diag(*parts))
-    for steps in (1, 2):
-        for _ in range(3):
-            model.train()
-            project(layers, x).sum().backward()
-            model.eval()
-            with torch.no_grad():
-                project(layers, x)
-        assert len(made) == steps
-        optimizer_step(torch.optim.SGD)(model)
-
-
 def test_the_scales_are_dense_and_the_same():
-    model = adapted(0.0, False)
+    model = adapted_layers(0.0, False)
     base = model.base_model.model[0].base_layer
     nested = bnb.nn.Params4bit(
         torch.randn(192, 128), requires_grad=False, quant_type="nf4", compress_statistics=True
@@ -267,7 +86,7 @@ def test_the_scales_are_dense_and_the_same():
 
 
 def test_without_gradients_the_update_of_many_rows_is_in_the_matrix():
-    model = adapted(0.3, True, (192, 64)).eval()
+    model = adapted_layers(0.3, True, (192, 64)).eval()
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     layers, few = model.base_model.model, torch.randn(5, 128)
     many = torch.cat([few, torch.randn(295, 128)])
@@ -283,7 +102,7 @@ def test_without_gradients_the_update_of_many_rows_is_in_the_matrix():
 
 
 def test_without_the_adapter_gradients_are_the_bases():
-    model, x = adapted(0.3, True), torch.randn(3, 128, requires_grad=True)
+    model, x = adapted_layers(0.3, True), torch.randn(3, 128, requires_grad=True)
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     base = model.base_model.model[0].base_layer
     wanted = torch.autograd.grad(base(x).square().sum(), x)
@@ -293,7 +112,7 @@ def test_without_the_adapter_gradients_are_the_bases():
 
 
 def test_without_the_adapter_the_output_is_the_bases():
-    model, x = adapted(0.0, False), torch.randn(3, 128)
+    model, x = adapted_layers(0.0, False), torch.randn(3, 128)
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
     with model.disable_adapter():
         torch.testing.assert_close(model(x), model.base_model.model[0].base_layer(x))

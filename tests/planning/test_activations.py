@@ -15,7 +15,8 @@ from vqa_utils.planning.activations import (
     batch_of,
     held_in_scoring,
 )
-from vqa_utils.planning.placement import Placement, Plan
+from vqa_utils.planning.gpu_plan import Plan
+from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from vqa_utils.planning import gpus
-from vqa_utils.planning.gpus import (
+from vqa_utils.planning.machine import gpus
+from vqa_utils.planning.machine.gpus import (
     T4,
     Gpu,
     MachineError,

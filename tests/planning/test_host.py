@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vqa_utils.planning import host
-from vqa_utils.planning.host import LowestMemory, free_memory
+from vqa_utils.planning.machine import host
+from vqa_utils.planning.machine.host import LowestMemory, free_memory
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from vqa_utils.config import NOT_OF_THE_ADAPTER
-from vqa_utils.planning.gpus import T4, gpu_limits
 from vqa_utils.planning.ladder import LadderError, next_rung
+from vqa_utils.planning.machine.gpus import T4, gpu_limits
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset

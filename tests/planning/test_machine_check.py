@@ -6,8 +6,8 @@ import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.planning.gpus import T4, Gpu, MachineError
-from vqa_utils.planning.machine_check import check_machine, check_run
+from vqa_utils.planning.machine.check import check_machine, check_run
+from vqa_utils.planning.machine.gpus import T4, Gpu, MachineError
 from vqa_utils.planning.plan import memory_plan, plan_for, resolve_for_machine
 from vqa_utils.planning.shapes import ShapeError
 from vqa_utils.presets import PRESETS, preset
@@ -110,7 +110,7 @@ def configs_of_runs(monkeypatch, *arguments, problem=""):
     """The settings that `run_all.py` would run with on two T4; `problem` keeps them from sharing."""
     seen = []
     monkeypatch.setattr("vqa_utils.running.resolution.sharing_problem", lambda gpus: problem)
-    monkeypatch.setattr("vqa_utils.planning.gpus.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.machine.gpus.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(
         run_all, "run_steps", lambda args, paths, config, console: seen.append(config)
     )

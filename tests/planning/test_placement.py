@@ -7,8 +7,9 @@ from recount import with_text
 
 from vqa_utils.planning._spread import layers_of_tower
 from vqa_utils.planning.activations import LONG_TEXT_TOKENS, batch_of, saved_bytes
-from vqa_utils.planning.gpus import T4, gpu_limits
-from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, RESERVE, ROTARY
+from vqa_utils.planning.gpu_plan import RESERVE
+from vqa_utils.planning.machine.gpus import T4, gpu_limits
+from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, ROTARY
 from vqa_utils.planning.plan import make_plan, resolve_batches
 from vqa_utils.planning.shapes import LAYERS, VISION, shape_of
 from vqa_utils.presets import preset

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.planning import shapes
-from vqa_utils.planning.gpus import T4
-from vqa_utils.planning.placement import RESERVE
+from vqa_utils.planning.gpu_plan import RESERVE
+from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.plan import largest_micro_batch, make_plan, plan_for, resolve_batches
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import PRESETS, preset

@@ -18,8 +18,9 @@ from vqa_utils.data.folds import make_folds
 from vqa_utils.data.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.metrics import accuracy, correct, mcnemar
+from vqa_utils.model.adapter import load_adapter
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import load_adapter, load_processor
+from vqa_utils.model.loading import load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options

@@ -18,7 +18,7 @@ from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.errors import RunError
 from vqa_utils.experiments.comparison import comparison, read_scored
 from vqa_utils.forecasting.forecast import RowCounts, _finish_time, forecast
-from vqa_utils.planning.gpus import T4
+from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 

@@ -13,7 +13,7 @@ import pytest
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.planning.gpus import T4
+from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.plan import plan_for, resolve_for_machine
 from vqa_utils.presets import preset
 from vqa_utils.sharing import client, lender

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from vqa_utils.artifacts.files import read_json, sha256
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import log_loss
-from vqa_utils.model.loading import load_adapter
+from vqa_utils.model.adapter import load_adapter
 from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.training import _trainer, fold
 from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError

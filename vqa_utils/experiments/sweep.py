@@ -12,8 +12,8 @@ from vqa_utils.artifacts.lock import locked
 from vqa_utils.errors import VqaError
 from vqa_utils.experiments.comparison import compare_runs
 from vqa_utils.experiments.sweep_points import Point, refuse
-from vqa_utils.planning.gpus import find_gpus
-from vqa_utils.planning.machine_check import check_run
+from vqa_utils.planning.machine.check import check_run
+from vqa_utils.planning.machine.gpus import find_gpus
 from vqa_utils.running.resolution import with_data
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Stage, Step, select_steps

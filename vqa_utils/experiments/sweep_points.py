@@ -13,7 +13,7 @@ from rich.console import Console
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError, listed
-from vqa_utils.planning.gpus import Gpu
+from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.presets import preset
 from vqa_utils.running.resolution import for_machine, with_absolute_paths
 from vqa_utils.setting_types import setting_text

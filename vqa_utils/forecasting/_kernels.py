@@ -127,13 +127,7 @@ def attention_backward(shape: ModelShape, batch: Batch, *, causal: bool) -> list
         # Several kernels; bytes read and written together
         Kernel("sdpa", tokens, backward, operations, reads=12 * FP16 * queries),
         # In: the gradients of q, k and v for all heads, and q, k and v themselves
-        Kernel(
-            "heads",
-            tokens,
-            backward,
-            reads=3 * FP16 * queries + FP16 * qkv,
-            writes=FP16 * qkv,
-        ),
+        Kernel("heads", tokens, backward, reads=3 * FP16 * queries + FP16 * qkv, writes=FP16 * qkv),
         # In: the layer's input and the gradient of the residual stream in fp32, the norm's in fp16
         Kernel(
             "first norm",

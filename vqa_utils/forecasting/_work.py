@@ -12,8 +12,9 @@ from vqa_utils.forecasting._expert_loads import expected_slots
 from vqa_utils.forecasting._kernels import BACKWARD, FORWARD, RECOMPUTATION, Kernel
 from vqa_utils.nf4_format import BLOCK
 from vqa_utils.planning.activations import Batch
+from vqa_utils.planning.gpu_plan import GpuPlan
 from vqa_utils.planning.memory import module_of
-from vqa_utils.planning.placement import HEAD, GpuPlan
+from vqa_utils.planning.placement import HEAD
 from vqa_utils.planning.shapes import VISION, ModelShape
 
 # By phase: how often a layer runs it, or how many kernels it launches

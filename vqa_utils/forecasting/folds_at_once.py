@@ -7,7 +7,7 @@ from joblib import cpu_count
 
 from vqa_utils.config import MOST_AT_ONCE, Config
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts, forecast
-from vqa_utils.planning.gpus import Gpu, gpu_limits
+from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
 from vqa_utils.planning.plan import can_lend, fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape, shape_of
 from vqa_utils.setting_types import AUTO

@@ -12,9 +12,9 @@ from vqa_utils.config import Config
 from vqa_utils.forecasting._work import Pass, work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
 from vqa_utils.planning.activations import OPTION_TOKENS, TEXT_TOKENS, batch_of
-from vqa_utils.planning.gpus import Gpu, gpu_limits
+from vqa_utils.planning.gpu_plan import Plan
+from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import FP16, weights_by_module
-from vqa_utils.planning.placement import Plan
 from vqa_utils.planning.plan import can_lend, fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape
 
@@ -85,25 +85,40 @@ def forecast(
     evaluating = row_times.evaluating()
     scoring = row_times.scoring()
 
-    held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
-    trained_on = rows.train - held_out + rows.extra
-    epoch = trained_on * training.wall + held_out * evaluating.wall
-    held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
-    scored = held_out * held_out_scorings + rows.test
-    folds = len(config.fold_numbers)
-    train_seconds = [config.epochs * epoch] * folds
     in_flight = plan.batches_in_flight if machine.side_by_side == 1 else 1
-    scoring_s = scoring.wall / scoring.gain(in_flight)  # of a row
-    score_seconds = [scored * scoring_s] * folds
-    if config.refit:  # trains on all rows, and scores the test set alone
-        all_rows = rows.train + rows.extra
-        train_seconds.append(config.epochs * all_rows * training.wall)
-        score_seconds.append(rows.test * scoring_s)
-
+    row_seconds = training.wall, evaluating.wall, scoring.wall / scoring.gain(in_flight)
+    epoch, train_seconds, score_seconds = _adapter_seconds(config, rows, *row_seconds)
     lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
     starts = _start_seconds(config, shape, lends=lends)
     run = _run_seconds(machine, starts, train_seconds, score_seconds, training, scoring)
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
+
+
+def _adapter_seconds(
+    config: Config, rows: RowCounts, training: float, evaluating: float, scoring: float
+) -> tuple[float, list[float], list[float]]:
+    """Return the seconds of a fold's epoch, and of each adapter's training and scoring, alone.
+
+    Args:
+        config: the run's settings.
+        rows: of the run's tables.
+        training: seconds of a row.
+        evaluating: seconds of a row.
+        scoring: seconds of a row.
+    """
+    held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
+    trained_on = rows.train - held_out + rows.extra
+    epoch = trained_on * training + held_out * evaluating
+    held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
+    scored = held_out * held_out_scorings + rows.test
+    folds = len(config.fold_numbers)
+    train_seconds = [config.epochs * epoch] * folds
+    score_seconds = [scored * scoring] * folds
+    if config.refit:  # trains on all rows, and scores the test set alone
+        all_rows = rows.train + rows.extra
+        train_seconds.append(config.epochs * all_rows * training)
+        score_seconds.append(rows.test * scoring)
+    return epoch, train_seconds, score_seconds
 
 
 def _run_seconds(

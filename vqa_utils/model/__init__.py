@@ -2,10 +2,11 @@
 
 _plain_text      Keep a row's words from being read as the chat's own marks
 _quantized_copy  Keep quantised weights between folds; free of torch
+adapter          Put LoRA on a base: a new adapter, or a trained one from its folder
 encoder          Turn rows and images into the model's tensors, with labels where it learns
 fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router
 hand_over        Hold one GPU at a time while other folds, or other batches, hold the others
-loading          Load the processor, the base and the adapter, all steps in their order
+loading          Load the processor and the base; `finish` has all steps in their order
 loading_check    Compare loaded weights with the plan: bytes, types, GPUs
 nf4/             Keep experts in 4 bits: quantised while read, computed with, offloaded
 lending/         Load a base once and lend its memory to the processes of a run's folds

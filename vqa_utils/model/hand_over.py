@@ -22,7 +22,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from vqa_utils.planning.placement import Plan
+from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.sharing.client import give, take
 from vqa_utils.sharing.turns import Turns
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from vqa_utils.config import Config
 from vqa_utils.planning.activations import LONG_TEXT_TOKENS, Batch
+from vqa_utils.planning.gpu_plan import RESERVE, GpuPlan, Plan
 from vqa_utils.planning.memory import Bytes
-from vqa_utils.planning.placement import RESERVE, GpuPlan, Placement, Plan
+from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.shapes import VISION, ModelShape, is_matrix
 
 # A decoder layer's work in forwards: one in scoring, nearly three in training; runs have both

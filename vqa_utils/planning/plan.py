@@ -9,7 +9,8 @@ from dataclasses import replace
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.planning._spread import spread
 from vqa_utils.planning.activations import TEXT_TOKENS
-from vqa_utils.planning.gpus import (
+from vqa_utils.planning.gpu_plan import Plan
+from vqa_utils.planning.machine.gpus import (
     T4,
     Gpu,
     MachineError,
@@ -18,7 +19,6 @@ from vqa_utils.planning.gpus import (
     find_gpus,
     gpu_limits,
 )
-from vqa_utils.planning.placement import Plan
 from vqa_utils.planning.shapes import ModelShape, ShapeError, shape_of
 from vqa_utils.planning.source.check import SourceError
 from vqa_utils.presets import PRESETS, preset

@@ -20,8 +20,8 @@ from vqa_utils.artifacts.paths import NOTEBOOKS, shown
 from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
-from vqa_utils.planning.gpus import find_gpus, visible_numbers
-from vqa_utils.planning.host import LowestMemory
+from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
+from vqa_utils.planning.machine.host import LowestMemory
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.kernels import (
     KERNEL,

@@ -9,9 +9,9 @@ from vqa_utils.config import Config
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, Forecast, RowCounts, forecast
 from vqa_utils.forecasting.rates import RATES
 from vqa_utils.planning.activations import LOGITS
-from vqa_utils.planning.gpus import CONTEXT_GIB, Gpu, gpu_limits
+from vqa_utils.planning.gpu_plan import GpuPlan
+from vqa_utils.planning.machine.gpus import CONTEXT_GIB, Gpu, gpu_limits
 from vqa_utils.planning.memory import LORA
-from vqa_utils.planning.placement import GpuPlan
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
 from vqa_utils.setting_types import GIB

@@ -22,7 +22,7 @@ from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import RowCounts
-from vqa_utils.planning.gpus import Gpu
+from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO

@@ -18,8 +18,8 @@ from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
-from vqa_utils.planning.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.ladder import next_rung
+from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
-from vqa_utils.planning.gpus import Gpu, find_gpus
+from vqa_utils.planning.machine.gpus import Gpu, find_gpus
 from vqa_utils.planning.plan import can_lend, fold_gpus, memory_plan, plan_for
 from vqa_utils.sharing.lender import Lender, LenderError
 from vqa_utils.sharing.seats import Seats

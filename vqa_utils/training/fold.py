@@ -12,9 +12,9 @@ from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.stop import stop_if_asked
 from vqa_utils.config import Config
+from vqa_utils.model.adapter import save_adapter
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.lending.attach import check_lent_base
-from vqa_utils.model.loading import save_adapter
 from vqa_utils.training._callbacks import (
     FreeMemory,
     NonFiniteGuard,

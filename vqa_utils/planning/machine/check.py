@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import VqaError
-from vqa_utils.planning.gpus import Gpu, MachineError, check_torch
+from vqa_utils.planning.machine.gpus import Gpu, MachineError, check_torch
 from vqa_utils.planning.plan import assumed_gpus, describe_need, memory_plan, plan_for, refusal
 from vqa_utils.planning.shapes import ShapeError
 from vqa_utils.planning.source.check import SourceError, check_source

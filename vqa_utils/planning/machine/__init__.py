@@ -1,0 +1,6 @@
+"""Know the machine: its GPUs, its own memory, and if a run can do on it.
+
+check  Refuse a run without the machine or the model for it
+gpus   Find the GPUs, and how much of each a run may take
+host   Measure the machine's own memory
+"""
