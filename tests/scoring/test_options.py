@@ -3,10 +3,10 @@ import gc
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 from bases import base_with_lora
+from workers import terminate_workers
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
@@ -105,8 +105,7 @@ def test_a_run_that_is_asked_to_stop_writes_no_half_scores(
     passes = []
 
     def told(*args):
-        for worker in psutil.Process().children():
-            worker.terminate()
+        terminate_workers()
         passes.append(args)
         if len(passes) == asked_at:
             (tmp_path / "stop").write_text("15")

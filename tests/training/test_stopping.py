@@ -3,9 +3,9 @@
 import dataclasses
 
 import pandas as pd
-import psutil
 import pytest
 from bases import base_with_lora
+from workers import terminate_workers
 
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.artifacts.paths import FoldPaths
@@ -47,10 +47,7 @@ def test_the_processes_that_decode_live_on_when_all_are_told_to_end(
     on_step_end = Checkpoints.on_step_end
 
     def told(self, args, state, control, **kwargs):
-        workers = psutil.Process().children()
-        assert len(workers) >= 2
-        for worker in workers:
-            worker.terminate()
+        assert terminate_workers() >= 2
         on_step_end(self, args, state, control, **kwargs)
 
     monkeypatch.setattr(Checkpoints, "on_step_end", told)
