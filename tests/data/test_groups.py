@@ -27,7 +27,7 @@ from vqa_utils.data.groups import (
     row_groups,
     same_words,
 )
-from vqa_utils.data.images import perceptual_hash, read_images
+from vqa_utils.data.pictures.images import perceptual_hash, read_images
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths
-from vqa_utils.data import images as images_module
 from vqa_utils.data.challenge import DataError, load_challenge, load_test
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.data.folds import FoldError
-from vqa_utils.data.images import (
+from vqa_utils.data.pictures import images as images_module
+from vqa_utils.data.pictures.images import (
     ImageFile,
     image_hashes,
     keep_images,
@@ -274,7 +274,7 @@ def test_a_bar_is_shown_in_a_terminal_if_reading_takes_long(
 def test_a_notebook_has_the_same_outputs_on_a_slow_machine(notebooks, folder, tmp_path):
     slow = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"
-        "from vqa_utils.data import images; images.BAR_AFTER_SECONDS = 0"
+        "from vqa_utils.data.pictures import images; images.BAR_AFTER_SECONDS = 0"
     )
     reads = f"images.image_hashes(Path({str(folder)!r}), ['images/train_0000.png'])"
     notebooks("reads", slow, reads)

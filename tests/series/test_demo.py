@@ -15,7 +15,7 @@ from vqa_utils.artifacts.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.easy_vqa import write_challenge
 from vqa_utils.data.folds import make_folds
-from vqa_utils.data.images import image_hashes
+from vqa_utils.data.pictures.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.metrics import accuracy, correct, mcnemar
 from vqa_utils.model.adapter import load_adapter

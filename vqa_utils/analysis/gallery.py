@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.analysis._templates import render
-from vqa_utils.data.images import open_image
+from vqa_utils.data.pictures.images import open_image
 from vqa_utils.prompts import LETTERS
 
 

@@ -9,7 +9,7 @@ fingerprint     Hash a run's data: changes with its CSVs or any picture
 fold_rows       Select a fold's rows: held out, and to train on, extra rows included
 folds           Make folds without leaks: stratified by answer, grouped by image content
 groups          Group rows by picture, near-identical picture, or question
-images          Read image files once: content hash, size and perceptual hash, kept in images.csv
 paraphrases     Give rows other words to train in (`paraphrase`)
 question_kinds  Tell the kind of a question from its words
+pictures/       Read the challenge's pictures
 """

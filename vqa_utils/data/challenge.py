@@ -17,13 +17,13 @@ from vqa_utils.data._checks import (
     taken_id_problems,
 )
 from vqa_utils.data._csv_files import read_rows
-from vqa_utils.data.images import keep_images, read_images
 from vqa_utils.data.paraphrases import (
     PARAPHRASE_COLUMNS,
     PARAPHRASES,
     paraphrase_problems,
     with_paraphrases,
 )
+from vqa_utils.data.pictures.images import keep_images, read_images
 from vqa_utils.errors import VqaError, listed
 from vqa_utils.prompts import LETTERS
 

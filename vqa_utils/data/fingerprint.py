@@ -7,7 +7,7 @@ import pandas as pd
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.images import image_hashes
+from vqa_utils.data.pictures.images import image_hashes
 
 
 def data_hash(config: Config, images: Path | None = None) -> str:

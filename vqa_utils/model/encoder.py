@@ -12,7 +12,7 @@ from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 from transformers import BatchFeature, ProcessorMixin
 
-from vqa_utils.data.images import open_image
+from vqa_utils.data.pictures.images import open_image
 from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
 

@@ -10,7 +10,7 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
-from vqa_utils.data.images import image_hashes
+from vqa_utils.data.pictures.images import image_hashes
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import read_temperatures
