@@ -63,7 +63,7 @@ def base(config):
 @pytest.fixture
 def notebooks(tmp_path, monkeypatch):
     """A folder of small notebooks in place of the series."""
-    from vqa_utils.running import execution
+    from vqa_utils.running.notebooks import execution
 
     monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
 
@@ -108,5 +108,5 @@ def stand_in(tmp_path, monkeypatch):
     """The series in a fresh folder of runs, without its notebooks."""
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     stand_in = StandIn()
-    monkeypatch.setattr("vqa_utils.running.runner.execute", stand_in.execute)
+    monkeypatch.setattr("vqa_utils.running.notebooks.attempts.execute", stand_in.execute)
     return stand_in

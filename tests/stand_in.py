@@ -13,7 +13,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import held_out_rows, make_folds, read_folds
-from vqa_utils.running.execution import NotebookError
+from vqa_utils.running.notebooks.execution import NotebookError
 
 
 def arguments(**given):

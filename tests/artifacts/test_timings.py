@@ -4,7 +4,7 @@ from stand_in import clock
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.timings import time_split, time_table
-from vqa_utils.running.execution import execute
+from vqa_utils.running.notebooks.execution import execute
 
 
 def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():

@@ -33,7 +33,7 @@ from vqa_utils.config import to_dict
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
-from vqa_utils.running.execution import execute
+from vqa_utils.running.notebooks.execution import execute
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.terminal import print_table
 

@@ -31,7 +31,7 @@ from vqa_utils.data.pictures.images import (
     read_images,
 )
 from vqa_utils.presets import preset
-from vqa_utils.running.execution import execute
+from vqa_utils.running.notebooks.execution import execute
 from vqa_utils.running.resolution import start_run
 
 

@@ -112,7 +112,7 @@ def test_a_stopped_sweep_goes_on_without_repeating_a_notebook(
 
     monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
     with monkeypatch.context() as patch:
-        patch.setattr("vqa_utils.running.runner.execute", stopped)
+        patch.setattr("vqa_utils.running.notebooks.attempts.execute", stopped)
         with pytest.raises(KeyboardInterrupt):
             command()
     first, second, *others = states().values()

@@ -13,7 +13,7 @@ from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.running.kernels import import_code
+from vqa_utils.running.notebooks.kernels import import_code
 from vqa_utils.sharing import client
 from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lender import sharing_problem

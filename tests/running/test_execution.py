@@ -6,8 +6,13 @@ import pytest
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.errors import RunError
-from vqa_utils.running import execution
-from vqa_utils.running.execution import KernelDied, OutOfMemory, execute, where_memory_ran_out
+from vqa_utils.running.notebooks import execution
+from vqa_utils.running.notebooks.execution import (
+    KernelDied,
+    OutOfMemory,
+    execute,
+    where_memory_ran_out,
+)
 from vqa_utils.running.stages import Stage, Step
 
 
@@ -38,7 +43,7 @@ def test_a_folder_of_any_name_holds_notebooks(tmp_path, monkeypatch, notebooks, 
     folder.mkdir()
     notebooks("prints", "print(run_id)")
     (tmp_path / "prints.ipynb").rename(folder / "prints.ipynb")
-    monkeypatch.setattr("vqa_utils.running.execution.NOTEBOOKS", folder)
+    monkeypatch.setattr("vqa_utils.running.notebooks.execution.NOTEBOOKS", folder)
     execute("prints", folder / "archive" / "prints.ipynb", {"run_id": "{r}"})
     assert "{r}" in (folder / "archive" / "prints.ipynb").read_text()
 

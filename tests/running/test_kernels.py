@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.running import kernels
-from vqa_utils.running.execution import NotebookError, NotebookProcess, execute
+from vqa_utils.running.notebooks import kernels
+from vqa_utils.running.notebooks.execution import NotebookError, NotebookProcess, execute
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.server import HOLDER
 
@@ -98,7 +98,7 @@ def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_pa
 ENDS = """
 import os, sys
 from pathlib import Path
-from vqa_utils.running import kernels
+from vqa_utils.running.notebooks import kernels
 kernels.start_kernels(Path(sys.argv[1]), 1)
 print(kernels._waiting[0].provisioner.pid, flush=True)
 sys.stdin.read()

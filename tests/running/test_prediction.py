@@ -15,7 +15,7 @@ from vqa_utils.data.challenge import DataError
 from vqa_utils.ensembling import combining
 from vqa_utils.ensembling.temperature import scaled
 from vqa_utils.errors import RunError
-from vqa_utils.running.execution import NotebookError, OutOfMemory
+from vqa_utils.running.notebooks.execution import NotebookError, OutOfMemory
 from vqa_utils.running.prediction import predict
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_memory_that_runs_out_takes_a_rung(run, answer, hidden, stand_in, monkey
             raise NotebookError("04_infer failed", OutOfMemory(0, "scoring"))
         stand_in.execute(name, archived, parameters, process)
 
-    monkeypatch.setattr("vqa_utils.running.runner.execute", execute)
+    monkeypatch.setattr("vqa_utils.running.notebooks.attempts.execute", execute)
     answer(hidden)
     (rung,) = read_rungs(RunPaths("r").fold(0))
     assert rung.after == {"score_batch": 16}

@@ -16,7 +16,7 @@ from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
 from vqa_utils.planning.ladder import LadderError
 from vqa_utils.running import runner
-from vqa_utils.running.execution import NotebookError
+from vqa_utils.running.notebooks.execution import NotebookError
 from vqa_utils.running.stages import Stage, Step
 
 pytestmark = pytest.mark.slow

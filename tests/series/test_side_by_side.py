@@ -9,9 +9,10 @@ import pytest
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.presets import preset
-from vqa_utils.running import execution, runner
-from vqa_utils.running import side_by_side as side_by_side_module
-from vqa_utils.running.execution import KernelDied, NotebookError, OutOfMemory
+from vqa_utils.running import runner
+from vqa_utils.running.notebooks import attempts, execution
+from vqa_utils.running.notebooks import side_by_side as side_by_side_module
+from vqa_utils.running.notebooks.execution import KernelDied, NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.shared_base import Sharing
@@ -34,7 +35,7 @@ def side_by_side(small_run, monkeypatch):
             work(name, fold)
             write_text(paths.fold(fold).folder / f"{name}.txt", "whole")
 
-        monkeypatch.setattr(runner, "execute", execute)
+        monkeypatch.setattr(attempts, "execute", execute)
         make().run([Step(stage, fold) for stage in stages for fold in folds])
 
     run.paths = paths
@@ -143,19 +144,19 @@ def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, c
 
 
 def test_the_last_fold_around_a_base_takes_the_ladder(around_one_base, monkeypatch):
-    attempts = []
+    tried = []
 
     def work(name, fold):
-        attempts.append(fold)
+        tried.append(fold)
         write_text(around_one_base.paths.notebooks / f"{name}-fold{fold}.ipynb", "as it failed")
-        if len(attempts) <= 2:
+        if len(tried) <= 2:
             raise NotebookError("out of memory", OutOfMemory(0, "training"))
 
-    monkeypatch.setattr(runner.Runner, "_climb", lambda *args, **kwargs: attempts.append("rung"))
-    monkeypatch.setattr(runner, "find_gpus", lambda: [T4, T4])
-    monkeypatch.setattr(runner, "is_placed_alike", lambda *args: False)
+    monkeypatch.setattr(attempts.Attempts, "_climb", lambda *args, **kwargs: tried.append("rung"))
+    monkeypatch.setattr(attempts, "find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr(attempts, "is_placed_alike", lambda *args: False)
     around_one_base(work, TRAIN, folds=(0,))
-    assert attempts == [0, 0, "rung", 0]
+    assert tried == [0, 0, "rung", 0]
     assert around_one_base.withdrawn == [True], "layers have moved: the base is of no use"
     names = [path.name for path in around_one_base.paths.notebooks.glob("*out-of-memory*")]
     assert sorted(names) == [f"train-fold0-out-of-memory{attempt}.ipynb" for attempt in (1, 2)]

@@ -43,7 +43,8 @@ for number in {signals}:  # as from a terminal, whatever started the tests; nohu
 from rich.console import Console
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.presets import preset
-from vqa_utils.running import execution, runner
+from vqa_utils.running import runner
+from vqa_utils.running.notebooks import execution
 from vqa_utils.running.stages import Stage, Step
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ SLEEPS = "import os, time; open({file!r}, 'w').write(str(os.getpid())); time.sle
 RUNS = """
 import sys
 from pathlib import Path
-from vqa_utils.running import execution
+from vqa_utils.running.notebooks import execution
 execution.NOTEBOOKS = Path({folder!r})
 process = execution.NotebookProcess({{}})
 execution.import_ahead("sleeps", process, 2)  # the second one waits

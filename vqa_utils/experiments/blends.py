@@ -8,8 +8,8 @@ from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.ensembling.other_runs import ENSEMBLE, read_runs
 from vqa_utils.errors import RunError
-from vqa_utils.running.execution import execute
-from vqa_utils.running.kernels import clean_environment
+from vqa_utils.running.notebooks.execution import execute
+from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.resolution import checked_run_id
 from vqa_utils.running.terminal import follow, progress_lines
 

@@ -1,50 +1,32 @@
-"""Run steps: reuse complete ones, folds side by side, smaller settings after out-of-memory."""
+"""Run steps: reuse complete ones, execute the others in their order, folds side by side."""
 
 import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from vqa_utils.artifacts.fold_settings import Rung, fold_config, prepare_fold, take_rung
-from vqa_utils.artifacts.paths import FoldPaths, RunPaths, shown
+from vqa_utils.artifacts.fold_settings import fold_config
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import end_if_asked, stoppable
 from vqa_utils.artifacts.timings import time_table
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
-from vqa_utils.planning.ladder import next_rung
-from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
-from vqa_utils.planning.plan import assumed_gpus, make_plan
-from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
-from vqa_utils.running.execution import (
-    KernelDied,
-    NotebookError,
-    NotebookProcess,
-    OutOfMemory,
-    execute,
-    fold_environments,
-)
-from vqa_utils.running.kernels import clean_environment
+from vqa_utils.running.notebooks.attempts import Attempts
+from vqa_utils.running.notebooks.execution import NotebookProcess, fold_environments
+from vqa_utils.running.notebooks.kernels import clean_environment
+from vqa_utils.running.notebooks.side_by_side import SideBySide
 from vqa_utils.running.resolution import start_run, with_data
-from vqa_utils.running.side_by_side import SideBySide
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
-from vqa_utils.running.terminal import follow, print_table, progress_lines
+from vqa_utils.running.terminal import print_table, progress_lines
 from vqa_utils.sharing.lender import Lender
-from vqa_utils.sharing.seats import CrowdedOutOfMemory
-from vqa_utils.sharing.shared_base import (
-    ALONE,
-    Sharing,
-    early_lender,
-    is_placed_alike,
-    shared_base,
-)
+from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
 
 FOLDS_FILE = "folds.csv"
 
@@ -218,7 +200,8 @@ class Runner:
         if state != MISSING:
             markers.set_aside(step)
         try:
-            self._execute(step, progress, process, sharing)
+            attempts = Attempts(self.paths, self.config, self.console, self.ladder, sharing)
+            attempts.execute(step, markers.archived(step), progress, process)
         except RunError:
             end_if_asked()  # it has ended early, or a signal to all processes has ended its kernel
             raise
@@ -229,104 +212,6 @@ class Runner:
                 f"{', '.join(map(shown, absent))}, found nothing there"
             )
         markers.write(step)
-
-    def _execute(
-        self, step: Step, progress: Progress, process: NotebookProcess | None, sharing: Sharing
-    ) -> None:
-        """Execute a notebook; again after an out-of-memory error of a fold, or once if it died.
-
-        Each time it has a fresh kernel, and a training goes on from its last checkpoint.
-
-        Raises:
-            KernelDied: twice.
-            CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
-        """
-        archived = self._markers.archived(step)
-        parameters = step.parameters(self.paths.run_id)
-        fold = train_log = None
-        if step.fold is not None:
-            fold = self.paths.fold(step.fold)
-            train_log = fold.train_log
-            self._prepare(step)
-        has_died = False
-        while True:
-            try:
-                with follow(progress, self.console, step.name, train_log):
-                    execute(step.stage.name, archived, parameters, process)
-                return
-            except KernelDied as error:
-                end_if_asked()  # a signal to all of the run's processes may have ended it
-                if has_died:
-                    raise
-                has_died = True
-                _keep_attempt(archived, "died")
-                how = str(error).splitlines()[0].removeprefix(f"{step.name}: ")
-                self.console.print(
-                    f"  {step.name:<22} {how}; it is tried once more", style="yellow", markup=False
-                )
-            except NotebookError as error:
-                planned = self.config.device_map == "plan"  # else no plan says what a rung saves
-                if fold is None or error.out_of_memory is None or not (self.ladder and planned):
-                    raise
-                _keep_attempt(archived, "out-of-memory")
-                self._take_less(step, fold, error.out_of_memory, sharing)
-
-    def _take_less(
-        self, step: Step, fold: FoldPaths, ran_out: OutOfMemory, sharing: Sharing
-    ) -> None:
-        """Let a fold that ran out of memory take less of it in its next kernel.
-
-        Raises:
-            CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
-        """
-        if sharing.seats.shrink(step.name):
-            raise CrowdedOutOfMemory(
-                f"{step.name:<22} out of memory; from here on one fold less at a time"
-            )
-        rung = self._climb(fold, ran_out, trains=step.stage.trains)
-        gpus = find_gpus()
-        if gpus and not is_placed_alike(fold_config(fold, self.config), self.config, gpus):
-            sharing.withdraw()
-        self.console.print(f"  {step.name:<22} out of memory; {rung}", style="yellow", markup=False)
-
-    def _prepare(self, step: Step) -> None:
-        """Write the settings of a step's fold, with the rungs of other folds if it trains."""
-        if step.fold is not None:
-            others = self._folds() if step.stage.trains else []
-            prepare_fold(self.paths.fold(step.fold), self.config, others)
-
-    def _climb(self, fold: FoldPaths, ran_out: OutOfMemory, *, trains: bool) -> Rung:
-        """Take the next rung in a fold's settings, for its next kernel."""
-        shape = shape_of(self.config)
-        # Without a GPU, the plan is for T4, as when the batches were resolved
-        machine = find_gpus() or assumed_gpus(self.config)
-
-        def peak(config: Config) -> int:
-            gpus = make_plan(config, shape, gpu_limits(config, machine)).gpus
-            # CUDA may count GPUs that the plan leaves out
-            return gpus[min(ran_out.gpu, len(gpus) - 1)].peaks.get(ran_out.phase, 0)
-
-        rung = next_rung(
-            fold_config(fold, self.config),
-            ran_out.gpu,
-            ran_out.phase,
-            peak,
-            trains=trains,
-            experts=shape.experts > 0,
-        )
-        take_rung(fold, self.config, rung)
-        return rung
-
-    def _folds(self) -> list[FoldPaths]:
-        return [self.paths.fold(number) for number in self.config.adapter_numbers]
-
-
-def _keep_attempt(archived: Path, end: str) -> None:
-    """Move a notebook beside that of the next attempt: "<step>-<end>1", or the next number."""
-    stem = f"{archived.stem}-{end}"
-    copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
-    if archived.exists():
-        archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:

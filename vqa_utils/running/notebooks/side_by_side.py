@@ -9,7 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from rich.console import Console
 
 from vqa_utils.artifacts.stop import asked_by
-from vqa_utils.running.execution import Environment, KernelDied, NotebookProcess, import_ahead
+from vqa_utils.running.notebooks.execution import (
+    Environment,
+    KernelDied,
+    NotebookProcess,
+    import_ahead,
+)
 from vqa_utils.running.stages import Step
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import ALONE, Sharing

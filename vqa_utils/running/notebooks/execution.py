@@ -23,7 +23,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.machine.host import LowestMemory
 from vqa_utils.planning.plan import fold_gpus
-from vqa_utils.running.kernels import (
+from vqa_utils.running.notebooks.kernels import (
     KERNEL,
     QUIET,
     end_kernel,

@@ -1,0 +1,8 @@
+"""Execute notebooks: one, as often as it takes, or those of several folds at a time.
+
+attempts      Execute a step again in a fresh kernel: with less memory, or once if it died
+execution     Execute one notebook through papermill, in this process or in one with its share of
+              the machine
+kernels       Start kernels before their notebooks, which find there what they import
+side_by_side  Run steps of folds side by side, each in the next free process
+"""
