@@ -26,13 +26,13 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.artifacts.stop import stop_if_asked
+from vqa_utils.artifacts.stop import TRAINING, stop_if_asked
 folder = RunPaths(run_id).fold(fold).folder
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "pid").write_text(str(os.getpid()))
 while True:
     time.sleep(0.05)
-    if stops: stop_if_asked()
+    if stops: stop_if_asked(TRAINING)
 """
 DRIVER = """
 import signal

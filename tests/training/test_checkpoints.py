@@ -108,7 +108,7 @@ def test_the_newest_checkpoint_and_the_best_epochs_are_kept(tmp_path, saved):
     newest_of_all = tmp_path / "checkpoint-16"
     newest_of_all.mkdir()
     (newest_of_all / STATE).write_text("{}")
-    state = SimpleNamespace(global_step=16, best_global_step=8)
+    state = SimpleNamespace(global_step=16, max_steps=20, best_global_step=8)
     Checkpoints(tmp_path).on_save(None, state, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-16", "checkpoint-8"]
     assert tear(newest_of_all) == ""

@@ -67,7 +67,7 @@ class StopsAfter(TrainerCallback):
         self.epochs = epochs
 
     def on_save(self, args, state, control, **kwargs):
-        if round(state.epoch) == self.epochs:
+        if state.epoch == self.epochs:
             raise KeyboardInterrupt
 
 

@@ -9,7 +9,7 @@ from workers import terminate_workers
 
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.artifacts.stop import VARIABLE, StopRequested
+from vqa_utils.artifacts.stop import VARIABLE, StopRequested, asked_by
 from vqa_utils.training._checkpoints import Checkpoints
 from vqa_utils.training.fold import train_fold
 
@@ -74,11 +74,11 @@ def test_a_run_that_was_asked_to_stop_while_the_base_loaded_trains_nothing(
     assert not paths.folder.exists()
 
 
-@pytest.mark.parametrize("steps", [(2,), (3,), (4,), (1, 2, 5), (6,)])
+@pytest.mark.parametrize("steps", [(1, 2, 5), (4,)])
 def test_a_training_that_was_asked_to_stop_goes_on_as_if_it_had_not_been(
     config, encoder, challenge, tmp_path, stop_at, steps
 ):
-    """Within an epoch of three steps, at its end, several times, and after the last step."""
+    """At any step of an epoch of three but its last."""
     config = dataclasses.replace(
         config, epochs=2, lora_dropout=0.1, shuffle_options=True, micro_batch=2, accumulation=2
     )
@@ -98,3 +98,45 @@ def test_a_training_that_was_asked_to_stop_goes_on_as_if_it_had_not_been(
     assert sha256(stopped.adapter) == sha256(whole.adapter)
     losses = [pd.read_csv(paths.train_log)["loss"].tolist() for paths in (stopped, whole)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_training_that_stops_while_held_out_rows_are_scored_has_lost_one_step(
+    config, encoder, challenge, tmp_path, stop_at, step
+):
+    """After an epoch of three steps, and after the last."""
+    config = dataclasses.replace(config, epochs=2, lora_dropout=0.1, micro_batch=4)
+    rows = challenge.train.head(12), challenge.train.tail(4)
+    whole, stopped = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "stopped")
+    meta = train_fold(base_with_lora(config), config, encoder, *rows, whole)
+    assert meta["steps"] == 6
+
+    stop_at(step)
+    with pytest.raises(StopRequested):
+        train_fold(base_with_lora(config), config, encoder, *rows, stopped)
+    assert {path.name for path in stopped.checkpoints.glob("*/checkpoint-*")} >= {
+        f"checkpoint-{step - 1}"
+    }
+    stop_at(None)
+    found = train_fold(base_with_lora(config), config, encoder, *rows, stopped)
+    assert found["epochs"] == meta["epochs"]
+    assert sha256(stopped.adapter) == sha256(whole.adapter)
+
+
+def test_a_training_that_is_asked_to_stop_after_all_else_is_written_whole(
+    config, encoder, challenge, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "stop"))
+    config = dataclasses.replace(config, micro_batch=4)
+    on_save = Checkpoints.on_save
+
+    def asked(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps:
+            (tmp_path / "stop").write_text("15")
+        on_save(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "on_save", asked)
+    paths = FoldPaths(tmp_path / "fold0")
+    rows = challenge.train.head(8), challenge.train.tail(4)
+    train_fold(base_with_lora(config), config, encoder, *rows, paths)
+    assert asked_by() and paths.meta.exists()

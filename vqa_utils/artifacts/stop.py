@@ -1,10 +1,11 @@
-"""Stop a run where nothing is lost, on the signals that ask a process to end.
+"""Stop a run where nothing is lost: on a signal, or a part of it when its time is up.
 
     driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/stop/<run_id>
-    kernels    look for it after each step, save a checkpoint, and end with StopRequested
+               the time budget  -->  writes beside it    runs/.locks/stop/<run_id>.time
+    kernels    look for them after each step, save a checkpoint, and end with StopRequested
 
 Kaggle, Slurm and Docker send SIGTERM some seconds before they kill; a terminal that is closed sends
-SIGHUP.
+SIGHUP. The time budget ends training first, and scoring later.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.errors import Stopped, VqaError
 
 VARIABLE = "VQA_STOP_FILE"  # names the file to the processes of the run
+TIME_UP = ".time"  # the ending of the file of the time budget
+TRAINING, SCORING = "training", "scoring"
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]  # Windows has no SIGHUP
@@ -33,7 +36,7 @@ def stoppable(paths: RunPaths) -> Iterator[None]:
     """Let the signals ask the notebooks of a run to stop; a second signal ends this process at once."""
     file = paths.lock.parent / "stop" / paths.run_id.replace("/", "-")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)  # of a driver that was killed
+    _forget(file)  # of a driver that was killed
 
     def ask(number: int, frame: FrameType | None) -> None:
         for other in caught:
@@ -54,7 +57,12 @@ def stoppable(paths: RunPaths) -> Iterator[None]:
         del os.environ[VARIABLE]
         for number in caught:
             signal.signal(number, signal.SIG_DFL)
-        file.unlink(missing_ok=True)
+        _forget(file)
+
+
+def _forget(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.with_name(file.name + TIME_UP).unlink(missing_ok=True)
 
 
 def leave_signals_to_the_driver() -> None:
@@ -86,16 +94,45 @@ def asked_by() -> int | None:
         return None
 
 
-def stop_if_asked() -> None:
-    """Go on, but in a run that was asked to stop.
+def end_phase(phase: str) -> None:
+    """Ask the notebooks of this driver's run that train, or that score, to stop: their time is up."""
+    file = _time_file()
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(f"{phase}\n")
+
+
+def must_stop(phase: str) -> bool:
+    """Tell a notebook that trains, or that scores, if it was asked to stop."""
+    return asked_by() is not None or _is_time_up(phase)
+
+
+def stop_if_asked(phase: str) -> None:
+    """Go on, but in a notebook that was asked to stop.
+
+    Args:
+        phase: "training" or "scoring".
 
     Raises:
         StopRequested: it was.
     """
-    if asked_by():
-        raise StopRequested(
-            "the run was asked to stop; python run_all.py --resume goes on from here"
-        )
+    if not must_stop(phase):
+        return
+    reason = "the run was asked to stop" if asked_by() else f"the time for {phase} is up"
+    raise StopRequested(f"{reason}; python run_all.py --resume goes on from here")
+
+
+def _time_file() -> Path | None:
+    file = os.environ.get(VARIABLE)
+    return Path(file + TIME_UP) if file is not None else None
+
+
+def _is_time_up(phase: str) -> bool:
+    file = _time_file()
+    try:
+        return file is not None and phase in file.read_text().splitlines()
+    except FileNotFoundError:
+        return False
 
 
 def end_if_asked() -> None:

@@ -18,7 +18,7 @@ from transformers import BatchFeature
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
-from vqa_utils.artifacts.stop import stop_if_asked
+from vqa_utils.artifacts.stop import SCORING, stop_if_asked
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
@@ -184,7 +184,7 @@ def score_orders(
         return letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
 
     for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
-        stop_if_asked()
+        stop_if_asked(SCORING)
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers
             for place, option in enumerate(cyclic_order(shift)):

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.manifest import tear, write_manifest
-from vqa_utils.artifacts.stop import asked_by, stop_if_asked
+from vqa_utils.artifacts.stop import TRAINING, must_stop, stop_if_asked
 from vqa_utils.config import Config
 
 STATE = "trainer_state.json"
@@ -50,11 +50,27 @@ class Checkpoints(TrainerCallback):
         return str(max(usable, key=_step)) if usable else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save within an epoch if the run was asked to stop; its end is saved anyway, with scores."""
+        """Save before the last step of an epoch, and wherever the training was asked to stop.
+
+        The end of an epoch is saved once the held-out rows are scored, which may take minutes.
+        Until then, a stop costs one step.
+        """
         ends_epoch = math.isclose(state.epoch, round(state.epoch))
         ends_training = state.global_step >= state.max_steps
-        if asked_by() and not (ends_epoch or ends_training):
+        if ends_epoch or ends_training:
+            return
+        step = state.epoch / state.global_step  # in epochs
+        one_is_left = math.ceil(state.epoch) - state.epoch <= 1.01 * step
+        if one_is_left or must_stop(TRAINING):
             control.should_save = True
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop while held-out rows are scored.
+
+        Raises:
+            StopRequested: the training was asked to stop.
+        """
+        stop_if_asked(TRAINING)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest of a checkpoint, once the Trainer has written all else.
@@ -62,7 +78,7 @@ class Checkpoints(TrainerCallback):
         Then older ones go, but for the best epoch's.
 
         Raises:
-            StopRequested: the run was asked to stop.
+            StopRequested: the training was asked to stop before its last step.
         """
         newest = self._of_step(state.global_step)
         write_manifest(newest)
@@ -70,7 +86,8 @@ class Checkpoints(TrainerCallback):
         for path in self.folder.glob("checkpoint-*"):
             if path not in kept:
                 shutil.rmtree(path)
-        stop_if_asked()
+        if state.global_step < state.max_steps:  # else all that is left is to write the adapter
+            stop_if_asked(TRAINING)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Name the best epoch's checkpoint where it is now: the state had the path of its time."""

@@ -10,7 +10,7 @@ from peft import PeftModel
 from vqa_utils.artifacts.files import ids_hash, sha256, write_json
 from vqa_utils.artifacts.fold_settings import checkpoint_settings
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.artifacts.stop import stop_if_asked
+from vqa_utils.artifacts.stop import TRAINING, stop_if_asked
 from vqa_utils.config import Config
 from vqa_utils.model.adapter import save_adapter
 from vqa_utils.model.encoder import Encoder
@@ -57,7 +57,7 @@ def train_fold(
         StopRequested: the run was asked to stop; there is a checkpoint of its last step.
         RunError: the lent base has changed.
     """
-    stop_if_asked()  # while the base was loaded
+    stop_if_asked(TRAINING)  # while the base was loaded
     start = time.time()
     reset_peak_memory()
     folder = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
