@@ -159,6 +159,8 @@ def show_presets(args: "Namespace", console: "Console") -> None:
 
 def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
     """Execute the due notebooks of a run; with --dry-run, show them."""
+    import psutil
+
     from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
@@ -173,8 +175,11 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
     check_run(config, find_gpus())
+    deadline = None
+    if args.time_budget:
+        deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
     with locked(paths):
-        execute_steps(runner, steps)
+        execute_steps(runner, steps, deadline)
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them

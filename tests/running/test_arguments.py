@@ -93,6 +93,18 @@ def test_fold_numbers_are_sorted_and_each_taken_once(capsys, parse):
     assert "'0;2'" in refusal(capsys, parse, "--folds", "0;2")
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("11.5h", 41400), ("90min", 5400), ("45s", 45), ("2 h", 7200)]
+)
+def test_a_time_budget_has_a_unit(parse, text, seconds):
+    assert parse("--time-budget", text).time_budget == seconds
+
+
+@pytest.mark.parametrize("text", ["11.5", "h", "0h", "-1h", "1e3h", "1h30", "inf"])
+def test_another_time_budget_is_refused(capsys, parse, text):
+    assert repr(text) in refusal(capsys, parse, f"--time-budget={text}")
+
+
 def test_the_pages_show_command_lines_that_can_be_parsed(parse):
     commands = set()
     for page in PAGES:

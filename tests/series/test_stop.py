@@ -13,8 +13,18 @@ from nbformat.v4 import new_code_cell, new_notebook
 from stand_in import KERNEL
 
 import run_all
-from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.artifacts.stop import VARIABLE, asked_by
+from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.artifacts.stop import (
+    SCORING,
+    TRAINING,
+    VARIABLE,
+    StopRequested,
+    asked_by,
+    end_phase,
+    must_stop,
+    stop_if_asked,
+    stoppable,
+)
 from vqa_utils.errors import Stopped
 
 pytestmark = pytest.mark.slow
@@ -195,3 +205,16 @@ def test_a_notebook_by_hand_is_asked_by_nobody(monkeypatch, tmp_path):
     assert asked_by() is None
     (tmp_path / "stop").touch()
     assert asked_by() == signal.SIGTERM, "it is just being written"
+
+
+def test_a_time_that_is_up_ends_its_phase_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    with stoppable(RunPaths("r")):
+        assert not must_stop(TRAINING)
+        end_phase(TRAINING)
+        assert must_stop(TRAINING) and not must_stop(SCORING) and asked_by() is None
+        with pytest.raises(StopRequested, match="training"):
+            stop_if_asked(TRAINING)
+        stop_if_asked(SCORING)
+    with stoppable(RunPaths("r")):  # the next command's time is its own
+        assert not must_stop(TRAINING)

@@ -1,5 +1,6 @@
 """Read the seconds of each archived notebook: kernel start, imports, work."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,21 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     if set(executed_in) <= {run_id}:
         return table
     return table.assign(**{EXECUTED_IN: [*executed_in, ""]})  # of the line `all`, none
+
+
+def seconds_of(folder: Path, names: Sequence[str]) -> float:
+    """Add up the seconds of archived notebooks.
+
+    Args:
+        folder: `notebooks/` of a run.
+        names: of notebooks; those that are not there, or not through, count as 0.
+    """
+    total = 0.0
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, TornFile):
+            notebook = read_json(folder / f"{name}.ipynb")
+            total += notebook["metadata"]["papermill"]["duration"] or 0.0
+    return total
 
 
 def time_split(notebook: dict[str, Any]) -> TimeSplit:

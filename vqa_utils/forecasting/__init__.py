@@ -5,5 +5,6 @@ _kernels       Cost table of each part's kernels (the CUDA sources are in ops/)
 _work          Count the work of one pass on a GPU: its kernels summed by phase, and launches
 folds_at_once  Choose how many folds share the base: those with the shortest expected run
 forecast       Expect the minutes of an epoch and of a whole run
+pace           Expect what is left of a run by the seconds that were measured in it
 rates          State how fast a GPU and its host are, and how long they take for counted work
 """

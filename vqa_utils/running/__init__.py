@@ -9,6 +9,7 @@ _markers      Decide which steps --resume reuses: markers with settings, data, i
 prediction    Answer another test set with a run's adapters
 plan_table    Print the memory plan and the expected minutes
 results       Print a run's scores, baselines and calibration, and the paths of its files
+run_clock     Say a run's expected end, and keep the run within its time budget
 terminal      Print a live line for each running notebook (step, loss, pace, time left), and tables
 notebooks/    Execute notebooks: one, as often as it takes, or those of several folds at a time
 """

@@ -105,6 +105,13 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="copy a run from elsewhere, such as an earlier session's output, and go on with it",
     )
+    parser.add_argument(
+        "--time-budget",
+        type=seconds,
+        metavar="11.5h",
+        help="end by then (h, min or s from now): training stops at a checkpoint in time to score "
+        "the folds that are trained, and to write a submission; --resume goes on with the rest",
+    )
     _add_execution_options(parser)
 
 
@@ -230,6 +237,20 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
     execution.add_argument(
         "--dry-run", action="store_true", help="show what would run or be reused; run nothing"
     )
+
+
+def seconds(text: str) -> float:
+    """Read a duration such as "11.5h", "90min" or "45s".
+
+    Raises:
+        ArgumentTypeError: the text is no duration.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min|s)", text)
+    if not parts or float(parts[1]) == 0:
+        raise argparse.ArgumentTypeError(
+            f"expected a duration such as 11.5h, 90min or 45s, found {text!r}"
+        )
+    return float(parts[1]) * {"h": 3600, "min": 60, "s": 1}[parts[2]]
 
 
 def fold_numbers(text: str) -> list[int]:

@@ -19,10 +19,15 @@ from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.notebooks.attempts import Attempts
-from vqa_utils.running.notebooks.execution import NotebookProcess, fold_environments
+from vqa_utils.running.notebooks.execution import (
+    NotebookProcess,
+    NotebookStopped,
+    fold_environments,
+)
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide
-from vqa_utils.running.resolution import start_run, with_data
+from vqa_utils.running.resolution import rows_here, start_run, with_data
+from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import print_table, progress_lines
 from vqa_utils.sharing.lender import Lender
@@ -41,6 +46,7 @@ class Runner:
         console: the terminal.
         reuse: do not run a step again if its marker names these settings, inputs and outputs.
         ladder: after an out-of-memory error of a fold, try again with a rung.
+        clock: says the expected end, and leaves out steps for which a time budget has no time.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Runner:
         self.console = console
         self.reuse = reuse
         self.ladder = ladder
+        self.clock = RunClock(paths, config, console)
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
 
@@ -141,8 +148,10 @@ class Runner:
         clean_environment()
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
+        due = [step for step in steps if not self.is_reused(step)]
         with (
             stoppable(self.paths),
+            self.clock.watching(due),
             early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
         ):
             for together in _groups(steps):
@@ -170,11 +179,16 @@ class Runner:
                     def run_in(step: Step, process: NotebookProcess) -> None:
                         self._run(step, progress, process, sharing)
 
-                    together = SideBySide(steps, sharing, run_in, self.is_reused, self.console)
+                    self.clock.at_once = len(environments)
+                    together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
                     together.run(environments)
                 else:
                     for step in steps:
                         self._run(step, progress)
+
+    def _is_skipped(self, step: Step) -> bool:
+        """Tell whether a step needs no kernel: it is reused, or there is no time for it."""
+        return self.is_reused(step) or self.clock.has_ended(step)
 
     def _run(
         self,
@@ -199,9 +213,18 @@ class Runner:
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
         if state != MISSING:
             markers.set_aside(step)
+        reason = self.clock.leaves_out(step)
+        if reason:
+            self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
+            return
         try:
             attempts = Attempts(self.paths, self.config, self.console, self.ladder, sharing)
             attempts.execute(step, markers.archived(step), progress, process)
+        except NotebookStopped:
+            end_if_asked()
+            self.clock.leave_out(step)
+            self.console.print(f"  {step.name:<22} stopped: the time budget", style="yellow")
+            return
         except RunError:
             end_if_asked()  # it has ended early, or a signal to all processes has ended its kernel
             raise
@@ -225,11 +248,17 @@ def _groups(steps: Sequence[Step]) -> list[list[Step]]:
     return groups
 
 
-def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
+def execute_steps(runner: Runner, steps: Sequence[Step], deadline: float | None = None) -> None:
     """Check earlier steps, write the run's settings, execute its steps, and print the results.
 
+    Args:
+        runner: of the run.
+        steps: to execute, in their order.
+        deadline: the end of the time budget, in seconds since 1970.
+
     Raises:
-        VqaError: the data, earlier steps or a notebook have problems.
+        VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
+            there is nothing to submit.
     """
     # It imports scikit-learn, which `status` does not need
     from vqa_utils.running.results import print_results
@@ -244,12 +273,14 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
     start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
+    runner.clock = RunClock(paths, config, console, rows_here(config), deadline)
     runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
     print_table(console, "where the time went (seconds)", times)
     if steps[-1].stage in (ENSEMBLE, ANALYSIS):
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
+    runner.clock.conclude()
 
 
 def _takes_folds_as_they_are(steps: Sequence[Step]) -> bool:

@@ -81,6 +81,7 @@ def train_fold(
         "epochs": epochs,
         "best_epoch": best_of(epochs)["epoch"] if epochs else None,
         "seconds": round(time.time() - start, 1),  # of this process: not those before a resume
+        "seconds_per_held_out_row": seconds_per_row(trainer.state.log_history),
         "peak_memory_gib": peak_memory_gib(),  # by GPU
         "adapter_sha256": sha256(paths.adapter),
     }
@@ -102,6 +103,14 @@ def epoch_scores(history: list[dict[str, float]]) -> list[EpochScores]:
         }
         epochs.append(scores)
     return epochs
+
+
+def seconds_per_row(history: list[dict[str, float]]) -> float | None:
+    """Return the seconds of a held-out row in the latest evaluation; None without any."""
+    for entry in reversed(history):
+        if entry.get("eval_samples_per_second"):
+            return round(1 / entry["eval_samples_per_second"], 5)
+    return None
 
 
 def best_of(epochs: list[EpochScores]) -> EpochScores:

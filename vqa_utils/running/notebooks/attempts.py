@@ -57,6 +57,7 @@ class Attempts:
         Raises:
             KernelDied: twice.
             NotebookError: an error in a cell.
+            NotebookStopped: it was asked to stop.
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
             CrowdedOutOfMemory: there are other folds on the GPUs, now one less at a time.
         """

@@ -17,7 +17,7 @@ from joblib import cpu_count
 from nbclient.exceptions import DeadKernelError
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
-from vqa_utils.artifacts.stop import leave_signals_to_the_driver
+from vqa_utils.artifacts.stop import StopRequested, leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
@@ -60,6 +60,10 @@ class OutOfMemory:
 
 class KernelDied(RunError):
     """A kernel, or the process that runs its notebook, has ended in the middle of a cell."""
+
+
+class NotebookStopped(RunError):
+    """A notebook has ended early, as it was asked to."""
 
 
 class NotebookError(RunError):
@@ -185,6 +189,7 @@ def execute(
 
     Raises:
         NotebookError: an error in a cell.
+        NotebookStopped: it was asked to stop.
         KernelDied: its kernel, or the process.
         RunError: an unknown parameter.
     """
@@ -242,6 +247,8 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         message = (
             f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         )
+        if error.ename == StopRequested.__name__:
+            raise NotebookStopped(message) from error
         ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
         raise NotebookError(message, ran_out) from error
 

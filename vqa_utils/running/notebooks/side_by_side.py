@@ -29,7 +29,7 @@ class SideBySide:
         steps: of folds.
         sharing: of a base, where the folds share one.
         run_in: runs a step in a process, or reuses it.
-        is_reused: tells of a step whether it will be.
+        is_skipped: tells of a step whether it needs no process: it is reused, or there is no time for it.
         console: the terminal.
     """
 
@@ -38,13 +38,13 @@ class SideBySide:
         steps: Sequence[Step],
         sharing: Sharing,
         run_in: Callable[[Step, NotebookProcess], None],
-        is_reused: Callable[[Step], bool],
+        is_skipped: Callable[[Step], bool],
         console: Console,
     ):
         self.steps = steps
         self.sharing = sharing
         self.run_in = run_in
-        self.is_reused = is_reused
+        self.is_skipped = is_skipped
         self.console = console
         self._free: queue.Queue[NotebookProcess] = queue.Queue()
         self._is_stopped = threading.Event()
@@ -92,12 +92,12 @@ class SideBySide:
     ) -> None:
         """Wait for the fold's earlier step and a seat, while the step's kernel imports."""
         shares = self.sharing is not ALONE
-        if shares and not asked_by() and not self.is_reused(step):
+        if shares and not asked_by() and not self.is_skipped(step):
             is_last = step is self.steps[-1]
             kernels = 1 if is_last else 1 + self.sharing.kernels_ahead
             with contextlib.suppress(KernelDied):  # it only saves time
                 import_ahead(step.stage.name, process, kernels)
         if earlier is not None:
             earlier.result()  # raises its error: no scoring without an adapter
-        if shares and not self.is_reused(step):
+        if shares and not self.is_skipped(step):
             self.sharing.seats.take(step.name)

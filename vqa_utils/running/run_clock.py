@@ -1,0 +1,238 @@
+"""Say a run's expected end, and keep the run within its time budget."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
+from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
+from vqa_utils.artifacts.stop import end_phase
+from vqa_utils.config import Config
+from vqa_utils.ensembling.members import scored_adapters
+from vqa_utils.errors import RunError
+from vqa_utils.forecasting.forecast import RowCounts
+from vqa_utils.forecasting.pace import (
+    Pace,
+    ending_seconds,
+    fold_log,
+    in_rounds,
+    pace_of,
+    scoring_seconds,
+    side_by_side,
+    training_seconds,
+)
+from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
+
+POLL_SECONDS = 1.0
+STEPS_TO_STOP = 2  # a stop is heard after the step at work, and leaves time for a checkpoint
+
+
+class RunClock:
+    """Watches the time of a run, from its driver.
+
+        now                                                                  deadline
+        | training ...      | scoring of the trained folds | 05 and 06 | left |
+                            ^ training has to end          ^ scoring has to end
+
+    Attributes:
+        paths: the run.
+        config: its settings.
+        console: the terminal.
+        rows: of its tables; None if they are not known, and no end is expected.
+        deadline: seconds since 1970; None without a budget.
+        at_once: folds at work at a time.
+        left_out: steps for which there was no time.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: Config,
+        console: Console,
+        rows: RowCounts | None = None,
+        deadline: float | None = None,
+    ):
+        self.paths = paths
+        self.config = config
+        self.console = console
+        self.rows = rows
+        self.deadline = deadline
+        self.at_once = 1
+        self.left_out: list[Step] = []
+        self._ended: set[str] = set()  # phases
+        self._due: list[Step] = []
+        self._is_told = False
+
+    @contextlib.contextmanager
+    def watching(self, due: Sequence[Step]) -> Iterator[None]:
+        """Watch while steps are executed.
+
+        Args:
+            due: those that are not reused.
+        """
+        self._due = list(due)
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(POLL_SECONDS):
+                with contextlib.suppress(OSError):  # looks again, as after a disk that hung
+                    self.look(time.time())
+
+        thread = threading.Thread(target=watch, daemon=True)
+        self.look(time.time())
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def look(self, now: float) -> None:
+        """Say the expected end once it is known, and end what has to end by now."""
+        pace = pace_of(self.paths, self.config) if self.rows else None
+        if pace and not self._is_told and self._is_training():
+            self._is_told = True
+            self._tell(now, pace)
+        if self.deadline is None:
+            return
+        scoring_ends = self.deadline - ending_seconds(self.paths)
+        if now >= scoring_ends - self._seconds_to_score(pace):
+            self._end(TRAINING_PHASE)
+        if now >= scoring_ends:
+            self._end(SCORING_PHASE)
+
+    def leaves_out(self, step: Step) -> str:
+        """Return the reason to leave a step out; "" if there is time for it."""
+        reason = self._reason(step)
+        if reason:
+            self.leave_out(step)
+        return reason
+
+    def has_ended(self, step: Step) -> bool:
+        """Tell whether the time for steps of this kind is up."""
+        phase = TRAINING_PHASE if step.stage.trains else SCORING_PHASE
+        return step.fold is not None and phase in self._ended
+
+    def leave_out(self, step: Step) -> None:
+        """Note a step for which there is no time, or no more."""
+        if step not in self.left_out:
+            self.left_out.append(step)
+
+    def conclude(self) -> None:
+        """Say for what the time budget was too short.
+
+        Raises:
+            RunError: there is nothing to submit.
+        """
+        if not self.left_out:
+            return
+        message = (
+            f"the time budget is over; left out: {self._describe_left_out()}; "
+            f"python run_all.py --resume --run-id {self.paths.run_id} goes on from here"
+        )
+        if Step(ENSEMBLE) in self.left_out:
+            raise RunError(f"no fold is scored, so there is no submission. {message}")
+        self.console.print(message, style="yellow", markup=False)
+
+    def _describe_left_out(self) -> str:
+        """Name the steps that were left out, and how far their trainings are."""
+        parts = []
+        for step in self.left_out:
+            log = fold_log(self.paths.fold(step.fold).train_log) if step.fold is not None else None
+            at = f" (at step {log.steps} of {log.max_steps})" if log and step.stage.trains else ""
+            parts.append(f"{step.name}{at}")
+        return ", ".join(parts)
+
+    def _reason(self, step: Step) -> str:
+        if self.has_ended(step):
+            return "the time budget has no more time for it"
+        if step.stage == SCORING and Step(TRAINING, step.fold) in self.left_out:
+            return "its fold is not trained"
+        if step.stage not in (ENSEMBLE, ANALYSIS) or not self.left_out:
+            return ""
+        if not scored_adapters(self.paths, self.config):
+            return "no fold is scored"
+        return ""
+
+    def _is_training(self) -> bool:
+        """Tell whether a fold of this command trains, and for long enough to know its pace."""
+        return any(step.stage.trains and self._is_begun(step) for step in self._due)
+
+    def _is_begun(self, step: Step) -> bool:
+        fold = self.paths.fold(step.fold or 0)
+        return fold_log(fold.train_log) is not None and not fold.meta.exists()
+
+    def _seconds_to_score(self, pace: Pace | None) -> float:
+        """Expect the seconds to stop training and to score the folds that are trained by now."""
+        if pace is None or self.rows is None:
+            return 0.0
+        waiting = [
+            step
+            for step in self._due
+            if step.stage == SCORING
+            and step.fold is not None
+            and self.paths.fold(step.fold).meta.exists()
+            and not self.paths.fold(step.fold).probs("test").exists()
+        ]
+        scoring = scoring_seconds(self.config, self.rows, pace)
+        return STEPS_TO_STOP * pace.step + in_rounds(len(waiting), self.at_once, scoring)
+
+    def _seconds_left(self, pace: Pace, rows: RowCounts) -> float:
+        """Expect the seconds until all due steps are through."""
+        logs = {}
+        for step in self._due:
+            if step.stage.trains and step.fold is not None and self._is_begun(step):
+                logs[step.fold] = fold_log(self.paths.fold(step.fold).train_log)
+        max_steps = max(log.max_steps for log in logs.values() if log)
+        trainings = []
+        for step in self._due:
+            if not step.stage.trains or step.fold is None:
+                continue
+            log = logs.get(step.fold)
+            steps = log.max_steps - log.steps if log else max_steps
+            seconds = training_seconds(self.config, rows, pace, steps, max_steps)
+            trainings.append(seconds if log else pace.start + seconds)
+        scorings = sum(step.stage == SCORING for step in self._due)
+        scoring = scoring_seconds(self.config, rows, pace)
+        ends = any(step.stage in (ENSEMBLE, ANALYSIS) for step in self._due)
+        return (
+            side_by_side(trainings, self.at_once)
+            + in_rounds(scorings, self.at_once, scoring)
+            + (ending_seconds(self.paths) if ends else 0)
+        )
+
+    def _tell(self, now: float, pace: Pace) -> None:
+        assert self.rows is not None  # there is a pace
+        end = now + self._seconds_left(pace, self.rows)
+        clock = time.strftime("%a %H:%M", time.localtime(end))
+        self.console.print(
+            f"expected end: {clock}, in {_duration(end - now)} "
+            f"({pace.step:.2f} s a step were measured)",
+            markup=False,
+        )
+        if self.deadline is not None and end > self.deadline:
+            self.console.print(
+                f"the time budget ends {_duration(end - self.deadline)} earlier: training will "
+                "stop in time to score the folds that are trained by then, and to write a submission",
+                style="yellow",
+                markup=False,
+            )
+
+    def _end(self, phase: str) -> None:
+        if phase not in self._ended:
+            self._ended.add(phase)
+            end_phase(phase)
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
