@@ -170,7 +170,14 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     steps = select_steps(
         STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
     )
-    runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
+    runner = Runner(
+        paths,
+        config,
+        console,
+        reuse=not args.force,
+        ladder=not args.no_ladder,
+        cell_timeout=args.cell_timeout,
+    )
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         return
@@ -179,7 +186,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     if args.time_budget:
         deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
     with locked(paths):
-        execute_steps(runner, steps, deadline)
+        execute_steps(runner, steps, deadline, args.stall_timeout)
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them

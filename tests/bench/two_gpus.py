@@ -29,12 +29,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vqa_utils.artifacts.paths import ROOT
+from vqa_utils.artifacts.stop import STEP, Server, receive_descriptors, send_descriptors
 from vqa_utils.config import Config
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import GIB
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.server import HOLDER, Server, receive_descriptors, send_descriptors
 from vqa_utils.sharing.turns import Turns
 
 KEY = "random weights"
@@ -218,7 +218,7 @@ def run_cases(args: argparse.Namespace, server: Server) -> Iterator[Measured]:
         for number in range(max(args.folds)):
             command = [sys.executable, __file__, "--part", "fold", *arguments_of(args)]
             command += ["--folder", folder, "--number", str(number)]
-            environment = os.environ | server.environment | {HOLDER: f"fold {number}"}
+            environment = os.environ | server.environment | {STEP: f"fold {number}"}
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
             )

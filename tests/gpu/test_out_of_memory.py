@@ -13,8 +13,8 @@ from korean_challenge import write_korean_challenge
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.config import from_dict
-from vqa_utils.sharing.server import HOLDER
 
 # Every kernel runs this first. From the second epoch on, batches of more than two rows are too many;
 # other notebooks than 03 do without the seconds of its imports
@@ -36,7 +36,7 @@ def patch():
 
     callbacks.TrainLog.on_step_begin = on_step_begin
 
-if os.environ[{HOLDER!r}].startswith("03"):
+if os.environ[{STEP!r}].startswith("03"):
     patch()
 """
 

@@ -1,6 +1,7 @@
 import sys
 
 import nbformat
+import psutil
 import pytest
 
 from vqa_utils.artifacts.files import write_json
@@ -9,6 +10,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.running.notebooks import execution
 from vqa_utils.running.notebooks.execution import (
     KernelDied,
+    NotebookError,
     OutOfMemory,
     execute,
     where_memory_ran_out,
@@ -58,6 +60,20 @@ def test_a_kernel_that_dies_is_named(notebooks, tmp_path, code, how):
     with pytest.raises(KernelDied, match=rf"dies: its kernel died \({how}\); .* GiB of memory"):
         execute("dies", tmp_path / "archive" / "dies.ipynb", {})
     assert (tmp_path / "archive" / "dies.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_cell_that_takes_too_long_ends_its_notebook_and_kernel(notebooks, tmp_path):
+    kernel = tmp_path / "kernel"
+    notebooks(
+        "sleeps",
+        f"import os, pathlib, time; pathlib.Path({str(kernel)!r}).write_text(str(os.getpid()))",
+        "while True: time.sleep(1)",
+    )
+    archived = tmp_path / "archive" / "sleeps.ipynb"
+    with pytest.raises(NotebookError, match=r"sleeps: .* 2 s .*\n.*sleeps\.ipynb"):
+        execute("sleeps", archived, {}, cell_timeout=2)
+    assert archived.exists() and not psutil.pid_exists(int(kernel.read_text()))
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from vqa_utils.artifacts.paths import ROOT
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.running.notebooks import kernels
 from vqa_utils.running.notebooks.execution import NotebookError, NotebookProcess, execute
 from vqa_utils.running.stages import Stage, Step
-from vqa_utils.sharing.server import HOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def waiting_kernels(notebooks, tmp_path):
 @pytest.fixture
 def look(notebooks, tmp_path):
     """Executes a notebook that tells about its kernel."""
-    notebooks("looks", LOOK.format(holder=HOLDER))
+    notebooks("looks", LOOK.format(holder=STEP))
 
     def run(step):
         archived = tmp_path / "archive" / f"{step}.ipynb"

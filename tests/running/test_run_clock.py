@@ -1,6 +1,7 @@
 """The expected end of a run, and its time budget; the time of day is the tests' own."""
 
 import dataclasses
+import os
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from stand_in import arguments, clock
 
 from vqa_utils.artifacts.files import write_csv, write_json, write_text
 from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.artifacts.stop import SCORING, TRAINING, VARIABLE, must_stop
+from vqa_utils.artifacts.stop import SCORING, STEP, TRAINING, VARIABLE, must_stop
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.forecasting.pace import Pace, ending_seconds, pace_of, scoring_seconds
@@ -208,7 +209,7 @@ def test_the_submission_is_of_the_folds_that_were_trained_in_time(
     """The time for training is up in fold 1; the same command goes on with folds 1 and 2."""
     is_short = True
 
-    def execute(name, archived, parameters, process=None):
+    def execute(name, archived, parameters, process=None, cell_timeout=None):
         if is_short and archived.stem == "03_train_fold-fold1":
             runner.clock._end(TRAINING)
             raise NotebookStopped(f"{archived.stem} failed: StopRequested")
@@ -241,7 +242,7 @@ def test_the_submission_is_of_the_folds_that_were_trained_in_time(
 def test_a_notebook_that_fails_when_its_time_is_up_has_failed(
     stand_in, korean_folder, console, monkeypatch
 ):
-    def execute(name, archived, parameters, process=None):
+    def execute(name, archived, parameters, process=None, cell_timeout=None):
         if name == "03_train_fold":
             runner.clock._end(TRAINING)
             raise NotebookError("ValueError: of its own")
@@ -253,3 +254,31 @@ def test_a_notebook_that_fails_when_its_time_is_up_has_failed(
     runner = Runner(paths, config, console, reuse=True)
     with pytest.raises(NotebookError, match="of its own"):
         execute_steps(runner, select_steps(STAGES, config.adapter_numbers))
+
+
+def test_a_step_without_progress_is_named_once(paths, config, console, monkeypatch, tmp_path):
+    monkeypatch.setattr("vqa_utils.running.run_clock.time.time", lambda: 1000.0)
+    one = RunClock(paths, config, console, stall_seconds=60)
+    archived = paths.notebooks / "03_train_fold-fold1.ipynb"
+    log_steps(paths, 1, 40)
+    with one.working(Step(TRAIN, 1), archived):
+        one.look(1060)
+        assert console.file.getvalue() == ""
+        for now in (1061, 1062):
+            one.look(now)
+        (line,) = console.file.getvalue().splitlines()
+        assert "03_train_fold-fold1 (at step 40 of 100)" in line and " 61 s" in line
+
+        archived.parent.mkdir()
+        archived.touch()  # a cell has ended
+        os.utime(archived, (1100, 1100))
+        one.look(1150)
+        monkeypatch.setenv(STEP, "03_train_fold-fold1")
+        must_stop(TRAINING)  # a step of the training has ended
+        os.utime(f"{tmp_path / 'stop'}@03_train_fold-fold1", (1200, 1200))
+        one.look(1250)
+        assert len(console.file.getvalue().splitlines()) == 1
+        one.look(1261)
+        assert len(console.file.getvalue().splitlines()) == 2
+    one.look(5000)
+    assert len(console.file.getvalue().splitlines()) == 2

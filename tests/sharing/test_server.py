@@ -14,7 +14,7 @@ import pytest
 from vqa_utils.errors import RunError
 from vqa_utils.sharing import client
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
-from vqa_utils.sharing.server import ADDRESS, HOLDER, KEY, Server
+from vqa_utils.sharing.server import ADDRESS, KEY, STEP, Server
 from vqa_utils.sharing.turns import Turns
 
 PATIENCE = 60  # seconds until a wait in vain fails
@@ -39,7 +39,7 @@ def serve(monkeypatch, tmp_path):
             server.lend(base, descriptors)
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv(HOLDER, "fold 0")
+        monkeypatch.setenv(STEP, "fold 0")
         client._connection.cache_clear()
         return server
 
@@ -146,7 +146,7 @@ time.sleep(60)
 def test_a_killed_fold_holds_no_gpu(serve):
     server = serve()
     fold = subprocess.Popen(
-        [sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, env={**os.environ, HOLDER: "killed"}
+        [sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, env={**os.environ, STEP: "killed"}
     )
     assert fold.stdout.readline() == b"holds\n"
     (holder,) = server.turns._queues[1]

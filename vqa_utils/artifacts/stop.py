@@ -1,8 +1,9 @@
 """Stop a run where nothing is lost: on a signal, or a part of it when its time is up.
 
     driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/stop/<run_id>
-               the time budget  -->  writes beside it    runs/.locks/stop/<run_id>.time
-    kernels    look for them after each step, save a checkpoint, and end with StopRequested
+               the time budget  -->  writes beside it    runs/.locks/stop/<run_id>@time
+    kernels    look for them after each step, save a checkpoint, and end with StopRequested;
+               as a sign of life, they touch             runs/.locks/stop/<run_id>@<step>
 
 Kaggle, Slurm and Docker send SIGTERM some seconds before they kill; a terminal that is closed sends
 SIGHUP. The time budget ends training first, and scoring later.
@@ -20,7 +21,8 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.errors import Stopped, VqaError
 
 VARIABLE = "VQA_STOP_FILE"  # names the file to the processes of the run
-TIME_UP = ".time"  # the ending of the file of the time budget
+STEP = "VQA_STEP"  # names the step to the process that executes it
+TIME_UP = "time"
 TRAINING, SCORING = "training", "scoring"
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -61,8 +63,8 @@ def stoppable(paths: RunPaths) -> Iterator[None]:
 
 
 def _forget(file: Path) -> None:
-    file.unlink(missing_ok=True)
-    file.with_name(file.name + TIME_UP).unlink(missing_ok=True)
+    for other in (file, *file.parent.glob(f"{file.name}@*")):
+        other.unlink(missing_ok=True)
 
 
 def leave_signals_to_the_driver() -> None:
@@ -96,7 +98,7 @@ def asked_by() -> int | None:
 
 def end_phase(phase: str) -> None:
     """Ask the notebooks of this driver's run that train, or that score, to stop: their time is up."""
-    file = _time_file()
+    file = _beside(TIME_UP)
     if file is not None:
         with file.open("a") as lines:
             lines.write(f"{phase}\n")
@@ -104,6 +106,7 @@ def end_phase(phase: str) -> None:
 
 def must_stop(phase: str) -> bool:
     """Tell a notebook that trains, or that scores, if it was asked to stop."""
+    _show_life()
     return asked_by() is not None or _is_time_up(phase)
 
 
@@ -122,13 +125,30 @@ def stop_if_asked(phase: str) -> None:
     raise StopRequested(f"{reason}; python run_all.py --resume goes on from here")
 
 
-def _time_file() -> Path | None:
+def last_life(step: str) -> float:
+    """Return when a step of this driver's run was last seen to go on; 0 if it was not."""
+    file = _beside(step)
+    try:
+        return file.stat().st_mtime if file is not None else 0.0
+    except FileNotFoundError:
+        return 0.0
+
+
+def _show_life() -> None:
+    file = _beside(os.environ.get(STEP, ""))
+    if file is not None and STEP in os.environ:
+        with contextlib.suppress(OSError):
+            file.touch()
+
+
+def _beside(name: str) -> Path | None:
+    """Return a file of that name of this process's run; None without a run."""
     file = os.environ.get(VARIABLE)
-    return Path(file + TIME_UP) if file is not None else None
+    return Path(f"{file}@{name}") if file is not None else None
 
 
 def _is_time_up(phase: str) -> bool:
-    file = _time_file()
+    file = _beside(TIME_UP)
     try:
         return file is not None and phase in file.read_text().splitlines()
     except FileNotFoundError:

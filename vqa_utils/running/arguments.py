@@ -235,6 +235,19 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
         "--no-ladder", action="store_true", help="stop at the first out-of-memory error"
     )
     execution.add_argument(
+        "--cell-timeout",
+        type=seconds,
+        metavar="2h",
+        help="end a run with a cell that takes longer (default: no limit)",
+    )
+    execution.add_argument(
+        "--stall-timeout",
+        type=seconds,
+        default=20 * 60.0,
+        metavar="20min",
+        help="name a notebook that has made no progress for so long (default: 20min)",
+    )
+    execution.add_argument(
         "--dry-run", action="store_true", help="show what would run or be reused; run nothing"
     )
 

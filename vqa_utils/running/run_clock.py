@@ -4,13 +4,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
-from vqa_utils.artifacts.stop import end_phase
+from vqa_utils.artifacts.stop import end_phase, last_life
 from vqa_utils.config import Config
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
@@ -28,7 +30,20 @@ from vqa_utils.forecasting.pace import (
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
 
 POLL_SECONDS = 1.0
+STALL_SECONDS = 20 * 60.0  # a slow disk takes ten minutes for the base of the 30B
 STEPS_TO_STOP = 2  # a stop is heard after the step at work, and leaves time for a checkpoint
+
+
+@dataclass
+class _AtWork:
+    """A step that is being executed."""
+
+    step: Step
+    archived: Path
+    begun: float
+    """in seconds since 1970"""
+    stalled_since: float = 0.0
+    """the last progress before it was named"""
 
 
 class RunClock:
@@ -44,6 +59,7 @@ class RunClock:
         console: the terminal.
         rows: of its tables; None if they are not known, and no end is expected.
         deadline: seconds since 1970; None without a budget.
+        stall_seconds: without progress, until a step is named.
         at_once: folds at work at a time.
         left_out: steps for which there was no time.
     """
@@ -55,17 +71,20 @@ class RunClock:
         console: Console,
         rows: RowCounts | None = None,
         deadline: float | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ):
         self.paths = paths
         self.config = config
         self.console = console
         self.rows = rows
         self.deadline = deadline
+        self.stall_seconds = stall_seconds
         self.at_once = 1
         self.left_out: list[Step] = []
         self._ended: set[str] = set()  # phases
         self._due: list[Step] = []
         self._is_told = False
+        self._at_work: dict[str, _AtWork] = {}
 
     @contextlib.contextmanager
     def watching(self, due: Sequence[Step]) -> Iterator[None]:
@@ -91,8 +110,19 @@ class RunClock:
             is_over.set()
             thread.join()
 
+    @contextlib.contextmanager
+    def working(self, step: Step, archived: Path) -> Iterator[None]:
+        """Watch a step while it is executed; a notebook that goes on is written after each cell."""
+        self._at_work[step.name] = _AtWork(step, archived, time.time())
+        try:
+            yield
+        finally:
+            del self._at_work[step.name]
+
     def look(self, now: float) -> None:
-        """Say the expected end once it is known, and end what has to end by now."""
+        """Say the expected end once it is known, name what hangs, and end what has to end by now."""
+        for at_work in list(self._at_work.values()):
+            self._name_stalled(at_work, now)
         pace = pace_of(self.paths, self.config) if self.rows else None
         if pace and not self._is_told and self._is_training():
             self._is_told = True
@@ -140,12 +170,7 @@ class RunClock:
 
     def _describe_left_out(self) -> str:
         """Name the steps that were left out, and how far their trainings are."""
-        parts = []
-        for step in self.left_out:
-            log = fold_log(self.paths.fold(step.fold).train_log) if step.fold is not None else None
-            at = f" (at step {log.steps} of {log.max_steps})" if log and step.stage.trains else ""
-            parts.append(f"{step.name}{at}")
-        return ", ".join(parts)
+        return ", ".join(f"{step.name}{self._how_far(step)}" for step in self.left_out)
 
     def _reason(self, step: Step) -> str:
         if self.has_ended(step):
@@ -222,10 +247,34 @@ class RunClock:
                 markup=False,
             )
 
+    def _name_stalled(self, at_work: "_AtWork", now: float) -> None:
+        """Name a step that makes no progress, once for each time that it stands still."""
+        name = at_work.step.name
+        seen = max(at_work.begun, last_life(name), _modified(at_work.archived))
+        if now - seen <= self.stall_seconds or seen == at_work.stalled_since:
+            return
+        at_work.stalled_since = seen
+        self.console.print(
+            f"{name}{self._how_far(at_work.step)} has made no progress for {_duration(now - seen)}; "
+            "does it hang? Ctrl-C stops the run, and --resume goes on from the last checkpoint",
+            style="yellow",
+            markup=False,
+        )
+
+    def _how_far(self, step: Step) -> str:
+        if step.fold is None or not step.stage.trains:
+            return ""
+        log = fold_log(self.paths.fold(step.fold).train_log)
+        return f" (at step {log.steps} of {log.max_steps})" if log else ""
+
     def _end(self, phase: str) -> None:
         if phase not in self._ended:
             self._ended.add(phase)
             end_phase(phase)
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def _duration(seconds: float) -> str:

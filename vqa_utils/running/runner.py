@@ -27,7 +27,7 @@ from vqa_utils.running.notebooks.execution import (
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide
 from vqa_utils.running.resolution import rows_here, start_run, with_data
-from vqa_utils.running.run_clock import RunClock
+from vqa_utils.running.run_clock import STALL_SECONDS, RunClock
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
 from vqa_utils.running.terminal import print_table, progress_lines
 from vqa_utils.sharing.lender import Lender
@@ -46,6 +46,7 @@ class Runner:
         console: the terminal.
         reuse: do not run a step again if its marker names these settings, inputs and outputs.
         ladder: after an out-of-memory error of a fold, try again with a rung.
+        cell_timeout: the most seconds for a cell of a notebook; None sets no limit.
         clock: says the expected end, and leaves out steps for which a time budget has no time.
     """
 
@@ -57,12 +58,14 @@ class Runner:
         *,
         reuse: bool,
         ladder: bool = True,
+        cell_timeout: float | None = None,
     ):
         self.paths = self.out = paths
         self.config = config
         self.console = console
         self.reuse = reuse
         self.ladder = ladder
+        self.cell_timeout = cell_timeout
         self.clock = RunClock(paths, config, console)
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
@@ -218,8 +221,12 @@ class Runner:
             self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
             return
         try:
-            attempts = Attempts(self.paths, self.config, self.console, self.ladder, sharing)
-            attempts.execute(step, markers.archived(step), progress, process)
+            attempts = Attempts(
+                self.paths, self.config, self.console, self.ladder, sharing, self.cell_timeout
+            )
+            archived = markers.archived(step)
+            with self.clock.working(step, archived):
+                attempts.execute(step, archived, progress, process)
         except NotebookStopped:
             end_if_asked()
             self.clock.leave_out(step)
@@ -248,13 +255,19 @@ def _groups(steps: Sequence[Step]) -> list[list[Step]]:
     return groups
 
 
-def execute_steps(runner: Runner, steps: Sequence[Step], deadline: float | None = None) -> None:
+def execute_steps(
+    runner: Runner,
+    steps: Sequence[Step],
+    deadline: float | None = None,
+    stall_seconds: float = STALL_SECONDS,
+) -> None:
     """Check earlier steps, write the run's settings, execute its steps, and print the results.
 
     Args:
         runner: of the run.
         steps: to execute, in their order.
         deadline: the end of the time budget, in seconds since 1970.
+        stall_seconds: without progress, until a notebook is named.
 
     Raises:
         VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
@@ -273,7 +286,7 @@ def execute_steps(runner: Runner, steps: Sequence[Step], deadline: float | None 
     start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
-    runner.clock = RunClock(paths, config, console, rows_here(config), deadline)
+    runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
     runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
     print_table(console, "where the time went (seconds)", times)

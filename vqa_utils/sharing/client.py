@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection
 
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.errors import RunError
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.server import ADDRESS, BASE, GIVE, HOLDER, KEY, TAKE, receive_descriptors
+from vqa_utils.sharing.server import ADDRESS, BASE, GIVE, KEY, TAKE, receive_descriptors
 
 
 def is_shared() -> bool:
@@ -67,7 +68,7 @@ def _connection() -> Connection:
     """Connect once; the server takes the end of the connection for the end of this process."""
     key = bytes.fromhex(os.environ[KEY])
     connection = Client(os.environ[ADDRESS], "AF_UNIX", authkey=key)
-    name = os.environ.get(HOLDER, "a fold")
+    name = os.environ.get(STEP, "a fold")
     connection.send_bytes(f"{name} ({os.getpid()})".encode())
     return connection
 

@@ -26,10 +26,9 @@ from pathlib import Path
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.sharing.turns import Turns
 
-# Environment variables of a fold's process: the socket and its key, and the fold's name
+# Environment variables of a fold's process: the socket and its key
 ADDRESS = "VQA_SHARING_ADDRESS"
 KEY = "VQA_SHARING_KEY"
-HOLDER = "VQA_SHARING_NAME"
 # Requests, each one message: a word, a space, and the base's key or the GPU's number
 BASE, TAKE, GIVE = b"base", b"take", b"give"
 GRANTED = b"granted"

@@ -42,6 +42,8 @@ class Attempts:
     """After an out-of-memory error of a fold, try again with a rung."""
     sharing: Sharing
     """Of a base, where the folds share one."""
+    cell_timeout: float | None = None
+    """The most seconds for a cell."""
 
     def execute(
         self, step: Step, archived: Path, progress: Progress, process: NotebookProcess | None
@@ -71,7 +73,7 @@ class Attempts:
         while True:
             try:
                 with follow(progress, self.console, step.name, train_log):
-                    execute(step.stage.name, archived, parameters, process)
+                    execute(step.stage.name, archived, parameters, process, self.cell_timeout)
                 return
             except KernelDied as error:
                 end_if_asked()  # a signal to all of the run's processes may have ended it

@@ -14,10 +14,10 @@ from typing import Any
 
 import papermill
 from joblib import cpu_count
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
-from vqa_utils.artifacts.stop import StopRequested, leave_signals_to_the_driver
+from vqa_utils.artifacts.stop import STEP, StopRequested, leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
@@ -34,7 +34,6 @@ from vqa_utils.running.notebooks.kernels import (
     take_kernel,
 )
 from vqa_utils.setting_types import AUTO
-from vqa_utils.sharing.server import HOLDER
 
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -176,6 +175,7 @@ def execute(
     archived: Path,
     parameters: dict[str, Any],
     process: NotebookProcess | None = None,
+    cell_timeout: float | None = None,
 ) -> None:
     """Run a notebook with papermill in `notebooks/`.
 
@@ -186,20 +186,21 @@ def execute(
         archived: the copy.
         parameters: of its parameters cell.
         process: runs it; this process if not given.
+        cell_timeout: the most seconds for a cell; None sets no limit.
 
     Raises:
-        NotebookError: an error in a cell.
+        NotebookError: an error in a cell, or one that took too long.
         NotebookStopped: it was asked to stop.
         KernelDied: its kernel, or the process.
         RunError: an unknown parameter.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
     if process is None:
-        _execute(source, archived, parameters)
+        _execute(source, archived, parameters, cell_timeout)
     else:
         with LowestMemory() as memory:
             try:
-                process.run(_execute, source, archived, parameters)
+                process.run(_execute, source, archived, parameters, cell_timeout)
             except KernelDied as error:
                 if isinstance(error.__cause__, BrokenProcessPool):
                     raise KernelDied(
@@ -208,7 +209,9 @@ def execute(
                 raise
 
 
-def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
+def _execute(
+    source: Path, archived: Path, parameters: dict[str, Any], cell_timeout: float | None
+) -> None:
     known = papermill.inspect_notebook(_as_it_is(source))
     # papermill would only warn, and the notebook run with its defaults
     unknown = sorted(parameters.keys() - known.keys())
@@ -217,7 +220,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
             f"{source.name}: expected some of the parameters {sorted(known)}, found {unknown}"
         )
     archived.parent.mkdir(parents=True, exist_ok=True)
-    os.environ[HOLDER] = archived.stem
+    os.environ[STEP] = archived.stem
 
     def run() -> None:
         kernel = take_kernel(archived.stem)
@@ -230,8 +233,14 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
                 km=kernel,
                 kernel_name=KERNEL,
                 progress_bar=False,
+                execution_timeout=cell_timeout,
                 extra_arguments=[QUIET, first_line()],
             )
+        except CellTimeoutError as error:
+            raise NotebookError(
+                f"{archived.stem}: a cell took longer than {cell_timeout:g} s (--cell-timeout)\n"
+                f"notebook: {shown(archived)}"
+            ) from error
         except DeadKernelError as error:
             raise KernelDied(
                 f"{archived.stem}: its kernel died ({end_of(kernel)}); {memory.lowest()}\n"

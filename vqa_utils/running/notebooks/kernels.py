@@ -13,8 +13,7 @@ from jupyter_client import AsyncKernelManager
 from nbclient.util import run_sync
 
 from vqa_utils.artifacts.files import read_json
-from vqa_utils.artifacts.stop import SIGNALS
-from vqa_utils.sharing.server import HOLDER
+from vqa_utils.artifacts.stop import SIGNALS, STEP
 
 KERNEL = "python3"
 # A kernel warns of its unencrypted port as it starts, and may report as an error that it is
@@ -93,7 +92,7 @@ def take_kernel(name: str) -> AsyncKernelManager:
     client.start_channels()
     try:
         run_sync(client.wait_for_ready)(timeout=START_TIMEOUT)
-        client.execute(f"__import__('os').environ[{HOLDER!r}] = {name!r}", silent=True)
+        client.execute(f"__import__('os').environ[{STEP!r}] = {name!r}", silent=True)
     except RuntimeError:
         end_kernel(kernel)
         raise
