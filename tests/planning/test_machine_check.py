@@ -6,13 +6,19 @@ import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.planning.machine.check import check_machine, check_run
+from vqa_utils.planning.machine.check import check_host, check_machine, check_run
 from vqa_utils.planning.machine.gpus import T4, Gpu, MachineError
 from vqa_utils.planning.plan import memory_plan, plan_for, resolve_for_machine
 from vqa_utils.planning.shapes import ShapeError
 from vqa_utils.presets import PRESETS, preset
 
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def kaggles_memory(monkeypatch):
+    """The machine's own memory is Kaggle's, whatever these tests run on."""
+    monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: 31 * GIB)
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
@@ -26,6 +32,32 @@ def test_two_t4_hold_the_30b_and_one_does_not(name):
     assert f"{lacking.total / GIB:.1f} GiB" in message and "Tesla T4 with 14.7 GiB" in message
     assert "single_gpu, dense_8b, demo" in message and "offload_experts=true" in message
     check_machine(preset(name, offload_experts=True), [T4])
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "free", "hints"),
+    [
+        ({}, [T4, T4], 31, None),  # Kaggle
+        ({"folds_at_once": 2}, [T4, T4], 31, None),
+        ({"folds_at_once": 2}, [T4, T4], 12, ["folds_at_once=1", "num_workers=0"]),
+        ({"folds_at_once": 1}, [T4, T4], 12, None),
+        ({"num_workers": 8}, [T4, T4], 12, ["num_workers=0"]),
+        ({"offload_experts": True}, [T4], 31, None),
+        ({"offload_experts": True, "num_workers": 0}, [T4], 12, ["offload"]),
+        ({"folds_at_once": 2}, [], 1, None),  # nothing is planned
+    ],
+)
+def test_a_run_needs_memory_of_the_machine_itself(monkeypatch, settings, gpus, free, hints):
+    monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: free * GIB)
+    config = preset("safe", **settings)
+    if hints is None:
+        check_host(config, gpus)
+        return
+    with pytest.raises(MachineError) as error:
+        check_host(config, gpus)
+    assert f"found {free}.0" in str(error.value)
+    for hint in hints:
+        assert hint in str(error.value)
 
 
 @pytest.mark.slow
@@ -180,3 +212,12 @@ def test_too_many_folds_at_a_time_are_told_as_the_reason():
     with pytest.raises(MachineError) as alone:
         check_machine(preset("safe"), [T4])
     assert "folds_at_once" not in str(alone.value)
+
+
+def test_a_run_is_refused_with_what_its_gpus_and_its_own_memory_lack(monkeypatch):
+    monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: 2 * GIB)
+    monkeypatch.setattr("vqa_utils.planning.machine.check.check_source", lambda model: None)
+    with pytest.raises(MachineError) as error:
+        check_run(preset("safe"), [Gpu("Tesla T4", 8.0), Gpu("Tesla T4", 8.0)])
+    message = str(error.value)
+    assert "of GPU memory" in message and "found 2.0" in message

@@ -2,5 +2,5 @@
 
 check  Refuse a run without the machine or the model for it
 gpus   Find the GPUs, and how much of each a run may take
-host   Measure the machine's own memory
+host   Measure the machine's own memory, and count what a run takes of it
 """

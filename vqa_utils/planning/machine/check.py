@@ -7,9 +7,19 @@ from pathlib import Path
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import VqaError
 from vqa_utils.planning.machine.gpus import Gpu, MachineError, check_torch
-from vqa_utils.planning.plan import assumed_gpus, describe_need, memory_plan, plan_for, refusal
-from vqa_utils.planning.shapes import ShapeError
+from vqa_utils.planning.machine.host import free_memory, host_memory
+from vqa_utils.planning.plan import (
+    assumed_gpus,
+    describe_need,
+    fold_gpus,
+    is_planned,
+    memory_plan,
+    plan_for,
+    refusal,
+)
+from vqa_utils.planning.shapes import ShapeError, shape_of
 from vqa_utils.planning.source.check import SourceError, check_source
+from vqa_utils.setting_types import GIB
 
 
 def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
@@ -29,6 +39,35 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     raise MachineError(refusal(config, gpus, _least_need(config)))
 
 
+def check_host(config: Config, gpus: Sequence[Gpu]) -> None:
+    """Refuse settings beyond the memory of the machine itself.
+
+    Raises:
+        MachineError: with the memory that is needed, by purpose, and what needs less.
+    """
+    if not gpus or config.model == DEMO_MODEL_NAME or not is_planned(config):
+        return
+    plan = plan_for(config, gpus)
+    places = fold_gpus(config, len(config.adapter_numbers), gpus)
+    folds = max(1, len(places), min(config.sharing_folds, len(config.adapter_numbers)))
+    needed = host_memory(config, shape_of(config), plan, folds)
+    total, free = sum(needed.values()), free_memory()
+    if total <= free:
+        return
+    parts = [f"{purpose} {size / GIB:.1f}" for purpose, size in needed.items() if size]
+    hints = []
+    if folds > 1 and not places:
+        hints.append("--set folds_at_once=1 takes one fold at a time")
+    if config.num_workers:
+        hints.append("--set num_workers=0 decodes pictures in the training process")
+    if plan.offloaded_layers:
+        hints.append("a smaller model, or more GPU memory, leaves fewer experts to offload")
+    raise MachineError(
+        f"expected {total / GIB:.1f} GiB of the machine's own memory to be free "
+        f"({', '.join(parts)}), found {free / GIB:.1f}; {'; '.join(hints) or 'end other processes'}"
+    )
+
+
 def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
     """Refuse a run without the machine or the model for it.
 
@@ -36,10 +75,11 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
         MachineError: with the problems of both at once.
     """
     problems = []
-    try:
-        check_machine(config, gpus)
-    except VqaError as error:
-        problems.append(str(error))
+    for check in (check_machine, check_host):
+        try:
+            check(config, gpus)
+        except VqaError as error:
+            problems.append(str(error))
     try:
         check_source(config.model)
     except VqaError as error:

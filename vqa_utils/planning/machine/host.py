@@ -1,4 +1,4 @@
-"""Measure the machine's own memory."""
+"""Measure the machine's own memory, and count what a run takes of it."""
 
 import re
 import threading
@@ -7,7 +7,18 @@ from pathlib import Path
 
 import psutil
 
+from vqa_utils.config import Config
+from vqa_utils.planning.gpu_plan import Plan
+from vqa_utils.planning.memory import EXPERTS, Bytes, weights_by_module
+from vqa_utils.planning.shapes import ModelShape
 from vqa_utils.setting_types import GIB
+
+# GiB of a process of its own, at the most, with the 30B on one and on two H200: tests/bench/README.md
+DRIVER = 0.3  # with the process that runs its notebooks
+LOADING = 2.5  # reads the base and packs it
+AT_WORK = 2.4  # a kernel that trains
+DECODING = 1.2  # for each of `num_workers`
+WAITING = 1.0  # a kernel that has imported, until its turn comes
 
 MEMORY_SAMPLES = 10  # the latest ones count
 SECONDS_BETWEEN = 0.5  # of two samples
@@ -28,6 +39,29 @@ def free_memory() -> int:
     # Files that were read and may be dropped count as used there
     cached = re.search(r"^inactive_file (\d+)$", stat, re.MULTILINE)
     return min(free, max(0, int(limit) - used + (int(cached[1]) if cached else 0)))
+
+
+def host_memory(config: Config, shape: ModelShape, plan: Plan, folds: int) -> Bytes:
+    """Count the machine's own memory for a run whose model is on GPUs, in bytes, by purpose.
+
+    Args:
+        config: the settings of the run.
+        shape: the model's.
+        plan: of its GPUs.
+        folds: at work at a time.
+    """
+    weights = weights_by_module(shape, config)
+    offloaded = sum(weights[layer].get(EXPERTS, 0) for layer in plan.offloaded_layers)
+    waiting = folds if config.sharing_folds > 1 else 0
+    sizes_gib = {
+        "the driver": DRIVER * (1 + folds),
+        "the base while it is loaded": LOADING,
+        "folds at work": AT_WORK * folds,
+        "processes that decode pictures": DECODING * folds * config.num_workers,
+        "kernels that wait": WAITING * waiting,
+    }
+    sizes = {purpose: int(size * GIB) for purpose, size in sizes_gib.items()}
+    return {**sizes, "offloaded experts": offloaded * folds}
 
 
 class LowestMemory(threading.Thread):
