@@ -11,11 +11,14 @@ from typing import NamedTuple
 import pandas as pd
 
 LONGEST_NAME = 255  # bytes, on the usual file systems
+LONGEST_PATH = 2048  # bytes; Linux takes 4,096, with the folder's
 LONGEST_SHOWN = 80  # characters of a path in a message
 NAMES_SHOWN = 4  # of files that may be meant
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # A picture's contents in place of its name: after a head, as in web pages, or alone
-BASE64 = re.compile(r"data:[\w/+.-]*;base64,|[a-z0-9+/\s]{200,}={0,2}$", re.IGNORECASE)
+BASE64 = re.compile(
+    r"data:[\w/+.-]*;base64,|(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9+/\s]{200,}={0,2}$", re.DOTALL
+)
 DRIVE = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
 ENDING = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$")  # of a name without capitals
 NO_FILE = "found no file"
@@ -57,7 +60,8 @@ class PictureFolder:
             alike: take a name that differs in what copies and other systems change: the Unicode
                 form, spaces at its ends, `\` for `/`, capitals, the ending.
         """
-        if "\0" in path or _longest_name(path) > LONGEST_NAME:
+        is_too_long = _longest_name(path) > LONGEST_NAME or _bytes(path) > LONGEST_PATH
+        if "\0" in path or BASE64.match(path) or is_too_long:
             return Found(path, _describe_no_file(path), is_refused=True)
         found = self._find_exactly(path)
         if found.problem == NO_FILE and alike:
@@ -207,7 +211,11 @@ def _plain(name: str) -> str:
 
 def _longest_name(path: str) -> int:
     """Bytes of the longest name on a path."""
-    return max(len(name.encode("utf-8", "surrogatepass")) for name in path.split("/"))
+    return max(_bytes(name) for name in path.split("/"))
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 def _refused(path: str, real: Path) -> Found:
@@ -226,7 +234,9 @@ def _describe_no_file(path: str) -> str:
         return "found a path of Windows; it has to be relative to the data folder"
     longest = _longest_name(path)
     if longest > LONGEST_NAME:
-        return f"found a name of {longest:,} bytes; a file's has at most {LONGEST_NAME}"
+        return f"found a name of {longest:,} bytes, expected at most {LONGEST_NAME}"
+    if _bytes(path) > LONGEST_PATH:
+        return f"found a path of {_bytes(path):,} bytes, expected at most {LONGEST_PATH:,}"
     return NO_FILE
 
 
