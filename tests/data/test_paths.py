@@ -118,6 +118,7 @@ def test_a_name_like_none_is_not_found(folder, path):
         ("file:///etc/passwd", "URL"),
         ("data:image/png;base64,iVBORw0KGgo=", "base64"),
         ("/9j/iVBORw0" * 9_000, "99,000 characters of base64"),
+        ("/9j/4AAQSkZJRg" * 60, "840 characters of base64"),
         ("images/" + "가" * 86, "258 bytes"),
         ("images/" * 900, "6,300 bytes"),
         ("images/x\0.png", "NUL"),

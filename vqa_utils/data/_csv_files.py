@@ -58,9 +58,6 @@ def read_rows(
     except _NotATableError as error:
         problems.append(f"{name}{error}")
         return nothing
-    if not table.head:
-        problems.append(f"{name}: expected the columns {', '.join(columns)}, found no text")
-        return nothing
     head = table.head
     if "path" not in head:
         head = ["path" if column == "image" else column for column in head]
@@ -72,7 +69,7 @@ def read_rows(
     if missing:
         problems.append(
             f"{name}: expected the columns {', '.join(columns)}; "
-            f"lacks {', '.join(missing)}, found {', '.join(head)}"
+            f"lacks {', '.join(missing)}, found {', '.join(head) or 'no text'}"
         )
         return nothing
     if not table.rows:

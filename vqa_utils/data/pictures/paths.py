@@ -203,10 +203,8 @@ def describe_alike(located: pd.DataFrame) -> str:
 
 def _plain(name: str) -> str:
     """A name without what copies and other systems change."""
-    # Capitals may compose anew: decomposed before and after
-    letters = unicodedata.normalize("NFD", name).casefold()
-    letters = unicodedata.normalize("NFD", letters).strip()
-    return ENDING.sub("", letters).rstrip()
+    letters = unicodedata.normalize("NFD", name.casefold())
+    return ENDING.sub("", letters.strip()).rstrip()
 
 
 def _longest_name(path: str) -> int:
