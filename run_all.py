@@ -35,8 +35,14 @@ def main() -> None:
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
 
-    # Wide enough for the tables in a notebook's `!` or a log file, of unknown width
-    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(
+        soft_wrap=True,
+        highlight=False,
+        markup=False,  # a name such as "[red]" is printed as it is
+        emoji=False,
+        # Wide enough for the tables in a notebook's `!` or a log file, of unknown width
+        width=None if sys.stdout.isatty() else 120,
+    )
     try:
         run(args, console)
     except VqaError as error:

@@ -1,7 +1,18 @@
+import csv
+import io
+
 import pandas as pd
 import pytest
 
-from vqa_utils.artifacts.files import ArtifactError, hashes, sha256, write_atomically, write_text
+from vqa_utils.artifacts.files import (
+    ArtifactError,
+    hashes,
+    sha256,
+    write_atomically,
+    write_csv,
+    write_sheet,
+    write_text,
+)
 from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
 from vqa_utils.artifacts.probabilities import (
     read_orders,
@@ -10,6 +21,7 @@ from vqa_utils.artifacts.probabilities import (
     write_probabilities,
 )
 from vqa_utils.artifacts.provenance import provenance
+from vqa_utils.ensembling.combining import submission
 
 PROBS = pd.DataFrame(
     {
@@ -122,3 +134,48 @@ def test_tests_do_not_write_into_the_users_runs():
     assert (
         RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"
     )
+
+
+FORMULAS = ["=1+1", "+82-10-1234", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "='x'!A1", "'=1", "''@a",
+            '=HYPERLINK("http://x","y")', "=cmd|' /C calc'!A0", "-1+1", "＝1+1", "+", "-", "=", "@"]  # fmt: skip
+TEXTS = [
+    "",
+    "a=1",
+    "1-2",
+    "'quoted'",
+    "O'Neill",
+    " x",
+    "-0.5",
+    "+1",
+    "-1e-5",
+    "-1,5",
+    "a\rb",
+    '"',
+    "1;2",
+]
+
+
+def test_a_spreadsheet_runs_no_text_of_a_table_for_people(tmp_path):
+    frame = pd.DataFrame({"text": FORMULAS + TEXTS})
+    write_sheet(
+        tmp_path / "t.csv", frame.assign(number=-0.5, mixed=["all", *[0] * 30][: len(frame)])
+    )
+    text = (tmp_path / "t.csv").read_bytes().decode()
+    cells = list(csv.reader(io.StringIO(text, newline="")))
+    assert cells[0] == ["text", "number", "mixed"]
+    shown = [line[0] for line in cells[1:]]
+    assert shown == [f"'{text}" for text in FORMULAS] + TEXTS
+    assert {line[1] for line in cells[1:]} == {"-0.5"}
+    assert [line[2] for line in cells[1:3]] == ["all", "0"]
+    # Without their first apostrophes, the formulas are whole
+    assert [text[1:] for text in shown[: len(FORMULAS)]] == FORMULAS
+
+
+def test_ids_that_look_like_formulas_stay_as_they_are_between_stages_and_for_kaggle(tmp_path):
+    ids = [text for text in FORMULAS if text == text.strip()]
+    probs = pd.DataFrame([[0.7, 0.1, 0.1, 0.1]] * len(ids), columns=list("abcd")).assign(id=ids)
+    write_probabilities(tmp_path / "p.csv", probs)
+    assert read_probabilities(tmp_path / "p.csv", ids)["id"].tolist() == ids
+    write_csv(tmp_path / "s.csv", submission(pd.DataFrame({"id": ids}), probs))
+    with (tmp_path / "s.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["id", "answer"], *([row_id, "a"] for row_id in ids)]

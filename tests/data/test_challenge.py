@@ -9,7 +9,7 @@ from PIL import Image
 
 from vqa_utils.config import DEMO_DATA
 from vqa_utils.data import challenge as challenge_module
-from vqa_utils.data._csv_files import SHOWN, read_rows
+from vqa_utils.data._csv_files import SHOWN
 from vqa_utils.data.challenge import (
     DataError,
     KnownChallenge,
@@ -252,11 +252,3 @@ def test_kinds_of_question():
     )
     kinds = [kind for *_, kind in expected]
     assert question_kinds(rows).to_dict() == dict(zip(rows.index, kinds, strict=True))
-
-
-def test_a_row_that_is_too_wide_below_a_head_of_two_lines_is_a_problem_of_the_file(tmp_path):
-    (tmp_path / "train.csv").write_text("\nid,question\n1,a,x\n2,b\n")
-    problems = []
-    read_rows(tmp_path, "train.csv", ("id", "question"), problems)
-    (problem,) = problems
-    assert problem.startswith("train.csv: ") and "2 cells" in problem

@@ -131,7 +131,7 @@ def test_all_problems_come_at_once_with_those_of_the_other_files(folder):
         (b"id,question\n", "rows"),
         (b"id,question\ntrain_0001,Which colour, please?\n", "line 2: expected 2 cells"),
         (b"id,question\ntrain_0001,\xff\xff\n", "CP949"),
-        (b"", "comma"),
+        (b"", "id, question"),
     ],
 )
 def test_a_file_that_is_no_table_of_questions_is_an_error(

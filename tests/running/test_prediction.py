@@ -153,3 +153,21 @@ def test_a_broken_test_set_is_reported_before_anything_runs(run, answer, hidden,
     with pytest.raises(DataError):
         answer(hidden)
     assert not stand_in.executed
+
+
+@pytest.mark.parametrize("name", ["none", "test.csv", "x" * 300, "loop", "a\0b", "hidden[/red]{0}"])
+def test_a_folder_that_is_none_is_told(run, answer, hidden, stand_in, name):
+    run()
+    (hidden / "loop").symlink_to("loop")
+    with pytest.raises(RunError, match="expected a folder"):
+        answer(hidden / name)
+    assert not stand_in.executed and not (RunPaths("r").folder / "predict").exists()
+
+
+@pytest.mark.parametrize("name", ["{run_id}", "{", "100 % [a] {0}", "[red]", "<b>$x$", "테스트"])
+def test_a_folder_of_any_name_is_answered(run, answer, hidden, stand_in, name):
+    run()
+    folder = hidden.rename(hidden.parent / name)
+    path = answer(folder)
+    assert stand_in.executed == STEPS and path.parent.name == folder.name
+    assert answer(folder) == path and stand_in.executed == STEPS, "reused"

@@ -26,6 +26,14 @@ def test_a_new_run_has_the_presets_settings_and_the_commands_changes():
     assert config.data == str(Path("some/where").resolve())
 
 
+@pytest.mark.parametrize("setting", ["data", "model", "extra_train", "cache_dir"])
+@pytest.mark.parametrize("name", ["x" * 5_000, "a\0b", "~nobody-of-this-name/x"])
+def test_a_path_that_can_be_none_is_told_at_once(setting, name):
+    with pytest.raises(RunError, match="expected a path") as error:
+        resolve_run(arguments(set=[f"{setting}={name}"]), "now")
+    assert repr(name[:80]) in str(error.value) and len(str(error.value)) < 300
+
+
 def test_a_run_that_is_there_is_not_overwritten(korean_folder):
     start_run(RunPaths("there"), preset("demo", data=str(korean_folder)))
     with pytest.raises(RunError, match=r"runs/there .*--resume.*--force"):

@@ -3,8 +3,11 @@
 import re
 
 import pandas as pd
+import pytest
 
+import run_all
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.running import terminal
 from vqa_utils.running.terminal import print_presets, print_table
 
 
@@ -31,3 +34,22 @@ def test_each_preset_is_listed_with_its_model_and_step(console):
         config = preset(name)
         own = re.search(rf"^{name} .*\n(.*\n(?:  .*\n)?)", text, re.MULTILINE)[1]
         assert config.model in own and f"{config.effective_batch} rows" in own
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", "[/red]", ":smile:", "{0}", "%s", "[b"])
+def test_names_are_printed_as_they_are(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / name))
+    monkeypatch.setattr("sys.argv", ["run_all.py", "compare"])
+    run_all.main()
+    assert f"{tmp_path / name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", ":smile:", "{0}", "[b"])
+def test_tables_show_names_as_they_are(monkeypatch, capsys, name):
+    frame = pd.DataFrame({name: ["1", name]})
+    show = lambda console: terminal.print_table(console, f"title {name}", frame)  # noqa: E731
+    monkeypatch.setattr(terminal, "print_presets", show)
+    monkeypatch.setattr("sys.argv", ["run_all.py", "presets"])
+    run_all.main()
+    out = capsys.readouterr().out
+    assert f"title {name}" in out and out.count(name) == 3

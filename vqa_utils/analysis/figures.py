@@ -31,8 +31,10 @@ TOKEN_BOX = "#eef1f5"  # light grey: all other tokens
 CHANCE = 1 / len(LETTERS)
 DOT_SIZES = (20, 250)  # points^2, of the bin with the fewest rows and of that with the most
 
-# 80 dots an inch keep the committed notebooks small
-sns.set_theme(style="whitegrid", palette=PALETTE, rc={"figure.dpi": 80})
+# 80 dots an inch keep the committed notebooks small. A `$` in a label is one, and begins no formula
+sns.set_theme(style="whitegrid", palette=PALETTE, rc={"figure.dpi": 80, "text.parse_math": False})
+# Nor does it in a table that a notebook shows
+pd.set_option("display.html.use_mathjax", False)
 
 
 def answer_balance(train: pd.DataFrame) -> Figure:

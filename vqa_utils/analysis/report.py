@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vqa_utils.analysis._templates import cell_text, render
 from vqa_utils.analysis.gallery import Card, cards_of
-from vqa_utils.artifacts.files import write_atomically, write_csv, write_text
+from vqa_utils.artifacts.files import write_atomically, write_sheet, write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.presets import differences
@@ -125,7 +125,7 @@ class Report:
         folder = self.paths.report
         for section in self.sections:
             if section.table is not None:
-                write_csv(folder / section.table_file, section.table)
+                write_sheet(folder / section.table_file, section.table)
             if section.figure is not None:
                 _write_png(folder / section.figure_file, section.figure)
         page = render(

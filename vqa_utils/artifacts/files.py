@@ -1,8 +1,10 @@
 """Write files between stages, complete or not at all, and hash them."""
 
+import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from vqa_utils.setting_types import ConfigError
 
 MISSING = "missing"  # in place of the hash of a file that is not there
 MADE_AGAIN = "delete it, and python run_all.py --resume makes it again"
+# What a spreadsheet takes for a formula (OWASP, "CSV Injection"), but for a number. Apostrophes before
+# it count, so that the one that `write_sheet` sets is always the first
+FORMULA = re.compile(r"'*(?![+-]?[\d.,]+(e[+-]?\d+)?$)[=+\-@\t\r\n＝＋－＠]", re.IGNORECASE)
 ID_DIGITS = 16  # hex digits of a hash that only has to tell lists of rows apart
 
 
@@ -114,8 +119,27 @@ def settings_of(values: dict[str, Any], file: Path) -> Config:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a CSV file atomically, without an index."""
+    """Write a CSV file atomically, without an index, every value as it is.
+
+    For files that a stage or Kaggle reads: they compare ids.
+    """
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def write_sheet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a CSV file atomically for people, whose spreadsheet runs no text of it as a formula.
+
+    Such a text gets an apostrophe before it. No stage reads these files.
+    """
+    plain = frame.map(lambda cell: f"'{cell}" if is_formula(cell) else cell)
+    # All texts in quotes: Python's csv leaves a lone \r bare, which ends a line elsewhere
+    quotes = csv.QUOTE_NONNUMERIC
+    write_atomically(path, lambda temporary: plain.to_csv(temporary, index=False, quoting=quotes))
+
+
+def is_formula(cell: object) -> bool:
+    """Tell whether a spreadsheet would run a cell; a number such as -0.5 it does not."""
+    return isinstance(cell, str) and FORMULA.match(cell) is not None
 
 
 def sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ REPEATED_ID = "id {id!r}: expected once, found again"
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
 TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
 WRONG_ANSWER = "answer: expected a, b, c or d, found {answer!r}"
-WRONG_IMAGE = "{path}: expected an image, {problem}"
+WRONG_IMAGE = "{path!r}: expected an image, {problem}"
 
 
 def question_problems(folder: Path, name: str, rows: pd.DataFrame) -> list[str]:
@@ -52,18 +52,23 @@ def taken_id_problems(
 
 
 def image_problems(
-    folder: Path, rows_by_file: dict[str, pd.DataFrame], images: pd.DataFrame
+    folder: Path, name: str, located: pd.DataFrame, images: pd.DataFrame | None
 ) -> list[str]:
     """Describe rows whose image cannot be used.
 
     Args:
-        folder: holds the files.
-        rows_by_file: `path`, by the file's name.
-        images: `problem`, by path (see `images.read_images`).
+        folder: holds the file.
+        name: the file's.
+        located: of `paths.locate`, for all rows of the file. An empty path is described by
+            `question_problems`.
+        images: `problem`, by path (see `images.read_images`); without it, only paths that lead out
+            of the folder are described.
     """
-    problems = []
-    for name, rows in rows_by_file.items():
-        described = rows.assign(problem=rows["path"].map(images["problem"]))
-        is_wrong = described["problem"] != ""
-        problems += row_problems(folder, name, described, is_wrong, WRONG_IMAGE)
-    return problems
+    if images is None:
+        problems = located["problem"].where(located["is_refused"], "")
+    else:
+        of_images = located["file"].map(images["problem"])
+        problems = located["problem"].where(located["problem"] != "", of_images)
+    is_wrong = (problems != "") & (located["path"].str.strip() != "")
+    described = located[["path"]].assign(problem=problems)
+    return row_problems(folder, name, described, is_wrong, WRONG_IMAGE)

@@ -2,10 +2,11 @@
 
 import csv
 import io
-import warnings
+import re
+import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -16,17 +17,25 @@ KOREAN = "cp949"  # what Korean Windows writes
 LEAST_KOREAN = 0.8
 DELIMITERS = ("\t", ";")  # in place of commas, where the head has none
 ROUNDED = r"\d[.,]?\d*[eE]\+\d+"  # 202511000000123 as a spreadsheet shows it
-INVISIBLE = "[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060\ufeff]"  # spaces and marks of no width
-AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # "None", "01" stay options
-TOO_WIDE = "expected {} cells, found more; put texts with commas in quotes"
-csv.field_size_limit(2**31 - 1)  # its own limit is 128 KiB, and pandas has none
+# Spaces, marks of no width, and control characters such as a line break
+INVISIBLE = "[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060\ufeff\x00-\x1f\x7f-\x9f]"
+csv.field_size_limit(2**31 - 1)  # its own limit of a cell is 128 KiB
 SHOWN = 12  # problems listed of a kind; the rest is counted
+LONGEST_SHOWN = 300  # characters of a cell
 
 
 class _Table(NamedTuple):
-    frame: pd.DataFrame
-    has_cells_without_column: bool
-    """Some row is wider than the head; pandas drops its last cells with a warning."""
+    """A file's cells, as text."""
+
+    head: list[str]
+    """The columns' names; [] of a file without text."""
+    rows: list[list[str]]
+    lines: list[int]
+    """The line on which each row starts, [rows]."""
+
+
+class _NotATableError(Exception):
+    """A file cannot be read as a table; the words complete its name."""
 
 
 def read_rows(
@@ -43,44 +52,56 @@ def read_rows(
         The table with exactly these columns; without rows if the file cannot be read as one.
     """
     nothing = pd.DataFrame(columns=list(columns), dtype=str)
-    if not (folder / name).is_file():
-        problems.append(f"{name}: expected a file, found none")
-        return nothing
-    text = decoded((folder / name).read_bytes())
-    if text is None:
-        problems.append(f"{name}: expected UTF-8 or Korean CP949, found neither; save it as UTF-8")
-        return nothing
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        problems.append(f"{name} line {line}: expected text, found a NUL byte; save it as UTF-8")
-        return nothing
     try:
+        text = _text_of(folder / name)
         table = _table_of(text)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        expected = "expected comma-separated rows (texts with commas in quotes)"
-        problems.append(f"{name}: {expected}, found: {str(error).strip()}")
+    except _NotATableError as error:
+        problems.append(f"{name}{error}")
         return nothing
-    twice = _columns_twice(text)
+    head = table.head
+    if "path" not in head:
+        head = ["path" if column == "image" else column for column in head]
+    twice = [column for column, count in Counter(head).items() if count > 1 and column]
     if twice:
         problems.append(f"{name}: expected each column once, found {', '.join(twice)} again")
         return nothing
-    frame = table.frame.rename(columns=str.strip)
-    if "path" not in frame:
-        frame = frame.rename(columns={"image": "path"})
-    missing = [column for column in columns if column not in frame]
+    missing = [column for column in columns if column not in head]
     if missing:
         problems.append(
             f"{name}: expected the columns {', '.join(columns)}; "
-            f"lacks {', '.join(missing)}, found {', '.join(frame)}"
+            f"lacks {', '.join(missing)}, found {', '.join(head) or 'no text'}"
         )
         return nothing
-    if frame.empty:
+    if not table.rows:
         problems.append(f"{name}: expected rows, found none")
-    if table.has_cells_without_column:
-        problems += _too_wide(folder, name, frame, text)
+    problems += _uneven_rows(name, table)
+    frame = _frame_of(table, {column: head.index(column) for column in columns})
     if "id" in columns:
         problems += _spoilt_ids(folder, name, frame)
-    return frame[list(columns)]
+    return frame
+
+
+def _text_of(file: Path) -> str:
+    """Read a file's text.
+
+    Raises:
+        _NotATableError: it cannot be read, or is no text.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # nothing waits for what a pipe may bring
+            raise FileNotFoundError
+        contents = file.read_bytes()
+    except FileNotFoundError:
+        raise _NotATableError(": expected a file, found none") from None
+    except OSError as error:
+        raise _NotATableError(f": expected a file to read, found: {error.strerror}") from error
+    text = decoded(contents)
+    if text is None:
+        raise _NotATableError(": expected UTF-8 or Korean CP949, found neither; save it as UTF-8")
+    if "\0" in text:
+        line = len(re.findall("\r\n|\r|\n", text[: text.index("\0")])) + 1
+        raise _NotATableError(f" line {line}: expected text, found a NUL byte; save it as UTF-8")
+    return text
 
 
 def decoded(contents: bytes) -> str | None:
@@ -105,23 +126,75 @@ def _is_common_korean(letter: str) -> bool:
 
 
 def _delimiter_of(text: str) -> str:
-    head = text.lstrip().partition("\n")[0]
+    lines = re.search(r"\S[^\r\n]*", text)
+    head = lines[0] if lines else ""
     found = [delimiter for delimiter in DELIMITERS if delimiter in head]
     return found[0] if found and "," not in head else ","
 
 
 def _table_of(text: str) -> _Table:
-    with warnings.catch_warnings(record=True, action="always") as warned:
-        # index_col=False: with wider rows, pandas would take the first column as the index
-        frame = pd.read_csv(io.StringIO(text), **AS_TEXT, sep=_delimiter_of(text), index_col=False)
-    return _Table(frame, bool(warned))
+    """Part a file's text into its cells.
+
+    A text in quotes may go over several lines, and an empty line is no row:
+
+        1  id,question        the head
+        2                     no row
+        3  r0,"a question     row 0
+        4  of two lines"
+        5  r1,another         row 1         -> lines [3, 5]
+
+    Raises:
+        _NotATableError: other text follows a closing quote, or a quote is never closed. A lenient
+            reader would take the commas and line ends after it for text, or for none.
+    """
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=_delimiter_of(text), strict=True)
+    rows = []
+    starts = []
+    start = 1
+    try:
+        for cells in reader:
+            is_row = len(cells) > 1 or any(cell.strip() for cell in cells)
+            if is_row:
+                rows.append(cells)
+                starts.append(start)
+            start = reader.line_num + 1  # line_num counts lines within quotes too
+    except csv.Error as error:
+        ends = f"s {start} to {reader.line_num}" if start < reader.line_num else f" {start}"
+        raise _NotATableError(
+            f" line{ends}: expected a comma or the line's end after a text in quotes, "
+            'found other text or no closing quote; a quote within such a text is written twice: ""'
+        ) from error
+    if not rows:
+        return _Table([], [], [])
+    head = [re.sub(INVISIBLE, "", column).strip() for column in rows[0]]
+    return _Table(head, rows[1:], starts[1:])
 
 
-def _columns_twice(text: str) -> list[str]:
-    """Name the columns that the head has twice; pandas would give the second another name."""
-    head = next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=_delimiter_of(text)))
-    counts = Counter(column.strip() for column in head)
-    return [column for column, count in counts.items() if count > 1 and column]
+def _uneven_rows(name: str, table: _Table) -> list[str]:
+    """Describe rows of more or fewer cells than the head. Commas at the ends of lines are none."""
+    most = len(table.head)
+    least = max(place for place, column in enumerate(table.head, 1) if column)
+    problems = []
+    for cells, line in zip(table.rows, table.lines, strict=True):
+        if any(cell.strip() for cell in cells[most:]):
+            expected = f"expected {most} cells (texts with commas in quotes)"
+        elif len(cells) < least:
+            expected = f"expected {least} cells"
+        else:
+            continue
+        problems.append(f"{name} line {line}: {expected}, found {len(cells)}")
+    return shortened(name, problems)
+
+
+def _frame_of(table: _Table, places: dict[str, int]) -> pd.DataFrame:
+    """Take columns of a table by their places; a cell that a row lacks is empty."""
+    width = len(table.head)
+    padded = [cells + [""] * (width - len(cells)) for cells in table.rows]
+    columns = {}
+    for name, place in places.items():
+        columns[name] = [cells[place] for cells in padded]
+    return pd.DataFrame(columns, dtype=str)
 
 
 def _spoilt_ids(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
@@ -134,18 +207,6 @@ def _spoilt_ids(folder: Path, name: str, frame: pd.DataFrame) -> list[str]:
         *row_problems(folder, name, frame, ids.str.fullmatch(ROUNDED), rounded),
         *row_problems(folder, name, frame, is_spaced & (ids.str.strip() != ""), spaced),
     ]
-
-
-def _too_wide(folder: Path, name: str, frame: pd.DataFrame, text: str) -> list[str]:
-    """Name the rows with texts beyond the last column. Commas at the ends of lines are no text."""
-    problem = TOO_WIDE.format(frame.shape[1])
-    source = io.StringIO(text)
-    try:
-        cells = pd.read_csv(source, **AS_TEXT, sep=_delimiter_of(text), header=None, skiprows=1)
-    except pd.errors.ParserError:  # the head takes more than one line
-        return [f"{name}: {problem}"]
-    beyond = cells.iloc[:, frame.shape[1] :]
-    return row_problems(folder, name, frame, (beyond != "").any(axis=1), problem)
 
 
 def row_problems(
@@ -165,34 +226,22 @@ def row_problems(
     rows = frame[wrong]
     if rows.empty:
         return []
-    starts = _first_lines(folder / name)
-    lines = []
-    for position, row in rows.head(SHOWN).to_dict("index").items():
-        lines.append(f"{name} line {starts[position]}: {template.format(**row)}")
-    if len(rows) > SHOWN:
-        lines.append(f"{name}: {len(rows) - SHOWN} more rows like the last")
-    return lines
+    lines = _table_of(_text_of(folder / name)).lines  # `read_rows` has read it
+    problems = []
+    for position, row in rows.to_dict("index").items():
+        cells = {column: _cut(cell) for column, cell in row.items()}
+        problems.append(f"{name} line {lines[position]}: {template.format(**cells)}")
+    return shortened(name, problems)
 
 
-def _first_lines(path: Path) -> list[int]:
-    """The line on which each row below the head starts, [rows].
+def shortened(name: str, problems: list[str]) -> list[str]:
+    """Keep the first problems of a kind, and count the others."""
+    if len(problems) <= SHOWN:
+        return problems
+    rest = f"{name}: {len(problems) - SHOWN} more rows like the last"
+    return [*problems[:SHOWN], rest]
 
-    A text in quotes may go over several lines, and an empty line is no row:
 
-        1  id,question        the head
-        2                     no row
-        3  r0,"a question     row 0
-        4  of two lines"
-        5  r1,another         row 1         -> [3, 5]
-    """
-    text = decoded(path.read_bytes()) or ""  # `read_rows` has read it
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter_of(text))
-    starts = []
-    start = 1
-    for cells in reader:
-        # As pandas: a blank line is skipped, a line of commas alone is a row
-        is_row = len(cells) > 1 or any(cell.strip() for cell in cells)
-        if is_row:
-            starts.append(start)
-        start = reader.line_num + 1  # line_num counts lines within quotes too
-    return starts[1:]
+def _cut(cell: str) -> str:
+    """Keep the first characters of a long text: a cell may be a whole picture in base64."""
+    return cell if len(cell) <= LONGEST_SHOWN else f"{cell[:LONGEST_SHOWN]}..."

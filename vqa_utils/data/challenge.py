@@ -24,6 +24,7 @@ from vqa_utils.data.paraphrases import (
     with_paraphrases,
 )
 from vqa_utils.data.pictures.images import keep_images, read_images
+from vqa_utils.data.pictures.paths import PictureFolder, beside_or_in, describe_alike, locate
 from vqa_utils.errors import VqaError, listed
 from vqa_utils.prompts import LETTERS
 
@@ -128,14 +129,13 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     if paraphrases is not None:
         ids = [*challenge.train["id"], *challenge.extra["id"]]
         problems += paraphrase_problems(challenge.folder, paraphrases, ids)
-    challenge = _with_absolute_extra_paths(challenge)
     # The checks above cover whole files; images are read of the kept rows alone
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
-    if images is not None:
-        pictures = _read_images(challenge.folder, challenge.question_rows, images, problems)
-        challenge = replace(challenge, images=pictures)
+    found = _find_images(challenge.folder, challenge.question_rows)
+    pictures = _read_images(challenge.folder, found, images, problems)
     _refuse(challenge.folder, problems)
+    challenge = replace(_with_found_paths(challenge, found), images=pictures)
     if config.paraphrase:
         train = with_paraphrases(challenge.train, paraphrases)
         extra = with_paraphrases(challenge.extra, paraphrases)
@@ -164,10 +164,10 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
     _refuse(folder, problems)
     problems += question_problems(folder, TEST, test)
     problems += sample_problems(folder, SAMPLE, sample, test)
-    if images is not None:
-        _read_images(folder, {TEST: test}, images, problems)
+    found = _find_images(folder, {TEST: test})
+    _read_images(folder, found, images, problems)
     _refuse(folder, problems)
-    return test, sample
+    return test.assign(path=found[TEST]["file"]), sample
 
 
 def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame | None]:
@@ -220,19 +220,6 @@ def _row_problems(challenge: Challenge) -> list[str]:
     return problems
 
 
-def _with_absolute_extra_paths(challenge: Challenge) -> Challenge:
-    """Make the paths of extra rows absolute: beside their CSV, or else in the data folder."""
-    if challenge.extra_file is None:
-        return challenge
-    paths = []
-    for path in challenge.extra["path"]:
-        beside = (challenge.extra_file.parent / path).absolute()
-        in_data = (challenge.folder / path).absolute()
-        is_in_data = in_data.is_file() and not beside.is_file()
-        paths.append(str(in_data if is_in_data else beside))
-    return replace(challenge, extra=challenge.extra.assign(path=paths))
-
-
 def _first_rows(challenge: Challenge, limit: int) -> Challenge:
     """Keep the first rows of each file, and the rows to submit that are still in the test set."""
     test = challenge.test.head(limit)
@@ -246,21 +233,51 @@ def _first_rows(challenge: Challenge, limit: int) -> Challenge:
     )
 
 
+def _find_images(folder: Path, rows_by_file: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Find the image files of all rows: lines of `paths.locate`, by the rows' file."""
+    in_folder = PictureFolder(folder)
+    found = {}
+    for name, rows in rows_by_file.items():
+        is_own = name in (TRAIN, TEST)
+        find = in_folder.find if is_own else beside_or_in(folder / name, in_folder)
+        found[name] = locate(rows["path"], find)
+    return found
+
+
 def _read_images(
-    folder: Path, rows_by_file: dict[str, pd.DataFrame], table: Path, problems: list[str]
-) -> pd.DataFrame:
-    """Read the images of all rows, or their lines in the run's images.csv, and keep them there.
+    folder: Path, found: dict[str, pd.DataFrame], table: Path | None, problems: list[str]
+) -> pd.DataFrame | None:
+    """Read all images that were found, or their lines in the run's images.csv, and keep them there.
 
     Args:
-        problems: those found before; gets a line per row without a usable image.
+        found: of `_find_images`.
+        table: images.csv; without it nothing is read.
+        problems: those found before; gets a line per row without a usable image, or without `table`
+            per row whose path leads out of the folder.
     """
-    paths = pd.concat([rows["path"] for rows in rows_by_file.values()])
-    images = read_images(folder, paths, table)
-    problems += image_problems(folder, rows_by_file, images)
-    is_run = table.parent.exists()
-    if is_run or not problems:  # a run that is refused at its start leaves no folder
-        keep_images(images, table)
+    images = None
+    if table is not None:
+        everywhere = pd.concat(found.values(), ignore_index=True)
+        images = read_images(folder, everywhere["file"][everywhere["problem"] == ""], table)
+        if everywhere["is_alike"].any():
+            print(describe_alike(everywhere))
+    for name, located in found.items():
+        problems += image_problems(folder, name, located, images)
+    if table is not None and images is not None:
+        is_run = table.parent.exists()
+        if is_run or not problems:  # a run that is refused at its start leaves no folder
+            keep_images(images, table)
     return images
+
+
+def _with_found_paths(challenge: Challenge, found: dict[str, pd.DataFrame]) -> Challenge:
+    """Put the files that were found in place of the rows' paths; those of extra rows are absolute."""
+    rows = challenge.question_rows
+    files = {name: rows[name].assign(path=located["file"]) for name, located in found.items()}
+    challenge = replace(challenge, train=files[TRAIN], test=files[TEST])
+    if challenge.extra_file is None:
+        return challenge
+    return replace(challenge, extra=files[str(challenge.extra_file)])
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:

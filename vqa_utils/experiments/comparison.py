@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
+from vqa_utils.artifacts.files import ids_hash, read_json, write_sheet
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
 from vqa_utils.artifacts.run import all_runs, named_run, open_run
@@ -82,7 +82,7 @@ def compare_runs(console: Console, run_ids: Sequence[str] = ()) -> None:
         table = comparison(scored)
         for _, group in table.groupby("rows_hash", sort=False):
             _print_group(console, group)
-        write_csv(comparison_file(), table)
+        write_sheet(comparison_file(), table)
         console.print(f"table: {shown(comparison_file())}")
     for run_id, reason in left_out.items():
         console.print(f"left out: {run_id}: {reason}", style="dim", markup=False)

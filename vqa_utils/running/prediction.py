@@ -26,10 +26,11 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         The submission, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
 
     Raises:
-        RunError: the run has no trained fold, or has answered another folder of the same name.
+        RunError: there is no such folder, the run has no trained fold, or it has answered another
+            folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
     """
-    folder = folder.resolve()
+    folder = _existing(folder)
     numbers = _trained_adapters(paths, config)
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
@@ -53,6 +54,24 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     path = out.submission(config.use_kfold)
     write_csv(path, submission(sample, probs))
     return path
+
+
+def _existing(folder: Path) -> Path:
+    """Return a folder's absolute path.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    try:
+        found = folder.expanduser().resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"predict: expected a folder with test.csv and the images, found {reason}: {folder}"
+        ) from error
+    if not found.is_dir():
+        raise RunError(f"predict: expected a folder with test.csv and the images, found {folder}")
+    return found
 
 
 def _trained_adapters(paths: RunPaths, config: Config) -> list[int]:

@@ -113,7 +113,7 @@ def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
     if changes.get("data") is not None and changes["data"] not in KNOWN_CHALLENGES:
-        changes["data"] = str(Path(changes["data"]).resolve())
+        changes["data"] = _absolute(changes["data"])
     if changes.get("extra_train"):
         changes["extra_train"] = _absolute(changes["extra_train"])
     if changes.get("cache_dir") not in (None, "", AUTO):
@@ -123,16 +123,20 @@ def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+def _absolute(name: str) -> str:
+    try:
+        path = Path(name).expanduser().resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"expected a path, found {name[:80]!r}: {reason}") from error
+    return str(path)
 
 
 def _model(name: str) -> str:
     """A local folder as an absolute path; a name on the hub as it is."""
-    folder = Path(name)
-    if name.startswith("~/"):
-        folder = folder.expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    path = _absolute(name)
+    return path if Path(path).is_dir() else name
 
 
 def with_data(config: Config) -> Config:
