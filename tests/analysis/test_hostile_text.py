@@ -17,7 +17,7 @@ from vqa_utils.analysis.report import Report
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
-from vqa_utils.running.execution import execute
+from vqa_utils.running.notebooks.execution import execute
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
