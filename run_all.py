@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqa_utils.artifacts.disk import describe_full, is_full
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.errors import Stopped, VqaError
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
@@ -47,6 +48,12 @@ def main() -> None:
         run(args, console)
     except VqaError as error:
         console.print(f"error: {error}", style="red", markup=False)
+        sys.exit(1)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        message = describe_full(runs_dir(), getattr(args, "run_id", None))
+        console.print(f"error: {message}", style="red")
         sys.exit(1)
     except KeyboardInterrupt as stop:
         console.print(describe_stop(args), style="yellow", markup=False)
@@ -170,7 +177,8 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
-    from vqa_utils.running.runner import Runner, execute_steps
+    from vqa_utils.running.runner import Runner
+    from vqa_utils.running.series import execute_steps
     from vqa_utils.running.terminal import print_table
 
     steps = select_steps(

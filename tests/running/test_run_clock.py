@@ -17,7 +17,8 @@ from vqa_utils.presets import preset
 from vqa_utils.running.notebooks.execution import NotebookError, NotebookStopped
 from vqa_utils.running.resolution import resolve_run
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.runner import Runner, execute_steps
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.series import execute_steps
 from vqa_utils.running.stages import STAGES, Step, select_steps
 
 ROWS = RowCounts(train=900, test=400)
@@ -282,3 +283,18 @@ def test_a_step_without_progress_is_named_once(paths, config, console, monkeypat
         assert len(console.file.getvalue().splitlines()) == 2
     one.look(5000)
     assert len(console.file.getvalue().splitlines()) == 2
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_named_once(paths, config, console, monkeypatch):
+    one = RunClock(paths, config, console)
+    free = []
+    monkeypatch.setattr("vqa_utils.running.run_clock.free_bytes", lambda paths: free[-1])
+    with one.working(Step(TRAIN, 1), paths.notebooks / "03_train_fold-fold1.ipynb"):
+        free.append(10**9)
+        one.look(1.0)
+        assert console.file.getvalue() == ""
+        free.append(500_000)
+        for now in (2.0, 3.0):
+            one.look(now)
+    (line,) = console.file.getvalue().splitlines()
+    assert "0.5 MB" in line

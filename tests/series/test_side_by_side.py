@@ -10,7 +10,7 @@ from vqa_utils.artifacts.files import write_text
 from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.presets import preset
 from vqa_utils.running import runner
-from vqa_utils.running.notebooks import attempts, execution
+from vqa_utils.running.notebooks import attempts
 from vqa_utils.running.notebooks import side_by_side as side_by_side_module
 from vqa_utils.running.notebooks.execution import KernelDied, NotebookError, OutOfMemory
 from vqa_utils.running.stages import Stage, Step
@@ -249,14 +249,14 @@ def test_the_next_notebooks_imports_are_made_before_it_is_its_turn(around_one_ba
 )
 def test_a_fold_gets_a_gpu_that_holds_its_model(gpus, name, numbers, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(execution, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(side_by_side_module, "find_gpus", lambda: gpus)
     expected = [{"CUDA_VISIBLE_DEVICES": number} for number in numbers]
-    assert execution.fold_environments(preset(name), 3) == expected
+    assert side_by_side_module.fold_environments(preset(name), 3) == expected
 
 
 def test_one_fold_shares_its_gpus_with_none(monkeypatch):
-    monkeypatch.setattr(execution, "find_gpus", lambda: [T4, T4])
-    assert execution.fold_environments(preset("dense_8b"), 1) == []
+    monkeypatch.setattr(side_by_side_module, "find_gpus", lambda: [T4, T4])
+    assert side_by_side_module.fold_environments(preset("dense_8b"), 1) == []
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_one_fold_shares_its_gpus_with_none(monkeypatch):
     [(1, 3, []), (2, 3, ["1"] * 3), (2, 5, ["1"] * 3), (8, 3, ["2"] * 3), (8, 1, [])],
 )
 def test_without_a_gpu_folds_share_the_cores(cores, folds, threads, monkeypatch):
-    monkeypatch.setattr(execution, "find_gpus", list)
-    monkeypatch.setattr(execution, "cpu_count", lambda: cores)
-    found = execution.fold_environments(preset("demo"), folds)
+    monkeypatch.setattr(side_by_side_module, "find_gpus", list)
+    monkeypatch.setattr(side_by_side_module, "cpu_count", lambda: cores)
+    found = side_by_side_module.fold_environments(preset("demo"), folds)
     assert found == [{"OMP_NUM_THREADS": number} for number in threads]

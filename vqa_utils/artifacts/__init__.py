@@ -1,5 +1,6 @@
 """Keep the folder of a run, runs/<run_id>/: paths, atomic files, contracts of the files.
 
+disk           Tell of a full disk in one sentence, and leave nothing half-written on it
 files          Write files between stages, complete or not at all, and hash them
 fold_settings  Keep a fold's settings, and log their changes after out-of-memory errors
 lock           Let one command at a time work on a run

@@ -4,6 +4,7 @@ arguments     Parse run_all.py's command line. Standard library only
 resolution    Resolve a command's run: folder, settings, data, origin
 stages        List the series: files of each notebook, steps of a command
 runner        Run steps: reuse complete ones, execute the others in their order
+series        Execute the steps of a command: checks before, results after
 _markers      Decide which steps --resume reuses: markers with settings, data, inputs and outputs
               by hash
 prediction    Answer another test set with a run's adapters

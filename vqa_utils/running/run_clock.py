@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.disk import MB, free_bytes
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
 from vqa_utils.artifacts.stop import end_phase, last_life
@@ -27,7 +28,9 @@ from vqa_utils.forecasting.pace import (
     side_by_side,
     training_seconds,
 )
+from vqa_utils.planning.machine.disk import NOTEBOOK_BYTES, checkpoint_bytes
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
+from vqa_utils.running.terminal import duration
 
 POLL_SECONDS = 1.0
 STALL_SECONDS = 20 * 60.0  # a slow disk takes ten minutes for the base of the 30B
@@ -85,6 +88,8 @@ class RunClock:
         self._due: list[Step] = []
         self._is_told = False
         self._at_work: dict[str, _AtWork] = {}
+        self._least_free = checkpoint_bytes(config) + NOTEBOOK_BYTES
+        self._is_disk_told = False
 
     @contextlib.contextmanager
     def watching(self, due: Sequence[Step]) -> Iterator[None]:
@@ -123,6 +128,7 @@ class RunClock:
         """Say the expected end once it is known, name what hangs, and end what has to end by now."""
         for at_work in list(self._at_work.values()):
             self._name_stalled(at_work, now)
+        self._name_low_disk()
         pace = pace_of(self.paths, self.config) if self.rows else None
         if pace and not self._is_told and self._is_training():
             self._is_told = True
@@ -235,13 +241,13 @@ class RunClock:
         end = now + self._seconds_left(pace, self.rows)
         clock = time.strftime("%a %H:%M", time.localtime(end))
         self.console.print(
-            f"expected end: {clock}, in {_duration(end - now)} "
+            f"expected end: {clock}, in {duration(end - now)} "
             f"({pace.step:.2f} s a step were measured)",
             markup=False,
         )
         if self.deadline is not None and end > self.deadline:
             self.console.print(
-                f"the time budget ends {_duration(end - self.deadline)} earlier: training will "
+                f"the time budget ends {duration(end - self.deadline)} earlier: training will "
                 "stop in time to score the folds that are trained by then, and to write a submission",
                 style="yellow",
                 markup=False,
@@ -255,11 +261,23 @@ class RunClock:
             return
         at_work.stalled_since = seen
         self.console.print(
-            f"{name}{self._how_far(at_work.step)} has made no progress for {_duration(now - seen)}; "
+            f"{name}{self._how_far(at_work.step)} has made no progress for {duration(now - seen)}; "
             "does it hang? Ctrl-C stops the run, and --resume goes on from the last checkpoint",
             style="yellow",
             markup=False,
         )
+
+    def _name_low_disk(self) -> None:
+        """Say once that the disk may not hold the next checkpoint."""
+        free = free_bytes(self.paths)
+        if self._at_work and not self._is_disk_told and free < self._least_free:
+            self._is_disk_told = True
+            self.console.print(
+                f"the disk of {shown(self.paths.folder)} has {free / MB:.1f} MB left; a checkpoint "
+                f"and a notebook may take {self._least_free / MB:.1f}",
+                style="yellow",
+                markup=False,
+            )
 
     def _how_far(self, step: Step) -> str:
         if step.fold is None or not step.stage.trains:
@@ -275,13 +293,3 @@ class RunClock:
 
 def _modified(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
-
-
-def _duration(seconds: float) -> str:
-    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"

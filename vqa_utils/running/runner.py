@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import time
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -12,28 +11,22 @@ from rich.progress import Progress
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import end_if_asked, stoppable
-from vqa_utils.artifacts.timings import time_table
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
-from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import (
     NotebookProcess,
     NotebookStopped,
-    fold_environments,
 )
 from vqa_utils.running.notebooks.kernels import clean_environment
-from vqa_utils.running.notebooks.side_by_side import SideBySide
-from vqa_utils.running.resolution import rows_here, start_run, with_data
-from vqa_utils.running.run_clock import STALL_SECONDS, RunClock
-from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
-from vqa_utils.running.terminal import print_table, progress_lines
+from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
+from vqa_utils.running.run_clock import RunClock
+from vqa_utils.running.stages import Step
+from vqa_utils.running.terminal import progress_lines
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
-
-FOLDS_FILE = "folds.csv"
 
 
 class Runner:
@@ -253,50 +246,3 @@ def _groups(steps: Sequence[Step]) -> list[list[Step]]:
         else:
             groups.append([step])
     return groups
-
-
-def execute_steps(
-    runner: Runner,
-    steps: Sequence[Step],
-    deadline: float | None = None,
-    stall_seconds: float = STALL_SECONDS,
-) -> None:
-    """Check earlier steps, write the run's settings, execute its steps, and print the results.
-
-    Args:
-        runner: of the run.
-        steps: to execute, in their order.
-        deadline: the end of the time budget, in seconds since 1970.
-        stall_seconds: without progress, until a notebook is named.
-
-    Raises:
-        VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
-            there is nothing to submit.
-    """
-    # It imports scikit-learn, which `status` does not need
-    from vqa_utils.running.results import print_results
-
-    paths, console = runner.paths, runner.console
-    named = runner.config.data
-    runner.config = config = with_data(runner.config)
-    if config.data != named:
-        console.print(f"data: {config.data}", markup=False)
-    # Before `start_run` writes: a refused command leaves the run's settings as they were
-    runner.check_whole(built_on(steps, scored_adapters(paths, config)))
-    start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
-    console.print(f"run {paths.run_id}: {shown(paths.folder)}")
-    start = time.time()
-    runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
-    runner.run(steps)
-    times = time_table(paths.notebooks, [step.name for step in steps])
-    print_table(console, "where the time went (seconds)", times)
-    if steps[-1].stage in (ENSEMBLE, ANALYSIS):
-        print_results(paths, config, console)
-    console.print(f"{(time.time() - start) / 60:.1f} minutes")
-    runner.clock.conclude()
-
-
-def _takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
-    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
-    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
-    return reads and not writes

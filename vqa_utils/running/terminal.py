@@ -110,6 +110,16 @@ def last_step(train_log: Path) -> LastStep:
     return LastStep(step, max_steps, text)
 
 
+def duration(seconds: float) -> str:
+    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def print_presets(console: Console) -> None:
     """Print two lines per preset: its purpose, and its most important settings."""
     for name, described in PRESETS.items():

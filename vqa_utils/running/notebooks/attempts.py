@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from vqa_utils.artifacts.disk import DiskFull, drop_half_written
 from vqa_utils.artifacts.fold_settings import Rung, fold_config, prepare_fold, take_rung
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.stop import end_if_asked
@@ -58,6 +59,7 @@ class Attempts:
 
         Raises:
             KernelDied: twice.
+            DiskFull: what was half-written is deleted.
             NotebookError: an error in a cell.
             NotebookStopped: it was asked to stop.
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
@@ -75,6 +77,10 @@ class Attempts:
                 with follow(progress, self.console, step.name, train_log):
                     execute(step.stage.name, archived, parameters, process, self.cell_timeout)
                 return
+            except DiskFull:
+                if fold is not None:
+                    drop_half_written(fold)
+                raise
             except KernelDied as error:
                 end_if_asked()  # a signal to all of the run's processes may have ended it
                 if has_died:

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from joblib import cpu_count
+import papermill.iorw
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from vqa_utils.artifacts.disk import DiskFull, describe_full, is_full
+from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
 from vqa_utils.artifacts.stop import STEP, StopRequested, leave_signals_to_the_driver
-from vqa_utils.config import Config
 from vqa_utils.errors import RunError
-from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.machine.host import LowestMemory
-from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.notebooks.kernels import (
     KERNEL,
     QUIET,
@@ -33,7 +32,6 @@ from vqa_utils.running.notebooks.kernels import (
     start_kernels,
     take_kernel,
 )
-from vqa_utils.setting_types import AUTO
 
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -74,35 +72,6 @@ class NotebookError(RunError):
 
     def __reduce__(self) -> tuple[type, tuple[str, OutOfMemory | None]]:
         return type(self), (str(self), self.out_of_memory)  # it crosses processes
-
-
-def fold_environments(config: Config, folds: int) -> list[Environment]:
-    """The environments of the processes to run this many folds side by side.
-
-    With GPUs, a fold gets one with room for its model. Without any, folds share the cores: small
-    models with a thread each do more than one model with all threads. One fold more than cores
-    keeps them busy until the last fold ends.
-
-    Returns:
-        At least two environments, or none if folds run one after the other.
-    """
-    gpus = find_gpus()
-    if gpus:
-        numbers = visible_numbers(len(gpus))
-        places = fold_gpus(config, folds, gpus)
-        if len(places) < 2:
-            return []
-        return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in places]
-    needs_all = len(config.max_memory) > 1 or config.device_map != "plan"
-    cores = cpu_count()
-    if folds < 2 or cores < 2 or needs_all:
-        return []
-    most = cores + 1 if config.folds_at_once == AUTO else config.sharing_folds
-    processes = min(folds, most)
-    if processes < 2:
-        return []
-    threads = max(1, cores // processes)
-    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(processes)]
 
 
 class NotebookProcess:
@@ -192,6 +161,7 @@ def execute(
         NotebookError: an error in a cell, or one that took too long.
         NotebookStopped: it was asked to stop.
         KernelDied: its kernel, or the process.
+        DiskFull: a file of the run could not be written.
         RunError: an unknown parameter.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
@@ -249,10 +219,17 @@ def _execute(
         finally:
             end_kernel(kernel)
 
+    run_id = parameters.get("run_id")
     try:
         with LowestMemory() as memory:
             _until_its_kernel_starts(run, archived)
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(f"{archived.stem}: {describe_full(archived, run_id)}") from error
+        raise
     except papermill.PapermillExecutionError as error:
+        if is_full(error):
+            raise DiskFull(f"{archived.stem}: {describe_full(archived, run_id)}") from error
         message = (
             f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
         )
@@ -260,6 +237,17 @@ def _execute(
             raise NotebookStopped(message) from error
         ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
         raise NotebookError(message, ran_out) from error
+
+
+class WholeFiles(papermill.iorw.LocalHandler):
+    """Writes a notebook after each cell as a whole or not at all."""
+
+    def write(self, buf: str, path: str) -> None:
+        """Replace the archived notebook."""
+        write_text(Path(path), buf)
+
+
+papermill.iorw.papermill_io.register(os.path.sep, WholeFiles())  # for absolute paths
 
 
 def _as_it_is(path: Path) -> str:

@@ -6,9 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from joblib import cpu_count
 from rich.console import Console
 
 from vqa_utils.artifacts.stop import asked_by
+from vqa_utils.config import Config
+from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
+from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.notebooks.execution import (
     Environment,
     KernelDied,
@@ -16,8 +20,38 @@ from vqa_utils.running.notebooks.execution import (
     import_ahead,
 )
 from vqa_utils.running.stages import Step
+from vqa_utils.setting_types import AUTO
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import ALONE, Sharing
+
+
+def fold_environments(config: Config, folds: int) -> list[Environment]:
+    """The environments of the processes to run this many folds side by side.
+
+    With GPUs, a fold gets one with room for its model. Without any, folds share the cores: small
+    models with a thread each do more than one model with all threads. One fold more than cores
+    keeps them busy until the last fold ends.
+
+    Returns:
+        At least two environments, or none if folds run one after the other.
+    """
+    gpus = find_gpus()
+    if gpus:
+        numbers = visible_numbers(len(gpus))
+        places = fold_gpus(config, folds, gpus)
+        if len(places) < 2:
+            return []
+        return [{"CUDA_VISIBLE_DEVICES": numbers[place]} for place in places]
+    needs_all = len(config.max_memory) > 1 or config.device_map != "plan"
+    cores = cpu_count()
+    if folds < 2 or cores < 2 or needs_all:
+        return []
+    most = cores + 1 if config.folds_at_once == AUTO else config.sharing_folds
+    processes = min(folds, most)
+    if processes < 2:
+        return []
+    threads = max(1, cores // processes)
+    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(processes)]
 
 
 class SideBySide:

@@ -1,0 +1,74 @@
+"""Execute the steps of a command: checks before, results after."""
+
+import time
+from collections.abc import Sequence
+
+from vqa_utils.artifacts.paths import shown
+from vqa_utils.artifacts.timings import time_table
+from vqa_utils.ensembling.members import scored_adapters
+from vqa_utils.planning.machine.disk import check_disk
+from vqa_utils.running.notebooks.side_by_side import fold_environments
+from vqa_utils.running.resolution import rows_here, start_run, with_data
+from vqa_utils.running.run_clock import STALL_SECONDS, RunClock
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
+from vqa_utils.running.terminal import print_table
+
+FOLDS_FILE = "folds.csv"
+
+
+def execute_steps(
+    runner: Runner,
+    steps: Sequence[Step],
+    deadline: float | None = None,
+    stall_seconds: float = STALL_SECONDS,
+) -> None:
+    """Check earlier steps, write the run's settings, execute its steps, and print the results.
+
+    Args:
+        runner: of the run.
+        steps: to execute, in their order.
+        deadline: the end of the time budget, in seconds since 1970.
+        stall_seconds: without progress, until a notebook is named.
+
+    Raises:
+        VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
+            there is nothing to submit.
+    """
+    # It imports scikit-learn, which `status` does not need
+    from vqa_utils.running.results import print_results
+
+    paths, console = runner.paths, runner.console
+    named = runner.config.data
+    runner.config = config = with_data(runner.config)
+    if config.data != named:
+        console.print(f"data: {config.data}", markup=False)
+    # Before `start_run` writes: a refused command leaves the run's settings as they were
+    runner.check_whole(built_on(steps, scored_adapters(paths, config)))
+    _check_disk(runner, steps)
+    start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
+    console.print(f"run {paths.run_id}: {shown(paths.folder)}")
+    start = time.time()
+    runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
+    runner.run(steps)
+    times = time_table(paths.notebooks, [step.name for step in steps])
+    print_table(console, "where the time went (seconds)", times)
+    if steps[-1].stage in (ENSEMBLE, ANALYSIS):
+        print_results(paths, config, console)
+    console.print(f"{(time.time() - start) / 60:.1f} minutes")
+    runner.clock.conclude()
+
+
+def _check_disk(runner: Runner, steps: Sequence[Step]) -> None:
+    paths, config = runner.paths, runner.config
+    due = [step for step in steps if not runner.is_reused(step)]
+    untrained = [step.fold for step in due if step.stage.trains and step.fold is not None]
+    at_once = max(config.sharing_folds, len(fold_environments(config, len(untrained))))
+    rows = rows_here(config)
+    check_disk(paths, config, untrained, at_once, sum(rows) if rows else 0)
+
+
+def _takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
+    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
+    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
+    return reads and not writes
