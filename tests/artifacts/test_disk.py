@@ -140,3 +140,10 @@ def test_a_resumed_run_needs_room_for_what_is_left():
     assert of_one["adapters"] == of_all["adapters"] // 3
     assert of_one["checkpoints"] == of_all["checkpoints"] // 2
     assert run_bytes(config, (), 2, 2000)["checkpoints"] == 0
+
+
+@pytest.mark.slow
+def test_a_cell_that_finds_the_disk_full_is_told_as_that(notebooks, tmp_path):
+    notebooks("raises", "raise RuntimeError('I/O error: No space left on device (os error 28)')")
+    with pytest.raises(DiskFull, match="raises: .* --run-id r7`"):
+        execute("raises", tmp_path / "archive" / "raises.ipynb", {"run_id": "r7"})
