@@ -155,6 +155,32 @@ def test_one_large_picture_is_decoded_at_a_time(tmp_path, monkeypatch):
     assert len(kept_copies()) == 2 and not lock_was_free
 
 
+@pytest.mark.usefixtures("every_picture_is_large")
+def test_who_waited_for_a_copy_takes_it(tmp_path, monkeypatch, decoded):
+    read_copy = copies._read_copy
+    looks = threading.Semaphore(0)
+
+    def counting(copy, side):
+        found = read_copy(copy, side)
+        looks.release()
+        return found
+
+    monkeypatch.setattr(copies, "_read_copy", counting)
+    photograph(150, 140).save(tmp_path / "a.png")
+    threads = [
+        threading.Thread(target=open_picture, args=(tmp_path / "a.png", SIDE)) for _ in range(3)
+    ]
+    picture_copies_dir().mkdir(parents=True)
+    with FileLock(picture_copies_dir() / LOCK):
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            looks.acquire()  # each has looked, found no copy, and waits for the lock
+    for thread in threads:
+        thread.join()
+    assert decoded == ["a.png"]
+
+
 def test_small_pictures_have_no_copy(tmp_path):
     photograph(600, 500).save(tmp_path / "a.png")
     read_images(tmp_path, ["a.png"])
