@@ -140,6 +140,14 @@ def test_changed_bytes_give_a_picture_or_one_problem(tmp_path, name, options):
     assert not [problem for problem in problems if "object at" in problem or "0x" in problem]
 
 
+@pytest.mark.parametrize(
+    "contents", [b"GIF89a" + bytes(7) + b";", b"P6 0 0 255\n", b"P5 0 9 255\n"]
+)
+def test_a_picture_without_pixels_is_one_problem(tmp_path, contents):
+    (tmp_path / "a.png").write_bytes(contents)
+    assert problem_of(tmp_path / "a.png").startswith("found ")
+
+
 def test_a_picture_beyond_the_bound_is_refused_by_its_header(tmp_path, monkeypatch):
     NOISE.save(tmp_path / "a.png")
     monkeypatch.setattr(decoding, "MOST_BYTES", NOISE.width * NOISE.height * 4 - 1)
@@ -154,7 +162,8 @@ def test_running_out_of_memory_is_a_problem_of_the_picture(tmp_path, monkeypatch
 
     NOISE.save(tmp_path / "a.png")
     monkeypatch.setattr(decoding, "grey_levels", no_memory)
-    assert "memory" in problem_of(tmp_path / "a.png")
+    problem = problem_of(tmp_path / "a.png")
+    assert "memory" in problem and "50 x 30 px" in problem
     with pytest.raises(PictureError, match=r"a\.png"):
         open_picture(tmp_path / "a.png", 64)
 

@@ -74,14 +74,18 @@ def opened(file: BinaryIO, path: Path) -> Iterator[ImageFile.ImageFile]:
         PictureError: it is no picture, torn, or takes more memory than there is.
     """
     file.seek(0)
+    size = "unknown size"
     try:
         with Image.open(file, formats=_formats()) as image:
+            size = f"{image.width:,} x {image.height:,} px"
+            if not image.width or not image.height:
+                raise PictureError(path, f"found one of {size}")
             yield image
     except UnidentifiedImageError as error:  # its words have the object's address
         problem = f"found {path.stat().st_size:,} bytes of no format that is read ({NAMES})"
         raise PictureError(path, problem) from error
     except MemoryError as error:
-        problem = "found one that takes more memory than there is; make it smaller"
+        problem = f"found one of {size}, which takes more memory than there is; make it smaller"
         raise PictureError(path, problem) from error
     except WRONG_CONTENTS as error:
         raise PictureError(path, f"found {str(error) or type(error).__name__}") from error
