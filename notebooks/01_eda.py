@@ -14,6 +14,7 @@ from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
+from vqa_utils.data.pictures.notes import describe_notes
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -73,6 +74,13 @@ print(
 
 # %% tags=["nbval-ignore-output"]
 figures.image_sizes(sizes)
+
+# %% [markdown]
+# A picture of one colour answers nothing. Deeper samples become 8 bits of the same brightness, and
+# of several frames the first is shown.
+
+# %%
+print(describe_notes(challenge))
 
 # %% [markdown]
 # ## Does anything occur twice?

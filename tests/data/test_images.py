@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from korean_challenge import write_korean_challenge
@@ -26,7 +25,6 @@ from vqa_utils.data.pictures.images import (
     ImageFile,
     image_hashes,
     keep_images,
-    open_image,
     perceptual_hash,
     read_images,
 )
@@ -69,24 +67,6 @@ def edit(image, **pixels):
     Image.new("RGB", (64, 64), **pixels).save(image)
 
 
-def test_exif_orientation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
-    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg").size == (20, 30)
-
-
-def test_sixteen_bits_of_grey_do_not_turn_white(tmp_path):
-    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / "grey.png")
-    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (117, 117, 117)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_put_on_white(tmp_path, mode):
-    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).convert(mode).save(tmp_path / "clear.png")
-    assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-
-
 def test_a_picture_that_many_rows_show_is_opened_once(folder, opened):
     images = read_images(folder, ["images/train_0000.png"] * 6 + ["images/train_0001.png"])
     assert opened == {"train_0000.png": 1, "train_0001.png": 1} and len(images) == 2
@@ -106,6 +86,7 @@ def test_a_row_says_all_that_one_reading_found(folder, tmp_path):
         64,
         64,
         look,
+        "",
         "",
     )
     assert ImageFile(*images.loc[path]) == expected
@@ -196,7 +177,7 @@ def test_no_picture_is_told_without_an_objects_address(tmp_path, contents):
 
 
 def test_a_name_that_no_file_can_have_is_a_missing_file(folder, tmp_path):
-    images = read_images(folder, ["x" * 5000, "a\0b", "images"])
+    images = read_images(folder, ["x" * 5000, "a\0b"])
     assert images["problem"].eq("found no file").all()
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vqa_utils.artifacts.paths import picture_copies_dir
+from vqa_utils.data.pictures import copies
 from vqa_utils.model.encoder import IGNORED, Encoder, letter_token_ids
 from vqa_utils.prompts import chat
 
@@ -109,6 +111,37 @@ def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(tmp_path,
         torch.tensor(encoder.lengths(rows)),
     )
     assert len(set(lengths.tolist())) == 4 and (encoded - lengths).unique().numel() == 1
+
+
+@pytest.mark.parametrize("size", [(1500, 10), (10, 1500), (700, 30)])
+def test_a_picture_too_long_for_its_pixels_is_one_row_of_patches(tmp_path, processor, rows, size):
+    Image.new("RGB", size, "red").save(tmp_path / "long.png")
+    row = {**rows[0], "path": "long.png"}
+    encoder = Encoder(processor, tmp_path, 64)
+    _, height, width = encoder.questions([row])["image_grid_thw"][0].tolist()
+    assert {height, width} == {2, 32}  # patches of 8 px, two to a token
+    assert (width > height) == (size[0] > size[1])
+    square = {**rows[0], "path": "square.png"}
+    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
+    assert encoder.lengths([row]) == encoder.lengths([square])
+
+
+def test_a_reduced_copy_is_encoded_as_the_whole_picture(tmp_path, processor, rows, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    # Reduced to a square of 1,100 px, but the whole is seen with one row of patches less
+    gradient = Image.linear_gradient("L").resize((3300, 3299))
+    Image.merge("RGB", [gradient, gradient.rotate(180), gradient]).save(tmp_path / "large.png")
+    row = {**rows[0], "path": "large.png"}
+    encoder = Encoder(processor, tmp_path, 64)
+    whole = encoder.questions([row])
+    assert not picture_copies_dir().exists()
+    monkeypatch.setattr(copies, "LARGE_BYTES", 0)
+    reduced = encoder.questions([row])
+    assert len(list(picture_copies_dir().glob("*.png"))) == 1
+    assert reduced["image_grid_thw"].tolist() == whole["image_grid_thw"].tolist() == [[1, 6, 8]]
+    assert torch.equal(reduced["input_ids"], whole["input_ids"])
+    # of 2 between black and white
+    assert (reduced["pixel_values"] - whole["pixel_values"]).abs().max() < 0.02
 
 
 def test_a_blank_picture_is_grey_and_of_the_same_size(encoder, rows):

@@ -196,3 +196,12 @@ def test_the_stages_benchmark_measures_notebooks_without_torch(tmp_path):
         assert case["rows"] == 60
         assert case["seconds"] > 0
         assert 50 < case["peak_mib"] < 1000  # torch alone takes a few hundred
+
+
+@pytest.mark.slow
+def test_the_large_pictures_benchmark_measures_stages(tmp_path):
+    out = tmp_path / "large.json"
+    run_script("large_pictures.py", "--side", 700, "--stages", "01_eda", "--out", out)
+    cases = json.loads(out.read_text())
+    assert [case["pictures"] for case in cases] == ["small", "large", "copies-kept"]
+    assert all(case["seconds"] > 0 and 0.1 < case["peak_gb"] < 1 for case in cases)

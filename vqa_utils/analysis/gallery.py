@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.analysis._templates import render
-from vqa_utils.data.pictures.images import open_image
+from vqa_utils.data.pictures.copies import open_picture
 from vqa_utils.prompts import LETTERS
 
 
@@ -81,7 +81,7 @@ def _option(row: dict[Any, Any], letter: str) -> Option:
 
 def _data_uri(path: Path, side_px: int) -> str:
     """A picture of at most `side_px` as the `src` of an <img>."""
-    image = open_image(path)
+    image = open_picture(path, side_px).image
     image.thumbnail((side_px, side_px))  # in place; keeps the aspect ratio, enlarges nothing
     png = io.BytesIO()
     image.save(png, "PNG")

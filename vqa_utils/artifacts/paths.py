@@ -22,6 +22,11 @@ def demo_data_dir() -> Path:
     return runs_dir() / "demo-data"
 
 
+def picture_copies_dir() -> Path:
+    """Reduced copies of large pictures; shared by all runs (see `data.pictures.copies`)."""
+    return runs_dir() / ".pictures"
+
+
 def comparison_file() -> Path:
     """The table of the last comparison of runs."""
     return runs_dir() / "compare.csv"

@@ -7,6 +7,7 @@ import pandas as pd
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.pictures.files import stamp_if_any
 from vqa_utils.data.pictures.images import image_hashes
 
 
@@ -24,7 +25,7 @@ def data_hash(config: Config, images: Path | None = None) -> str:
     # The paths of extra rows are absolute: they would say where the files are
     shown = [*paths, *challenge.extra["path"]]
     # A missing picture changes the hash; it is no error here
-    there = [path for path in shown if (folder / path).is_file()]
+    there = [path for path in shown if stamp_if_any(folder / path)]
     contents = [sha256(file) for file in challenge.files]
     parts = pd.Series([*contents, *paths, *image_hashes(folder, there, images)])
     # Each part is hashed with its position, so that the sum (modulo 2**64) depends on the order

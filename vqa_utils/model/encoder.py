@@ -12,7 +12,7 @@ from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 from transformers import BatchFeature, ProcessorMixin
 
-from vqa_utils.data.pictures.images import open_image
+from vqa_utils.data.pictures.copies import open_picture, picture_size
 from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
 
@@ -125,17 +125,28 @@ class Encoder:
 
     def _image_tokens(self, path: Path) -> int:
         """Count the tokens of an image after resizing: one for each merged patch."""
-        with Image.open(path) as image:
-            width, height = image.size
+        return math.prod(self._size(*picture_size(path))) // self._factor**2
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height in px that an image is resized to, multiples of the factor.
+
+        One too long for its share of the pixels becomes a row of patches; qwen_vl_utils would make
+        it 0 px high.
+        """
+        most = self.image_side**2
         sides = smart_resize(
-            height, width, self._factor, min_pixels=self._factor**2, max_pixels=self.image_side**2
+            height, width, self._factor, min_pixels=self._factor**2, max_pixels=most
         )
-        # sides: height and width in px, multiples of the factor
-        return math.prod(sides) // self._factor**2
+        if 0 not in sides:
+            return sides[1], sides[0]
+        longest = most // self._factor**2 * self._factor
+        return (longest, self._factor) if width > height else (self._factor, longest)
 
     def _chat(self, row: Row, answer: str | None) -> list[dict]:
         """Make a row's messages, with its image."""
-        image = open_image(self.folder / row["path"])
+        picture = open_picture(self.folder / row["path"], self.image_side)
+        # As qwen_vl_utils would, but to the size for the whole picture, if this is a reduced copy
+        image = picture.image.resize(self._size(picture.width, picture.height))
         if self.blank:
             image = Image.new("RGB", image.size, BLANK)
         return chat(

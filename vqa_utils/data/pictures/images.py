@@ -1,21 +1,24 @@
 """Read image files once: content hash, size and perceptual hash of each, kept in images.csv."""
 
 import hashlib
-import io
 import os
-import stat
 from collections.abc import Callable, Iterable
+from io import BufferedReader
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.ImageFile import ImageFile as OpenImage
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from vqa_utils.artifacts.files import TornFile, read_table, sha256, write_text
+from vqa_utils.artifacts.files import TornFile, read_table, write_text
+from vqa_utils.data.pictures.copies import is_large, reduced_copy
+from vqa_utils.data.pictures.decoding import Picture, decode, opened
+from vqa_utils.data.pictures.files import PictureError, reading, stamp_if_any, stamp_of
 
 MAX_ASPECT_RATIO = 200  # qwen_vl_utils refuses more
 HASH_DIGITS = 16
@@ -25,8 +28,7 @@ THUMBNAIL_PX = (
 GREY_SIDE, FREQUENCIES = 32, 8  # px, and the lowest ones a side: a perceptual hash has 8 * 8 bits
 FILES_PER_TASK = 16  # one task per file, of all files at once, takes more memory than what is read
 BAR_AFTER_SECONDS = 3  # shorter work, such as reading the demo's pictures, has no bar
-Image.MAX_IMAGE_PIXELS = None  # the field's test set has a photograph of 123 million pixels
-NO_IMAGE = (OSError, SyntaxError, ValueError)  # Pillow's errors for a torn file, or no image at all
+ONE_COLOUR = "one colour"
 
 
 class ImageFile(NamedTuple):
@@ -44,12 +46,13 @@ class ImageFile(NamedTuple):
     """px; 0 if the file is no image."""
     perceptual_hash: str
     """16 hex digits (see `perceptual_hash`); empty if the picture cannot be decoded."""
+    note: str
+    """What is odd about the picture, or how it was read; empty if there is nothing to say."""
     problem: str
-    """Empty if there is none."""
+    """Completes "expected an image, ..." (see `_checks`); empty if there is none."""
 
 
-# completes "expected an image, {problem}" of _checks.WRONG_IMAGE
-NO_FILE = ImageFile(0, 0, 0, "", 0, 0, "", "found no file")
+NOTHING_KNOWN = ImageFile(0, 0, 0, "", 0, 0, "", "", "")
 
 
 def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -> pd.DataFrame:
@@ -91,7 +94,7 @@ def image_hashes(folder: Path, paths: Iterable[str], table: Path | None = None) 
     different = list(dict.fromkeys(paths))
     known = _unchanged(folder, different, table)
     unread = [path for path in different if path not in known]
-    read = _each_file(lambda path: sha256(folder / path)[:HASH_DIGITS], unread, "hashing images")
+    read = _each_file(lambda path: _hash(folder / path), unread, "hashing images")
     hashes = {path: file.hash for path, file in known.items()} | read
     return [hashes[path] for path in paths]
 
@@ -110,29 +113,11 @@ def perceptual_hash(image: Image.Image) -> str:
     return np.packbits(lowest > np.median(lowest[1:])).tobytes().hex()
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, turned as its EXIF data says, on white if it is transparent."""
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):  # 16 bits of grey, which a plain conversion clips to white
-        grey = np.asarray(turned).astype(np.uint32) >> 8
-        turned = Image.fromarray(grey.astype(np.uint8))
-    if turned.has_transparency_data:
-        white = Image.new("RGBA", turned.size, "white")
-        turned = Image.alpha_composite(white, turned.convert("RGBA"))
-    return turned.convert("RGB")
-
-
-def open_image(path: Path) -> Image.Image:
-    """Open an image as the model sees it (see `upright_rgb`)."""
-    with Image.open(path) as image:
-        return upright_rgb(image)
-
-
 def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, ImageFile]:
     """The rows of images.csv, by path, for those files that have not changed since."""
     saved = _read_table(table)
     here = [path for path in paths if path in saved]
-    stamps = _each_file(lambda path: _stamp(folder / path), here, "looking at images")
+    stamps = _each_file(lambda path: stamp_if_any(folder / path), here, "looking at images")
     unchanged = {}
     for path in here:
         row = saved[path]
@@ -145,7 +130,7 @@ def _read_table(table: Path | None) -> dict[str, ImageFile]:
     """The rows of images.csv by path; none of a torn file, or one of another version's columns."""
     if table is None or not table.exists():
         return {}
-    texts = dict.fromkeys(("path", "hash", "perceptual_hash", "problem"), str)
+    texts = dict.fromkeys(("path", "hash", "perceptual_hash", "note", "problem"), str)
     columns = ["path", *ImageFile._fields]
     try:
         frame = read_table(table, columns, dtype=texts, keep_default_na=False)
@@ -156,41 +141,53 @@ def _read_table(table: Path | None) -> dict[str, ImageFile]:
     return {path: ImageFile(*row) for path, *row in frame.itertuples(index=False)}
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """A file's bytes, mtime_ns and ctime_ns; None if there is no such file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # no such file, or no such name: too long, or with a null byte
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _hash(path: Path) -> str:
+    with reading(path) as contents:
+        return _digest(contents)
+
+
+def _digest(contents: BufferedReader) -> str:
+    return hashlib.file_digest(contents, "sha256").hexdigest()[:HASH_DIGITS]
 
 
 def _read(path: Path) -> ImageFile:
     """Read, hash and decode one file. A JPEG is decoded at a fraction of its size."""
-    stamp = _stamp(path)  # before the contents: a change in between shows as another time later
-    if stamp is None:
-        return NO_FILE
-    file = NO_FILE._replace(bytes=stamp[0], mtime_ns=stamp[1], ctime_ns=stamp[2], problem="")
+    file = NOTHING_KNOWN
     try:
-        contents = path.read_bytes()
-        file = file._replace(hash=hashlib.sha256(contents).hexdigest()[:HASH_DIGITS])
-        with Image.open(io.BytesIO(contents)) as image:
-            file = file._replace(width=image.width, height=image.height)
-            # It changes image.size: after the size is noted, and before any pixel is decoded
-            image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
-            file = file._replace(perceptual_hash=perceptual_hash(upright_rgb(image)))
-    except UnidentifiedImageError:  # its words have the object's address
-        return file._replace(problem=f"found {file.bytes:,} bytes of no image format")
-    except NO_IMAGE as error:
-        return file._replace(problem=f"found {error}")
-    longer, shorter = max(file.width, file.height), min(file.width, file.height)
+        # Before the contents: a change in between shows as another time later
+        file = file._replace(**stamp_of(path)._asdict())
+        with reading(path) as contents:
+            file = file._replace(hash=_digest(contents))
+            with opened(contents, path) as image:
+                file = file._replace(width=image.width, height=image.height)
+                _refuse_too_long(path, image)
+                picture = None if is_large(image) else _thumbnail(image, path)
+        picture = picture or reduced_copy(path, THUMBNAIL_PX)
+    except PictureError as error:
+        return file._replace(problem=error.problem)
+    return file._replace(perceptual_hash=perceptual_hash(picture.image), note=_note(picture))
+
+
+def _refuse_too_long(path: Path, image: Image.Image) -> None:
+    longer, shorter = max(image.size), min(image.size)
     if longer > MAX_ASPECT_RATIO * shorter:
-        size = f"{file.width} x {file.height} px"
+        size = f"{image.width} x {image.height} px"
         problem = f"found one of {size}, longer than {MAX_ASPECT_RATIO} times its width"
-        return file._replace(problem=problem)
-    return file
+        raise PictureError(path, problem)
+
+
+def _thumbnail(image: OpenImage, path: Path) -> Picture:
+    """Decode an opened picture, a JPEG in a size that suffices to hash it."""
+    # It changes image.size: after the size is noted, and before any pixel is decoded
+    image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
+    return decode(image, path)
+
+
+def _note(picture: Picture) -> str:
+    """What to tell people about a picture."""
+    is_plain = len(picture.image.getcolors(1) or []) == 1
+    notes = [ONE_COLOUR, picture.note] if is_plain else [picture.note]
+    return "; ".join(note for note in notes if note)
 
 
 def _each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
