@@ -145,5 +145,5 @@ def test_a_resumed_run_needs_room_for_what_is_left():
 @pytest.mark.slow
 def test_a_cell_that_finds_the_disk_full_is_told_as_that(notebooks, tmp_path):
     notebooks("raises", "raise RuntimeError('I/O error: No space left on device (os error 28)')")
-    with pytest.raises(DiskFull, match="raises: .* --run-id r7`"):
+    with pytest.raises(DiskFull, match=r"raises: .* --run-id r7`"):
         execute("raises", tmp_path / "archive" / "raises.ipynb", {"run_id": "r7"})
