@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqa_utils.artifacts.disk import describe_full, is_full
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.errors import Stopped, VqaError
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
@@ -50,6 +49,8 @@ def main() -> None:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
     except OSError as error:
+        from vqa_utils.artifacts.disk import describe_full, is_full
+
         if not is_full(error):
             raise
         message = describe_full(runs_dir(), getattr(args, "run_id", None))
