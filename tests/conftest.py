@@ -16,10 +16,12 @@ from vqa_utils.presets import preset
 
 
 def pytest_collection_modifyitems(items):
-    """nbval's cells are slow: each notebook starts a kernel and imports what it needs."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.slow)
+    """Mark nbval's cells as slow, and leave them in their order, whatever that of the tests is."""
+    cells = [item for item in items if item.path.suffix == ".ipynb"]
+    for cell in cells:
+        cell.add_marker(pytest.mark.slow)  # each notebook starts a kernel and imports
+    cells.sort(key=lambda cell: (cell.path, cell.cell_num))
+    items[:] = cells + [item for item in items if item.path.suffix != ".ipynb"]
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,47 @@
-"""Give each process of the tests a runs folder of its own, and each file of tests one process.
+"""Give each process of the tests folders of its own, and each file of tests one process.
 
 No test or notebook check touches a user's runs. The notebooks read each other's files: all of them
-run in one process, in their order.
+run in one process, in their order. No test leaves a process or a temporary file behind.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-folder = tempfile.mkdtemp(prefix="vqa-test-runs-")
-os.environ["VQA_RUNS_DIR"] = folder
+OF_LIBRARIES = ("pytest-of-", "torchinductor_", "matplotlib-")
+PATIENCE = 10  # seconds for a process to end
+
+folder = Path(tempfile.mkdtemp(prefix="vqa-tests-"))
+temporary = folder / "tmp"
+temporary.mkdir()
+os.environ["VQA_RUNS_DIR"] = str(folder / "runs")
+os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core
 atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind():
+    """Fail with the names of what tests have left: processes, and temporary files."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    gc.collect()  # of a process pool, or a temporary folder
+    processes = set(psutil.Process().children(recursive=True)) - before
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    left = [f"process {' '.join(process.cmdline())[:200]}" for process in alive]
+    for path in temporary.iterdir():
+        if not path.name.startswith(OF_LIBRARIES):
+            left.append(f"temporary {path.name}")
+    assert not left, left
 
 
 class ByFile(LoadFileScheduling):
