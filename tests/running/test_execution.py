@@ -6,7 +6,7 @@ import pytest
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.errors import RunError
-from vqa_utils.running import execution
+from vqa_utils.running import execution, kernels
 from vqa_utils.running.execution import KernelDied, OutOfMemory, execute, where_memory_ran_out
 from vqa_utils.running.stages import Stage, Step
 
@@ -112,7 +112,7 @@ def kernel_that_fails(tmp_path, monkeypatch):
         argv = [sys.executable, str(spec / "start.py"), "-f", "{connection_file}"]
         kernel = {"argv": argv, "display_name": "Python 3", "language": "python"}
         write_json(spec / "kernel.json", kernel)
-        monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+        monkeypatch.setattr(kernels, "SPEC_FOLDERS", [str(tmp_path / "jupyter" / "kernels")])
         return spec / "starts.txt"
 
     return make
