@@ -352,6 +352,7 @@ class Config:
 SETTINGS: dict[str, Setting] = {
     field.name: field.metadata["setting"] for field in dataclasses.fields(Config)
 }
+PLACES = ("data", "model", "extra_train", "cache_dir")  # settings that may be paths
 # The notebook that uses a setting first. One that is not named here counts for all of them
 USED_FROM = {name: about.used_from for name, about in SETTINGS.items() if about.used_from}
 # What may differ between the run that trained an adapter and the run that uses it

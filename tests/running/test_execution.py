@@ -4,10 +4,18 @@ import nbformat
 import pytest
 
 from vqa_utils.artifacts.files import write_json
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
+from vqa_utils.presets import preset
 from vqa_utils.running import execution, kernels
-from vqa_utils.running.execution import KernelDied, OutOfMemory, execute, where_memory_ran_out
+from vqa_utils.running.execution import (
+    KernelDied,
+    NotebookError,
+    OutOfMemory,
+    execute,
+    where_memory_ran_out,
+)
 from vqa_utils.running.stages import Stage, Step
 
 
@@ -116,6 +124,31 @@ def kernel_that_fails(tmp_path, monkeypatch):
         return spec / "starts.txt"
 
     return make
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_is_archived_without_names(notebooks, monkeypatch, tmp_path):
+    """The message for the terminal has the whole path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    data = tmp_path / "data"
+    paths = RunPaths("broken")
+    write_json(paths.config, to_dict(preset("demo", data=str(data))))
+    notebooks(
+        "broken",
+        "import os; print(os.environ['HF_TOKEN'])",
+        f"from pathlib import Path; Path({str(data / '{eyes}.csv')!r}).read_text()",
+    )
+    archived = paths.notebooks / "broken.ipynb"
+    with pytest.raises(NotebookError, match=f"{data}/{{eyes}}.csv"):
+        execute("broken", archived, {"run_id": "broken"})
+    text = archived.read_text()
+    assert "hf_planted" not in text and str(tmp_path) not in text and str(ROOT) not in text
+    assert "$HF_TOKEN" in text and "~/data/{eyes}.csv" in text
+    assert nbformat.read(archived, 4).metadata["papermill"]["output_path"] == (
+        "runs/broken/notebooks/broken.ipynb"
+    )
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 import contextlib
 import re
 
-from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
+from vqa_utils.artifacts.files import TornFile, read_json, settings_of, settings_to_json, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
-from vqa_utils.config import Config, to_dict
+from vqa_utils.config import Config
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 
@@ -35,7 +35,7 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
                 f"{paths.config}: expected a run's settings, found no file; "
                 "start it with run_all.py"
             )
-        write_json(paths.config, to_dict(preset("demo")))
+        write_json(paths.config, settings_to_json(preset("demo")))
     config = read_config(paths)
     if fold is None:
         return paths, config

@@ -11,6 +11,7 @@ from rich.console import Console
 from vqa_utils.artifacts.files import ids_hash, read_json, write_csv
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
+from vqa_utils.artifacts.places import located, portable
 from vqa_utils.artifacts.run import all_runs, named_run, open_run
 from vqa_utils.artifacts.timings import EXECUTED_IN, time_table
 from vqa_utils.config import Config
@@ -158,14 +159,16 @@ def _existing(run_ids: Sequence[str]) -> list[str]:
 
 def _line(run: Scored) -> dict[str, object]:
     """Make the line of a run: its settings, scores, costs and rows."""
-    settings = [f"{name}={setting_text(value)}" for name, value in differences(run.config).items()]
+    settings = []
+    for name, value in differences(run.config).items():
+        settings.append(f"{name}={portable(setting_text(value))}")
     return {
         "run": run.paths.run_id,
         "preset": run.config.preset,
         "settings": " ".join(settings),
         **_scores(run),
         **_costs(run),
-        "data": run.config.data,
+        "data": portable(run.config.data),
         "rows": len(run.probs),
         "rows_hash": run.rows_hash,
     }
@@ -238,7 +241,7 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "p": group["mcnemar_p"],
     })  # fmt: skip
     rows = group["rows"].iloc[0]
-    data = ", ".join(sorted(set(group["data"])))
+    data = ", ".join(sorted(set(map(located, group["data"]))))
     title = f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run"
     print_table(console, title, columns)
     console.print(describe_comparison(group), markup=False)

@@ -23,6 +23,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.machine.host import LowestMemory
 from vqa_utils.planning.plan import fold_gpus
+from vqa_utils.running.archive.notebooks import archive_name
 from vqa_utils.running.kernels import (
     KERNEL,
     QUIET,
@@ -219,7 +220,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         try:
             papermill.execute_notebook(
                 _as_it_is(source),
-                _as_it_is(archived),
+                _as_it_is(archive_name(archived, parameters)),
                 parameters,
                 cwd=str(source.parent),
                 km=kernel,
@@ -246,7 +247,7 @@ def _execute(source: Path, archived: Path, parameters: dict[str, Any]) -> None:
         raise NotebookError(message, ran_out) from error
 
 
-def _as_it_is(path: Path) -> str:
+def _as_it_is(path: Path | str) -> str:
     """Write a path for papermill, which puts parameters in place of braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 

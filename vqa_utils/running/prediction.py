@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vqa_utils.artifacts.files import ids_hash, read_json, sha256, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.places import located, portable
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
@@ -34,7 +35,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
-    write_json(out.provenance, {"folder": str(folder)})  # the claim of `_check_claim`
+    write_json(out.provenance, {"folder": portable(str(folder))})  # the claim of `_check_claim`
     if config.calibrate and not paths.members.exists():
         console.print(
             "probabilities stay as they are scored: 05_ensemble, which calibrates them, "
@@ -79,7 +80,7 @@ def _check_claim(out: RunPaths, folder: Path) -> None:
     """
     if not out.provenance.exists():
         return
-    before = read_json(out.provenance)["folder"]
+    before = located(read_json(out.provenance)["folder"])
     if before != str(folder):
         raise RunError(
             f"{shown(out.folder)} has the answers to {before}; "

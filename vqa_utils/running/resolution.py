@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_json
+from vqa_utils.artifacts.files import TornFile, hashes, read_json, settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
-from vqa_utils.config import Config, parse_settings, to_dict
+from vqa_utils.config import Config, parse_settings
 from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
@@ -224,7 +224,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     challenge = load_challenge(config, images=paths.images)
     if check_folds:
         _check_folds(paths, challenge)
-    write_json(paths.config, to_dict(config))
+    write_json(paths.config, settings_to_json(config))
     _write_origin(paths, challenge)
     link_latest(paths)
 
