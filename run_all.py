@@ -100,6 +100,7 @@ def show_status(args: "Namespace", console: "Console") -> None:
     runner = Runner(paths, config, console, reuse=True)
     steps = select_steps(STAGES, config.adapter_numbers)
     print_table(console, f"run {paths.run_id}", runner.table(steps))
+    runner.tell_changes(steps)
 
 
 def predict_test(args: "Namespace", console: "Console") -> None:
@@ -171,10 +172,11 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     runner = Runner(paths, config, console, reuse=not args.force, ladder=not args.no_ladder)
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
+        runner.tell_changes(steps, strict=args.strict)
         return
     check_run(config, find_gpus())
     with locked(paths):
-        execute_steps(runner, steps)
+        execute_steps(runner, steps, strict=args.strict)
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them

@@ -7,6 +7,7 @@ runner        Run steps: reuse complete ones, folds side by side, smaller settin
               out-of-memory
 _markers      Decide which steps --resume reuses: markers with settings, data, inputs and outputs
               by hash
+archive/      Keep what executed notebooks leave: their copies, and what they ran with
 execution     Execute one notebook through papermill, in this process or in one with its share of
               the machine
 kernels       Start kernels before their notebooks, which find there what they import

@@ -225,6 +225,11 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="run everything again instead of reusing it"
     )
     execution.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to go on where code or libraries have changed since earlier notebooks",
+    )
+    execution.add_argument(
         "--no-ladder", action="store_true", help="stop at the first out-of-memory error"
     )
     execution.add_argument(

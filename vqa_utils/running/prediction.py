@@ -17,7 +17,7 @@ from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
 from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import PREDICTION, Step
+from vqa_utils.running.stages import PREDICTION, TRAINING, Step
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
@@ -44,7 +44,9 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         )
     # The run's own data may be gone by now: answers depend on the test set alone
     test_hash = _hash_of_test(folder, test, out.images)
-    runner = Runner(paths, config, console, reuse=True).writing_to(out, lambda _: test_hash)
+    runner = Runner(paths, config, console, reuse=True)
+    runner.tell_changes([], [Step(TRAINING, number) for number in numbers])
+    runner = runner.writing_to(out, lambda _: test_hash)
     runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
     members = []  # in 05's order, refit last
     for number in numbers:

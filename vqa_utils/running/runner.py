@@ -4,7 +4,6 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
@@ -23,6 +22,8 @@ from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
+from vqa_utils.running.archive.changes import tell_changes
+from vqa_utils.running.archive.notebooks import keep_attempt
 from vqa_utils.running.execution import (
     KernelDied,
     NotebookError,
@@ -34,7 +35,14 @@ from vqa_utils.running.execution import (
 from vqa_utils.running.kernels import clean_environment
 from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.side_by_side import SideBySide
-from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
+from vqa_utils.running.stages import (
+    ANALYSIS,
+    ENSEMBLE,
+    Step,
+    built_on,
+    grouped,
+    takes_folds_as_they_are,
+)
 from vqa_utils.running.terminal import follow, print_table, progress_lines
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
@@ -45,8 +53,6 @@ from vqa_utils.sharing.shared_base import (
     is_placed_alike,
     shared_base,
 )
-
-FOLDS_FILE = "folds.csv"
 
 
 class Runner:
@@ -119,10 +125,19 @@ class Runner:
         stale = [step.name for step in steps if self.state(step) == CHANGED]
         if stale:
             raise RunError(
-                "expected what earlier notebooks wrote to be of these settings and inputs, "
+                "expected what earlier notebooks wrote to be of these settings, inputs and cells, "
                 f"found others at {', '.join(stale)}; "
                 "without --from, --only and --folds they run again"
             )
+
+    def tell_changes(
+        self, steps: Sequence[Step], earlier: Sequence[Step] | None = None, *, strict: bool = False
+    ) -> None:
+        """Say what code and libraries have changed since steps that do not run again."""
+        chosen = steps if self.reuse else ()
+        if earlier is None:
+            earlier = built_on(steps, scored_adapters(self.paths, self.config))
+        tell_changes(self._markers, chosen, earlier, self.console, strict=strict)
 
     def looking_at(self, paths: RunPaths) -> "Runner":
         """Look at another run's folder with these settings and data."""
@@ -157,13 +172,15 @@ class Runner:
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
         clean_environment()
+        if not self.reuse:
+            self._markers.set_checkpoints_aside(steps)
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         with (
             stoppable(self.paths),
             early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
         ):
-            for together in _groups(steps):
+            for together in grouped(steps):
                 if together[0].stage.per_fold:
                     self._run_folds(together, lender)
                     continue
@@ -217,6 +234,7 @@ class Runner:
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
         if state != MISSING:
             markers.set_aside(step)
+        origin = markers.begin(step)
         try:
             self._execute(step, progress, process, sharing)
         except RunError:
@@ -228,7 +246,7 @@ class Runner:
                 f"{shown(markers.archived(step))}: expected it to write "
                 f"{', '.join(map(shown, absent))}, found nothing there"
             )
-        markers.write(step)
+        markers.write(step, origin)
 
     def _execute(
         self, step: Step, progress: Progress, process: NotebookProcess | None, sharing: Sharing
@@ -259,7 +277,7 @@ class Runner:
                 if has_died:
                     raise
                 has_died = True
-                _keep_attempt(archived, "died")
+                keep_attempt(archived, "died")
                 how = str(error).splitlines()[0].removeprefix(f"{step.name}: ")
                 self.console.print(
                     f"  {step.name:<22} {how}; it is tried once more", style="yellow", markup=False
@@ -268,7 +286,7 @@ class Runner:
                 planned = self.config.device_map == "plan"  # else no plan says what a rung saves
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
-                _keep_attempt(archived, "out-of-memory")
+                keep_attempt(archived, "out-of-memory")
                 self._take_less(step, fold, error.out_of_memory, sharing)
 
     def _take_less(
@@ -321,30 +339,11 @@ class Runner:
         return [self.paths.fold(number) for number in self.config.adapter_numbers]
 
 
-def _keep_attempt(archived: Path, end: str) -> None:
-    """Move a notebook beside that of the next attempt: "<step>-<end>1", or the next number."""
-    stem = f"{archived.stem}-{end}"
-    copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
-    if archived.exists():
-        archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))
-
-
-def _groups(steps: Sequence[Step]) -> list[list[Step]]:
-    """Put neighbouring steps of folds together, and every other step alone."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        if groups and step.stage.per_fold and groups[-1][-1].stage.per_fold:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
-
-
-def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
+def execute_steps(runner: Runner, steps: Sequence[Step], *, strict: bool = False) -> None:
     """Check earlier steps, write the run's settings, execute its steps, and print the results.
 
     Raises:
-        VqaError: the data, earlier steps or a notebook have problems.
+        VqaError: the data, earlier steps or a notebook have problems; if `strict`, changed code.
     """
     # It imports scikit-learn, which `status` does not need
     from vqa_utils.running.results import print_results
@@ -356,7 +355,8 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
         console.print(f"data: {config.data}", markup=False)
     # Before `start_run` writes: a refused command leaves the run's settings as they were
     runner.check_whole(built_on(steps, scored_adapters(paths, config)))
-    start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
+    runner.tell_changes(steps, strict=strict)
+    start_run(paths, config, check_folds=takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.run(steps)
@@ -365,9 +365,3 @@ def execute_steps(runner: Runner, steps: Sequence[Step]) -> None:
     if steps[-1].stage in (ENSEMBLE, ANALYSIS):
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
-
-
-def _takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
-    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
-    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
-    return reads and not writes

@@ -10,6 +10,8 @@ from typing import Any
 
 from vqa_utils.errors import RunError
 
+FOLDS_FILE = "folds.csv"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -169,3 +171,21 @@ def built_on(steps: Sequence[Step], scored: Sequence[int]) -> list[Step]:
     if ANALYSIS in selected:
         taken.append(Step(ENSEMBLE))
     return [step for step in taken if step not in steps]
+
+
+def grouped(steps: Sequence[Step]) -> list[list[Step]]:
+    """Put neighbouring steps of folds together, and every other step alone."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        if groups and step.stage.per_fold and groups[-1][-1].stage.per_fold:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+def takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
+    """True if steps read the folds and none makes them."""
+    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
+    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
+    return reads and not writes

@@ -58,6 +58,14 @@ def archive_name(path: Path, parameters: dict[str, Any]) -> str:
     return f"{SCHEME}{path}"
 
 
+def keep_attempt(archived: Path, end: str) -> None:
+    """Move a notebook beside that of the next attempt: "<step>-<end>1", or the next number."""
+    stem = f"{archived.stem}-{end}"
+    copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
+    if archived.exists():
+        archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))
+
+
 def _data_folders(parameters: dict[str, Any]) -> list[str]:
     """List the folders and files outside the run that a notebook reads."""
     folders = [parameters.get("predict", "")]
