@@ -123,7 +123,8 @@ def blend(args: "Namespace", console: "Console") -> None:
     """Blend finished runs into a folder of its own."""
     from vqa_utils.experiments.blends import blend_runs
 
-    blend_runs(args.runs, args.run_id or time.strftime("%Y%m%d-%H%M%S-blend"), console)
+    new_id = time.strftime("%Y%m%d-%H%M%S-blend")
+    blend_runs(args.runs, new_id if args.run_id is None else args.run_id, console)
 
 
 def sweep(args: "Namespace", console: "Console") -> None:

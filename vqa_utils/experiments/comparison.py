@@ -149,12 +149,22 @@ def describe_comparison(group: pd.DataFrame) -> str:
 
 def _existing(run_ids: Sequence[str]) -> list[str]:
     """Resolve the named runs, each once, or list all."""
-    missing = [run_id for run_id in run_ids if not named_run(run_id).config.exists()]
+    if not run_ids:
+        return all_runs()
+    names = []
+    missing = []
+    for run_id in run_ids:
+        try:
+            paths = named_run(run_id)
+        except RunError:
+            missing.append(repr(run_id))
+            continue
+        names.append(paths.run_id)
+        if not paths.config.exists():
+            missing.append(repr(run_id))
     if missing:
         raise RunError(f"expected runs below {runs_dir()}, found none called {', '.join(missing)}")
-    if run_ids:
-        return list(dict.fromkeys(named_run(run_id).run_id for run_id in run_ids))
-    return all_runs()
+    return list(dict.fromkeys(names))
 
 
 def _line(run: Scored) -> dict[str, object]:

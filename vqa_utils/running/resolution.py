@@ -1,6 +1,7 @@
 """Resolve a command's run: folder, settings, data, origin."""
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import re
@@ -25,7 +26,7 @@ from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.presets import preset, preset_changes
-from vqa_utils.setting_types import AUTO
+from vqa_utils.setting_types import AUTO, ConfigError, is_path
 from vqa_utils.sharing.lender import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
@@ -56,14 +57,16 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
             )
         args.run_id = take_over_run(Path(args.resume_from).expanduser(), args.run_id)
         continues = True
-    run_id = args.run_id or (LATEST if continues else f"{new_id}-{args.preset or 'demo'}")
+    name_of_preset = "demo" if args.preset is None else args.preset
+    preset(name_of_preset)  # before it names a folder
+    run_id = args.run_id or (LATEST if continues else f"{new_id}-{name_of_preset}")
     paths = named_run(run_id)
     if not paths.config.exists():
         if continues:
             raise RunError(
                 f"{shown(paths.folder)}: expected a run, found none; python run_all.py starts one"
             )
-        return paths, preset(args.preset or "demo", **changes)
+        return paths, preset(name_of_preset, **changes)
     if not (continues or args.force or args.dry_run or args.command == "plan"):
         raise RunError(
             f"{shown(paths.folder)} is there already: --resume goes on with it, "
@@ -78,7 +81,13 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings on the command line, by name."""
     given = {name: getattr(args, name) for name in OWN_ARGUMENTS}
     changes = {name: value for name, value in given.items() if value is not None}
-    return with_absolute_paths(changes | parse_settings(args.set))
+    settings = parse_settings(args.set)
+    if "preset" in settings:
+        raise ConfigError(
+            f"--set preset={settings['preset']}: expected --preset {settings['preset']}, which "
+            "takes the settings of that name too"
+        )
+    return with_absolute_paths(changes | settings)
 
 
 def _changes_of_preset(name: str) -> dict[str, Any]:
@@ -112,8 +121,8 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
-    if changes.get("data") is not None and changes["data"] not in KNOWN_CHALLENGES:
-        changes["data"] = str(Path(changes["data"]).resolve())
+    if changes.get("data") and changes["data"] not in KNOWN_CHALLENGES:
+        changes["data"] = _absolute(changes["data"])
     if changes.get("extra_train"):
         changes["extra_train"] = _absolute(changes["extra_train"])
     if changes.get("cache_dir") not in (None, "", AUTO):
@@ -124,7 +133,12 @@ def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    if not is_path(path):
+        return path  # `Config` refuses it
+    folder = Path(path)
+    with contextlib.suppress(RuntimeError):  # ~NAME of no user
+        folder = folder.expanduser()
+    return str(folder.resolve())
 
 
 def _model(name: str) -> str:
@@ -132,7 +146,7 @@ def _model(name: str) -> str:
     folder = Path(name)
     if name.startswith("~/"):
         folder = folder.expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    return str(folder.resolve()) if name and is_path(name) and folder.is_dir() else name
 
 
 def with_data(config: Config) -> Config:

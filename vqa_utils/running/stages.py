@@ -119,8 +119,8 @@ def select_steps(
     folds: Sequence[int],
     *,
     chosen: Sequence[int] = (),
-    only: str = "",
-    start: str = "",
+    only: str | None = None,
+    start: str | None = None,
 ) -> list[Step]:
     """Select the steps of a command, in the order of the run.
 
@@ -141,12 +141,13 @@ def select_steps(
             numbers = ", ".join(map(str, folds))
             problems.append(f"--folds: expected some of {numbers}, found {number}")
     for name in (only, start):
-        if name and name not in names:
-            problems.append(f"stage: expected one of {', '.join(names)}, found {name}")
+        if name is not None and name not in names:
+            problems.append(f"stage: expected one of {', '.join(names)}, found {name!r}")
     if problems:
         raise RunError("\n".join(problems))
 
-    first = names.index(only or start) if only or start else 0
+    first_stage = only or start
+    first = names.index(first_stage) if first_stage else 0
     selected = stages[first : first + 1] if only else stages[first:]
     steps = []
     for stage in selected:
