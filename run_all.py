@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Execute one command; an error for the user to mend is one message and exit status 1."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":  # of a locale such as ko_KR.eucKR
+        sys.exit(f"error: expected Python in UTF-8, found {encoding}; set PYTHONUTF8=1")
     args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
