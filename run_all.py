@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Execute one command; an error for the user to mend is one message and exit status 1."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":  # of a locale such as ko_KR.eucKR
+        sys.exit(f"error: expected Python in UTF-8, found {encoding}; set PYTHONUTF8=1")
     args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
     from rich.console import Console  # after the arguments, so that --help answers at once
@@ -49,7 +52,7 @@ def main() -> None:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
     except OSError as error:
-        from vqa_utils.artifacts.disk import describe_full, is_full
+        from vqa_utils.planning.machine.disk import describe_full, is_full
 
         if not is_full(error):
             raise
@@ -114,6 +117,7 @@ def show_status(args: "Namespace", console: "Console") -> None:
     runner = Runner(paths, config, console, reuse=True)
     steps = select_steps(STAGES, config.adapter_numbers)
     print_table(console, f"run {paths.run_id}", runner.table(steps))
+    runner.tell_changes(steps)
 
 
 def predict_test(args: "Namespace", console: "Console") -> None:
@@ -136,7 +140,8 @@ def blend(args: "Namespace", console: "Console") -> None:
     """Blend finished runs into a folder of its own."""
     from vqa_utils.experiments.blends import blend_runs
 
-    blend_runs(args.runs, args.run_id or time.strftime("%Y%m%d-%H%M%S-blend"), console)
+    new_id = time.strftime("%Y%m%d-%H%M%S-blend")
+    blend_runs(args.runs, new_id if args.run_id is None else args.run_id, console)
 
 
 def sweep(args: "Namespace", console: "Console") -> None:
@@ -195,13 +200,14 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     )
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
+        runner.tell_changes(steps, strict=args.strict)
         return
     check_run(config, find_gpus())
     deadline = None
     if args.time_budget:
         deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
     with locked(paths):
-        execute_steps(runner, steps, deadline, args.stall_timeout)
+        execute_steps(runner, steps, deadline, args.stall_timeout, strict=args.strict)
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them

@@ -14,6 +14,8 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
 
+pytest_plugins = ("tests.isolated_runs",)  # before any kernel starts
+
 
 def pytest_collection_modifyitems(items):
     """Mark nbval's cells as slow, and leave them in their order, whatever that of the tests is."""

@@ -43,7 +43,7 @@ def main() -> None:
     """Refresh the six in their order."""
     with tempfile.TemporaryDirectory() as runs:
         os.environ[RUNS_VARIABLE] = runs
-        for source in sorted(NOTEBOOKS.glob("*.py")):
+        for source in sorted(NOTEBOOKS.glob("[0-9]*.py")):
             print(source.name, flush=True)
             refresh(source)
 

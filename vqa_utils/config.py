@@ -12,6 +12,7 @@ from vqa_utils.errors import listed
 from vqa_utils.setting_types import (
     ABOVE_ZERO,
     AUTO,
+    PLACE,
     SHARE,
     SIZES,
     BoolOrAuto,
@@ -19,7 +20,6 @@ from vqa_utils.setting_types import (
     CountOrAuto,
     Rule,
     Setting,
-    at_least,
     auto_or,
     between,
     kind_name,
@@ -49,6 +49,7 @@ TRACKERS = (  # of transformers
     "trackio",
     "wandb",
 )
+MOST_ROWS = 10**5  # of a pass or of an optimizer step
 MOST_AT_ONCE = 4  # folds around one base
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
@@ -77,30 +78,32 @@ class Config:
         "the preset that the other settings change",
         used_from=NO_NOTEBOOK,
     )
-    model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"')
+    model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"', PLACE)
     data: str = setting(
         "",
         "a folder with train.csv, test.csv, sample_submission.csv and the images, or "
         f'"{DEMO_DATA}"; "" looks in Kaggle\'s input folder',
+        PLACE,
         used_from=NO_NOTEBOOK,
     )
     limit: int = setting(
         0,
         "rows; use this many of train.csv, test.csv and extra_train, their first; 0 uses all",
-        at_least(0, "rows"),
+        between(0, 10**9, "rows"),
         of_adapter=False,
     )
     extra_train: str = setting(
         "",
         "a CSV of more rows to train on, with the columns of train.csv; they join the training of "
         "every fold and are never held out; images lie beside the CSV or in the data folder",
+        PLACE,
     )
 
     # Images
     image_side: int = setting(
         384,
         "px; an image gets at most image_side squared pixels and keeps its aspect ratio",
-        at_least(32, "px (one merged patch of Qwen3-VL)"),
+        between(32, 8192, "px (one merged patch of Qwen3-VL, and the largest of cameras)"),
     )
 
     # The frozen base, and its place on the machine
@@ -122,6 +125,7 @@ class Config:
         AUTO,
         'a folder that keeps quantised weights for the next fold; "auto" takes a disk with room '
         '(on Kaggle a temporary one), "" keeps none',
+        PLACE,
         used_from=NO_NOTEBOOK,
     )
     device_map: str = setting(
@@ -145,8 +149,10 @@ class Config:
     )
 
     # The adapter
-    lora_r: int = setting(8, "rank of LoRA", at_least(1))
-    lora_alpha: int = setting(16, "LoRA's update is scaled by lora_alpha / lora_r", at_least(1))
+    lora_r: int = setting(8, "rank of LoRA", between(1, 4096))
+    lora_alpha: int = setting(
+        16, "LoRA's update is scaled by lora_alpha / lora_r", between(1, 10**5)
+    )
     lora_dropout: float = setting(0.05, "share of LoRA's inputs dropped in training", SHARE)
     target_modules: tuple[str, ...] = setting(
         ("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -160,12 +166,12 @@ class Config:
         AUTO,
         'rows per forward and backward pass; "auto" takes the most that the memory plan allows, at '
         "`accumulation` rows per optimizer step",
-        auto_or(at_least(1)),
+        auto_or(between(1, MOST_ROWS)),
     )
     accumulation: int = setting(
         16,
         'passes per optimizer step; with micro_batch "auto", rows per optimizer step',
-        at_least(1),
+        between(1, MOST_ROWS),
     )
     epochs: float = setting(2, "passes over the training rows", UP_TO_A_THOUSAND)
     learning_rate: float = setting(5e-5, "the highest, at the end of the warm-up", ABOVE_ZERO)
@@ -197,7 +203,7 @@ class Config:
 
     # Folds
     use_kfold: bool = setting(True, "false trains once, on a stratified split")
-    n_folds: int = setting(3, "folds; each row is held out by one of them")
+    n_folds: int = setting(3, "folds; each row is held out by one of them", between(1, 100))
     holdout_fraction: float = setting(
         0.2,
         "share of the rows that is held out if use_kfold is false",
@@ -218,7 +224,7 @@ class Config:
         AUTO,
         'rows per forward pass of scoring; "auto" takes as many, up to 128, as need no more memory '
         "than training",
-        auto_or(at_least(1)),
+        auto_or(between(1, MOST_ROWS)),
         used_from="04_infer",
     )
     tta: int = setting(
@@ -258,7 +264,7 @@ class Config:
     num_workers: int = setting(
         2,
         "processes that decode images; 0 decodes in the training process",
-        at_least(0),
+        between(0, 256),
         used_from=NO_NOTEBOOK,
     )
     report_to: tuple[str, ...] = setting(
@@ -352,6 +358,7 @@ class Config:
 SETTINGS: dict[str, Setting] = {
     field.name: field.metadata["setting"] for field in dataclasses.fields(Config)
 }
+PLACES = ("data", "model", "extra_train", "cache_dir")  # settings that may be paths
 # The notebook that uses a setting first. One that is not named here counts for all of them
 USED_FROM = {name: about.used_from for name, about in SETTINGS.items() if about.used_from}
 # What may differ between the run that trained an adapter and the run that uses it

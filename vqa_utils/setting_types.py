@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import os
 import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from vqa_utils.errors import VqaError
@@ -15,6 +17,7 @@ CountOrAuto: TypeAlias = int | Literal["auto"]
 BoolOrAuto: TypeAlias = bool | Literal["auto"]
 
 GIB = 2**30  # bytes
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of most file systems
 UNITS = {"GB": 10**9, "GiB": GIB, "MB": 10**6, "MiB": 2**20}  # bytes
 SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})")
 
@@ -62,11 +65,6 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
-def at_least(least: int, unit: str = "") -> Rule:
-    """Accept numbers from `least` on."""
-    return Rule(f"at least {least} {unit}".rstrip(), lambda value: value >= least)
-
-
 def one_of(*values: Any) -> Rule:
     """Accept these values only: `"mean", "geometric" or "vote"`."""
     *others, last = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
@@ -78,13 +76,14 @@ def auto_or(rule: Rule) -> Rule:
     return Rule(f'{rule.expected}, or "auto"', lambda value: value == AUTO or rule.holds(value))
 
 
-def between(least: float, most: float) -> Rule:
+def between(least: float, most: float, unit: str = "") -> Rule:
     """Accept numbers from `least` to `most`."""
-    return Rule(f"{least:,} to {most:,}", lambda value: least <= value <= most)
+    return Rule(f"{least:,} to {most:,} {unit}".rstrip(), lambda value: least <= value <= most)
 
 
 ABOVE_ZERO = Rule("more than 0, and finite", lambda value: 0 < value < math.inf)
 SHARE = Rule("0 to below 1", lambda value: 0 <= value < 1)
+PLACE = Rule(f"a path without NUL, of names up to {LONGEST_NAME} bytes", lambda path: is_path(path))
 SIZES = Rule("sizes such as 14GB or 13GiB", lambda sizes: all(map(is_size, sizes)))
 
 
@@ -164,3 +163,10 @@ def size_in_bytes(size: str) -> int:
 def is_size(size: str) -> bool:
     """True if `size_in_bytes` can read it."""
     return SIZE.fullmatch(size) is not None
+
+
+def is_path(text: str) -> bool:
+    """True if a text can be a path, whether or not there is a file."""
+    names = [len(os.fsencode(name)) for name in Path(text).parts]
+    is_short = max(names, default=0) <= LONGEST_NAME and sum(names) + len(names) < LONGEST_PATH
+    return is_short and "\0" not in text

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.files import read_json, settings_of
 from vqa_utils.artifacts.fold_settings import (
     Rung,
     checkpoint_settings,
@@ -69,7 +69,7 @@ def test_a_change_that_no_adapter_depends_on_reaches_the_fold(fold):
     changed = replace(RUN, tta=2, cache_dir="/elsewhere", score_batch=2)
     prepare_fold(fold, changed)
     expected = replace(changed, micro_batch=2, accumulation=8, max_memory=("12GB", "14GB"))
-    assert from_dict(read_json(fold.config)["fold"]) == expected
+    assert settings_of(read_json(fold.config)["fold"], fold.config) == expected
     assert read_rungs(fold) == [FEWER_ROWS, LOWER_LIMIT]
 
 

@@ -177,7 +177,7 @@ def test_named_runs_alone_are_compared(finished, console):
     text = printed(console, "one", "latest")
     assert pd.read_csv(comparison_file())["run"].tolist() == ["one", "three"]
     assert "two" not in text
-    with pytest.raises(RunError, match="nowhere, neither"):
+    with pytest.raises(RunError, match="'nowhere', 'neither'"):
         compare_runs(console, ["one", "nowhere", "neither"])
 
 

@@ -61,6 +61,8 @@ def test_memory_is_the_total_without_the_drivers_reserve(nvidia_smi):
         ("0,7,1", ["Tesla T4"]),  # CUDA ignores what follows an unknown one
         ("0,-1,1", ["Tesla T4"]),
         ("7", []),
+        ("1,GPU", ["NVIDIA H200"]),  # the beginning of several
+        ("all", []),
         ("", []),
         ("-1", []),
     ],
@@ -178,12 +180,29 @@ def test_a_limit_is_the_smaller_of_memory_and_setting():
     assert gpu_limits(preset("safe", max_memory=("12GB",)), [H100, T4]) == [12 * 10**9]
 
 
-def test_gpus_are_described_by_name_and_memory():
+def test_gpus_are_described_by_name_and_memory(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert describe_gpus([T4, H100]) == "Tesla T4 with 14.7 GiB, NVIDIA H100 with 79.6 GiB"
     assert describe_gpus([]) == "no GPU"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    assert describe_gpus([]) == "no GPU (CUDA_VISIBLE_DEVICES=all)"
 
 
 def test_the_torch_with_the_slow_tower_is_refused():
     check_torch("2.10.0+cu128")
     with pytest.raises(MachineError, match=r"2\.9\.1\+cu126"):
         check_torch("2.9.1+cu126")
+
+
+@pytest.mark.parametrize("contents", ["\x7fELF", "#!/no/such/shell\n"])
+def test_an_nvidia_smi_that_cannot_be_run_is_an_error_only_with_a_gpu(
+    nvidia_smi, monkeypatch, tmp_path, contents
+):
+    gpu_file = tmp_path / "nvidia0"
+    monkeypatch.setattr(gpus, "FIRST_GPU", gpu_file)
+    nvidia_smi()
+    (tmp_path / "nvidia-smi").write_text(contents)
+    assert find_gpus() == []
+    gpu_file.touch()
+    with pytest.raises(MachineError, match=r"nvidia-smi: .*\[Errno"):
+        find_gpus()

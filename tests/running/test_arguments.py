@@ -1,7 +1,10 @@
 """The commands of run_all.py, and the options that each one takes."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -168,3 +171,13 @@ def test_every_command_has_a_help_of_its_own(capsys, parse):
             parse(name, "--help")
         assert ended.value.code == 0
         assert f"python run_all.py {'[run]' if name == 'run' else name}" in capsys.readouterr().out
+
+
+def test_a_locale_without_utf8_is_told_what_to_set():
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "run_all.py", "presets"]
+    found = subprocess.run(
+        command, cwd=ROOT, env=os.environ | odd, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1 and found.stderr.count("\n") == 1
+    assert "ascii" in found.stderr and "PYTHONUTF8=1" in found.stderr

@@ -5,9 +5,11 @@ import psutil
 import pytest
 
 from vqa_utils.artifacts.files import write_json
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.config import to_dict
 from vqa_utils.errors import RunError
-from vqa_utils.running.notebooks import execution
+from vqa_utils.presets import preset
+from vqa_utils.running.notebooks import execution, kernels
 from vqa_utils.running.notebooks.execution import (
     KernelDied,
     NotebookError,
@@ -133,10 +135,35 @@ def kernel_that_fails(tmp_path, monkeypatch):
         argv = [sys.executable, str(spec / "start.py"), "-f", "{connection_file}"]
         kernel = {"argv": argv, "display_name": "Python 3", "language": "python"}
         write_json(spec / "kernel.json", kernel)
-        monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+        monkeypatch.setattr(kernels, "SPEC_FOLDERS", [str(tmp_path / "jupyter" / "kernels")])
         return spec / "starts.txt"
 
     return make
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_is_archived_without_names(notebooks, monkeypatch, tmp_path):
+    """The message for the terminal has the whole path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
+    data = tmp_path / "data"
+    paths = RunPaths("broken")
+    write_json(paths.config, to_dict(preset("demo", data=str(data))))
+    notebooks(
+        "broken",
+        "import os; print(os.environ['HF_TOKEN'])",
+        f"from pathlib import Path; Path({str(data / '{eyes}.csv')!r}).read_text()",
+    )
+    archived = paths.notebooks / "broken.ipynb"
+    with pytest.raises(NotebookError, match=f"{data}/{{eyes}}.csv"):
+        execute("broken", archived, {"run_id": "broken"})
+    text = archived.read_text()
+    assert "hf_planted" not in text and str(tmp_path) not in text and str(ROOT) not in text
+    assert "$HF_TOKEN" in text and "~/data/{eyes}.csv" in text
+    assert nbformat.read(archived, 4).metadata["papermill"]["output_path"] == (
+        "runs/broken/notebooks/broken.ipynb"
+    )
 
 
 @pytest.mark.slow

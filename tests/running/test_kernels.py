@@ -159,3 +159,17 @@ def test_a_launchers_environment_and_matplotlibs_backend_change_nothing(
     make().run([Step(Stage("draws", writes=("out.txt",)))])
     assert out.read_text() == ""
     assert "image/png" in (paths.notebooks / "draws.ipynb").read_text()
+
+
+def test_a_kernel_spec_of_another_python_is_passed_over(notebooks, monkeypatch, tmp_path):
+    """One of this name in a user's folders comes first in Jupyter."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = ["/another/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": argv, "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    out = tmp_path / "out.txt"
+    notebooks("tells", f"import sys; open({str(out)!r}, 'w').write(sys.executable)")
+    execute("tells", tmp_path / "archive" / "tells.ipynb", {})
+    assert out.read_text() == sys.executable

@@ -220,3 +220,12 @@ def test_a_mount_that_cannot_be_written_is_told_with_what_to_do(command, start, 
     words = " ".join(found.stdout.split())
     assert "(Read-only file system)" in words and "--resume-from" in words
     assert sha256(runs_dir()) == before
+
+
+def test_a_folder_that_cannot_be_looked_through_is_told(command, tmp_path, monkeypatch):
+    def fails(folder, pattern):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("pathlib.Path.glob", fails)
+    with pytest.raises(RunError, match=f"--resume-from {tmp_path}: .*Permission denied"):
+        command("--resume-from", str(tmp_path))

@@ -10,7 +10,7 @@ import pytest
 
 from vqa_utils.artifacts.paths import NOTEBOOKS
 
-SOURCES = sorted(NOTEBOOKS.glob("*.py"))
+SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 OF_THE_PACKAGE = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.While, ast.Lambda)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.manifest import MANIFEST, tear, write_manifest
 from vqa_utils.training._checkpoints import STATE, Checkpoints, training_key
 
@@ -108,7 +109,21 @@ def test_the_newest_checkpoint_and_the_best_epochs_are_kept(tmp_path, saved):
     newest_of_all = tmp_path / "checkpoint-16"
     newest_of_all.mkdir()
     (newest_of_all / STATE).write_text("{}")
+    write_json(newest_of_all / "adapter_config.json", {"base_model_name_or_path": "a/base"})
     state = SimpleNamespace(global_step=16, max_steps=20, best_global_step=8)
     Checkpoints(tmp_path).on_save(None, state, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-16", "checkpoint-8"]
     assert tear(newest_of_all) == ""
+
+
+def test_a_checkpoint_says_nothing_of_its_place(tmp_path, saved):
+    folder = saved(16)
+    state = {"best_global_step": 16, "best_model_checkpoint": str(folder)}
+    (folder / STATE).write_text(json.dumps(state))
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "base")})
+    (folder / "training_args.bin").write_text(str(tmp_path))
+    Checkpoints(tmp_path).on_save(None, SimpleNamespace(global_step=16, best_global_step=16), None)
+    for file in folder.iterdir():
+        assert f'"{tmp_path}' not in file.read_text(), file.name
+    assert not (folder / "training_args.bin").exists()
+    assert tear(folder) == "", "the manifest is of the files as they are left"

@@ -12,6 +12,7 @@ from vqa_utils.analysis._templates import cell_text, render
 from vqa_utils.analysis.gallery import Card, cards_of
 from vqa_utils.artifacts.files import write_atomically, write_sheet, write_text
 from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.places import portable
 from vqa_utils.config import Config
 from vqa_utils.presets import differences
 from vqa_utils.prompts import LETTERS
@@ -151,10 +152,12 @@ def _write_png(path: Path, figure: Figure) -> None:
 
 
 def _describe_settings(config: Config) -> str:
-    changed = [f"{name}={setting_text(value)}" for name, value in differences(config).items()]
+    changed = []
+    for name, value in differences(config).items():
+        changed.append(f"{name}={portable(setting_text(value))}")
     return (
         f"Preset {config.preset}, changed settings: {' '.join(changed) or 'none'}.\n"
-        f"Model {config.model}, data {config.data}."
+        f"Model {portable(config.model)}, data {portable(config.data)}."
     )
 
 

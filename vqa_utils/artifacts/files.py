@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.artifacts.paths import shown
-from vqa_utils.config import Config, from_dict
+from vqa_utils.artifacts.places import located, portable
+from vqa_utils.config import PLACES, Config, from_dict, to_dict
 from vqa_utils.errors import VqaError
 from vqa_utils.setting_types import ConfigError
 
@@ -106,14 +107,21 @@ def _torn(path: Path, expected_and_found: str, mend: str) -> TornFile:
     return TornFile(f"{shown(path)} ({size}): expected {expected_and_found}; {mend}")
 
 
+def settings_to_json(config: Config) -> dict[str, Any]:
+    """Turn settings into JSON values, with paths that say nothing of this machine's people."""
+    values = to_dict(config)
+    return values | {name: portable(values[name]) for name in PLACES}
+
+
 def settings_of(values: dict[str, Any], file: Path) -> Config:
-    """Turn JSON values into settings.
+    """Turn JSON values of `settings_to_json` into settings.
 
     Raises:
         ConfigError: they are of another version of the code; with the file that they are from.
     """
     try:
-        return from_dict(values)
+        here = {name: located(values[name]) for name in PLACES if isinstance(values.get(name), str)}
+        return from_dict(values | here)
     except ConfigError as error:
         raise ConfigError(f"{shown(file)}: {error}") from error
 
@@ -157,8 +165,9 @@ def hashes(paths: Iterable[Path], base: Path) -> dict[str, str]:
     """The SHA-256 of files and folders by their path, relative to `base` if they lie below it."""
     found = {}
     for path in paths:
-        name = path.relative_to(base) if path.is_relative_to(base) else path
-        found[str(name)] = sha256(path) if path.exists() else MISSING
+        is_below = path.is_relative_to(base)
+        name = str(path.relative_to(base)) if is_below else portable(str(path))
+        found[name] = sha256(path) if path.exists() else MISSING
     return found
 
 

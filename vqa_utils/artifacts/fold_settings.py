@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
+from vqa_utils.artifacts.files import TornFile, read_json, settings_of, settings_to_json, write_json
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, to_dict, with_tuples
+from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, with_tuples
 
 SHAPE_OF_ADAPTER = ("lora_r", "lora_alpha")  # a checkpoint of another shape cannot be loaded
 
@@ -160,7 +160,8 @@ def _read(fold: FoldPaths, run: Config) -> _Saved | None:
 
 
 def _write(fold: FoldPaths, config: Config, run: Config) -> None:
-    write_json(fold.config, {"fold": to_dict(config), "run": to_dict(run)})
+    values = {"fold": settings_to_json(config), "run": settings_to_json(run)}
+    write_json(fold.config, values)
 
 
 def _rung(values: dict[str, Any]) -> Rung:

@@ -2,11 +2,13 @@
 
 import contextlib
 import re
+from pathlib import Path
 
-from vqa_utils.artifacts.files import TornFile, read_json, settings_of, write_json
+from vqa_utils.artifacts.files import TornFile, read_json, settings_of, settings_to_json, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
-from vqa_utils.config import Config, to_dict
+from vqa_utils.config import Config
+from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
 
@@ -35,7 +37,7 @@ def open_run(run_id: str, fold: int | None = None) -> tuple[RunPaths, Config]:
                 f"{paths.config}: expected a run's settings, found no file; "
                 "start it with run_all.py"
             )
-        write_json(paths.config, to_dict(preset("demo")))
+        write_json(paths.config, settings_to_json(preset("demo")))
     config = read_config(paths)
     if fold is None:
         return paths, config
@@ -57,10 +59,19 @@ def read_config(paths: RunPaths) -> Config:
 
 
 def named_run(name: str) -> RunPaths:
-    """Return a run by its name; `latest` is the one whose last command started last.
+    """Return a run by its name or its folder; `latest` is the one whose last command started last.
 
     The link of this name is for people: a copy makes a folder of it, and some drives have no links.
+
+    Raises:
+        RunError: it can be no run's.
     """
+    folder = Path(name).absolute()
+    name = name.rstrip("/")  # a shell has completed it
+    if len(Path(name).parts) > 1 and folder.parent == runs_dir():
+        name = folder.name  # such as runs/today
+    if name != LATEST and not re.fullmatch(RUN_ID, name):
+        raise RunError(f"expected the name of a folder below {runs_dir()}, found {name!r}")
     return RunPaths(name if name != LATEST else max(all_runs(), key=_started, default=LATEST))
 
 

@@ -27,7 +27,12 @@ def take_over_run(source: Path, run_id: str | None = None) -> str:
     Raises:
         RunError: there is no run or more than one, the name is taken, or the disk lacks room.
     """
-    folder = _run_in(source)
+    try:
+        folder = _run_in(source)
+    except OSError as error:
+        raise RunError(
+            f"--resume-from {source}: expected a folder to read, found {error}"
+        ) from error
     if run_id is None and not re.fullmatch(RUN_ID, folder.name):
         raise RunError(
             f"--resume-from {source}: name the run with --run-id, as {folder.name} is none"

@@ -45,8 +45,14 @@ def read_runs(run_ids: Sequence[str]) -> Runs:
         RunError: with every run that is missing, unfinished or named twice, or has changed data,
             or other CSV files or rows than the first.
     """
-    names = [named_run(name).run_id for name in run_ids]
-    problems = _naming_problems(names)
+    names = []
+    problems = []
+    for run_id in run_ids:
+        try:
+            names.append(named_run(run_id).run_id)
+        except RunError as error:
+            problems.append(str(error))
+    problems += _naming_problems(names)
     configs: dict[str, Config] = {}
     hash_of = functools.cache(data_hash)  # runs often share their data
     for name in dict.fromkeys(names):

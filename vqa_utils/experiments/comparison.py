@@ -11,6 +11,7 @@ from rich.console import Console
 from vqa_utils.artifacts.files import ids_hash, read_json, write_sheet
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths, comparison_file, runs_dir, shown
+from vqa_utils.artifacts.places import located, portable
 from vqa_utils.artifacts.run import all_runs, named_run, open_run
 from vqa_utils.artifacts.timings import EXECUTED_IN, time_table
 from vqa_utils.config import Config
@@ -148,24 +149,36 @@ def describe_comparison(group: pd.DataFrame) -> str:
 
 def _existing(run_ids: Sequence[str]) -> list[str]:
     """Resolve the named runs, each once, or list all."""
-    missing = [run_id for run_id in run_ids if not named_run(run_id).config.exists()]
+    if not run_ids:
+        return all_runs()
+    names = []
+    missing = []
+    for run_id in run_ids:
+        try:
+            paths = named_run(run_id)
+        except RunError:
+            missing.append(repr(run_id))
+            continue
+        names.append(paths.run_id)
+        if not paths.config.exists():
+            missing.append(repr(run_id))
     if missing:
         raise RunError(f"expected runs below {runs_dir()}, found none called {', '.join(missing)}")
-    if run_ids:
-        return list(dict.fromkeys(named_run(run_id).run_id for run_id in run_ids))
-    return all_runs()
+    return list(dict.fromkeys(names))
 
 
 def _line(run: Scored) -> dict[str, object]:
     """Make the line of a run: its settings, scores, costs and rows."""
-    settings = [f"{name}={setting_text(value)}" for name, value in differences(run.config).items()]
+    settings = []
+    for name, value in differences(run.config).items():
+        settings.append(f"{name}={portable(setting_text(value))}")
     return {
         "run": run.paths.run_id,
         "preset": run.config.preset,
         "settings": " ".join(settings),
         **_scores(run),
         **_costs(run),
-        "data": run.config.data,
+        "data": portable(run.config.data),
         "rows": len(run.probs),
         "rows_hash": run.rows_hash,
     }
@@ -238,7 +251,7 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "p": group["mcnemar_p"],
     })  # fmt: skip
     rows = group["rows"].iloc[0]
-    data = ", ".join(sorted(set(group["data"])))
+    data = ", ".join(sorted(set(map(located, group["data"]))))
     title = f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run"
     print_table(console, title, columns)
     console.print(describe_comparison(group), markup=False)

@@ -1,7 +1,9 @@
 """Read the points of a sweep from a YAML file: a grid of settings, and single points."""
 
 import itertools
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +30,31 @@ KINDS: dict[str, tuple[type, str]] = {
     "grid": (dict, "settings"),
     "also": (list, "a list"),
 }
+HUGE = 10**18  # of no setting
 VALUES = (str, int, float, list)  # the types of a setting in YAML; a bool is an int
+MOST_POINTS = 1000  # of a sweep: each is a run of its own
 LONGEST_NAME = 200  # of a run's folder; file systems allow 255 bytes
 Settings = dict[str, Any]
 
 
 class SweepError(VqaError):
     """An unusable sweep, with all problems of all points; or the failed points of one."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads YAML, and refuses a name that stands twice in a mapping: the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a dictionary of a mapping."""
+        names = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or a mapping is no setting's name
+            if key.value in names:
+                problem = f"{key.value} twice in one mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            names.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -128,15 +148,20 @@ def _read(file: Path) -> Settings:
     if not file.is_file():
         raise SweepError(f"{file}: expected a sweep's file, found none")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a huge number too
         raise SweepError(f"{file}: expected YAML in UTF-8, found: {error}") from error
     if not isinstance(content, dict) or not (content.get("grid") or content.get("also")):
-        raise SweepError(f"{file}: expected `grid`, `also` or both, found {content!r}")
+        raise SweepError(f"{file}: expected `grid`, `also` or both, found {_short(content)}")
     title = f"{file}: expected a sweep as in vqa_utils/experiments/README.md"
     # Each check relies on those before
     refuse(title, _problems_of_keys(content))
     refuse(title, _problems_of_lists(content))
+    points = len(content.get("also", []))
+    if content.get("grid"):
+        points += math.prod(map(len, content["grid"].values()))
+    if points > MOST_POINTS:
+        raise SweepError(f"{file}: expected at most {MOST_POINTS:,} points, found {points:,}")
     refuse(title, _problems_of_settings(content))
     return content
 
@@ -150,7 +175,7 @@ def _problems_of_keys(content: Settings) -> list[str]:
             continue
         kind, in_words = KINDS[key]
         if not isinstance(value, kind):
-            wrong.append(f"{key}: expected {in_words}, found {value!r}")
+            wrong.append(f"{key}: expected {in_words}, found {_short(value)}")
     return unknown + wrong
 
 
@@ -158,10 +183,10 @@ def _problems_of_lists(content: Settings) -> list[str]:
     problems = []
     for name, values in content.get("grid", {}).items():
         if not isinstance(values, list) or not values:
-            problems.append(f"grid: {name}: expected a list of values, found {values!r}")
+            problems.append(f"grid: {name}: expected a list of values, found {_short(values)}")
     for point in content.get("also", []):
         if not isinstance(point, dict):
-            problems.append(f"also: expected settings, found {point!r}")
+            problems.append(f"also: expected settings, found {_short(point)}")
     return problems
 
 
@@ -173,6 +198,23 @@ def _problems_of_settings(content: Settings) -> list[str]:
         for name, value in settings.items():
             if name not in known:
                 unknown.append(f"{name}: expected a setting's name, such as lora_r")
-            if not isinstance(value, VALUES):
-                wrong.append(f"{name}: expected a value, found {value!r}")
+            if not isinstance(value, VALUES) or _is_huge(value):
+                wrong.append(f"{name}: expected a value, found {_short(value)}")
     return list(dict.fromkeys(unknown + wrong))  # each once, however many points have it
+
+
+def _is_huge(value: Any) -> bool:
+    """True for a number too long to be written, or a list with lists."""
+    if isinstance(value, list):
+        return any(isinstance(part, (list, dict)) or _is_huge(part) for part in value)
+    return isinstance(value, int) and abs(value) >= HUGE
+
+
+def _short(value: Any) -> str:
+    """Write a value in a line, the beginning of a long one; aliases can make it endless."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
+    try:
+        return short.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"

@@ -70,7 +70,7 @@ class _Machine:
 def forecast(
     config: Config, shape: ModelShape, gpus: Sequence[Gpu], rows: RowCounts
 ) -> Forecast | None:
-    """Estimate the time of a run; None if the rates of one of its GPUs are not known.
+    """Estimate the time of a run; None if it does not fit, or has a GPU of unknown rates.
 
     All extra rows are assumed to join each fold's training.
     """
@@ -80,6 +80,8 @@ def forecast(
     limits = gpu_limits(config, machine.gpus)
     config = resolve_batches(config, shape, limits)
     plan = make_plan(config, shape, limits)
+    if not plan.fits:
+        return None
     row_times = _RowTimes(config, shape, plan, machine.rates)
     training = row_times.training()
     evaluating = row_times.evaluating()

@@ -12,12 +12,20 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vqa_utils.artifacts.files import ArtifactError, read_json, settings_of, write_json
+from vqa_utils.artifacts.files import (
+    ArtifactError,
+    read_json,
+    settings_of,
+    settings_to_json,
+    write_json,
+)
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
-from vqa_utils.config import NOT_OF_THE_ADAPTER, Config, to_dict
+from vqa_utils.artifacts.places import portable
+from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
 from vqa_utils.model.loading import finish, load_base, load_processor
 from vqa_utils.planning.plan import Plan, memory_plan
 
+BASE = "base_model_name_or_path"  # in PEFT's adapter_config.json
 LANGUAGE_MODEL = r".*\blanguage_model\..*"  # the vision tower has layers of the same names
 
 
@@ -48,6 +56,8 @@ def add_lora(model: PreTrainedModel, config: Config, plan: Plan | None) -> PeftM
     enable_checkpointing(model, config, plan)
     # PEFT casts fp16 adapters to fp32: a GradScaler cannot unscale fp16 gradients
     adapted = get_peft_model(model, lora)
+    # PEFT's README of the adapter takes the base's name from both; its settings have it by now
+    model.name_or_path = model.config.name_or_path = portable(model.name_or_path)
     _end_backward_at_language_model(adapted)
     return finish(adapted, config, plan)
 
@@ -102,7 +112,16 @@ def _end_backward_at_language_model(model: PeftModel) -> None:
 def save_adapter(model: PeftModel, config: Config, folder: Path) -> None:
     """Write the adapter in safetensors, with the run's settings beside it."""
     model.save_pretrained(folder)
-    write_json(folder / CONFIG_BESIDE_ADAPTER, to_dict(config))
+    name_base_portably(folder)
+    write_json(folder / CONFIG_BESIDE_ADAPTER, settings_to_json(config))
+
+
+def name_base_portably(folder: Path) -> None:
+    """Name the base of an adapter's folder as it holds on any machine."""
+    file = folder / "adapter_config.json"
+    values = read_json(file)
+    values[BASE] = portable(values[BASE] or "")
+    write_json(file, values)
 
 
 def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> AdaptedModel:

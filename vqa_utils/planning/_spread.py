@@ -123,7 +123,9 @@ def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]
 
     # Binary search: as much as `low` can be left free on every GPU, as much as `high` cannot
     weights = sum(_total(groups) for groups in placement.weights.values())
-    low = -10 * weights  # more than any peak lacks
+    low = -10 * weights
+    while limits and leaving(low) is None:  # huge batches or pictures lack more
+        low *= 2
     high = max(limits, default=0)
     while high - low > 1:  # to the byte
         middle = (low + high) // 2

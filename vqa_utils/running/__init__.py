@@ -7,6 +7,7 @@ runner        Run steps: reuse complete ones, execute the others in their order
 series        Execute the steps of a command: checks before, results after
 _markers      Decide which steps --resume reuses: markers with settings, data, inputs and outputs
               by hash
+archive/      Keep what executed notebooks leave: their copies, and what they ran with
 prediction    Answer another test set with a run's adapters
 plan_table    Print the memory plan and the expected minutes
 results       Print a run's scores, baselines and calibration, and the paths of its files

@@ -1,9 +1,9 @@
-"""Record the state of steps: hashes of settings, data, inputs and outputs."""
+"""Record the state of steps: hashes of settings, data, inputs and outputs, and their origin."""
 
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_atomically, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
+from vqa_utils.running.archive.origin import Origin, hash_of_cells, origin_of
+from vqa_utils.running.notebooks import execution
 from vqa_utils.running.stages import Step
 
 DONE = "done"  # the marker names these settings, data, inputs and outputs
 CHANGED = "changed"  # it names others
 MISSING = "missing"
+BEGUN = "origin.json"  # of a training, beside its checkpoints, and removed with them
 
 
 @dataclass(frozen=True)
@@ -35,37 +38,61 @@ class Markers:
 
     def state(self, step: Step) -> str:
         """`DONE`, `CHANGED` or `MISSING`."""
-        marker = self._marker(step)
-        if not marker.exists():
+        if not self._marker(step).exists():
             return MISSING
-        try:
-            written = read_json(marker)
-        except TornFile:
-            return CHANGED
-        return DONE if written == self._record(step) else CHANGED
+        return CHANGED if self.changes(step) else DONE
 
     def changes(self, step: Step) -> list[str]:
-        """Name what is not as a step's marker has it: the settings, the data, or files."""
+        """Name what is not as a step's marker has it: settings, data, cells, or files."""
         try:
             written = read_json(self._marker(step))
         except TornFile:
             return ["its marker is torn"]
         now = self._record(step)
-        if not isinstance(written, dict) or written.keys() != now.keys():
+        if not isinstance(written, dict) or not written.keys() >= now.keys():
             return ["its marker is of another version"]
         changed = []
         if written["config"] != now["config"]:
             changed.append("other settings")
         if written["data"] != now["data"]:
             changed.append("other data")
+        if self._has_other_cells(step, written):
+            changed.append(f"other cells in {notebook_of(step).name}")
         for part in ("inputs", "outputs"):
             names = written[part] | now[part]
             changed += [name for name in names if written[part].get(name) != now[part].get(name)]
         return changed
 
-    def write(self, step: Step) -> None:
+    def begin(self, step: Step) -> Origin:
+        """Describe what a step runs with, before it does.
+
+        A training that goes on from a checkpoint has the origin of its beginning; where the cells
+        have changed since, it begins anew.
+        """
+        now = origin_of(notebook_of(step))
+        if not step.stage.trains:
+            return now
+        begun = self.begun(step)
+        if begun is not None and self._has_other_cells(step, begun):
+            self.set_checkpoints_aside([step])
+            begun = None
+        if begun is None:
+            write_json(self._checkpoints(step) / BEGUN, now)
+        return begun or now
+
+    def begun(self, step: Step) -> Origin | None:
+        """Return the origin of a training that goes on from a checkpoint; None of another step."""
+        if not step.stage.trains or not any(self._checkpoints(step).glob("*/checkpoint-*")):
+            return None
+        return _read_origin(self._checkpoints(step) / BEGUN)
+
+    def origin(self, step: Step) -> Origin | None:
+        """Return what a complete step has run with; None of one of an earlier version."""
+        return _read_origin(self._marker(step))
+
+    def write(self, step: Step, origin: Origin) -> None:
         """Mark a step as complete."""
-        write_json(self._marker(step), self._record(step))
+        write_json(self._marker(step), self._record(step) | dict(origin))
 
     def archived(self, step: Step) -> Path:
         """The step's executed notebook."""
@@ -73,7 +100,14 @@ class Markers:
 
     def set_aside(self, step: Step) -> None:
         """Move the files of a step to `replaced/`: not taken for new ones, and not lost."""
-        there = [path for path in self._files(step) if path.exists()]
+        self._move_aside(self._files(step))
+
+    def set_checkpoints_aside(self, steps: Sequence[Step]) -> None:
+        """Move the checkpoints of trainings to `replaced/`, so that they begin anew."""
+        self._move_aside([self._checkpoints(step) for step in steps if step.stage.trains])
+
+    def _move_aside(self, paths: Sequence[Path]) -> None:
+        there = [path for path in paths if path.exists()]
         files = [path.relative_to(self.out.folder) for path in dict.fromkeys(there)]
         folder = _free_folder(self.out.folder / "replaced", files)
         for file in files:  # the marker last: until then the step is to be set aside
@@ -112,6 +146,11 @@ class Markers:
             "outputs": hashes(outputs, self.out.folder),
         }
 
+    def _has_other_cells(self, step: Step, written: Mapping[str, Any]) -> bool:
+        """Compare a notebook's cells with those of then; an earlier version has not kept them."""
+        cells = hash_of_cells(notebook_of(step))
+        return written.get("notebook", cells) != cells
+
     def _files(self, step: Step) -> list[Path]:
         """The files of a step but for its notebook, the marker last; some twice."""
         files = step.outputs(self.out.folder)
@@ -122,6 +161,25 @@ class Markers:
 
     def _marker(self, step: Step) -> Path:
         return self.out.stages / f"{step.name}.json"
+
+    def _checkpoints(self, step: Step) -> Path:
+        assert step.fold is not None  # each training is of a fold
+        return self.paths.fold(step.fold).checkpoints
+
+
+def notebook_of(step: Step) -> Path:
+    """Return the notebook that a step executes."""
+    return execution.NOTEBOOKS / f"{step.stage.name}.ipynb"
+
+
+def _read_origin(file: Path) -> Origin | None:
+    try:
+        written = read_json(file)
+        return Origin(
+            notebook=written["notebook"], code=written["code"], libraries=written["libraries"]
+        )
+    except (FileNotFoundError, TornFile, KeyError, TypeError):
+        return None
 
 
 def _free_folder(parent: Path, files: Sequence[Path]) -> Path:

@@ -4,7 +4,10 @@ import argparse
 import re
 import sys
 
+from vqa_utils.setting_types import PLACE
+
 PROGRAM = "python run_all.py"
+MOST_GPUS = 16  # of one machine
 Commands = dict[str, argparse.ArgumentParser]
 
 
@@ -102,6 +105,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resume-from",
+        type=path,
         metavar="DIR",
         help="copy a run from elsewhere, such as an earlier session's output, and go on with it",
     )
@@ -118,7 +122,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--t4",
-        type=int,
+        type=gpu_count,
         default=0,
         metavar="N",
         help="plan for N T4 (default: the GPUs of this machine, or else two T4)",
@@ -139,6 +143,7 @@ def _add_status_options(parser: argparse.ArgumentParser) -> None:
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
+        type=path,
         metavar="DIR",
         help="folder with test.csv and the images; sample_submission.csv is optional",
     )
@@ -159,6 +164,7 @@ def _add_blend_options(parser: argparse.ArgumentParser) -> None:
 def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
+        type=path,
         metavar="FILE",
         help="YAML file (see vqa_utils/experiments/README.md); repeat the command to resume",
     )
@@ -223,13 +229,18 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
         help="only these folds; the number after the last is the refit's",
     )
     execution.add_argument(
-        "--only", default="", metavar="STAGE", help="only this notebook, such as 03_train_fold"
+        "--only", metavar="STAGE", help="only this notebook, such as 03_train_fold"
     )
     execution.add_argument(
-        "--from", dest="start", default="", metavar="STAGE", help="this notebook and later ones"
+        "--from", dest="start", metavar="STAGE", help="this notebook and later ones"
     )
     execution.add_argument(
         "--force", action="store_true", help="run everything again instead of reusing it"
+    )
+    execution.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to go on where code or libraries have changed since earlier notebooks",
     )
     execution.add_argument(
         "--no-ladder", action="store_true", help="stop at the first out-of-memory error"
@@ -266,12 +277,34 @@ def seconds(text: str) -> float:
     return float(parts[1]) * {"h": 3600, "min": 60, "s": 1}[parts[2]]
 
 
+def path(text: str) -> str:
+    """Read a path.
+
+    Raises:
+        ArgumentTypeError: the text can be none.
+    """
+    if not text or not PLACE.holds(text):
+        raise argparse.ArgumentTypeError(f"expected {PLACE.expected}, found {text!r}")
+    return text
+
+
+def gpu_count(text: str) -> int:
+    """Read a number of GPUs.
+
+    Raises:
+        ArgumentTypeError: the text is no number of GPUs in one machine.
+    """
+    if not re.fullmatch(r"\d{1,2}", text, re.ASCII) or not 1 <= int(text) <= MOST_GPUS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_GPUS}, found {text!r}")
+    return int(text)
+
+
 def fold_numbers(text: str) -> list[int]:
     """Read fold numbers such as "0,2"; sorted, each once.
 
     Raises:
         ArgumentTypeError: the text is not a list of numbers.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected numbers such as 0,2, found {text!r}")
     return sorted({int(number) for number in text.split(",")})

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vqa_utils.artifacts.files import ids_hash, read_json, sha256, write_csv, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.places import located, portable
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_test
@@ -16,7 +17,7 @@ from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
 from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import PREDICTION, Step
+from vqa_utils.running.stages import PREDICTION, TRAINING, Step
 
 
 def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> Path:
@@ -35,7 +36,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
-    write_json(out.provenance, {"folder": str(folder)})  # the claim of `_check_claim`
+    write_json(out.provenance, {"folder": portable(str(folder))})  # the claim of `_check_claim`
     if config.calibrate and not paths.members.exists():
         console.print(
             "probabilities stay as they are scored: 05_ensemble, which calibrates them, "
@@ -44,7 +45,9 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         )
     # The run's own data may be gone by now: answers depend on the test set alone
     test_hash = _hash_of_test(folder, test, out.images)
-    runner = Runner(paths, config, console, reuse=True).writing_to(out, lambda _: test_hash)
+    runner = Runner(paths, config, console, reuse=True)
+    runner.tell_changes([], [Step(TRAINING, number) for number in numbers])
+    runner = runner.writing_to(out, lambda _: test_hash)
     runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
     members = []  # in 05's order, refit last
     for number in numbers:
@@ -98,7 +101,7 @@ def _check_claim(out: RunPaths, folder: Path) -> None:
     """
     if not out.provenance.exists():
         return
-    before = read_json(out.provenance)["folder"]
+    before = located(read_json(out.provenance)["folder"])
     if before != str(folder):
         raise RunError(
             f"{shown(out.folder)} has the answers to {before}; "

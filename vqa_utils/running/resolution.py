@@ -1,6 +1,7 @@
 """Resolve a command's run: folder, settings, data, origin."""
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import re
@@ -11,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_json
+from vqa_utils.artifacts.files import TornFile, hashes, read_json, settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
-from vqa_utils.config import Config, parse_settings, to_dict
+from vqa_utils.config import Config, parse_settings
 from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.errors import RunError
@@ -25,7 +26,7 @@ from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.presets import preset, preset_changes
-from vqa_utils.setting_types import AUTO
+from vqa_utils.setting_types import AUTO, ConfigError, is_path
 from vqa_utils.sharing.lender import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
@@ -56,14 +57,16 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
             )
         args.run_id = take_over_run(Path(args.resume_from).expanduser(), args.run_id)
         continues = True
-    run_id = args.run_id or (LATEST if continues else f"{new_id}-{args.preset or 'demo'}")
+    name_of_preset = "demo" if args.preset is None else args.preset
+    preset(name_of_preset)  # before it names a folder
+    run_id = args.run_id or (LATEST if continues else f"{new_id}-{name_of_preset}")
     paths = named_run(run_id)
     if not paths.config.exists():
         if continues:
             raise RunError(
                 f"{shown(paths.folder)}: expected a run, found none; python run_all.py starts one"
             )
-        return paths, preset(args.preset or "demo", **changes)
+        return paths, preset(name_of_preset, **changes)
     if not (continues or args.force or args.dry_run or args.command == "plan"):
         raise RunError(
             f"{shown(paths.folder)} is there already: --resume goes on with it, "
@@ -78,7 +81,13 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings on the command line, by name."""
     given = {name: getattr(args, name) for name in OWN_ARGUMENTS}
     changes = {name: value for name, value in given.items() if value is not None}
-    return with_absolute_paths(changes | parse_settings(args.set))
+    settings = parse_settings(args.set)
+    if "preset" in settings:
+        raise ConfigError(
+            f"--set preset={settings['preset']}: expected --preset {settings['preset']}, which "
+            "takes the settings of that name too"
+        )
+    return with_absolute_paths(changes | settings)
 
 
 def _changes_of_preset(name: str) -> dict[str, Any]:
@@ -112,7 +121,7 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
-    if changes.get("data") is not None and changes["data"] not in KNOWN_CHALLENGES:
+    if changes.get("data") and changes["data"] not in KNOWN_CHALLENGES:
         changes["data"] = _absolute(changes["data"])
     if changes.get("extra_train"):
         changes["extra_train"] = _absolute(changes["extra_train"])
@@ -123,20 +132,21 @@ def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _absolute(name: str) -> str:
-    try:
-        path = Path(name).expanduser().resolve()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"expected a path, found {name[:80]!r}: {reason}") from error
-    return str(path)
+def _absolute(path: str) -> str:
+    if not is_path(path):
+        return path  # `Config` refuses it
+    folder = Path(path)
+    with contextlib.suppress(RuntimeError):  # ~NAME of no user
+        folder = folder.expanduser()
+    return str(folder.resolve())
 
 
 def _model(name: str) -> str:
     """A local folder as an absolute path; a name on the hub as it is."""
-    path = _absolute(name)
-    return path if Path(path).is_dir() else name
+    folder = Path(name)
+    if name.startswith("~/"):
+        folder = folder.expanduser()
+    return str(folder.resolve()) if name and is_path(name) and folder.is_dir() else name
 
 
 def with_data(config: Config) -> Config:
@@ -228,7 +238,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     challenge = load_challenge(config, images=paths.images)
     if check_folds:
         _check_folds(paths, challenge)
-    write_json(paths.config, to_dict(config))
+    write_json(paths.config, settings_to_json(config))
     _write_origin(paths, challenge)
     link_latest(paths)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vqa_utils.artifacts.disk import MB, free_bytes
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
@@ -28,7 +27,7 @@ from vqa_utils.forecasting.pace import (
     side_by_side,
     training_seconds,
 )
-from vqa_utils.planning.machine.disk import NOTEBOOK_BYTES, checkpoint_bytes
+from vqa_utils.planning.machine.disk import MB, NOTEBOOK_BYTES, checkpoint_bytes, free_bytes
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
 from vqa_utils.running.terminal import duration
 

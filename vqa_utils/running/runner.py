@@ -13,8 +13,10 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import end_if_asked, stoppable
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
+from vqa_utils.running.archive.changes import tell_changes
 from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import (
     NotebookProcess,
@@ -23,7 +25,7 @@ from vqa_utils.running.notebooks.execution import (
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.stages import Step
+from vqa_utils.running.stages import Step, built_on, grouped
 from vqa_utils.running.terminal import progress_lines
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
@@ -104,10 +106,19 @@ class Runner:
         stale = [step.name for step in steps if self.state(step) == CHANGED]
         if stale:
             raise RunError(
-                "expected what earlier notebooks wrote to be of these settings and inputs, "
+                "expected what earlier notebooks wrote to be of these settings, inputs and cells, "
                 f"found others at {', '.join(stale)}; "
                 "without --from, --only and --folds they run again"
             )
+
+    def tell_changes(
+        self, steps: Sequence[Step], earlier: Sequence[Step] | None = None, *, strict: bool = False
+    ) -> None:
+        """Say what code and libraries have changed since steps that do not run again."""
+        chosen = steps if self.reuse else ()
+        if earlier is None:
+            earlier = built_on(steps, scored_adapters(self.paths, self.config))
+        tell_changes(self._markers, chosen, earlier, self.console, strict=strict)
 
     def looking_at(self, paths: RunPaths) -> "Runner":
         """Look at another run's folder with these settings and data."""
@@ -142,6 +153,8 @@ class Runner:
             LadderError: a GPU's memory ran out, and no change of the settings is left to try.
         """
         clean_environment()
+        if not self.reuse:
+            self._markers.set_checkpoints_aside(steps)
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         due = [step for step in steps if not self.is_reused(step)]
@@ -150,7 +163,7 @@ class Runner:
             self.clock.watching(due),
             early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
         ):
-            for together in _groups(steps):
+            for together in grouped(steps):
                 if together[0].stage.per_fold:
                     self._run_folds(together, lender)
                     continue
@@ -213,6 +226,7 @@ class Runner:
         if reason:
             self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
             return
+        origin = markers.begin(step)
         try:
             attempts = Attempts(
                 self.paths, self.config, self.console, self.ladder, sharing, self.cell_timeout
@@ -234,15 +248,4 @@ class Runner:
                 f"{shown(markers.archived(step))}: expected it to write "
                 f"{', '.join(map(shown, absent))}, found nothing there"
             )
-        markers.write(step)
-
-
-def _groups(steps: Sequence[Step]) -> list[list[Step]]:
-    """Put neighbouring steps of folds together, and every other step alone."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        if groups and step.stage.per_fold and groups[-1][-1].stage.per_fold:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
+        markers.write(step, origin)

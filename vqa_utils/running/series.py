@@ -11,10 +11,8 @@ from vqa_utils.running.notebooks.side_by_side import fold_environments
 from vqa_utils.running.resolution import rows_here, start_run, with_data
 from vqa_utils.running.run_clock import STALL_SECONDS, RunClock
 from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on
+from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on, takes_folds_as_they_are
 from vqa_utils.running.terminal import print_table
-
-FOLDS_FILE = "folds.csv"
 
 
 def execute_steps(
@@ -22,6 +20,8 @@ def execute_steps(
     steps: Sequence[Step],
     deadline: float | None = None,
     stall_seconds: float = STALL_SECONDS,
+    *,
+    strict: bool = False,
 ) -> None:
     """Check earlier steps, write the run's settings, execute its steps, and print the results.
 
@@ -30,6 +30,7 @@ def execute_steps(
         steps: to execute, in their order.
         deadline: the end of the time budget, in seconds since 1970.
         stall_seconds: without progress, until a notebook is named.
+        strict: refuse if code or libraries have changed since the notebooks that are reused.
 
     Raises:
         VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
@@ -45,8 +46,9 @@ def execute_steps(
         console.print(f"data: {config.data}", markup=False)
     # Before `start_run` writes: a refused command leaves the run's settings as they were
     runner.check_whole(built_on(steps, scored_adapters(paths, config)))
+    runner.tell_changes(steps, strict=strict)
     _check_disk(runner, steps)
-    start_run(paths, config, check_folds=_takes_folds_as_they_are(steps))
+    start_run(paths, config, check_folds=takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
@@ -66,9 +68,3 @@ def _check_disk(runner: Runner, steps: Sequence[Step]) -> None:
     at_once = max(config.sharing_folds, len(fold_environments(config, len(untrained))))
     rows = rows_here(config)
     check_disk(paths, config, untrained, at_once, sum(rows) if rows else 0)
-
-
-def _takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
-    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
-    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
-    return reads and not writes

@@ -10,6 +10,8 @@ from typing import Any
 
 from vqa_utils.errors import RunError
 
+FOLDS_FILE = "folds.csv"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -117,8 +119,8 @@ def select_steps(
     folds: Sequence[int],
     *,
     chosen: Sequence[int] = (),
-    only: str = "",
-    start: str = "",
+    only: str | None = None,
+    start: str | None = None,
 ) -> list[Step]:
     """Select the steps of a command, in the order of the run.
 
@@ -139,12 +141,13 @@ def select_steps(
             numbers = ", ".join(map(str, folds))
             problems.append(f"--folds: expected some of {numbers}, found {number}")
     for name in (only, start):
-        if name and name not in names:
-            problems.append(f"stage: expected one of {', '.join(names)}, found {name}")
+        if name is not None and name not in names:
+            problems.append(f"stage: expected one of {', '.join(names)}, found {name!r}")
     if problems:
         raise RunError("\n".join(problems))
 
-    first = names.index(only or start) if only or start else 0
+    first_stage = only or start
+    first = names.index(first_stage) if first_stage else 0
     selected = stages[first : first + 1] if only else stages[first:]
     steps = []
     for stage in selected:
@@ -169,3 +172,21 @@ def built_on(steps: Sequence[Step], scored: Sequence[int]) -> list[Step]:
     if ANALYSIS in selected:
         taken.append(Step(ENSEMBLE))
     return [step for step in taken if step not in steps]
+
+
+def grouped(steps: Sequence[Step]) -> list[list[Step]]:
+    """Put neighbouring steps of folds together, and every other step alone."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        if groups and step.stage.per_fold and groups[-1][-1].stage.per_fold:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+def takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
+    """True if steps read the folds and none makes them."""
+    reads = any(FOLDS_FILE in step.stage.reads for step in steps)
+    writes = any(FOLDS_FILE in step.stage.writes for step in steps)
+    return reads and not writes

@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 from transformers import TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 
-from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.manifest import tear, write_manifest
 from vqa_utils.artifacts.stop import TRAINING, must_stop, stop_if_asked
 from vqa_utils.config import Config
+from vqa_utils.model.adapter import name_base_portably
 
 STATE = "trainer_state.json"
 ASIDE = "torn"  # the folder for torn checkpoints, beside the whole ones
@@ -81,6 +83,7 @@ class Checkpoints(TrainerCallback):
             StopRequested: the training was asked to stop before its last step.
         """
         newest = self._of_step(state.global_step)
+        _without_places(newest)
         write_manifest(newest)
         kept = {newest, self._of_step(state.best_global_step or state.global_step)}
         for path in self.folder.glob("checkpoint-*"):
@@ -112,6 +115,15 @@ class Checkpoints(TrainerCallback):
         shutil.rmtree(aside, ignore_errors=True)  # of an earlier stop
         path.rename(aside)
         print(f"{path.name} is left out: {problem}; it is in {aside.parent.name}/ now")
+
+
+def _without_places(checkpoint: Path) -> None:
+    """Leave out what a checkpoint says of its place on this machine, and what nobody reads."""
+    name_base_portably(checkpoint)
+    state = read_json(checkpoint / STATE)
+    state["best_model_checkpoint"] = None  # `on_train_begin` names it by its step
+    write_json(checkpoint / STATE, state)
+    (checkpoint / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 def _step(checkpoint: Path) -> int:

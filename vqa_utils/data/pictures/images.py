@@ -16,6 +16,7 @@ from scipy.fft import dctn
 from tqdm import tqdm
 
 from vqa_utils.artifacts.files import TornFile, read_table, write_text
+from vqa_utils.artifacts.places import portable
 from vqa_utils.data.pictures.copies import is_large, reduced_copy
 from vqa_utils.data.pictures.decoding import Picture, decode, opened
 from vqa_utils.data.pictures.files import PictureError, reading, stamp_if_any, stamp_of
@@ -76,7 +77,8 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
 
 def keep_images(images: pd.DataFrame, table: Path) -> None:
     """Write the rows of `read_images` to the run's images.csv, unless it has the same ones."""
-    text = images.to_csv()
+    # The paths of extra rows are absolute
+    text = images.rename(index=portable).to_csv()
     if not table.exists() or table.read_text(encoding="utf-8") != text:
         write_text(table, text)
 
@@ -116,18 +118,19 @@ def perceptual_hash(image: Image.Image) -> str:
 def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, ImageFile]:
     """The rows of images.csv, by path, for those files that have not changed since."""
     saved = _read_table(table)
-    here = [path for path in paths if path in saved]
+    names = {path: portable(path) for path in paths}  # as `keep_images` writes them
+    here = [path for path in paths if names[path] in saved]
     stamps = _each_file(lambda path: stamp_if_any(folder / path), here, "looking at images")
     unchanged = {}
     for path in here:
-        row = saved[path]
+        row = saved[names[path]]
         if (row.bytes, row.mtime_ns, row.ctime_ns) == stamps[path] and not row.problem:
             unchanged[path] = row
     return unchanged
 
 
 def _read_table(table: Path | None) -> dict[str, ImageFile]:
-    """The rows of images.csv by path; none of a torn file, or one of another version's columns."""
+    """The rows of images.csv by portable path; none of a torn file, or one of another version's columns."""
     if table is None or not table.exists():
         return {}
     texts = dict.fromkeys(("path", "hash", "perceptual_hash", "note", "problem"), str)

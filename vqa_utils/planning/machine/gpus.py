@@ -117,7 +117,10 @@ def gpu_limits(config: Config, gpus: Sequence[Gpu]) -> list[int]:
 
 def describe_gpus(gpus: Sequence[Gpu]) -> str:
     """Name the GPUs with their memory: "Tesla T4 with 14.7 GiB", or "no GPU"."""
-    return ", ".join(f"{gpu.name} with {gpu.memory_gib:.1f} GiB" for gpu in gpus) or "no GPU"
+    if gpus:
+        return ", ".join(f"{gpu.name} with {gpu.memory_gib:.1f} GiB" for gpu in gpus)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "no GPU" if visible is None else f"no GPU (CUDA_VISIBLE_DEVICES={visible})"
 
 
 def check_torch(version: str | None = None) -> None:
@@ -206,7 +209,5 @@ def _uuid_named(part: str, gpus: dict[str, Gpu | None]) -> str | None:
     if part.isdecimal():
         in_order = list(gpus)
         return in_order[int(part)] if int(part) < len(in_order) else None
-    for uuid in gpus:
-        if part and uuid.startswith(part):
-            return uuid
-    return None
+    named = [uuid for uuid in gpus if part and uuid.startswith(part)]
+    return named[0] if len(named) == 1 else None  # to CUDA, the beginning of two is unknown

@@ -6,15 +6,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from vqa_utils.artifacts.disk import DiskFull, drop_half_written
 from vqa_utils.artifacts.fold_settings import Rung, fold_config, prepare_fold, take_rung
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.stop import end_if_asked
 from vqa_utils.config import Config
 from vqa_utils.planning.ladder import next_rung
+from vqa_utils.planning.machine.disk import DiskFull, drop_half_written
 from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
+from vqa_utils.running.archive.notebooks import keep_attempt
 from vqa_utils.running.notebooks.execution import (
     KernelDied,
     NotebookError,
@@ -86,7 +87,7 @@ class Attempts:
                 if has_died:
                     raise
                 has_died = True
-                _keep_attempt(archived, "died")
+                keep_attempt(archived, "died")
                 how = str(error).splitlines()[0].removeprefix(f"{step.name}: ")
                 self.console.print(
                     f"  {step.name:<22} {how}; it is tried once more", style="yellow", markup=False
@@ -95,7 +96,7 @@ class Attempts:
                 planned = self.config.device_map == "plan"  # else no plan says what a rung saves
                 if fold is None or error.out_of_memory is None or not (self.ladder and planned):
                     raise
-                _keep_attempt(archived, "out-of-memory")
+                keep_attempt(archived, "out-of-memory")
                 self._take_less(step, fold, error.out_of_memory)
 
     def _take_less(self, step: Step, fold: FoldPaths, ran_out: OutOfMemory) -> None:
@@ -140,11 +141,3 @@ class Attempts:
         )
         take_rung(fold, self.config, rung)
         return rung
-
-
-def _keep_attempt(archived: Path, end: str) -> None:
-    """Move a notebook beside that of the next attempt: "<step>-<end>1", or the next number."""
-    stem = f"{archived.stem}-{end}"
-    copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
-    if archived.exists():
-        archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))

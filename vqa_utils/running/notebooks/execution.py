@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-import papermill.iorw
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from vqa_utils.artifacts.disk import DiskFull, describe_full, is_full
-from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
 from vqa_utils.artifacts.stop import STEP, StopRequested, leave_signals_to_the_driver
 from vqa_utils.errors import RunError
+from vqa_utils.planning.machine.disk import DiskFull, describe_full, is_full
 from vqa_utils.planning.machine.host import LowestMemory
+from vqa_utils.running.archive.notebooks import archive_name
 from vqa_utils.running.notebooks.kernels import (
     KERNEL,
     QUIET,
@@ -197,7 +196,7 @@ def _execute(
         try:
             papermill.execute_notebook(
                 _as_it_is(source),
-                _as_it_is(archived),
+                _as_it_is(archive_name(archived, parameters)),
                 parameters,
                 cwd=str(source.parent),
                 km=kernel,
@@ -239,18 +238,7 @@ def _execute(
         raise NotebookError(message, ran_out) from error
 
 
-class WholeFiles(papermill.iorw.LocalHandler):
-    """Writes a notebook after each cell as a whole or not at all."""
-
-    def write(self, buf: str, path: str) -> None:
-        """Replace the archived notebook."""
-        write_text(Path(path), buf)
-
-
-papermill.iorw.papermill_io.register(os.path.sep, WholeFiles())  # for absolute paths
-
-
-def _as_it_is(path: Path) -> str:
+def _as_it_is(path: Path | str) -> str:
     """Write a path for papermill, which puts parameters in place of braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 

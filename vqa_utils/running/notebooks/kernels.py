@@ -10,12 +10,16 @@ from pathlib import Path
 from signal import Signals
 
 from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.util import run_sync
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.stop import SIGNALS, STEP
 
 KERNEL = "python3"
+# Of kernel specs. None: one of this name in a user's folders may be of another Python, and without
+# one ipykernel takes this Python
+SPEC_FOLDERS: list[str] = []
 # A kernel warns of its unencrypted port as it starts, and may report as an error that it is
 # interrupted as it is shut down
 QUIET = "--log-level=CRITICAL"
@@ -69,9 +73,15 @@ def start_kernels(source: Path, count: int) -> None:
     imports = f"--IPKernelApp.exec_lines=exec({import_code(source)!r}, {{}})"
     arguments = [QUIET, NO_HISTORY, first_line(), imports]
     while len(_waiting) < count:
-        kernel = AsyncKernelManager(kernel_name=KERNEL)
+        kernel = new_kernel()
         run_sync(kernel.start_kernel)(cwd=str(source.parent), extra_arguments=arguments)
         _waiting.append(kernel)
+
+
+def new_kernel() -> AsyncKernelManager:
+    """Prepare a kernel of this Python; it starts with its notebook."""
+    specs = KernelSpecManager(kernel_dirs=SPEC_FOLDERS)
+    return AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs)
 
 
 def take_kernel(name: str) -> AsyncKernelManager:
@@ -86,7 +96,7 @@ def take_kernel(name: str) -> AsyncKernelManager:
         RuntimeError: it has died as it started.
     """
     if not _waiting:
-        return AsyncKernelManager(kernel_name=KERNEL)
+        return new_kernel()
     kernel = _waiting.pop(0)
     client = kernel.client()
     client.start_channels()

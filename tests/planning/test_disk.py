@@ -8,12 +8,18 @@ import subprocess
 import pytest
 
 import run_all
-from vqa_utils.artifacts.disk import DiskFull, describe_full, drop_half_written, is_full
 from vqa_utils.artifacts.files import read_json, write_json, write_text
 from vqa_utils.artifacts.manifest import write_manifest
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.planning.machine import disk
-from vqa_utils.planning.machine.disk import check_disk, run_bytes
+from vqa_utils.planning.machine.disk import (
+    DiskFull,
+    check_disk,
+    describe_full,
+    drop_half_written,
+    is_full,
+    run_bytes,
+)
 from vqa_utils.planning.machine.gpus import MachineError
 from vqa_utils.presets import preset
 from vqa_utils.running.notebooks import execution
