@@ -1,17 +1,19 @@
 """Drive the series: the command line, the steps of a run, their execution, the terminal.
 
-arguments     Parse run_all.py's command line. Standard library only
-resolution    Resolve a command's run: folder, settings, data, origin
-stages        List the series: files of each notebook, steps of a command
-runner        Run steps: reuse complete ones, execute the others in their order
-series        Execute the steps of a command: checks before, results after
-_markers      Decide which steps --resume reuses: markers with settings, data, inputs and outputs
-              by hash
-archive/      Keep what executed notebooks leave: their copies, and what they ran with
-prediction    Answer another test set with a run's adapters
-plan_table    Print the memory plan and the expected minutes
-results       Print a run's scores, baselines and calibration, and the paths of its files
-run_clock     Say a run's expected end, and keep the run within its time budget
-terminal      Print a live line for each running notebook (step, loss, pace, time left), and tables
-notebooks/    Execute notebooks: one, as often as it takes, or those of several folds at a time
+arguments        Parse run_all.py's command line. Standard library only
+_argument_types  Read the values of its options
+resolution       Resolve a command's run: folder, settings, data, origin
+stages           List the series: files of each notebook, steps of a command
+series           Execute the steps of a command: checks before, results after
+runner           Run steps: reuse complete ones, execute the others in their order
+_markers         Decide which steps --resume reuses: markers with settings, data, inputs and outputs
+                 by hash
+run_clock        Say a run's expected end, and keep the run within its time budget
+prediction       Answer another test set with a run's adapters
+plan_table       Print the memory plan and the expected minutes
+results          Print a run's scores, baselines and calibration, and the paths of its files
+terminal         Print a live line for each running notebook (step, loss, pace, time left), and
+                 tables
+notebooks/       Execute notebooks: one, as often as it takes, or those of several folds at a time
+archive/         Keep what executed notebooks leave: their copies, and what they ran with
 """

@@ -218,24 +218,24 @@ def _execute(
         finally:
             end_kernel(kernel)
 
-    run_id = parameters.get("run_id")
     try:
         with LowestMemory() as memory:
             _until_its_kernel_starts(run, archived)
-    except OSError as error:
+    except (OSError, papermill.PapermillExecutionError) as error:
         if is_full(error):
-            raise DiskFull(f"{archived.stem}: {describe_full(archived, run_id)}") from error
-        raise
-    except papermill.PapermillExecutionError as error:
-        if is_full(error):
-            raise DiskFull(f"{archived.stem}: {describe_full(archived, run_id)}") from error
-        message = (
-            f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
-        )
-        if error.ename == StopRequested.__name__:
-            raise NotebookStopped(message) from error
-        ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
-        raise NotebookError(message, ran_out) from error
+            full = describe_full(archived, parameters.get("run_id"))
+            raise DiskFull(f"{archived.stem}: {full}") from error
+        if isinstance(error, OSError):
+            raise
+        raise _error_in_a_cell(error, archived) from error
+
+
+def _error_in_a_cell(error: papermill.PapermillExecutionError, archived: Path) -> RunError:
+    message = f"{archived.stem} failed: {error.ename}: {error.evalue}\nnotebook: {shown(archived)}"
+    if error.ename == StopRequested.__name__:
+        return NotebookStopped(message)
+    ran_out = where_memory_ran_out(error.ename, error.evalue, error.traceback)
+    return NotebookError(message, ran_out)
 
 
 def _as_it_is(path: Path | str) -> str:
