@@ -7,7 +7,7 @@ from pathlib import Path
 from vqa_utils.artifacts.files import TornFile, read_json, settings_of, settings_to_json, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
-from vqa_utils.config import Config
+from vqa_utils.config import PLACES, Config
 from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import ConfigError
@@ -56,6 +56,15 @@ def read_config(paths: RunPaths) -> Config:
         "what is complete is reused"
     )
     return settings_of(read_json(paths.config, mend=mend), paths.config)
+
+
+def outside_folders(paths: RunPaths) -> list[str]:
+    """List the folders and files outside of a run that its settings name; none without settings."""
+    if not paths.config.is_file():
+        return []
+    config = read_config(paths)
+    folders = [getattr(config, name) for name in PLACES]
+    return [folder for folder in folders if Path(folder).is_absolute()]
 
 
 def named_run(name: str) -> RunPaths:

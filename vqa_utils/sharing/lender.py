@@ -6,7 +6,10 @@ import subprocess
 import sys
 from multiprocessing import Pipe
 
+from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
+from vqa_utils.artifacts.places import without_names
+from vqa_utils.artifacts.run import outside_folders
 from vqa_utils.errors import RunError
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.sharing.server import receive_descriptors
@@ -45,6 +48,7 @@ class Lender:
     def __init__(self, paths: RunPaths):
         """Start it; the run's settings are written."""
         self.is_stopped = self.has_failed = False
+        self._paths = paths
         self._log = paths.folder / "lender.log"
         self._ours, theirs = Pipe()
         with self._log.open("w") as output, theirs:
@@ -68,7 +72,9 @@ class Lender:
         except EOFError:
             self.has_failed = True
             status = self._process.wait()
-            problem = _last_error(self._log.read_text(encoding="utf-8", errors="replace"))
+            log = self._log.read_text(encoding="utf-8", errors="replace")
+            write_text(self._log, without_names(log, outside_folders(self._paths)))
+            problem = _last_error(log)
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
             raise LenderError(f"{problem} ({shown(self._log)})") from None

@@ -15,8 +15,7 @@ from papermill.iorw import papermill_io
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.places import without_names
-from vqa_utils.artifacts.run import read_config
-from vqa_utils.config import PLACES
+from vqa_utils.artifacts.run import outside_folders
 
 SCHEME = "archive:"
 
@@ -55,7 +54,10 @@ def archive_name(path: Path, parameters: dict[str, Any]) -> str:
         path: the copy.
         parameters: the notebook's; `run_id` and `predict` name folders with data.
     """
-    _handler.folders = _data_folders(parameters)
+    folders = outside_folders(RunPaths(parameters.get("run_id", "")))
+    if parameters.get("predict"):
+        folders.append(parameters["predict"])
+    _handler.folders = folders
     return f"{SCHEME}{path}"
 
 
@@ -65,13 +67,3 @@ def keep_attempt(archived: Path, end: str) -> None:
     copies = list(archived.parent.glob(f"{stem}*{archived.suffix}"))
     if archived.exists():
         archived.rename(archived.with_stem(f"{stem}{len(copies) + 1}"))
-
-
-def _data_folders(parameters: dict[str, Any]) -> list[str]:
-    """List the folders and files outside the run that a notebook reads."""
-    folders = [parameters.get("predict", "")]
-    paths = RunPaths(parameters.get("run_id", ""))
-    if paths.config.is_file():
-        config = read_config(paths)
-        folders += [getattr(config, name) for name in PLACES]
-    return [folder for folder in folders if Path(folder).is_absolute()]
