@@ -50,6 +50,7 @@ TRACKERS = (  # of transformers
     "wandb",
 )
 MOST_ROWS = 10**5  # of a pass or of an optimizer step
+LONGEST_SHOWN = 120  # characters of a value in a message
 MOST_AT_ONCE = 4  # folds around one base
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
@@ -449,7 +450,9 @@ def _rule_problems(config: Config) -> list[str]:
     for name, about in SETTINGS.items():
         value = getattr(config, name)
         if about.rule and not about.rule.holds(value):
-            problems.append(f"{name}: expected {about.rule.expected}, found {value!r}")
+            found = repr(value)
+            shown = found if len(found) <= LONGEST_SHOWN else f"{found[:LONGEST_SHOWN]}..."
+            problems.append(f"{name}: expected {about.rule.expected}, found {shown}")
     if config.use_kfold and config.n_folds < 2:
         problems.append(
             f"n_folds: expected at least 2 (or use_kfold=false), found {config.n_folds}"

@@ -129,7 +129,7 @@ def test_provenance_names_the_versions_that_matter():
 
 
 def test_tests_do_not_write_into_the_users_runs():
-    assert "vqa-test-runs-" in str(runs_dir())
+    assert "vqa-tests-" in str(runs_dir())
     assert shown(RunPaths("r").folds) == "runs/r/folds.csv"
     assert (
         RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"

@@ -22,7 +22,7 @@ from vqa_utils.planning.machine.disk import (
 )
 from vqa_utils.planning.machine.gpus import MachineError
 from vqa_utils.presets import preset
-from vqa_utils.running.notebooks import execution
+from vqa_utils.running.archive import notebooks as archive
 from vqa_utils.running.notebooks.execution import execute
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,7 +82,7 @@ def test_a_notebook_that_cannot_be_written_stays_as_it_was(notebooks, tmp_path, 
         written.append(text)
         write_text(path, text)
 
-    monkeypatch.setattr(execution, "write_text", write)
+    monkeypatch.setattr(archive, "write_text", write)
     with pytest.raises(DiskFull, match="writes"):
         execute("writes", archived, {"run_id": "r7"})
     assert archived.read_text() == written[-1]

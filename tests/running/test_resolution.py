@@ -27,11 +27,11 @@ def test_a_new_run_has_the_presets_settings_and_the_commands_changes():
 
 
 @pytest.mark.parametrize("setting", ["data", "model", "extra_train", "cache_dir"])
-@pytest.mark.parametrize("name", ["x" * 5_000, "a\0b", "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("name", ["x" * 5_000, "a\0b"])
 def test_a_path_that_can_be_none_is_told_at_once(setting, name):
-    with pytest.raises(RunError, match="expected a path") as error:
+    with pytest.raises(ConfigError, match=f"{setting}: expected a path") as error:
         resolve_run(arguments(set=[f"{setting}={name}"]), "now")
-    assert repr(name[:80]) in str(error.value) and len(str(error.value)) < 300
+    assert repr(name[:80])[:-1] in str(error.value) and len(str(error.value)) < 300
 
 
 def test_a_run_that_is_there_is_not_overwritten(korean_folder):
