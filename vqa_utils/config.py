@@ -453,6 +453,11 @@ def _rule_problems(config: Config) -> list[str]:
             found = repr(value)
             shown = found if len(found) <= LONGEST_SHOWN else f"{found[:LONGEST_SHOWN]}..."
             problems.append(f"{name}: expected {about.rule.expected}, found {shown}")
+    if config.effective_batch > MOST_ROWS:
+        problems.append(
+            f"micro_batch and accumulation: expected up to {MOST_ROWS:,} rows per optimizer step, "
+            f"found {config.effective_batch:,}"
+        )
     if config.use_kfold and config.n_folds < 2:
         problems.append(
             f"n_folds: expected at least 2 (or use_kfold=false), found {config.n_folds}"

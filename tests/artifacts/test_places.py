@@ -104,3 +104,5 @@ def test_a_traceback_of_ipython_is_shortened_too(machine, monkeypatch):
     """It writes the home folder as a tilde."""
     monkeypatch.setattr(places, "ROOT", Path.home() / "vqa")
     assert without_names(f"File ~{os.sep}vqa/vqa_utils/x.py:12") == "File ./vqa_utils/x.py:12"
+    coloured = "\x1b[36mFile \x1b[39m\x1b[32m{}/vqa_utils/x.py:12\x1b[39m"
+    assert without_names(coloured.format(places.ROOT)) == coloured.format(".")

@@ -165,3 +165,8 @@ def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_p
         for n in ("2", "1")
     ]
     assert "expected for 400 train and 100 test rows: " in texts[0] and "expected" not in texts[1]
+
+
+def test_a_run_that_does_not_fit_has_no_forecast():
+    assert expected(image_side=8192) is None
+    assert expected() is not None

@@ -148,3 +148,13 @@ def test_the_command_plans_for_two_t4_without_a_gpu():
 def test_a_local_model_is_planned_from_its_own_config():
     text = plan_command("--t4", "1", "--model", "vqa_utils/tiny_base/model")
     assert "demo fits on 1 x Tesla T4" in text and "GPU 0: 4 decoder layers" in text
+
+
+@pytest.mark.parametrize(
+    "huge", [{"image_side": 8192}, {"micro_batch": 100_000, "accumulation": 1}]
+)
+def test_what_lacks_many_times_the_weights_is_planned_too(console, huge):
+    plan = plan_for(preset("safe", **huge), [T4, T4])
+    assert not plan.fits and sum(len(gpu.layers) for gpu in plan.gpus) == 48
+    print_plan(console, preset("safe", **huge), [T4, T4])
+    assert "safe does not fit on 2 x Tesla T4" in console.file.getvalue()

@@ -178,4 +178,5 @@ def test_force_goes_on_from_no_checkpoint(command, half_trained):
     command("--resume", "--force", "--only", "03_train_fold", "--folds", "1")
     assert (half_trained / "a1b2").exists()
     command("--resume", "--force", "--only", "03_train_fold", "--folds", "0")
-    assert not (half_trained / "a1b2").exists()
+    kept = RunPaths("r").folder.glob("replaced/*/fold0/checkpoints/a1b2/checkpoint-4")
+    assert len(list(kept)) == 1

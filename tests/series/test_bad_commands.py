@@ -80,6 +80,7 @@ OPTIONS = [
     (["--resume", "--run-id", "nothing"], "runs/nothing"),
 ]
 COMMANDS = [
+    (["plan", "--preset", "safe", "--set", "micro_batch=100000"], "1,600,000"),
     (["plan", "--model", ""], "--model ''"),
     (["plan", "--t4", "0"], "'0'"),
     (["plan", "--t4", "-1"], "'-1'"),
@@ -186,6 +187,6 @@ ALIASES = "".join(
 def test_a_sweep_that_cannot_be_meant_is_refused_at_once(refusal, tmp_path, text, named):
     file = tmp_path / "grid.yaml"
     file.write_text(text)
-    message = refusal(["sweep", str(file)])
+    message = refusal(["sweep", str(file), "--dry-run"])
     assert "grid.yaml" in message and named in message.replace("\n", " ")
     assert len(message) < 10_000

@@ -60,8 +60,11 @@ def test_a_notebook_runs_at_odd_paths_without_a_home(repository, run_id, environ
     assert "reused" in run(again, repository, **odd), "config.json leads to the data"
 
 
-@pytest.mark.parametrize("folder", ["/", "tests/data"])
-def test_plain_pytest_works_from_any_folder(folder):
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "0"]
-    found = run([*command, str(ROOT / "tests/test_prompts.py")], ROOT / folder)
-    assert "passed" in found
+@pytest.mark.parametrize(
+    ("folder", "tests"),
+    [("/", "tests/test_prompts.py"), ("tests/data", "notebooks/02_folds.ipynb")],
+)
+def test_plain_pytest_works_from_any_folder_in_runs_of_its_own(folder, tests):
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "0", "--collect-only"]
+    found = run([*command, "--trace-config", str(ROOT / tests)], ROOT / folder)
+    assert "tests.isolated_runs" in found and "tests collected" in found

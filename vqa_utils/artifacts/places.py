@@ -21,6 +21,7 @@ USER_SIGN = "$USER"  # in place of a folder of the user's name
 # Variables with secrets, such as HF_TOKEN, KAGGLE_KEY, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY
 SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|CREDENTIALS?|JWT)(_|$)|PASSW(OR)?D", re.IGNORECASE)
 LEAST_SECRET = 8  # letters; a shorter value may be a word of any text
+COLOUR = r"\x1b\[[\d;]*m"  # of a traceback, whose last letter is before a path
 BINARY = "image/"  # the kind of an output that is no text
 
 
@@ -68,11 +69,12 @@ def without_names(value: Any, folders: Iterable[str] = ()) -> Any:
     short = _short_names(folders)
     # The longest first, as one may begin with another
     names = sorted(short, key=len, reverse=True)
-    pattern = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, names))})(?![\w-])")
+    begins = rf"(^|[^\w.-]|{COLOUR})"
+    pattern = re.compile(rf"{begins}({'|'.join(map(re.escape, names))})(?![\w-])")
 
     def shortened(value: Any) -> Any:
         if isinstance(value, str):
-            return pattern.sub(lambda match: short[match[1]], value)
+            return pattern.sub(lambda match: match[1] + short[match[2]], value)
         if isinstance(value, list):
             return [shortened(part) for part in value]
         if isinstance(value, dict):
