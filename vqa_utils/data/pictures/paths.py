@@ -217,7 +217,7 @@ def _bytes(name: str) -> int:
 
 
 def _refused(path: str, real: Path) -> Found:
-    problem = f"found one that leads out of the data folder, to {_shown(str(real))}"
+    problem = f"found one that leads out of the data folder, to {str(real)!r}"
     return Found(path, problem, is_refused=True)
 
 
