@@ -68,7 +68,8 @@ def folder(tmp_path_factory):
 
 def started(folder, runs, *arguments):
     command = [sys.executable, "run_all.py", "--data", str(folder), "--run-id", "r", *arguments]
-    environment = {**os.environ, "VQA_RUNS_DIR": str(runs)}
+    # A kernel that is killed leaves its connection file
+    environment = {**os.environ, "VQA_RUNS_DIR": str(runs), "TMPDIR": str(runs.parent)}
     log = (runs.parent / f"{runs.name}.log").open("a")
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
