@@ -15,7 +15,8 @@ import psutil
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-OF_LIBRARIES = ("pytest-of-", "torchinductor_", "matplotlib-")
+# And names of tempfile's own, such as that of the connection file of a kernel that a test kills
+OF_LIBRARIES = ("pytest-of-", "torchinductor_", "matplotlib-", "tmp")
 PATIENCE = 10  # seconds for a process to end
 
 folder = Path(tempfile.mkdtemp(prefix="vqa-tests-"))

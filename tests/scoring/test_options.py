@@ -11,6 +11,7 @@ from workers import terminate_workers
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
 from vqa_utils.artifacts.stop import VARIABLE, StopRequested
+from vqa_utils.data.pictures.files import PictureError
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
@@ -211,7 +212,7 @@ def test_the_picture_matters(base, encoder, challenge):
 
 def test_an_image_that_is_gone_stops_the_scoring(base, encoder, challenge):
     rows = challenge.test.head(2).assign(path="nothing.png")
-    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
+    with pytest.raises(PictureError, match=r"nothing\.png"):
         score_options(base, encoder, rows, BY_THREE)
 
 

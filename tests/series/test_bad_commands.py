@@ -92,7 +92,7 @@ COMMANDS = [
     (["predict", ""], "DIR"),
     (["predict", LONG], "DIR"),
     (["predict", DEEP], "DIR"),
-    (["predict", "/etc/passwd", "--run-id", "there"], "runs/there"),
+    (["predict", "/etc/passwd", "--run-id", "there"], "/etc/passwd"),
     (["predict", "/nowhere", "--run-id", ".."], "'..'"),
     (["compare", ".."], "'..'"),
     (["compare", "/etc"], "'/etc'"),

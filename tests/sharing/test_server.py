@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.errors import RunError
 from vqa_utils.sharing import client
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
-from vqa_utils.sharing.server import ADDRESS, KEY, STEP, Server
+from vqa_utils.sharing.server import ADDRESS, KEY, Server
 from vqa_utils.sharing.turns import Turns
 
 PATIENCE = 60  # seconds until a wait in vain fails

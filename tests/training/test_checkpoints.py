@@ -122,7 +122,9 @@ def test_a_checkpoint_says_nothing_of_its_place(tmp_path, saved):
     (folder / STATE).write_text(json.dumps(state))
     write_json(folder / "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "base")})
     (folder / "training_args.bin").write_text(str(tmp_path))
-    Checkpoints(tmp_path).on_save(None, SimpleNamespace(global_step=16, best_global_step=16), None)
+    Checkpoints(tmp_path).on_save(
+        None, SimpleNamespace(global_step=16, max_steps=20, best_global_step=16), None
+    )
     for file in folder.iterdir():
         assert f'"{tmp_path}' not in file.read_text(), file.name
     assert not (folder / "training_args.bin").exists()
