@@ -18,12 +18,25 @@ pytest_plugins = ("tests.isolated_runs",)  # before any kernel starts
 
 
 def pytest_collection_modifyitems(items):
-    """Mark nbval's cells as slow, and leave them in their order, whatever that of the tests is."""
+    """Mark nbval's cells as slow; keep theirs and those of `in_order` in their order.
+
+    In random order, the others are shuffled by pytest-randomly before.
+    """
     cells = [item for item in items if item.path.suffix == ".ipynb"]
     for cell in cells:
         cell.add_marker(pytest.mark.slow)  # each notebook starts a kernel and imports
     cells.sort(key=lambda cell: (cell.path, cell.cell_num))
     items[:] = cells + [item for item in items if item.path.suffix != ".ipynb"]
+    places = [place for place, item in enumerate(items) if item.get_closest_marker("in_order")]
+    in_order = sorted((items[place] for place in places), key=_written)
+    for place, item in zip(places, in_order, strict=True):
+        items[place] = item
+
+
+def _written(item):
+    """Where a test is written, and which of its parameters it has."""
+    indices = item.callspec.indices if hasattr(item, "callspec") else {}
+    return item.path, item.location[1], sorted(indices.items())
 
 
 @pytest.fixture(scope="session")

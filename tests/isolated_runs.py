@@ -17,7 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # And names of tempfile's own, such as that of the connection file of a kernel that a test kills
 OF_LIBRARIES = ("pytest-of-", "torchinductor_", "matplotlib-", "tmp")
-PATIENCE = 10  # seconds for a process to end
+PATIENCE = 60  # seconds for a process to end
 
 folder = Path(tempfile.mkdtemp(prefix="vqa-tests-"))
 temporary = folder / "tmp"

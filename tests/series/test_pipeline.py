@@ -21,7 +21,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.ensembling.temperature import read_temperatures, scaled
 from vqa_utils.scoring.options import questions_of_fold
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.in_order]
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=1", "--set", "micro_batch=4"]
 
