@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 
 import pandas as pd
 import pytest
@@ -56,9 +57,10 @@ def trained(paths, fold, *, whole=260.0, seconds=200.0, row=0.05):
     write_json(paths.fold(fold).meta, {"seconds": seconds, "seconds_per_held_out_row": row})
 
 
-def watched(paths, config, console, deadline=None, stages=STAGES):
+def watched(paths, config, console, deadline=None, reused=()):
     one = RunClock(paths, config, console, ROWS, deadline)
-    one._due = select_steps(stages, config.adapter_numbers)
+    steps = select_steps(STAGES, config.adapter_numbers)
+    one._due = [step for step in steps if step not in reused]
     return one
 
 
@@ -111,7 +113,7 @@ def test_training_ends_in_time_to_score_what_is_trained(paths, config, console):
     archive(paths, "02_folds", 10)
     trained(paths, 0)
     log_steps(paths, 1, 50)
-    one = watched(paths, config, console, deadline=1000.0)
+    one = watched(paths, config, console, deadline=1000.0, reused=[Step(TRAIN, 0)])
     scoring = 60 + 0.05 * 700
     last_moment = 1000 - 30 - scoring - 2 * 2
     one.look(last_moment - 1)
@@ -125,7 +127,8 @@ def test_training_ends_in_time_to_score_what_is_trained(paths, config, console):
 def test_two_trained_folds_are_scored_side_by_side_or_one_after_the_other(paths, config, console):
     trained(paths, 0)
     trained(paths, 1)
-    one = watched(paths, config, console, deadline=1000.0)
+    reused = [Step(TRAIN, 0), Step(TRAIN, 1)]
+    one = watched(paths, config, console, deadline=1000.0, reused=reused)
     scoring = 60 + 0.05 * 700
     one.at_once = 2
     one.look(1000 - 60 - 2 * scoring - 4)
@@ -137,10 +140,65 @@ def test_two_trained_folds_are_scored_side_by_side_or_one_after_the_other(paths,
 
 def test_a_scored_fold_needs_no_more_time(paths, config, console):
     trained(paths, 0)
-    write_text(paths.fold(0).probs("test"), "id,a,b,c,d\n")
+    one = watched(paths, config, console, deadline=1000.0)
+    for stage in (TRAIN, SCORE):  # in this command
+        with one.working(Step(stage, 0), paths.notebooks / f"{stage.name}-fold0.ipynb"):
+            pass
+    one.look(1000 - 60 - 4 - 1)
+    assert not must_stop(TRAINING)
+
+
+def test_a_fold_that_this_command_has_trained_needs_time_to_be_scored(paths, config, console):
+    trained(paths, 0)
     one = watched(paths, config, console, deadline=1000.0)
     one.look(1000 - 60 - 4 - 1)
     assert not must_stop(TRAINING)
+    with one.working(Step(TRAIN, 0), paths.notebooks / "03_train_fold-fold0.ipynb"):
+        pass
+    one.look(1000 - 60 - 4 - 1)
+    assert must_stop(TRAINING)
+
+
+def test_a_stop_that_could_not_be_written_is_written_by_the_next_look(
+    paths, config, console, tmp_path
+):
+    one = watched(paths, config, console, deadline=1000.0)
+    (tmp_path / "stop@time").mkdir()  # in the file's place
+    with pytest.raises(OSError):
+        one.look(1000)
+    (tmp_path / "stop@time").rmdir()
+    one.look(1000)
+    assert must_stop(TRAINING)
+
+
+def test_a_fold_that_is_scored_anew_needs_its_time(paths, config, console):
+    """Its probabilities of other settings are there until its notebook begins."""
+    trained(paths, 0)
+    write_text(paths.fold(0).probs("test"), "id,a,b,c,d\n")
+    one = watched(paths, config, console, deadline=1000.0, reused=[Step(TRAIN, 0)])
+    one.look(1000 - 60 - 4 - 1)
+    assert must_stop(TRAINING)
+
+
+def test_a_look_that_fails_is_told_once_and_the_next_one_counts(
+    paths, config, console, monkeypatch
+):
+    monkeypatch.setattr("vqa_utils.running.run_clock.POLL_SECONDS", 0.01)
+    one = RunClock(paths, config, console, ROWS)
+    looks = []
+    goes_on = threading.Event()
+
+    def look(now):
+        looks.append(now)
+        if len(looks) > 3:
+            goes_on.set()
+        if len(looks) > 1:
+            raise KeyError("seconds")
+
+    monkeypatch.setattr(one, "look", look)
+    with one.watching([]):
+        assert goes_on.wait(60)
+    assert console.file.getvalue().count("KeyError") == 1
 
 
 def test_without_a_trained_fold_training_goes_on_to_the_end(paths, config, console):
@@ -187,8 +245,10 @@ def test_folds_side_by_side_end_earlier(paths, config, console):
 
 def test_a_run_that_will_not_end_in_time_says_so(paths, config, console):
     log_steps(paths, 0, 10)
-    watched(paths, config, console, deadline=700.0).look(100)
-    assert "budget" in console.file.getvalue()
+    one = watched(paths, config, console, deadline=700.0)
+    seconds = one._seconds_left(pace_of(paths, config), ROWS)
+    one.look(100)
+    assert f"budget ends {round((100 + seconds - 700) / 60)} min earlier" in console.file.getvalue()
 
 
 def test_a_step_is_left_out_once_its_time_is_up(paths, config, console):
@@ -297,4 +357,4 @@ def test_a_disk_without_room_for_a_checkpoint_is_named_once(paths, config, conso
         for now in (2.0, 3.0):
             one.look(now)
     (line,) = console.file.getvalue().splitlines()
-    assert "0.5 MB" in line
+    assert f"{one._least_free / 10**6:.1f} MB" in line

@@ -61,12 +61,18 @@ if __name__ == "__main__":
     execution.NOTEBOOKS = Path({folder!r})
     runner.fold_environments = lambda config, folds: {environments!r}
     one = runner.Runner(RunPaths("r"), preset("demo", data={data!r}), Console(), reuse=True)
-    stage = Stage("works", writes=("fold{{fold}}/out.txt",), per_fold=True)
+    stage = Stage("works", writes=("fold{{fold}}/out.txt",), per_fold=True, trains=True)
+    if {ends}:  # once both folds are at work
+        def look(now):
+            if all((one.paths.fold(fold).folder / "pid").exists() for fold in (0, 1)):
+                one.clock._end("training")
+        one.clock.look = look
     try:
         one.run([Step(stage, fold) for fold in (0, 1)])
     except KeyboardInterrupt as stop:
         print("stopped", flush=True)
         sys.exit(128 + stop.number)
+    print("left out:", *(step.name for step in one.clock.left_out), flush=True)
 """
 
 
@@ -80,7 +86,7 @@ def drive(tmp_path, monkeypatch, korean_folder):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "runs"))
     started = []
 
-    def start(environments, stops=True, ignores_hangup=False):
+    def start(environments, stops=True, ignores_hangup=False, ends=False):
         parameters = new_code_cell(
             "run_id: str = ''  # run\nfold: int = 0  # fold", metadata={"tags": ["parameters"]}
         )
@@ -90,7 +96,7 @@ def drive(tmp_path, monkeypatch, korean_folder):
         script = tmp_path / "driver.py"
         given = {"folder": str(tmp_path), "data": str(korean_folder), "environments": environments}
         signals = [] if ignores_hangup else list(map(int, SIGNALS))
-        script.write_text(DRIVER.format(**given, signals=signals))
+        script.write_text(DRIVER.format(**given, signals=signals, ends=ends))
         driver = subprocess.Popen(
             [sys.executable, str(script)],
             cwd=tmp_path,
@@ -134,6 +140,17 @@ def test_a_signal_lets_notebooks_end_where_nothing_is_lost(
     assert not psutil.wait_procs(children, PATIENCE)[1]
     assert all(archived(tmp_path, fold) for fold in range(len(environments) or 1))
     assert not (tmp_path / "runs" / "r" / "fold1").exists() or environments, "none is begun"
+    assert not list((tmp_path / "runs" / ".locks" / "stop").glob("*"))
+    assert not list((tmp_path / "runs" / "r" / "stages").glob("*"))
+
+
+def test_a_time_budget_lets_notebooks_end_where_nothing_is_lost(drive, tmp_path):
+    driver, children = drive([{}, {}], ends=True)
+    out, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0
+    assert set(out.splitlines()[-1].split()[2:]) == {"works-fold0", "works-fold1"}
+    assert not psutil.wait_procs(children, PATIENCE)[1]
+    assert all(archived(tmp_path, fold) for fold in (0, 1))
     assert not list((tmp_path / "runs" / ".locks" / "stop").glob("*"))
     assert not list((tmp_path / "runs" / "r" / "stages").glob("*"))
 

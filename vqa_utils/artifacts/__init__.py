@@ -9,7 +9,7 @@ places         Write paths as they hold on any machine, texts without names and 
 probabilities  Check probs_*.csv when they are written and when they are read
 provenance     Record the origin of a result: packages, Python, machine and commit
 run            Open a run: its paths and its settings; find the newest one
-stop           Stop a run where nothing is lost, on the signals that ask a process to end
+stop           Stop a run, or a part of it, where nothing is lost: on a signal, or in time
 taking_over    Take a run over from elsewhere
 timings        Read the seconds of each archived notebook: kernel start, imports, work
 """

@@ -115,7 +115,7 @@ class RunPaths:
 
     @property
     def images(self) -> Path:
-        """What is known of each picture, so that it is read once (see `data.images`)."""
+        """What is known of each picture, so that it is read once (see `data.pictures.images`)."""
         return self.folder / "images.csv"
 
     @property

@@ -2,7 +2,8 @@
 
     driver     SIGTERM, SIGHUP  -->  writes a file       runs/.locks/stop/<run_id>
                the time budget  -->  writes beside it    runs/.locks/stop/<run_id>@time
-    kernels    look for them after each step, save a checkpoint, and end with StopRequested;
+    kernels    look for them after each step, or each batch of scoring, and end with StopRequested;
+               a training saves a checkpoint first, scoring begins anew the next time
                as a sign of life, they touch             runs/.locks/stop/<run_id>@<step>
 
 Kaggle, Slurm and Docker send SIGTERM some seconds before they kill; a terminal that is closed sends
@@ -105,7 +106,7 @@ def end_phase(phase: str) -> None:
 
 
 def must_stop(phase: str) -> bool:
-    """Tell a notebook that trains, or that scores, if it was asked to stop."""
+    """Tell a notebook that trains, or that scores, if it was asked to stop; it shows that it lives."""
     _show_life()
     return asked_by() is not None or _is_time_up(phase)
 
@@ -135,8 +136,9 @@ def last_life(step: str) -> float:
 
 
 def _show_life() -> None:
-    file = _beside(os.environ.get(STEP, ""))
-    if file is not None and STEP in os.environ:
+    step = os.environ.get(STEP)
+    file = _beside(step) if step else None  # a notebook by hand is no step
+    if file is not None:
         with contextlib.suppress(OSError):
             file.touch()
 

@@ -1,4 +1,6 @@
-"""Expect a run's minutes from counted work and known GPU rates. Free of torch.
+"""Expect a run's minutes: from counted work and known GPU rates, then from its own pace.
+
+Free of torch.
 
 _expert_loads  Model the router: how many tokens each expert gets, and the slots computed for them
 _kernels       Cost table of each part's kernels (the CUDA sources are in ops/)

@@ -96,6 +96,22 @@ def forecast(
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 
 
+def held_out_rows(config: Config, rows: RowCounts) -> float:
+    """Return a fold's held-out rows."""
+    return rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
+
+
+def scored_rows(config: Config, rows: RowCounts) -> float:
+    """Return how many rows a fold scores: with `baselines`, held-out ones three times."""
+    held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
+    return held_out_rows(config, rows) * held_out_scorings + rows.test
+
+
+def has_linear_attention(shape: ModelShape) -> bool:
+    """Tell whether a state goes from token to token, past any mask."""
+    return any("linear_attn" in name for name in shape.parameters)
+
+
 def _adapter_seconds(
     config: Config, rows: RowCounts, training: float, evaluating: float, scoring: float
 ) -> tuple[float, list[float], list[float]]:
@@ -108,11 +124,10 @@ def _adapter_seconds(
         evaluating: seconds of a row.
         scoring: seconds of a row.
     """
-    held_out = rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
+    held_out = held_out_rows(config, rows)
     trained_on = rows.train - held_out + rows.extra
     epoch = trained_on * training + held_out * evaluating
-    held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
-    scored = held_out * held_out_scorings + rows.test
+    scored = scored_rows(config, rows)
     folds = len(config.fold_numbers)
     train_seconds = [config.epochs * epoch] * folds
     score_seconds = [scored * scoring] * folds
@@ -199,7 +214,7 @@ class _RowTimes:
         from token to token, past any mask.
         """
         config = self.config
-        if any("linear_attn" in name for name in self.shape.parameters):
+        if has_linear_attention(self.shape):
             return self._row(config.score_batch_rows, passes=config.tta)
         return self._row(config.score_batch_rows, orders=config.tta)
 

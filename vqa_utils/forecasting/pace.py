@@ -12,7 +12,12 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.timings import seconds_of
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
-from vqa_utils.forecasting.forecast import RowCounts
+from vqa_utils.forecasting.forecast import (
+    RowCounts,
+    has_linear_attention,
+    held_out_rows,
+    scored_rows,
+)
 from vqa_utils.planning.shapes import shape_of
 
 MEASURED_STEPS = 3  # until a pace is known; the first steps are slow
@@ -84,8 +89,7 @@ def pace_of(paths: RunPaths, config: Config) -> Pace | None:
 
 def scoring_seconds(config: Config, rows: RowCounts, pace: Pace) -> float:
     """Expect the seconds of a fold's notebook 04."""
-    held_out = held_out_rows(config, rows) * (3 if config.baselines else 1)
-    return pace.start + (held_out + rows.test) * pace.row * _passes(config)
+    return pace.start + scored_rows(config, rows) * pace.row * _passes(config)
 
 
 def training_seconds(
@@ -117,19 +121,12 @@ def in_rounds(count: int, at_once: int, seconds: float) -> float:
     return math.ceil(count / at_once) * seconds
 
 
-def held_out_rows(config: Config, rows: RowCounts) -> float:
-    """Return a fold's held-out rows."""
-    return rows.train * (1 / config.n_folds if config.use_kfold else config.holdout_fraction)
-
-
 def _passes(config: Config) -> float:
     """Return the seconds of a row in all orders of its options, in those of one order."""
     if config.tta == 1:
         return 1.0
     try:
-        names = shape_of(config).parameters
+        shape = shape_of(config)
     except VqaError:  # a model of another family: none is faster
         return config.tta
-    # The state of linear attention goes from token to token, past any mask: a pass each
-    has_linear_attention = any("linear_attn" in name for name in names)
-    return config.tta if has_linear_attention else ORDERS_IN_ONE_PASS
+    return config.tta if has_linear_attention(shape) else ORDERS_IN_ONE_PASS

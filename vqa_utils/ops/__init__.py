@@ -13,6 +13,6 @@ rotary          Rotate heads by the angles of their positions (rotary embedding)
 router_logits   Multiply a norm by the router's weights in fp32, by products of fp16
 token_rows      Copy tokens to their experts' slots; sum what the experts made of each
 
-fp16_vectors.cu is what the kernels share. All of them work on fp16 on a GPU; anything else takes
+linear_gelu and router_logits are products of libraries. fp16_vectors.cu is what the kernels share. All of them work on fp16 on a GPU; anything else takes
 the fall-back.
 """

@@ -109,7 +109,7 @@ def spread_evenly(plan_gpu: PlanGpu, placement: Placement, limits: Sequence[int]
     """Maximise free memory on the fullest GPU; if nothing fits, minimise the shortfall.
 
     Args:
-        plan_gpu: `placement.without_offloading` or `placement.with_offloading`.
+        plan_gpu: `Placement.without_offloading` or `Placement.with_offloading`.
         placement: the model's.
         limits: the most bytes for each GPU.
 

@@ -1,6 +1,7 @@
 """Say a run's expected end, and keep the run within its time budget."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -85,10 +86,10 @@ class RunClock:
         self.left_out: list[Step] = []
         self._ended: set[str] = set()  # phases
         self._due: list[Step] = []
+        self._through: set[Step] = set()
         self._is_told = False
+        self._told: set[str] = set()  # problems
         self._at_work: dict[str, _AtWork] = {}
-        self._least_free = checkpoint_bytes(config) + NOTEBOOK_BYTES
-        self._is_disk_told = False
 
     @contextlib.contextmanager
     def watching(self, due: Sequence[Step]) -> Iterator[None]:
@@ -100,13 +101,18 @@ class RunClock:
         self._due = list(due)
         is_over = threading.Event()
 
+        def look() -> None:
+            try:
+                self.look(time.time())
+            except Exception as error:  # the next look counts: a time budget is not lost to one
+                self._tell_once(f"the run's time could not be looked at: {error!r}")
+
         def watch() -> None:
             while not is_over.wait(POLL_SECONDS):
-                with contextlib.suppress(OSError):  # looks again, as after a disk that hung
-                    self.look(time.time())
+                look()
 
         thread = threading.Thread(target=watch, daemon=True)
-        self.look(time.time())
+        look()
         thread.start()
         try:
             yield
@@ -120,6 +126,7 @@ class RunClock:
         self._at_work[step.name] = _AtWork(step, archived, time.time())
         try:
             yield
+            self._through.add(step)
         finally:
             del self._at_work[step.name]
 
@@ -130,8 +137,8 @@ class RunClock:
         self._name_low_disk()
         pace = pace_of(self.paths, self.config) if self.rows else None
         if pace and not self._is_told and self._is_training():
-            self._is_told = True
             self._tell(now, pace)
+            self._is_told = True
         if self.deadline is None:
             return
         scoring_ends = self.deadline - ending_seconds(self.paths)
@@ -200,14 +207,9 @@ class RunClock:
         """Expect the seconds to stop training and to score the folds that are trained by now."""
         if pace is None or self.rows is None:
             return 0.0
-        waiting = [
-            step
-            for step in self._due
-            if step.stage == SCORING
-            and step.fold is not None
-            and self.paths.fold(step.fold).meta.exists()
-            and not self.paths.fold(step.fold).probs("test").exists()
-        ]
+        left = [step for step in self._due if step not in self._through]
+        scorings = [step for step in left if step.stage == SCORING]
+        waiting = [step for step in scorings if Step(TRAINING, step.fold) not in left]
         scoring = scoring_seconds(self.config, self.rows, pace)
         return STEPS_TO_STOP * pace.step + in_rounds(len(waiting), self.at_once, scoring)
 
@@ -267,16 +269,21 @@ class RunClock:
         )
 
     def _name_low_disk(self) -> None:
-        """Say once that the disk may not hold the next checkpoint."""
-        free = free_bytes(self.paths)
-        if self._at_work and not self._is_disk_told and free < self._least_free:
-            self._is_disk_told = True
-            self.console.print(
-                f"the disk of {shown(self.paths.folder)} has {free / MB:.1f} MB left; a checkpoint "
-                f"and a notebook may take {self._least_free / MB:.1f}",
-                style="yellow",
-                markup=False,
+        """Say that the disk may not hold the next checkpoint."""
+        if self._at_work and free_bytes(self.paths) < self._least_free:
+            self._tell_once(
+                f"the disk of {shown(self.paths.folder)} has less than the "
+                f"{self._least_free / MB:.1f} MB left that a checkpoint and a notebook may take"
             )
+
+    @functools.cached_property
+    def _least_free(self) -> int:
+        return checkpoint_bytes(self.config) + NOTEBOOK_BYTES  # reads the model's config.json
+
+    def _tell_once(self, problem: str) -> None:
+        if problem not in self._told:
+            self._told.add(problem)
+            self.console.print(problem, style="yellow", markup=False)
 
     def _how_far(self, step: Step) -> str:
         if step.fold is None or not step.stage.trains:
@@ -286,8 +293,8 @@ class RunClock:
 
     def _end(self, phase: str) -> None:
         if phase not in self._ended:
+            end_phase(phase)  # first: where the file cannot be written, the next look tries again
             self._ended.add(phase)
-            end_phase(phase)
 
 
 def _modified(path: Path) -> float:

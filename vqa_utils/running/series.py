@@ -55,7 +55,8 @@ def execute_steps(
     runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
     print_table(console, "where the time went (seconds)", times)
-    if steps[-1].stage in (ENSEMBLE, ANALYSIS):
+    has_results = steps[-1].stage in (ENSEMBLE, ANALYSIS)
+    if has_results and Step(ENSEMBLE) not in runner.clock.left_out:
         print_results(paths, config, console)
     console.print(f"{(time.time() - start) / 60:.1f} minutes")
     runner.clock.conclude()

@@ -7,6 +7,6 @@ _steps             Order the rows of each optimizer step, by length
 _wordings          Draw each row's wording anew each epoch
 _option_shuffling  Shuffle options and label anew each epoch
 _loss              Compute the loss on the answer's letter, and the scores of held-out rows
-_checkpoints       Name a training's checkpoints, and find the newest one
-_callbacks         Log steps, guard against NaN gradients, record versions and memory
+_checkpoints       Keep a training's checkpoints whole, find the newest one, stop at one
+_callbacks         Log steps, guard against NaN gradients, free and measure memory
 """

@@ -1,4 +1,4 @@
-"""Log steps, guard against NaN gradients, and record versions and memory, as callbacks."""
+"""Log steps, guard against NaN gradients, free and measure memory, as callbacks."""
 
 import csv
 import math

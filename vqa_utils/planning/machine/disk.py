@@ -11,18 +11,21 @@ from vqa_utils.artifacts.paths import FoldPaths, RunPaths, shown
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError, VqaError
 from vqa_utils.planning.machine.gpus import MachineError
-from vqa_utils.planning.memory import FP32, LORA, LORA_BYTES, Bytes, weights_by_module
+from vqa_utils.planning.memory import FP32, Bytes, lora_weights
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS
 
 # As Linux, Rust (safetensors) and torch say it
-FULL = re.compile(
+WORDS_OF_A_FULL_DISK = re.compile(
     r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b"
     r"|PytorchStreamWriter failed writing|inline_container.*unexpected pos"
 )
 MB = 10**6
 CHECKPOINTS = 3  # of a training at a time: the newest, the best epoch's, and one being written
+SETTINGS_BYTES = 20_000  # beside the weights; the demo's have 12 KB
+LOG_BYTES = 1 * MB  # of some thousand steps, with the states of generators and schedules
 NOTEBOOK_BYTES = 1 * MB  # the largest of the demo's has 0.3 MB
+OF_NO_FOLD = 4  # notebooks
 REPORT_BYTES = 5 * MB
 NUMBER_BYTES = 22  # of a probability in a CSV, with its comma
 ID_BYTES = 20
@@ -37,22 +40,34 @@ def run_bytes(config: Config, untrained: Sequence[int], at_once: int, rows: int)
         at_once: folds at work at a time.
         rows: of all its tables.
     """
-    lora = _lora_bytes(config)  # with its optimizer
-    adapter = lora * FP32 // LORA_BYTES
     line = ID_BYTES + len(LETTERS) * NUMBER_BYTES
     orders = config.tta + 1  # and their mean
     return {
-        "adapters": adapter * len(untrained),
-        "checkpoints": CHECKPOINTS * lora * min(at_once, len(untrained)),
+        "adapters": adapter_bytes(config) * len(untrained),
+        "checkpoints": CHECKPOINTS * checkpoint_bytes(config) * min(at_once, len(untrained)),
         "probabilities": rows * line * orders * (len(config.adapter_numbers) + 1),
-        "notebooks": NOTEBOOK_BYTES * (4 + 2 * len(config.adapter_numbers)),
+        "notebooks": NOTEBOOK_BYTES * (OF_NO_FOLD + 2 * len(config.adapter_numbers)),
         "report": REPORT_BYTES,
     }
 
 
+def adapter_bytes(config: Config) -> int:
+    """Count an adapter's files: LoRA in fp32, and settings."""
+    return FP32 * _lora_weights(config) + SETTINGS_BYTES
+
+
 def checkpoint_bytes(config: Config) -> int:
-    """Return the most bytes of a checkpoint; 0 for a model of a family without a plan."""
-    return _lora_bytes(config)
+    """Count a checkpoint's files: an adapter, AdamW's two moments, and a log of the steps."""
+    return adapter_bytes(config) + 2 * FP32 * _lora_weights(config) + LOG_BYTES
+
+
+def _lora_weights(config: Config) -> int:
+    """Count LoRA's weights; 0 for a model of a family without a plan."""
+    try:
+        parameters = shape_of(config).parameters
+    except VqaError:
+        return 0
+    return sum(lora_weights(name, size, config) for name, size in parameters.items())
 
 
 def check_disk(
@@ -82,15 +97,6 @@ def check_disk(
     )
 
 
-def _lora_bytes(config: Config) -> int:
-    """Count LoRA and its optimizer; 0 for a model of a family without a plan."""
-    try:
-        modules = weights_by_module(shape_of(config), config)
-    except VqaError:
-        return 0
-    return sum(groups.get(LORA, 0) for groups in modules.values())
-
-
 class DiskFull(RunError):
     """A disk has no room left for a file of the run."""
 
@@ -99,7 +105,7 @@ def is_full(error: BaseException) -> bool:
     """Tell whether an error comes of a full disk, or of a quota."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return FULL.search(str(error)) is not None
+    return WORDS_OF_A_FULL_DISK.search(str(error)) is not None
 
 
 def describe_full(folder: Path, run_id: str | None = None) -> str:
@@ -109,14 +115,12 @@ def describe_full(folder: Path, run_id: str | None = None) -> str:
         folder: on the disk, or a file; it need not be there.
         run_id: of the run to go on with.
     """
-    while not folder.is_dir():
-        folder = folder.parent
+    folder = _there(folder)
     usage = shutil.disk_usage(folder)
-    resume = f"--run-id {run_id}" if run_id else ""
+    resume = " ".join(["python run_all.py --resume", *(["--run-id", run_id] if run_id else [])])
     return (
         f"the disk of {shown(folder)} is full: {usage.free / MB:,.1f} of {usage.total / MB:,.0f} MB "
-        f"are left; delete what is not needed there, and `python run_all.py --resume {resume}".rstrip()
-        + "` goes on from here"
+        f"are left; delete what is not needed there, and `{resume}` goes on from here"
     )
 
 
@@ -134,7 +138,11 @@ def drop_half_written(fold: FoldPaths) -> None:
 
 def free_bytes(paths: RunPaths) -> int:
     """Return the free bytes on the disk of a run, whose folder need not be there."""
-    folder = paths.folder
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_there(paths.folder)).free
+
+
+def _there(path: Path) -> Path:
+    """Return the nearest folder above a path, or itself, that is there."""
+    while not path.is_dir():
+        path = path.parent
+    return path
