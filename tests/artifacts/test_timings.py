@@ -2,8 +2,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from stand_in import clock
 
-from vqa_utils.artifacts.files import read_json
-from vqa_utils.artifacts.timings import time_split, time_table
+from vqa_utils.artifacts.files import read_json, write_json
+from vqa_utils.artifacts.timings import seconds_of, time_split, time_table
 from vqa_utils.running.notebooks.execution import execute
 
 
@@ -19,6 +19,15 @@ def test_a_notebooks_time_is_split_at_its_first_cell_and_its_parameters():
     ]
     split = time_split(new_notebook(cells=cells, metadata=clock(0, 17.0)))
     assert split == (1.5, 4.0, 11.5)
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"papermill": {}}, {"papermill": {"duration": None, "parameters": {}}}]
+)
+def test_a_notebook_that_was_not_executed_to_its_end_is_left_out(tmp_path, metadata):
+    write_json(tmp_path / "killed.ipynb", {"metadata": metadata, "cells": []})
+    assert time_table(tmp_path, ["killed"])["notebook"].tolist() == ["all"]
+    assert seconds_of(tmp_path, ["killed"]) == 0
 
 
 @pytest.mark.slow

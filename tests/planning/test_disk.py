@@ -40,6 +40,10 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             True,
         ),
         (RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0"), True),
+        (
+            RuntimeError("unable to allocate shared memory(shm): No space left on device (28)"),
+            False,
+        ),
         (OSError(errno.EACCES, os.strerror(errno.EACCES)), False),
         (RuntimeError("os error 2"), False),
     ],

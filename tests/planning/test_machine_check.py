@@ -45,11 +45,13 @@ def test_two_t4_hold_the_30b_and_one_does_not(name):
         ({"offload_experts": True}, [T4], 31, None),
         ({"offload_experts": True, "num_workers": 0}, [T4], 12, ["offload"]),
         ({"folds_at_once": 2}, [], 1, None),  # nothing is planned
+        ({"preset": "dense_8b", "n_folds": 2}, [T4] * 8, 20, None),  # two folds, whatever GPUs
+        ({"preset": "dense_8b", "n_folds": 3}, [T4] * 3, 12, ["num_workers=0"]),
     ],
 )
 def test_a_run_needs_memory_of_the_machine_itself(monkeypatch, settings, gpus, free, hints):
     monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: free * GIB)
-    config = preset("safe", **settings)
+    config = preset(**{"name": settings.pop("preset", "safe"), **settings})
     if hints is None:
         check_host(config, gpus)
         return

@@ -9,6 +9,7 @@ import pytest
 import run_all
 from vqa_utils.artifacts.files import read_json, write_json
 from vqa_utils.artifacts.paths import NOTEBOOKS, RunPaths
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.errors import RunError
 from vqa_utils.running.archive import origin
 from vqa_utils.running.notebooks import execution
@@ -148,7 +149,8 @@ def half_trained(command):
     marker = paths.stages / "03_train_fold-fold0.json"
     checkpoint = paths.fold(0).checkpoints / "a1b2" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    write_json(paths.fold(0).checkpoints / "origin.json", read_json(marker))
+    settings = {"settings": open_run("r")[1].training_hash}
+    write_json(paths.fold(0).checkpoints / "origin.json", {**read_json(marker), **settings})
     marker.unlink()
     return paths.fold(0).checkpoints
 
@@ -162,6 +164,28 @@ def test_a_training_that_goes_on_has_the_code_of_its_beginning(command, change, 
     assert not half_trained.exists()
     printed, _ = command("--resume")
     assert "training/_loss.py: since 03_train_fold (fold 0, 1)" in printed, "half of it is old"
+
+
+def test_a_training_under_other_settings_has_the_code_of_now(command, change, half_trained):
+    """It goes on from no checkpoint, whatever lies there."""
+    change("_loss.py")
+    (RunPaths("r").stages / "03_train_fold-fold1.json").unlink()
+    _, executed = command("--resume", "--set", "learning_rate=1e-4")
+    assert set(TRAININGS) <= set(executed)
+    printed, _ = command("--resume", "--strict")
+    assert "_loss.py" not in printed
+
+
+def test_a_killed_notebook_does_not_stand_in_the_way_of_changed_code(command, change):
+    """papermill writes no duration until the end."""
+    change("_loss.py")
+    archived = RunPaths("r").notebooks / "04_infer-fold1.ipynb"
+    notebook = read_json(archived)
+    notebook["metadata"]["papermill"]["duration"] = None
+    write_json(archived, notebook)
+    (RunPaths("r").stages / "04_infer-fold1.json").unlink()
+    printed, executed = command("--resume")
+    assert "training/_loss.py" in printed and "04_infer-fold1" in executed
 
 
 def test_a_training_of_other_cells_begins_anew(command, edit, half_trained):

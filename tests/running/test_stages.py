@@ -10,6 +10,7 @@ from vqa_utils.running.stages import (
     Stage,
     Step,
     built_on,
+    due_steps,
     select_steps,
 )
 
@@ -37,6 +38,29 @@ def test_parts_of_a_run():
         "03_train_fold-fold0",
     ]
     assert names(start="04_infer", chosen=[1]) == ["04_infer-fold1", "05_ensemble", "06_analysis"]
+
+
+@pytest.mark.parametrize(
+    ("anew", "due"),
+    [
+        ([], []),
+        (["01_eda"], ["01_eda"]),
+        (["04_infer-fold1"], ["04_infer-fold1", "05_ensemble", "06_analysis"]),
+        (
+            ["03_train_fold-fold1"],
+            ["03_train_fold-fold1", "04_infer-fold1", "05_ensemble", "06_analysis"],
+        ),
+    ],
+)
+def test_steps_are_due_with_those_that_they_are_built_on(anew, due):
+    steps = select_steps(STAGES, (0, 1, 2))
+    found = due_steps(steps, lambda step: step.name not in anew)
+    assert [step.name for step in found] == due
+
+
+def test_all_is_due_with_other_folds():
+    steps = select_steps(STAGES, (0, 1))
+    assert due_steps(steps, lambda step: step.name != "02_folds") == steps[1:]
 
 
 def test_folds_and_stages_that_do_not_exist_are_listed_together():

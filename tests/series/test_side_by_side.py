@@ -36,7 +36,9 @@ def side_by_side(small_run, monkeypatch):
             write_text(paths.fold(fold).folder / f"{name}.txt", "whole")
 
         monkeypatch.setattr(attempts, "execute", execute)
-        make().run([Step(stage, fold) for stage in stages for fold in folds])
+        one = make()
+        run.clock = one.clock
+        one.run([Step(stage, fold) for stage in stages for fold in folds])
 
     run.paths = paths
     return run
@@ -51,6 +53,7 @@ def test_folds_that_have_a_gpu_each_run_side_by_side(side_by_side):
     both_are_here = threading.Barrier(2)
     side_by_side(lambda name, fold: both_are_here.wait(PATIENCE), TRAIN, folds=(0, 1))
     assert all((side_by_side.paths.stages / f"train-fold{k}.json").exists() for k in (0, 1))
+    assert side_by_side.clock.at_once() == 2
 
 
 def test_side_by_side_one_folds_error_waits_for_the_other(side_by_side):
@@ -138,6 +141,7 @@ def test_folds_around_one_base_are_fewer_after_memory_ran_out(around_one_base, c
     pairs = list(zip(after[::2], after[1::2], strict=True))
     assert ("start 1", "end 1") in pairs
     assert all(start.split()[1] == end.split()[1] for start, end in pairs)
+    assert around_one_base.clock.at_once() == 1
     assert not paths.fold(1).rungs.exists(), "no setting was changed"
     assert (paths.notebooks / "train-fold1-out-of-memory1.ipynb").exists()
     assert "one fold less at a time" in console.file.getvalue()

@@ -1,5 +1,4 @@
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import bitsandbytes as bnb
@@ -15,7 +14,6 @@ from vqa_utils.artifacts.files import read_json, sha256
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.metrics import log_loss
 from vqa_utils.model.adapter import load_adapter
-from vqa_utils.planning.machine import disk
 from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.training import _trainer, fold
 from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError
@@ -272,34 +270,6 @@ def test_a_training_goes_on_elsewhere_from_its_newest_whole_checkpoint(
     watch(counter)
     train(at_its_end)
     assert counter.steps == 0 and sha256(at_its_end.adapter) == sha256(whole.adapter)
-
-
-class SizesOfCheckpoints(TrainerCallback):
-    """The bytes of each checkpoint."""
-
-    def __init__(self):
-        self.sizes = []
-
-    def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self.sizes.append(sum(file.stat().st_size for file in folder.iterdir()))
-
-
-@pytest.mark.parametrize("settings", [{}, {"lora_r": 32}, {"target_modules": ("q_proj",)}])
-def test_adapters_and_checkpoints_take_the_disk_that_is_planned(
-    config, encoder, challenge, tmp_path, watch, settings
-):
-    config = dataclasses.replace(config, **settings)
-    seen = SizesOfCheckpoints()
-    watch(seen)
-    paths = FoldPaths(tmp_path / "fold0")
-    rows = challenge.train.head(8), challenge.train.tail(4)
-    train_fold(fresh(config), config, encoder, *rows, paths)
-    adapter = sum(file.stat().st_size for file in paths.adapter.iterdir())
-    assert adapter == pytest.approx(disk.adapter_bytes(config), abs=disk.SETTINGS_BYTES)
-    planned = disk.checkpoint_bytes(config)
-    assert len(seen.sizes) == 2 and max(seen.sizes) <= planned
-    assert max(seen.sizes) > planned - disk.LOG_BYTES - disk.SETTINGS_BYTES
 
 
 def test_unused_memory_is_given_back_at_the_ends_of_epochs_and_evaluations(

@@ -1,6 +1,5 @@
 """Read the seconds of each archived notebook: kernel start, imports, work."""
 
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         folder: `notebooks/` of a run.
-        names: of notebooks; a notebook without an archived copy, or with a torn one, is left out.
+        names: of notebooks; those that have not been executed to their end are left out.
 
     Returns:
         One line per notebook and one for `all`: `notebook`, the columns `SPLIT`, and their `total`.
@@ -41,9 +40,8 @@ def time_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     splits: dict[str, TimeSplit] = {}
     executed_in = []
     for name in names:
-        try:
-            notebook = read_json(folder / f"{name}.ipynb")
-        except (FileNotFoundError, TornFile):
+        notebook = _executed(folder / f"{name}.ipynb")
+        if notebook is None:
             continue
         splits[name] = time_split(notebook)
         parameters = notebook["metadata"]["papermill"]["parameters"]
@@ -62,14 +60,21 @@ def seconds_of(folder: Path, names: Sequence[str]) -> float:
 
     Args:
         folder: `notebooks/` of a run.
-        names: of notebooks; those that are not there, or not through, count as 0.
+        names: of notebooks; those that have not been executed to their end count as 0.
     """
-    total = 0.0
-    for name in names:
-        with contextlib.suppress(FileNotFoundError, TornFile):
-            notebook = read_json(folder / f"{name}.ipynb")
-            total += notebook["metadata"]["papermill"]["duration"] or 0.0
-    return total
+    notebooks = [_executed(folder / f"{name}.ipynb") for name in names]
+    return sum(notebook["metadata"]["papermill"]["duration"] for notebook in notebooks if notebook)
+
+
+def _executed(file: Path) -> dict[str, Any] | None:
+    """Read an executed notebook; None of one that is not there, torn, at work or was killed."""
+    try:
+        notebook = read_json(file)
+    except (FileNotFoundError, TornFile):
+        return None
+    # papermill writes it with the first cell, and the duration with the last
+    is_through = notebook["metadata"].get("papermill", {}).get("duration") is not None
+    return notebook if is_through else None
 
 
 def time_split(notebook: dict[str, Any]) -> TimeSplit:
@@ -82,7 +87,7 @@ def time_split(notebook: dict[str, Any]) -> TimeSplit:
     for metadata in code:
         if "parameters" in metadata.get("tags", ()):
             break
-        imports += metadata["papermill"]["duration"]
+        imports += metadata["papermill"]["duration"] or 0.0  # None after a cell that failed
     work = whole["duration"] - kernel_start - imports
     return TimeSplit(kernel_start, imports, work)
 

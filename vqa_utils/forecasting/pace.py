@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from vqa_utils.artifacts.files import TornFile, read_json
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.timings import seconds_of
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
@@ -49,9 +49,11 @@ class FoldLog(NamedTuple):
     step_s: float
 
 
-def fold_log(train_log: Path) -> FoldLog | None:
-    """Read a training's log; None before its pace is known."""
+def fold_log(train_log: Path, since: float = 0.0) -> FoldLog | None:
+    """Read a training's log; None before its pace is known, or if nothing was written since."""
     try:
+        if train_log.stat().st_mtime < since:
+            return None
         log = pd.read_csv(train_log, usecols=["step", "max_steps", "seconds_per_step"])
     except (FileNotFoundError, ValueError):  # ValueError: a torn one, or an empty one
         return None
@@ -63,21 +65,25 @@ def fold_log(train_log: Path) -> FoldLog | None:
     return FoldLog(int(last["step"]), int(last["max_steps"]), float(pace))
 
 
-def pace_of(paths: RunPaths, config: Config) -> Pace | None:
+def pace_of(paths: RunPaths, config: Config, since: float = 0.0) -> Pace | None:
     """Measure a run's pace by its folds' logs, and by the folds that are trained; None without any.
 
-    Of several folds, the slowest counts.
+    Of several folds, the slowest counts. What was written since counts, as an earlier session may
+    have had another machine; before there is such, all of it.
     """
-    logs = [fold_log(paths.fold(k).train_log) for k in config.adapter_numbers]
+    folds = [paths.fold(k) for k in config.adapter_numbers]
+    logs = [fold_log(fold.train_log, since) for fold in folds]
+    if not any(logs):
+        since = 0.0
+        logs = [fold_log(fold.train_log) for fold in folds]
     steps = [log.step_s for log in logs if log]
     if not steps:
         return None
     step = max(steps)
     starts, rows = [], []
-    for k in config.adapter_numbers:
-        try:
-            trained = read_json(paths.fold(k).meta)
-        except (FileNotFoundError, TornFile):
+    for k, fold in zip(config.adapter_numbers, folds, strict=True):
+        trained = _meta_of(fold, since)
+        if trained is None:
             continue
         whole = seconds_of(paths.notebooks, [f"03_train_fold-fold{k}"])
         starts.append(max(0.0, whole - trained["seconds"]))
@@ -85,6 +91,16 @@ def pace_of(paths: RunPaths, config: Config) -> Pace | None:
             rows.append(trained["seconds_per_held_out_row"])
     row = max(rows, default=FORWARD_SHARE * step / config.effective_batch)
     return Pace(max(starts, default=0.0), step, row)
+
+
+def _meta_of(fold: FoldPaths, since: float) -> dict[str, Any] | None:
+    """Read what a training has measured; None of one that is not whole, or older."""
+    try:
+        trained = read_json(fold.meta)
+        is_old = fold.meta.stat().st_mtime < since
+    except (FileNotFoundError, TornFile):
+        return None
+    return None if is_old or "seconds" not in trained else trained
 
 
 def scoring_seconds(config: Config, rows: RowCounts, pace: Pace) -> float:

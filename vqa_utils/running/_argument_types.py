@@ -6,6 +6,7 @@ import re
 from vqa_utils.setting_types import PLACE
 
 MOST_GPUS = 16  # of one machine
+STALL_SECONDS = 20 * 60.0  # a slow disk takes ten minutes for the base of the 30B
 
 
 def seconds(text: str) -> float:

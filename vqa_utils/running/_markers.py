@@ -18,6 +18,7 @@ from vqa_utils.running.stages import Step
 DONE = "done"  # the marker names these settings, data, inputs and outputs
 CHANGED = "changed"  # it names others
 MISSING = "missing"
+SETTINGS = "settings"  # in it: the hash of those that the training has
 BEGUN = "origin.json"  # of a training, beside its checkpoints, and removed with them
 
 
@@ -77,14 +78,21 @@ class Markers:
             self.set_checkpoints_aside([step])
             begun = None
         if begun is None:
-            write_json(self._checkpoints(step) / BEGUN, now)
+            settings = {SETTINGS: self.config.training_hash}
+            write_json(self._checkpoints(step) / BEGUN, {**now, **settings})
         return begun or now
 
     def begun(self, step: Step) -> Origin | None:
         """Return the origin of a training that goes on from a checkpoint; None of another step."""
         if not step.stage.trains or not any(self._checkpoints(step).glob("*/checkpoint-*")):
             return None
-        return _read_origin(self._checkpoints(step) / BEGUN)
+        file = self._checkpoints(step) / BEGUN
+        try:
+            of_settings = read_json(file).get(SETTINGS)
+        except (FileNotFoundError, TornFile):
+            return None
+        # Under other settings, it begins anew beside the old checkpoints
+        return _read_origin(file) if of_settings == self.config.training_hash else None
 
     def origin(self, step: Step) -> Origin | None:
         """Return what a complete step has run with; None of one of an earlier version."""

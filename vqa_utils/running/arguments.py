@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from vqa_utils.running._argument_types import fold_numbers, gpu_count, path, seconds
+from vqa_utils.running._argument_types import STALL_SECONDS, fold_numbers, gpu_count, path, seconds
 
 PROGRAM = "python run_all.py"
 Commands = dict[str, argparse.ArgumentParser]
@@ -252,7 +252,7 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
     execution.add_argument(
         "--stall-timeout",
         type=seconds,
-        default=20 * 60.0,
+        default=STALL_SECONDS,
         metavar="20min",
         help="name a notebook that has made no progress for so long (default: 20min)",
     )

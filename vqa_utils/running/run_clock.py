@@ -1,19 +1,17 @@
 """Say a run's expected end, and keep the run within its time budget."""
 
 import contextlib
-import functools
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
-from vqa_utils.artifacts.stop import end_phase, last_life
+from vqa_utils.artifacts.stop import end_phase
 from vqa_utils.config import Config
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
@@ -28,25 +26,13 @@ from vqa_utils.forecasting.pace import (
     side_by_side,
     training_seconds,
 )
-from vqa_utils.planning.machine.disk import MB, NOTEBOOK_BYTES, checkpoint_bytes, free_bytes
+from vqa_utils.running._argument_types import STALL_SECONDS
+from vqa_utils.running.notebooks.progress import Progress
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
 from vqa_utils.running.terminal import duration
 
 POLL_SECONDS = 1.0
-STALL_SECONDS = 20 * 60.0  # a slow disk takes ten minutes for the base of the 30B
 STEPS_TO_STOP = 2  # a stop is heard after the step at work, and leaves time for a checkpoint
-
-
-@dataclass
-class _AtWork:
-    """A step that is being executed."""
-
-    step: Step
-    archived: Path
-    begun: float
-    """in seconds since 1970"""
-    stalled_since: float = 0.0
-    """the last progress before it was named"""
 
 
 class RunClock:
@@ -62,9 +48,9 @@ class RunClock:
         console: the terminal.
         rows: of its tables; None if they are not known, and no end is expected.
         deadline: seconds since 1970; None without a budget.
-        stall_seconds: without progress, until a step is named.
-        at_once: folds at work at a time.
+        at_once: counts the folds at work at a time; out of memory makes them fewer.
         left_out: steps for which there was no time.
+        progress: the notebooks at work.
     """
 
     def __init__(
@@ -81,31 +67,32 @@ class RunClock:
         self.console = console
         self.rows = rows
         self.deadline = deadline
-        self.stall_seconds = stall_seconds
-        self.at_once = 1
+        self.at_once: Callable[[], int] = lambda: 1
         self.left_out: list[Step] = []
-        self._ended: set[str] = set()  # phases
+        self.progress = Progress(paths, config, console, stall_seconds)
+        self._began = 0.0
         self._due: list[Step] = []
         self._through: set[Step] = set()
+        self._ended: set[str] = set()  # phases
         self._is_told = False
-        self._told: set[str] = set()  # problems
-        self._at_work: dict[str, _AtWork] = {}
+        self._problems: set[str] = set()
 
     @contextlib.contextmanager
     def watching(self, due: Sequence[Step]) -> Iterator[None]:
         """Watch while steps are executed.
 
         Args:
-            due: those that are not reused.
+            due: those to execute, as far as is known by now.
         """
         self._due = list(due)
+        self._began = time.time()
         is_over = threading.Event()
 
         def look() -> None:
             try:
                 self.look(time.time())
             except Exception as error:  # the next look counts: a time budget is not lost to one
-                self._tell_once(f"the run's time could not be looked at: {error!r}")
+                self._tell_problem(error)
 
         def watch() -> None:
             while not is_over.wait(POLL_SECONDS):
@@ -122,34 +109,26 @@ class RunClock:
 
     @contextlib.contextmanager
     def working(self, step: Step, archived: Path) -> Iterator[None]:
-        """Watch a step while it is executed; a notebook that goes on is written after each cell."""
-        self._at_work[step.name] = _AtWork(step, archived, time.time())
-        try:
+        """Watch a step while it is executed into its archived copy."""
+        with self.progress.working(step, archived):
             yield
-            self._through.add(step)
-        finally:
-            del self._at_work[step.name]
+        self._through.add(step)
 
     def look(self, now: float) -> None:
-        """Say the expected end once it is known, name what hangs, and end what has to end by now."""
-        for at_work in list(self._at_work.values()):
-            self._name_stalled(at_work, now)
-        self._name_low_disk()
-        pace = pace_of(self.paths, self.config) if self.rows else None
-        if pace and not self._is_told and self._is_training():
-            self._tell(now, pace)
-            self._is_told = True
-        if self.deadline is None:
-            return
-        scoring_ends = self.deadline - ending_seconds(self.paths)
-        if now >= scoring_ends - self._seconds_to_score(pace):
+        """End what has to end by now; say the expected end, and what stands still."""
+        if now >= self._training_ends():
             self._end(TRAINING_PHASE)
-        if now >= scoring_ends:
+        if now >= self._scoring_ends():
             self._end(SCORING_PHASE)
+        self.progress.look(now)
+        pace = self._pace()
+        if pace and self.rows and not self._is_told and self._is_training():
+            self._tell(now, pace, self.rows)
+            self._is_told = True
 
-    def leaves_out(self, step: Step) -> str:
-        """Return the reason to leave a step out; "" if there is time for it."""
-        reason = self._reason(step)
+    def leaves_out(self, step: Step, now: float) -> str:
+        """Return the reason to leave a step out, which is noted; "" if there is time for it."""
+        reason = self._reason(step, now)
         if reason:
             self.leave_out(step)
         return reason
@@ -172,20 +151,17 @@ class RunClock:
         """
         if not self.left_out:
             return
+        names = ", ".join(f"{step.name}{self.progress.how_far(step)}" for step in self.left_out)
         message = (
-            f"the time budget is over; left out: {self._describe_left_out()}; "
+            f"the time budget is over; left out: {names}; "
             f"python run_all.py --resume --run-id {self.paths.run_id} goes on from here"
         )
         if Step(ENSEMBLE) in self.left_out:
             raise RunError(f"no fold is scored, so there is no submission. {message}")
         self.console.print(message, style="yellow", markup=False)
 
-    def _describe_left_out(self) -> str:
-        """Name the steps that were left out, and how far their trainings are."""
-        return ", ".join(f"{step.name}{self._how_far(step)}" for step in self.left_out)
-
-    def _reason(self, step: Step) -> str:
-        if self.has_ended(step):
+    def _reason(self, step: Step, now: float) -> str:
+        if self.has_ended(step) or self._is_too_late(step, now):
             return "the time budget has no more time for it"
         if step.stage == SCORING and Step(TRAINING, step.fold) in self.left_out:
             return "its fold is not trained"
@@ -195,23 +171,45 @@ class RunClock:
             return "no fold is scored"
         return ""
 
+    def _is_too_late(self, step: Step, now: float) -> bool:
+        """Tell whether a notebook would only load its model until its time is up."""
+        pace = self._pace()
+        if pace is None or step.fold is None:
+            return False
+        ends = self._training_ends() if step.stage.trains else self._scoring_ends()
+        return now + pace.start >= ends
+
+    def _scoring_ends(self) -> float:
+        """When scoring has to end; never without a budget."""
+        if self.deadline is None:
+            return float("inf")
+        return self.deadline - ending_seconds(self.paths)
+
+    def _training_ends(self) -> float:
+        """When training has to end, so that the folds that are trained by now can be scored."""
+        pace = self._pace()
+        if pace is None or self.rows is None:
+            return self._scoring_ends()
+        left = [step for step in self._due if step not in self._through]
+        scorings = [step for step in left if step.stage == SCORING]
+        waiting = [step for step in scorings if Step(TRAINING, step.fold) not in left]
+        scoring = scoring_seconds(self.config, self.rows, pace)
+        to_stop = STEPS_TO_STOP * pace.step
+        trainings = [one for one in self.progress.at_work() if one.step.stage.trains]
+        if any(not one.has_shown_life for one in trainings):
+            to_stop += pace.start  # a base that is being loaded hears no stop
+        return self._scoring_ends() - to_stop - in_rounds(len(waiting), self.at_once(), scoring)
+
+    def _pace(self) -> Pace | None:
+        return pace_of(self.paths, self.config, self._began) if self.rows else None
+
     def _is_training(self) -> bool:
         """Tell whether a fold of this command trains, and for long enough to know its pace."""
         return any(step.stage.trains and self._is_begun(step) for step in self._due)
 
     def _is_begun(self, step: Step) -> bool:
         fold = self.paths.fold(step.fold or 0)
-        return fold_log(fold.train_log) is not None and not fold.meta.exists()
-
-    def _seconds_to_score(self, pace: Pace | None) -> float:
-        """Expect the seconds to stop training and to score the folds that are trained by now."""
-        if pace is None or self.rows is None:
-            return 0.0
-        left = [step for step in self._due if step not in self._through]
-        scorings = [step for step in left if step.stage == SCORING]
-        waiting = [step for step in scorings if Step(TRAINING, step.fold) not in left]
-        scoring = scoring_seconds(self.config, self.rows, pace)
-        return STEPS_TO_STOP * pace.step + in_rounds(len(waiting), self.at_once, scoring)
+        return fold_log(fold.train_log, self._began) is not None and not fold.meta.exists()
 
     def _seconds_left(self, pace: Pace, rows: RowCounts) -> float:
         """Expect the seconds until all due steps are through."""
@@ -219,10 +217,10 @@ class RunClock:
         for step in self._due:
             if step.stage.trains and step.fold is not None and self._is_begun(step):
                 logs[step.fold] = fold_log(self.paths.fold(step.fold).train_log)
-        max_steps = max(log.max_steps for log in logs.values() if log)
+        max_steps = max((log.max_steps for log in logs.values() if log), default=0)
         trainings = []
         for step in self._due:
-            if not step.stage.trains or step.fold is None:
+            if not step.stage.trains or step.fold is None or not max_steps:
                 continue
             log = logs.get(step.fold)
             steps = log.max_steps - log.steps if log else max_steps
@@ -232,14 +230,13 @@ class RunClock:
         scoring = scoring_seconds(self.config, rows, pace)
         ends = any(step.stage in (ENSEMBLE, ANALYSIS) for step in self._due)
         return (
-            side_by_side(trainings, self.at_once)
-            + in_rounds(scorings, self.at_once, scoring)
+            side_by_side(trainings, self.at_once())
+            + in_rounds(scorings, self.at_once(), scoring)
             + (ending_seconds(self.paths) if ends else 0)
         )
 
-    def _tell(self, now: float, pace: Pace) -> None:
-        assert self.rows is not None  # there is a pace
-        end = now + self._seconds_left(pace, self.rows)
+    def _tell(self, now: float, pace: Pace, rows: RowCounts) -> None:
+        end = now + self._seconds_left(pace, rows)
         clock = time.strftime("%a %H:%M", time.localtime(end))
         self.console.print(
             f"expected end: {clock}, in {duration(end - now)} "
@@ -254,48 +251,14 @@ class RunClock:
                 markup=False,
             )
 
-    def _name_stalled(self, at_work: "_AtWork", now: float) -> None:
-        """Name a step that makes no progress, once for each time that it stands still."""
-        name = at_work.step.name
-        seen = max(at_work.begun, last_life(name), _modified(at_work.archived))
-        if now - seen <= self.stall_seconds or seen == at_work.stalled_since:
-            return
-        at_work.stalled_since = seen
-        self.console.print(
-            f"{name}{self._how_far(at_work.step)} has made no progress for {duration(now - seen)}; "
-            "does it hang? Ctrl-C stops the run, and --resume goes on from the last checkpoint",
-            style="yellow",
-            markup=False,
-        )
-
-    def _name_low_disk(self) -> None:
-        """Say that the disk may not hold the next checkpoint."""
-        if self._at_work and free_bytes(self.paths) < self._least_free:
-            self._tell_once(
-                f"the disk of {shown(self.paths.folder)} has less than the "
-                f"{self._least_free / MB:.1f} MB left that a checkpoint and a notebook may take"
-            )
-
-    @functools.cached_property
-    def _least_free(self) -> int:
-        return checkpoint_bytes(self.config) + NOTEBOOK_BYTES  # reads the model's config.json
-
-    def _tell_once(self, problem: str) -> None:
-        if problem not in self._told:
-            self._told.add(problem)
-            self.console.print(problem, style="yellow", markup=False)
-
-    def _how_far(self, step: Step) -> str:
-        if step.fold is None or not step.stage.trains:
-            return ""
-        log = fold_log(self.paths.fold(step.fold).train_log)
-        return f" (at step {log.steps} of {log.max_steps})" if log else ""
+    def _tell_problem(self, error: Exception) -> None:
+        """Say once for each kind of error that the time could not be looked at."""
+        if repr(error) not in self._problems:
+            self._problems.add(repr(error))
+            message = f"the run's time could not be looked at: {error!r}"
+            self.console.print(message, style="yellow", markup=False)
 
     def _end(self, phase: str) -> None:
         if phase not in self._ended:
             end_phase(phase)  # first: where the file cannot be written, the next look tries again
             self._ended.add(phase)
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -25,7 +26,7 @@ from vqa_utils.running.notebooks.execution import (
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.stages import Step, built_on, grouped
+from vqa_utils.running.stages import Step, built_on, due_steps, grouped
 from vqa_utils.running.terminal import progress_lines
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
@@ -157,7 +158,7 @@ class Runner:
             self._markers.set_checkpoints_aside(steps)
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
-        due = [step for step in steps if not self.is_reused(step)]
+        due = due_steps(steps, self.is_reused)
         with (
             stoppable(self.paths),
             self.clock.watching(due),
@@ -188,7 +189,7 @@ class Runner:
                     def run_in(step: Step, process: NotebookProcess) -> None:
                         self._run(step, progress, process, sharing)
 
-                    self.clock.at_once = len(environments)
+                    self.clock.at_once = functools.partial(_at_once, sharing, len(environments))
                     together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
                     together.run(environments)
                 else:
@@ -220,9 +221,9 @@ class Runner:
         if state == CHANGED and self.reuse:
             changes = ", ".join(markers.changes(step))
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
-        if state != MISSING:
-            markers.set_aside(step)
-        reason = self.clock.leaves_out(step)
+        reason = self.clock.leaves_out(step, time.time())
+        if state == CHANGED or (state == DONE and not reason):
+            markers.set_aside(step)  # but of what is whole, where there is no time to make it anew
         if reason:
             self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
             return
@@ -249,3 +250,8 @@ class Runner:
                 f"{', '.join(map(shown, absent))}, found nothing there"
             )
         markers.write(step, origin)
+
+
+def _at_once(sharing: Sharing, processes: int) -> int:
+    """Count the folds at work at a time: those with a seat, where they share a base."""
+    return processes if sharing is ALONE else min(processes, sharing.seats.count)

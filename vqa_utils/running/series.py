@@ -7,11 +7,19 @@ from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.timings import time_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.planning.machine.disk import check_disk
+from vqa_utils.running._argument_types import STALL_SECONDS
 from vqa_utils.running.notebooks.side_by_side import fold_environments
 from vqa_utils.running.resolution import rows_here, start_run, with_data
-from vqa_utils.running.run_clock import STALL_SECONDS, RunClock
+from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.runner import Runner
-from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step, built_on, takes_folds_as_they_are
+from vqa_utils.running.stages import (
+    ANALYSIS,
+    ENSEMBLE,
+    Step,
+    built_on,
+    due_steps,
+    takes_folds_as_they_are,
+)
 from vqa_utils.running.terminal import print_table
 
 
@@ -64,7 +72,7 @@ def execute_steps(
 
 def _check_disk(runner: Runner, steps: Sequence[Step]) -> None:
     paths, config = runner.paths, runner.config
-    due = [step for step in steps if not runner.is_reused(step)]
+    due = due_steps(steps, runner.is_reused)
     untrained = [step.fold for step in due if step.stage.trains and step.fold is not None]
     at_once = max(config.sharing_folds, len(fold_environments(config, len(untrained))))
     rows = rows_here(config)

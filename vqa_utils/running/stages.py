@@ -3,7 +3,7 @@
 Standard library only: `run_all.py --help` answers at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,24 @@ def built_on(steps: Sequence[Step], scored: Sequence[int]) -> list[Step]:
     if ANALYSIS in selected:
         taken.append(Step(ENSEMBLE))
     return [step for step in taken if step not in steps]
+
+
+def due_steps(steps: Sequence[Step], is_reused: Callable[[Step], bool]) -> list[Step]:
+    """Select the steps that will be executed: those not reused now, and those built on them.
+
+    A step that is complete may run again, once an earlier one has written other files.
+    """
+    due: list[Step] = []
+    for step in steps:
+        if not is_reused(step) or any(_is_built_on(step, earlier) for earlier in due):
+            due.append(step)
+    return due
+
+
+def _is_built_on(step: Step, earlier: Step) -> bool:
+    if not earlier.stage.writes:
+        return False
+    return earlier.fold is None or step.fold in (None, earlier.fold)
 
 
 def grouped(steps: Sequence[Step]) -> list[list[Step]]:

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vqa_utils.forecasting.pace import LATEST_STEPS
 from vqa_utils.presets import PRESETS, preset
 
 POLL_SECONDS = 0.5  # a step of the demo takes 0.2 s, of the 30B some seconds
 LINE_SECONDS = 60  # between lines if the output is no terminal (a notebook's `!`, a log file)
-PACE_STEPS = 20  # the pace is the mean of the latest steps, as batches of many lengths differ
 # Columns with three decimals; a difference of 0.001 is one row in a thousand
 SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
 
@@ -101,7 +101,7 @@ def last_step(train_log: Path) -> LastStep:
     last = log.iloc[-1]
     step = int(last["step"])
     max_steps = int(last["max_steps"])
-    pace = log["seconds_per_step"].tail(PACE_STEPS).mean()
+    pace = log["seconds_per_step"].tail(LATEST_STEPS).mean()
     minutes, seconds = divmod(int(pace * (max_steps - step)), 60)
     text = (
         f"step {step}/{max_steps}  loss {last['loss']:.3f}  "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 LONGEST_NAME = 255  # bytes, on the usual file systems
-LONGEST_PATH = 2048  # bytes; Linux takes 4,096, with the folder's
+LONGEST_ROW_PATH = 2048  # bytes; Linux takes 4,096, with the folder's
 LONGEST_SHOWN = 80  # characters of a path in a message
 NAMES_SHOWN = 4  # of files that may be meant
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -60,7 +60,7 @@ class PictureFolder:
             alike: take a name that differs in what copies and other systems change: the Unicode
                 form, spaces at its ends, `\` for `/`, capitals, the ending.
         """
-        is_too_long = _longest_name(path) > LONGEST_NAME or _bytes(path) > LONGEST_PATH
+        is_too_long = _longest_name(path) > LONGEST_NAME or _bytes(path) > LONGEST_ROW_PATH
         if "\0" in path or BASE64.match(path) or is_too_long:
             return Found(path, _describe_no_file(path), is_refused=True)
         found = self._find_exactly(path)
@@ -233,8 +233,8 @@ def _describe_no_file(path: str) -> str:
     longest = _longest_name(path)
     if longest > LONGEST_NAME:
         return f"found a name of {longest:,} bytes, expected at most {LONGEST_NAME}"
-    if _bytes(path) > LONGEST_PATH:
-        return f"found a path of {_bytes(path):,} bytes, expected at most {LONGEST_PATH:,}"
+    if _bytes(path) > LONGEST_ROW_PATH:
+        return f"found a path of {_bytes(path):,} bytes, expected at most {LONGEST_ROW_PATH:,}"
     return NO_FILE
 
 

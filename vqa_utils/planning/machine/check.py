@@ -49,7 +49,8 @@ def check_host(config: Config, gpus: Sequence[Gpu]) -> None:
         return
     plan = plan_for(config, gpus)
     places = fold_gpus(config, len(config.adapter_numbers), gpus)
-    folds = max(1, len(places), min(config.sharing_folds, len(config.adapter_numbers)))
+    adapters = len(config.adapter_numbers)
+    folds = min(adapters, max(len(places), config.sharing_folds))
     needed = host_memory(config, shape_of(config), plan, folds)
     total, free = sum(needed.values()), free_memory()
     if total <= free:

@@ -20,11 +20,12 @@ WORDS_OF_A_FULL_DISK = re.compile(
     r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b"
     r"|PytorchStreamWriter failed writing|inline_container.*unexpected pos"
 )
+SHARED_MEMORY = "shared memory"  # of a container, which torch finds full in the same words
 MB = 10**6
 CHECKPOINTS = 3  # of a training at a time: the newest, the best epoch's, and one being written
 SETTINGS_BYTES = 20_000  # beside the weights; the demo's have 12 KB
 LOG_BYTES = 1 * MB  # of some thousand steps, with the states of generators and schedules
-NOTEBOOK_BYTES = 1 * MB  # the largest of the demo's has 0.3 MB
+NOTEBOOK_BYTES = 1 * MB  # the largest of the demo's has 0.2 MB
 OF_NO_FOLD = 4  # notebooks
 REPORT_BYTES = 5 * MB
 NUMBER_BYTES = 22  # of a probability in a CSV, with its comma
@@ -105,7 +106,8 @@ def is_full(error: BaseException) -> bool:
     """Tell whether an error comes of a full disk, or of a quota."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return WORDS_OF_A_FULL_DISK.search(str(error)) is not None
+    text = str(error)
+    return WORDS_OF_A_FULL_DISK.search(text) is not None and SHARED_MEMORY not in text
 
 
 def describe_full(folder: Path, run_id: str | None = None) -> str:

@@ -4,5 +4,6 @@ attempts      Execute a step again in a fresh kernel: with less memory, or once 
 execution     Execute one notebook through papermill, in this process or in one with its share of
               the machine
 kernels       Start kernels before their notebooks, which find there what they import
+progress      Watch notebooks at work: name one that makes no progress, and a full disk
 side_by_side  Run steps of folds side by side, each in the next free process
 """

@@ -1,5 +1,6 @@
 """Execute one notebook through papermill, in this process or another."""
 
+import math
 import multiprocessing
 import multiprocessing.util
 import os
@@ -202,7 +203,7 @@ def _execute(
                 km=kernel,
                 kernel_name=KERNEL,
                 progress_bar=False,
-                execution_timeout=cell_timeout,
+                execution_timeout=math.ceil(cell_timeout) if cell_timeout else None,
                 extra_arguments=[QUIET, first_line()],
             )
         except CellTimeoutError as error:
@@ -224,7 +225,8 @@ def _execute(
     except (OSError, papermill.PapermillExecutionError) as error:
         if is_full(error):
             full = describe_full(archived, parameters.get("run_id"))
-            raise DiskFull(f"{archived.stem}: {full}") from error
+            reason = str(error).strip().splitlines()[-1]  # a cache elsewhere may be meant
+            raise DiskFull(f"{archived.stem}: {full}\n{reason}") from error
         if isinstance(error, OSError):
             raise
         raise _error_in_a_cell(error, archived) from error

@@ -1,0 +1,24 @@
+"""Folders of runs with the times of their notebooks and trainings, as if measured."""
+
+import pandas as pd
+from stand_in import clock
+
+from vqa_utils.artifacts.files import write_csv, write_json
+
+
+def log_steps(paths, fold, steps, seconds=2.0, max_steps=100):
+    """The log of a training that is at a step."""
+    numbers = range(1, steps + 1)
+    log = pd.DataFrame({"step": numbers, "max_steps": max_steps, "seconds_per_step": seconds})
+    write_csv(paths.fold(fold).train_log, log)
+
+
+def archive(paths, name, seconds):
+    write_json(paths.notebooks / f"{name}.ipynb", {"metadata": clock(0, seconds)})
+
+
+def trained(paths, fold, *, whole=260.0, seconds=200.0, row=0.05):
+    """A fold that is trained: its notebook took `whole` seconds, `seconds` of them with its model."""
+    log_steps(paths, fold, 100)
+    archive(paths, f"03_train_fold-fold{fold}", whole)
+    write_json(paths.fold(fold).meta, {"seconds": seconds, "seconds_per_held_out_row": row})
