@@ -96,9 +96,10 @@ def show_plan(args: "Namespace", console: "Console") -> None:
     from vqa_utils.forecasting.folds_at_once import with_folds_at_once
     from vqa_utils.planning.machine.gpus import T4, find_gpus
     from vqa_utils.running.plan_table import print_forecast, print_plan
-    from vqa_utils.running.resolution import resolve_run, rows_here
+    from vqa_utils.running.resolution import resolve_run, rows_here, with_text_lengths
 
     _, config = resolve_run(args, new_id="planned")
+    config = with_text_lengths(config, console)
     # [] without --t4: its default is 0
     gpus = [T4] * args.t4 or find_gpus() or [T4, T4]
     rows = rows_here(config)

@@ -15,6 +15,8 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
 from vqa_utils.data.pictures.notes import describe_notes
+from vqa_utils.data.text_lengths import describe_texts, measure_texts
+from vqa_utils.planning.source.check import tokenizer_of
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -56,6 +58,13 @@ print(f"The longest option is the answer in {right.mean():.1%} of the train rows
 # %%
 length = train["question"].str.len().median()
 print(f"The median question has {length:.0f} characters.")
+
+# %% [markdown]
+# A row much longer than the others goes through the model in a pass of its own: in a batch, all
+# rows would be padded to its length.
+
+# %%
+print(describe_texts(measure_texts(challenge.question_rows, tokenizer_of(config.model))))
 
 # %% tags=["nbval-ignore-output"]
 figures.text_lengths(train, test)

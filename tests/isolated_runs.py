@@ -5,6 +5,7 @@ run in one process, in their order. No test leaves a process or a temporary file
 """
 
 import atexit
+import contextlib
 import gc
 import os
 import shutil
@@ -37,14 +38,23 @@ def nothing_left_behind():
     yield
     gc.collect()  # of a process pool, or a temporary folder
     processes = set(psutil.Process().children(recursive=True)) - before
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
-    commands = [" ".join(process.cmdline()) for process in alive]
-    # Python's own keeper of shared memory ends with this process
-    left = [command[:200] for command in commands if "resource_tracker" not in command]
+    to_end = [process for process in processes if "resource_tracker" not in command_of(process)]
+    _, alive = psutil.wait_procs(to_end, timeout=PATIENCE)
+    left = [command_of(process)[:200] for process in alive]
     for path in temporary.iterdir():
         if not path.name.startswith(OF_LIBRARIES):
             left.append(f"temporary {path.name}")
     assert not left, left
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line; "" of one that has ended.
+
+    Python's own keeper of shared memory, `resource_tracker`, ends with this process.
+    """
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 class ByFile(LoadFileScheduling):

@@ -68,6 +68,7 @@ def test_settings_survive_json(name):
 
 
 CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
+           "text_tokens": 90, "longest_text": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
            "report_to": ("wandb",)}  # fmt: skip
 OTHER = {
@@ -154,7 +155,7 @@ BROKEN = {
     "lora_alpha": 0, "lora_dropout": 1.0, "target_modules": (), "folds_at_once": 5, "micro_batch": 0, "accumulation": 0,
     "epochs": 0, "learning_rate": 0.0, "warmup_ratio": 1.0, "max_grad_norm": 0.0, "n_folds": 1,
     "holdout_fraction": 0.6, "near_duplicates": 11, "score_batch": 0, "tta": 3, "ensemble": "sum",
-    "num_workers": -1,
+    "num_workers": -1, "text_tokens": 0, "longest_text": 10**7,
 }  # fmt: skip
 
 

@@ -50,8 +50,12 @@ TRACKERS = (  # of transformers
     "wandb",
 )
 MOST_ROWS = 10**5  # of a pass or of an optimizer step
+MOST_TOKENS = 10**6  # of a row
 LONGEST_SHOWN = 120  # characters of a value in a message
 MOST_AT_ONCE = 4  # folds around one base
+# Tokens of a long row's question, four options and chat template, until they are measured. More of
+# them cost little
+TEXT_TOKENS = 128
 QWEN3_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct"
 
 
@@ -173,6 +177,19 @@ class Config:
         16,
         'passes per optimizer step; with micro_batch "auto", rows per optimizer step',
         between(1, MOST_ROWS),
+    )
+    text_tokens: CountOrAuto = setting(
+        AUTO,
+        "tokens of a row's text that passes are planned for; longer rows go through the model in "
+        'passes of their own; "auto" takes the longest of the data, but for outliers',
+        auto_or(between(1, MOST_TOKENS)),
+        used_from=NO_NOTEBOOK,
+    )
+    longest_text: CountOrAuto = setting(
+        AUTO,
+        'tokens of the longest row\'s text, which has to fit in a pass of its own; "auto" measures',
+        auto_or(between(1, MOST_TOKENS)),
+        used_from=NO_NOTEBOOK,
     )
     epochs: float = setting(2, "passes over the training rows", UP_TO_A_THOUSAND)
     learning_rate: float = setting(5e-5, "the highest, at the end of the warm-up", ABOVE_ZERO)
@@ -334,6 +351,16 @@ class Config:
             ConfigError: `score_batch` is still "auto".
         """
         return _resolved("score_batch", self.score_batch)
+
+    @property
+    def usual_text(self) -> int:
+        """Tokens of a row's text that passes are planned for; `TEXT_TOKENS` before the data is there."""
+        return TEXT_TOKENS if self.text_tokens == AUTO else self.text_tokens
+
+    @property
+    def most_text(self) -> int:
+        """Tokens of the longest row's text, an outlier or not."""
+        return self.usual_text if self.longest_text == AUTO else self.longest_text
 
     def with_micro_batch(self, rows: int) -> "Config":
         """Set the rows per pass, keeping the rows per optimizer step."""

@@ -7,6 +7,9 @@ from typing import Any
 LETTERS = ("a", "b", "c", "d")
 # the system's words; "letter" tells the model to answer with one token
 INSTRUCTION = "Look at the image and answer with the letter of the right option."
+# Of Qwen's chat, around instruction, image, words and answer: 18 of Qwen3-VL, and four more where
+# the answer comes after an empty thought
+TEMPLATE_TOKENS = 22
 
 
 def cyclic_order(shift: int) -> list[int]:

@@ -2,10 +2,12 @@
 
     python tests/bench/real_shape.py --out results.json safe single_gpu
     python tests/bench/real_shape.py --out results.json safe:max_memory=14GB,offload_experts=true
+    python tests/bench/real_shape.py --out results.json --long-row 1700 \
+        safe:text_tokens=110,longest_text=1800
 
 Random weights are quantised parameter by parameter on the GPU, through the loader of a checkpoint.
 If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each
-case trains 32 rows and scores 64.
+case trains 32 rows and scores 64; with --long-row, one of each has a question so many words longer.
 """
 
 import argparse
@@ -52,18 +54,24 @@ def load(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
 
 
 def run_case(
-    name: str, base: PreTrainedModel, processor: Qwen3VLProcessor, config: Config, folder: Path
+    name: str,
+    base: PreTrainedModel,
+    processor: Qwen3VLProcessor,
+    config: Config,
+    folder: Path,
+    long_row: int,
 ) -> dict[str, Any]:
     """Train and score; return predicted and measured peaks in GiB, and seconds per row."""
     images = processor.image_processor
     factor_px = images.patch_size * images.merge_size
     side = config.image_side // factor_px * factor_px
     rows = make_rows(folder, side, SCORE_ROWS)
+    rows.loc[[0, SCORE_ROWS - 1], "question"] += " circle" * long_row
     train, held_out = rows.head(TRAIN_ROWS), rows.tail(config.score_batch)
     encoder = Encoder(processor, folder, config.image_side)
     shape = read_shape(published_config(config.model))
     image_tokens = side**2 // shape.pixels_per_token
-    tokens = encoder.examples(train.to_dict("records"))["input_ids"].shape[1]
+    tokens = encoder.examples(train.tail(TRAIN_ROWS - 1).to_dict("records"))["input_ids"].shape[1]
     limits = [size_in_bytes(size) for size in config.max_memory]
     plan = with_text(make_plan(config, shape, limits), config, shape, tokens - image_tokens)
 
@@ -89,6 +97,7 @@ def run_case(
         "gpus": len(limits),
         "image": side,
         "tokens": tokens,
+        "long_row": long_row,
         "micro_batch": config.micro_batch,
         "score_batch": config.score_batch,
         "lora_r": config.lora_r,
@@ -200,6 +209,7 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="+", metavar="PRESET[:NAME=VALUE,...]")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--long-row", type=int, default=0, metavar="WORDS")
     args = parser.parse_args()
     results = []
     for cases in groups(args.cases):
@@ -216,7 +226,7 @@ def main() -> None:
         print(loaded_weights(base, config), flush=True)
         for name, case in cases:
             with tempfile.TemporaryDirectory() as folder:
-                result = run_case(name, base, processor, case, Path(folder))
+                result = run_case(name, base, processor, case, Path(folder), args.long_row)
             results.append({**loading, **result})
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))

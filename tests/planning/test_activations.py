@@ -8,10 +8,9 @@ import pytest
 from recount import with_text
 
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.config import parse_settings
+from vqa_utils.config import TEXT_TOKENS, parse_settings
 from vqa_utils.planning.activations import (
     LONGER_INSTRUCTION,
-    TEXT_TOKENS,
     batch_of,
     held_in_scoring,
 )
@@ -33,7 +32,7 @@ def parsed(changes, separator=","):
 
 def as_measured(plan, recorded, config, shape):
     """The plan with the cut, and the layers without checkpointing, that were measured."""
-    placement = Placement(config, shape, TEXT_TOKENS)
+    placement = Placement(config, shape)
     gpus = []
     start = 0
     for number, gpu in enumerate(plan.gpus):
@@ -144,7 +143,7 @@ def test_training_in_other_words_takes_the_longest_and_scoring_does_not():
 
 def test_what_a_batch_holds_on_the_first_gpu_while_it_is_on_the_second():
     """Counted by hand: 384 px are 24 x 24 patches and 144 tokens; 106 more tokens of text."""
-    batch = batch_of(SHAPE, preset("safe"), 1, 106)
+    batch = batch_of(SHAPE, preset("safe", text_tokens=106), 1)
     pixels = 24 * 24 * (3 * 2 * 16 * 16) * 4  # two frames of three colours, fp32
     stream = 24 * 24 * 1152 * 4  # the tower's
     features = 144 * 2048 * (4 + 3 * 2)  # in fp32, and those of three DeepStack layers in fp16

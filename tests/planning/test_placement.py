@@ -3,10 +3,9 @@
 import itertools
 
 import pytest
-from recount import with_text
 
 from vqa_utils.planning._spread import layers_of_tower
-from vqa_utils.planning.activations import LONG_TEXT_TOKENS, batch_of, saved_bytes
+from vqa_utils.planning.activations import SAVED, Batch, batch_of, input_bytes, saved_bytes
 from vqa_utils.planning.gpu_plan import RESERVE
 from vqa_utils.planning.machine.gpus import T4, gpu_limits
 from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, ROTARY
@@ -125,13 +124,25 @@ def test_free_memory_lets_the_last_layers_skip_checkpointing():
         assert list(gpu.uncheckpointed_layers) == gpu.layers[-count:]
 
 
-def test_the_longest_rows_fit_beside_the_reserve_and_no_further_layer_would():
+def test_they_fit_beside_the_reserve_and_no_further_layer_would():
     config = resolve_batches(preset("safe", score_batch=8), SHAPE, TWO_OF_14)
-    long = with_text(planned_of(score_batch=8), config, SHAPE, LONG_TEXT_TOKENS)
-    batch = batch_of(SHAPE, config, 16, LONG_TEXT_TOKENS)
-    layer_bytes = saved_bytes(SHAPE, config, batch)
-    for gpu in long.gpus:
+    layer_bytes = saved_bytes(SHAPE, config, batch_of(SHAPE, config, 16))
+    for gpu in planned_of(score_batch=8).gpus:
         assert gpu.left - layer_bytes < RESERVE * gpu.limit <= gpu.left
+
+
+def test_the_longest_row_has_to_fit_in_a_pass_of_its_own():
+    """8 rows in four orders, 144 tokens of image and 128 + 3 x 80 of text, are 4,096 tokens."""
+    usual = planned_of(score_batch=8)
+    assert planned_of(score_batch=8, longest_text=4096 - 144) == usual
+    longer = planned_of(score_batch=8, longest_text=8000)
+    assert longer.fits and len(longer.uncheckpointed_layers) < len(usual.uncheckpointed_layers)
+    one_layer = saved_bytes(SHAPE, preset("safe"), Batch(1, 144, 8000))
+    kept = [plan.gpus[0].training[SAVED] for plan in (usual, longer)]
+    inputs = len(longer.gpus[0].layers) * input_bytes(SHAPE, Batch(1, 144, 8000))
+    skipping = len(longer.gpus[0].uncheckpointed_layers)
+    assert kept[1] == inputs + skipping * one_layer
+    assert not planned_of(score_batch=8, longest_text=100_000).fits
 
 
 def test_layers_skip_checkpointing_by_the_setting_and_not_beside_offloaded_experts():

@@ -13,9 +13,16 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.folds import FoldError
 from vqa_utils.errors import RunError
+from vqa_utils.planning.source.check import SourceError
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution
-from vqa_utils.running.resolution import resolve_run, start_run, with_data
+from vqa_utils.running.resolution import (
+    for_machine,
+    resolve_run,
+    start_run,
+    with_data,
+    with_text_lengths,
+)
 from vqa_utils.setting_types import ConfigError
 
 
@@ -68,6 +75,48 @@ def test_the_origin_of_every_command_of_a_run_is_kept(korean_folder, monkeypatch
     assert commits == ["c", "b", "a"]
     for start in found["earlier"]:
         assert start["inputs"] == found["inputs"] and "earlier" not in start
+
+
+def with_a_long_row(folder, words):
+    train = pd.read_csv(folder / "train.csv", dtype=str)
+    train.loc[3, "question"] += " 자세히 보세요." * words
+    train.to_csv(folder / "train.csv", index=False)
+    return train.loc[3, "id"]
+
+
+def test_texts_are_planned_for_as_the_data_has_them(korean_folder, tmp_path, console):
+    usual = for_machine(preset("demo", data=str(korean_folder)), [], console)
+    assert 100 < usual.text_tokens == usual.longest_text < 200
+    assert console.file.getvalue() == ""
+    folder = shutil.copytree(korean_folder, tmp_path / "data")
+    long = with_a_long_row(folder, words=300)
+    found = for_machine(preset("demo", data=str(folder)), [], console)
+    assert found.text_tokens == usual.text_tokens and found.longest_text > 1000
+    (line,) = " ".join(console.file.getvalue().split()).split("; they")[:1]
+    assert line.endswith(f"train.csv, id {long} ({found.longest_text:,})")
+    others = for_machine(preset("demo", data=str(folder), limit=3), [], console)
+    assert others.longest_text < 200
+
+
+def test_texts_stay_as_they_are_given_or_auto_until_they_can_be_measured(
+    korean_folder, tmp_path, console
+):
+    given = preset("demo", data=str(korean_folder), text_tokens=90, longest_text=700)
+    assert with_text_lengths(given, console) == given
+    half = with_text_lengths(preset("demo", data=str(korean_folder), text_tokens=90), console)
+    assert half.text_tokens == 90 and 100 < half.longest_text < 200
+    for unknown in (
+        preset("demo", data=str(tmp_path / "none")),
+        preset("demo", data=str(korean_folder), model=str(tmp_path)),
+    ):
+        assert with_text_lengths(unknown, console) == unknown
+
+
+def test_a_torn_tokenizer_is_told_at_once(korean_folder, tmp_path, console):
+    (tmp_path / "tokenizer.json").write_text('{"model": {"ty')
+    torn = preset("demo", data=str(korean_folder), model=str(tmp_path))
+    with pytest.raises(SourceError, match=r"tokenizer\.json: expected JSON"):
+        with_text_lengths(torn, console)
 
 
 @pytest.fixture

@@ -125,6 +125,19 @@ def test_a_run_that_is_asked_to_stop_writes_no_half_scores(
     assert len(found["test"]) == len(challenge.test) == len(passes) - 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("orders", [1, 4])
+def test_an_outlier_is_scored_in_passes_of_its_own(base, encoder, challenge, masks, orders):
+    rows = challenge.train.head(6).reset_index(drop=True)
+    rows.loc[2, "question"] += " 자세히 보세요." * 60
+    settings = ScoringSettings(batch_size=6, text_tokens=10**5, orders=orders)
+    together = score_options(base, encoder, rows, settings)
+    masks.clear()
+    apart = score_options(base, encoder, rows, dataclasses.replace(settings, text_tokens="auto"))
+    assert [len(mask) for mask in masks] == [1] * orders + [5]  # its orders share no pass either
+    np.testing.assert_allclose(option_matrix(apart), option_matrix(together), atol=1e-4)
+
+
 def test_answers_are_not_looked_at(base, encoder, challenge):
     rows = challenge.train.head(6)
     with_answers = score_options(base, encoder, rows, BY_THREE)

@@ -170,6 +170,16 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
     return test.assign(path=found[TEST]["file"]), sample
 
 
+def read_questions(config: Config) -> dict[str, pd.DataFrame]:
+    """Read the rows of a run's files, unchecked, by the name of the file.
+
+    Raises:
+        DataError: a file cannot be read as a table with the columns that it needs, or is missing.
+    """
+    challenge, _ = _read_files(data_dir(config.data), config)
+    return (_first_rows(challenge, config.limit) if config.limit else challenge).question_rows
+
+
 def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame | None]:
     """Read the tables, unchecked, and the paraphrases, if `paraphrase` is on and they are there.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vqa_utils.config import Config
 from vqa_utils.forecasting._work import Pass, work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
-from vqa_utils.planning.activations import OPTION_TOKENS, TEXT_TOKENS, batch_of
+from vqa_utils.planning.activations import batch_of
 from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import FP16, weights_by_module
@@ -229,8 +229,7 @@ class _RowTimes:
             passes: per row.
             training: True if the pass has a backward.
         """
-        text_tokens = TEXT_TOKENS + (orders - 1) * OPTION_TOKENS
-        batch = batch_of(self.shape, self.config, rows, text_tokens, training=training)
+        batch = batch_of(self.shape, self.config, rows, orders=orders, training=training)
         one_pass = Pass(batch, training, causal=orders == 1)
         works = []
         for gpu, rates in zip(self.plan.gpus, self.rates, strict=True):

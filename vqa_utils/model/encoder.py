@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.pictures.copies import open_picture, picture_size
 from vqa_utils.model._plain_text import as_plain_text, marks_of
-from vqa_utils.prompts import LETTERS, chat, instruction_of, question_text
+from vqa_utils.prompts import LETTERS, TEMPLATE_TOKENS, chat, instruction_of, question_text
 
 IGNORED = -100  # the label that the loss passes over
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey
@@ -107,7 +107,7 @@ class Encoder:
         return tokens, is_label.tolist()
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
-        """Count each row's tokens, without the constant chat template. Reads image headers only."""
+        """Count each row's tokens: image, words, chat template. Reads image headers only."""
         if not rows:
             return []  # the tokenizer cannot take none
         tokenizer = self.processor.tokenizer
@@ -120,8 +120,13 @@ class Encoder:
             path = row["path"]
             if path not in image_tokens:
                 image_tokens[path] = self._image_tokens(self.folder / path)
-            lengths.append(image_tokens[path] + len(text) + len(instruction))
+            lengths.append(image_tokens[path] + len(text) + len(instruction) + TEMPLATE_TOKENS)
         return lengths
+
+    @property
+    def most_image_tokens(self) -> int:
+        """The most tokens of an image."""
+        return math.ceil(self.image_side**2 / self._factor**2)
 
     def _image_tokens(self, path: Path) -> int:
         """Count the tokens of an image after resizing: one for each merged patch."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vqa_utils.config import Config
-from vqa_utils.planning.activations import LONG_TEXT_TOKENS, Batch
+from vqa_utils.planning.activations import Batch
 from vqa_utils.planning.gpu_plan import RESERVE, GpuPlan, Plan
 from vqa_utils.planning.memory import Bytes
 from vqa_utils.planning.placement import Placement
@@ -21,7 +21,7 @@ PlanGpu = Callable[[Sequence[str], int], GpuPlan]
 PlanShare = Callable[[int, int, int], GpuPlan]
 
 
-def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens: int) -> Plan:
+def spread(config: Config, shape: ModelShape, limits: Sequence[int]) -> Plan:
     """Place a model evenly, by free memory or, for folds in turns, by work.
 
     Experts are offloaded only if the reserve would not stay free.
@@ -30,16 +30,15 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
         config: settings with a number for each batch.
         shape: the model's.
         limits: the most bytes for each GPU.
-        text_tokens: of a row.
 
     Returns:
         The plan; some layers may skip activation checkpointing. It may not fit.
     """
-    placement = Placement(config, shape, text_tokens)
+    placement = Placement(config, shape)
     plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
     if takes_turns(config, limits):
         if not plan.leaves_reserve:
-            placement = Placement(config, shape, text_tokens, gives_back=True)
+            placement = Placement(config, shape, gives_back=True)
             plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
         gpus = spread_work(placement, limits)
         plan = Plan(tuple(gpus)) if gpus else plan
@@ -49,7 +48,7 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int], text_tokens
             gpus = spread_evenly(placement.with_offloading, placement, limits)
         plan = Plan(tuple(gpus))
     if config.use_gradient_checkpointing == "auto":
-        plan = without_needless_checkpointing(plan, config, shape, text_tokens)
+        plan = without_needless_checkpointing(plan, config, shape)
     return plan
 
 
@@ -65,7 +64,7 @@ def spread_work(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
         The GPUs with all decoder layers; [] if no spread leaves the reserve free.
     """
     plan_share = _shares(placement.without_offloading, placement, limits)
-    tower = layers_of_tower(placement.shape, placement.training)
+    tower = layers_of_tower(placement.shape, placement.training[0])
 
     def work(gpu: GpuPlan) -> float:
         return len(gpu.layers) + (tower if VISION in gpu.modules else 0)
@@ -208,35 +207,28 @@ def _fill(
     return gpus if start == len(placement.layers) else None
 
 
-def without_needless_checkpointing(
-    plan: Plan, config: Config, shape: ModelShape, text_tokens: int
-) -> Plan:
+def without_needless_checkpointing(plan: Plan, config: Config, shape: ModelShape) -> Plan:
     """Let as many layers skip activation checkpointing as fit beside the reserve.
 
-    Without it, a layer saves more for the backward, and is not recomputed there. The longest rows
-    (`LONG_TEXT_TOKENS`) have to fit too. A GPU with offloaded experts checkpoints all its layers:
-    its memory is for experts.
+    Without it, a layer saves more for the backward, and is not recomputed there. A GPU with
+    offloaded experts checkpoints all its layers: its memory is for experts.
     """
-    gives_back = plan.gives_back
-    longest_row = max(text_tokens, LONG_TEXT_TOKENS)
-    longest = Placement(config, shape, longest_row, gives_back=gives_back)
-    usual = Placement(config, shape, text_tokens, gives_back=gives_back)
-    gpus = [usual.recounted(_skipping_checkpoints(gpu, longest)) for gpu in plan.gpus]
-    return Plan(tuple(gpus))
+    placement = Placement(config, shape, gives_back=plan.gives_back)
+    return Plan(tuple(_skipping_checkpoints(gpu, placement) for gpu in plan.gpus))
 
 
-def _skipping_checkpoints(gpu: GpuPlan, longest: Placement) -> GpuPlan:
+def _skipping_checkpoints(gpu: GpuPlan, placement: Placement) -> GpuPlan:
     """Let a GPU's last layers skip checkpointing: the backward frees them first."""
     if gpu.offloaded_layers:
         return gpu
     most = (1 - RESERVE) * gpu.limit
     for first in range(len(gpu.layers)):  # from all layers skipping to the last alone
         skipping = replace(gpu, uncheckpointed_layers=tuple(gpu.layers[first:]))
-        counted = longest.recounted(skipping)
+        counted = placement.recounted(skipping)
         # What one saves stands beside the scoring of another, if that one gives memory back
         highest = counted.total if counted.gives_back else counted.peaks["training"]
         if highest <= most:
-            return skipping
+            return counted
     return gpu
 
 

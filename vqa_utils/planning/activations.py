@@ -20,14 +20,10 @@ from vqa_utils.planning.shapes import ModelShape
 
 INT64 = 8  # bytes
 
-# Tokens of a long row's question, four options and chat template. More of them cost little.
-TEXT_TOKENS = 128
-# Text tokens of the longest row: it still has to fit if layers skip activation checkpointing
-LONG_TEXT_TOKENS = 192
 # Tokens that the longest instruction of `paraphrase` has beyond the usual one (Qwen's vocabulary)
 LONGER_INSTRUCTION = 8
-# Text tokens of the options and what follows them: each further option order adds these
-OPTION_TOKENS = 80
+# Share of a row's text in its options and what follows them: each further option order adds it
+OPTIONS_SHARE = 80 / 128
 # Positions of a row that get logits: the letter, the two tokens that end the turn, one before them
 LOGIT_POSITIONS = 4
 
@@ -64,22 +60,34 @@ class Batch:
 
 
 def batch_of(
-    shape: ModelShape,
-    config: Config,
-    rows: int,
-    text_tokens: int = TEXT_TOKENS,
-    *,
-    training: bool = False,
+    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
 ) -> Batch:
-    """Make the batch to plan for, with every image at its maximum size.
+    """Make the batch to plan for: every image at its maximum size, every text as long as usual.
 
     In training, `paraphrase` may draw a longer instruction.
+
+    Args:
+        orders: option orders in one pass.
     """
     # image_side**2 px limits the area, so no aspect ratio has more tokens
     image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
+    further_orders = math.ceil((orders - 1) * OPTIONS_SHARE * config.usual_text)
+    text_tokens = config.usual_text + further_orders
     if training and config.paraphrase:
         text_tokens += LONGER_INSTRUCTION
     return Batch(rows, image_tokens, text_tokens)
+
+
+def batches_of(
+    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
+) -> list[Batch]:
+    """Make the batches that have to fit: the usual one, and the longest row alone if it has more.
+
+    A pass of outliers has no more tokens than one of these (`PassSize`), and one option order.
+    """
+    usual = batch_of(shape, config, rows, orders=orders, training=training)
+    longest = Batch(1, usual.image_tokens, config.most_text)
+    return [usual, longest] if longest.tokens > usual.tokens else [usual]
 
 
 def training_bytes(

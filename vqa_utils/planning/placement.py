@@ -27,15 +27,12 @@ class Placement:
         last: the modules after them, for the last GPU.
     """
 
-    def __init__(
-        self, config: Config, shape: ModelShape, text_tokens: int, *, gives_back: bool = False
-    ):
-        """Prepare the counts for rows with so many text tokens.
+    def __init__(self, config: Config, shape: ModelShape, *, gives_back: bool = False):
+        """Prepare the counts.
 
         Args:
             config: settings with a number for each batch.
             shape: the model's.
-            text_tokens: of a row in training; scoring adds those of further option orders.
             gives_back: folds that share the base give unused memory back after each turn.
         """
         self.gives_back = gives_back
@@ -43,12 +40,11 @@ class Placement:
         self.shape = shape
         self.layers = shape.layer_names
         self.weights = weights_by_module(shape, config)  # bytes by module and group
-        self.training = activations.batch_of(
-            shape, config, config.micro_batch_rows, text_tokens, training=True
+        self.training = activations.batches_of(
+            shape, config, config.micro_batch_rows, training=True
         )
-        further_orders = (config.tta - 1) * activations.OPTION_TOKENS
-        self.scoring = activations.batch_of(
-            shape, config, config.score_batch_rows, text_tokens + further_orders
+        self.scoring = activations.batches_of(
+            shape, config, config.score_batch_rows, orders=config.tta
         )
         self.first = [VISION, EMBEDDINGS, ROTARY]
         self.last = [NORM]
@@ -112,14 +108,20 @@ class Placement:
         layers = tuple(module for module in modules if module.startswith(LAYERS))
         if self.config.use_gradient_checkpointing is False:
             uncheckpointed = layers
-        training = activations.training_bytes(
-            self.shape,
-            self.config,
-            self.training,
-            len(layers),
-            len(uncheckpointed),
-            first=VISION in modules,
-            head=NORM in modules,
+        training = max(
+            (
+                activations.training_bytes(
+                    self.shape,
+                    self.config,
+                    batch,
+                    len(layers),
+                    len(uncheckpointed),
+                    first=VISION in modules,
+                    head=NORM in modules,
+                )
+                for batch in self.training
+            ),
+            key=lambda sizes: sum(sizes.values()),
         )
         kept = training[activations.SAVED] + training[activations.PIXELS]
         peaks = self._other_peaks(modules, weights, kept, has_layers=bool(layers))
@@ -133,8 +135,11 @@ class Placement:
             self.config.sharing_folds,
             self.gives_back,
             uncheckpointed,
-            activations.held_in_scoring(self.shape, self.scoring) if VISION in modules else 0,
+            self._held_in_scoring() if VISION in modules else 0,
         )
+
+    def _held_in_scoring(self) -> int:
+        return max(activations.held_in_scoring(self.shape, batch) for batch in self.scoring)
 
     def _other_peaks(
         self, modules: Sequence[str], weights: Bytes, kept: int, *, has_layers: bool
@@ -161,12 +166,13 @@ class Placement:
         scoring = lora
         if has_layers:
             loading += activations.loading_bytes(self.shape)
-            scoring += activations.scoring_bytes(self.shape, self.scoring, first=has_vision)
+            scoring += max(
+                activations.scoring_bytes(self.shape, batch, first=has_vision)
+                for batch in self.scoring
+            )
         peaks = {"loading": loading, "scoring": with_others(scoring)}
         if has_vision:
-            tower = max(
-                activations.vision_bytes(self.shape, self.training),
-                activations.vision_bytes(self.shape, self.scoring),
-            )
+            batches = [*self.training, *self.scoring]
+            tower = max(activations.vision_bytes(self.shape, batch) for batch in batches)
             peaks["vision tower"] = with_others(lora + tower)
         return peaks

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.planning._spread import spread
-from vqa_utils.planning.activations import TEXT_TOKENS
 from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.planning.machine.gpus import (
     T4,
@@ -77,7 +76,7 @@ def make_plan(config: Config, shape: ModelShape, limits: Sequence[int]) -> Plan:
         shape: the model's.
         limits: the most bytes for each GPU.
     """
-    return spread(resolve_batches(config, shape, limits), shape, limits, TEXT_TOKENS)
+    return spread(resolve_batches(config, shape, limits), shape, limits)
 
 
 def resolve_batches(config: Config, shape: ModelShape, limits: Sequence[int]) -> Config:
@@ -104,7 +103,7 @@ def largest_micro_batch(config: Config, shape: ModelShape, limits: Sequence[int]
     for rows in range(config.effective_batch, 0, -1):
         if config.effective_batch % rows:
             continue
-        plan = spread(config.with_micro_batch(rows), shape, limits, TEXT_TOKENS)
+        plan = spread(config.with_micro_batch(rows), shape, limits)
         if plan.fits and (rows == 1 or plan.leaves_reserve):
             return rows
     return 0
@@ -122,7 +121,7 @@ def largest_score_batch(config: Config, shape: ModelShape, limits: Sequence[int]
         Rows per pass, a power of two.
     """
     for rows in SCORE_BATCHES:
-        plan = spread(replace(config, score_batch=rows), shape, limits, TEXT_TOKENS)
+        plan = spread(replace(config, score_batch=rows), shape, limits)
         if all(gpu.total == gpu.before_scoring for gpu in plan.gpus):
             return rows
     return 1

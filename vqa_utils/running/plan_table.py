@@ -14,7 +14,7 @@ from vqa_utils.planning.machine.gpus import CONTEXT_GIB, Gpu, gpu_limits
 from vqa_utils.planning.memory import LORA
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
-from vqa_utils.setting_types import GIB
+from vqa_utils.setting_types import AUTO, GIB
 
 PEAK = "peak"
 # Rows of the table with a rule below: weights, what training adds, each phase's sum, the limits
@@ -54,7 +54,7 @@ def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
     """Make the table of sizes in GiB; a row of zeros is left out."""
     table = Table(
         title=f"{config.preset}: {config.model}, {config.image_side} px, "
-        f"micro-batch {config.micro_batch}{_at_a_time(plan)}",
+        f"{_texts(config)}, micro-batch {config.micro_batch}{_at_a_time(plan)}",
         title_justify="left",
     )
     table.add_column("GiB")
@@ -65,6 +65,11 @@ def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
             cells = [f"{size / GIB:.2f}" for size in sizes]
             table.add_row(name, *cells, end_section=name in LAST_OF_A_SECTION)
     return table
+
+
+def _texts(config: Config) -> str:
+    assumed = " (assumed, as they are not measured)" if config.text_tokens == AUTO else ""
+    return f"texts of up to {config.usual_text} tokens{assumed}"
 
 
 def _at_a_time(plan: Plan) -> str:

@@ -18,13 +18,22 @@ from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
 from vqa_utils.config import Config, parse_settings
-from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, data_dir, load_challenge
+from vqa_utils.data.challenge import (
+    KNOWN_CHALLENGES,
+    Challenge,
+    DataError,
+    data_dir,
+    load_challenge,
+    read_questions,
+)
 from vqa_utils.data.folds import check_leaks, read_folds
+from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
+from vqa_utils.planning.source.check import tokenizer_of
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO, ConfigError, is_path
 from vqa_utils.sharing.lender import sharing_problem
@@ -196,11 +205,33 @@ def _count_rows(file: Path) -> int:
         return sum(1 for row in csv.reader(lines) if row) - 1
 
 
+def with_text_lengths(config: Config, console: Console) -> Config:
+    """Replace each "auto" of the texts' tokens by those of the data; outliers are printed.
+
+    Without the data or the tokenizer, "auto" stays.
+    """
+    if AUTO not in (config.text_tokens, config.longest_text):
+        return config
+    try:
+        rows = read_questions(with_data(config))
+    except (RunError, DataError):  # it is not there, or the check of the data says what is wrong
+        return config
+    lengths = measure_texts(rows, tokenizer_of(config.model))
+    if lengths is None:
+        return config
+    if lengths.outliers:
+        console.print(lengths.describe_outliers(), style="yellow", markup=False)
+    usual = lengths.usual if config.text_tokens == AUTO else config.text_tokens
+    longest = lengths.longest if config.longest_text == AUTO else config.longest_text
+    return dataclasses.replace(config, text_tokens=usual, longest_text=longest)
+
+
 def for_machine(config: Config, gpus: Sequence[Gpu], console: Console) -> Config:
-    """Replace each "auto" of the folds at a time and of the batches by a number for these GPUs.
+    """Replace each "auto" of texts, folds at a time and batches by a number for data and GPUs.
 
     One fold at a time where folds cannot share a base here; the reason is printed.
     """
+    config = with_text_lengths(config, console)
     if not gpus or not is_planned(config):
         return resolve_for_machine(config, gpus)
     chosen = with_folds_at_once(config, gpus, rows_here(config))

@@ -1,7 +1,8 @@
-"""Batch rows of like length, and encode them for the model while it computes."""
+"""Encode batches of rows for the model while it computes."""
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -9,48 +10,54 @@ from transformers import BatchFeature
 
 from vqa_utils.artifacts.stop import quiet_worker
 from vqa_utils.model.encoder import Encoder, Row
+from vqa_utils.model.pass_size import PassSize
 from vqa_utils.scoring._orders import encode_orders, in_order
-
-
-def like_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Split row numbers into batches by length, the longest first, so that little is padding."""
-    # If memory is short, the first batch fails, not a later one
-    longest_first = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
-    starts = range(0, len(lengths), batch_size)
-    return [longest_first[start : start + batch_size] for start in starts]
 
 
 def loader_of(
     rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
     encoder: Encoder,
+    size: PassSize,
     *,
     shifts: Sequence[int],
     share: bool,
     workers: int,
 ) -> "DataLoader[Any]":
-    """Load the encoded passes of each batch of row numbers.
+    """Load the encoded passes of batches of rows, in the order of `size.passes`.
 
     Args:
+        rows: with their `length` in tokens.
+        encoder: makes the passes.
+        size: of a batch.
         shifts: by how many places each order turns the options.
-        share: encode all orders as one pass, which needs a model that `can_share`.
+        share: encode all orders as one pass, but of outliers. It needs a model that `can_share`.
         workers: processes that decode images while the model computes; 0 decodes in this one.
     """
-    encode = functools.partial(encode_passes, encoder=encoder, shifts=shifts, share=share)
-    # Keeps the order of `batches` with any number of workers: the caller zips the two
+    encode = EncodedPasses(encoder, size, shifts, share)
+    # Keeps the order of the batches with any number of workers: the caller zips the two
     return DataLoader(
         rows,
-        batch_sampler=batches,
+        batch_sampler=size.passes([row["length"] for row in rows]),
         collate_fn=encode,
         num_workers=workers,
         worker_init_fn=functools.partial(quiet_worker, None),
     )
 
 
-def encode_passes(
-    rows: Sequence[Row], *, encoder: Encoder, shifts: Sequence[int], share: bool
-) -> list[BatchFeature]:
-    """Encode some rows: one pass for all orders if they can share, else one pass per order."""
-    if share and len(shifts) > 1:
-        return [encode_orders(encoder, rows, shifts)]
-    return [encoder.questions(in_order(rows, shift)) for shift in shifts]
+@dataclass(frozen=True)
+class EncodedPasses:
+    """Encodes a batch of rows: one pass for all orders if they can share, else one pass per order.
+
+    Orders of outliers do not share: their mask would take memory by the square of the tokens.
+    """
+
+    encoder: Encoder
+    size: PassSize
+    shifts: Sequence[int]
+    share: bool
+
+    def __call__(self, rows: Sequence[Row]) -> list[BatchFeature]:
+        """Encode rows with their `length`, all outliers or none."""
+        if self.share and len(self.shifts) > 1 and not self.size.is_outlier(rows[0]["length"]):
+            return [encode_orders(self.encoder, rows, self.shifts)]
+        return [self.encoder.questions(in_order(rows, shift)) for shift in self.shifts]

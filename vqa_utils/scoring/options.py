@@ -25,10 +25,12 @@ from vqa_utils.data.folds import held_out_rows
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.lending.attach import check_lent_base
+from vqa_utils.model.pass_size import PassSize, row_tokens
 from vqa_utils.prompts import LETTERS, cyclic_order
-from vqa_utils.scoring._batches import like_length, loader_of
+from vqa_utils.scoring._batches import loader_of
 from vqa_utils.scoring._in_flight import in_flight
 from vqa_utils.scoring._orders import can_share, shifts_of, tree_mask
+from vqa_utils.setting_types import AUTO, CountOrAuto
 
 
 def questions_of_fold(
@@ -69,6 +71,8 @@ class ScoringSettings:
 
     batch_size: int
     """Rows per forward pass."""
+    text_tokens: CountOrAuto = AUTO
+    """Of a row that is no outlier; "auto" looks at the rows."""
     orders: int = 1
     """1, 2 or 4 cyclic orders of the options."""
     use_amp: bool = True
@@ -83,7 +87,13 @@ class ScoringSettings:
         Raises:
             ConfigError: score_batch is still "auto".
         """
-        return cls(config.score_batch_rows, config.tta, config.use_amp, config.num_workers)
+        return cls(
+            config.score_batch_rows,
+            config.text_tokens,
+            config.tta,
+            config.use_amp,
+            config.num_workers,
+        )
 
 
 def score_fold(
@@ -168,11 +178,12 @@ def score_orders(
     records = rows.drop(columns="answer", errors="ignore").to_dict("records")
     shifts = shifts_of(settings.orders)
     # Turned options have nearly the same number of tokens: one order stands for all
-    batches = like_length(encoder.lengths(records), settings.batch_size)
+    lengths = encoder.lengths(records)
+    size = PassSize(settings.batch_size, row_tokens(settings.text_tokens, encoder, records))
     loader = loader_of(
-        records,
-        batches,
+        [{**row, "length": length} for row, length in zip(records, lengths, strict=True)],
         encoder,
+        size,
         shifts=shifts,
         share=can_share(model),
         workers=settings.num_workers,
@@ -183,7 +194,9 @@ def score_orders(
     def score(passes: Iterable[BatchFeature]) -> np.ndarray:
         return letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
 
-    for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
+    for chosen, at_places in zip(
+        size.passes(lengths), in_flight(model, score, loader), strict=True
+    ):
         stop_if_asked(SCORING)
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers

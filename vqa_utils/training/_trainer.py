@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 import pandas as pd
 import torch
 from peft import PeftModel
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import nested_concat
 
 from vqa_utils.artifacts.stop import quiet_worker
 from vqa_utils.config import Config
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.hand_over import end_turn
+from vqa_utils.model.pass_size import row_tokens
 from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
+from vqa_utils.training._passes import ExamplePasses, passes_of
 from vqa_utils.training._rows import training_rows, with_lengths
 from vqa_utils.training._steps import Rows, SortedSteps
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
@@ -35,11 +40,31 @@ class StepTrainer(Trainer):
     options of `ShuffledOptions` are moved by `ShuffledSteps` last.
     """
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Go forward and backward; then another fold may have the GPU."""
-        loss = super().training_step(*args, **kwargs)
-        end_turn()
-        return loss
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Go forward and backward, pass by pass; after each, another fold may have the GPU.
+
+        `answer_loss` divides by the answers of the whole step, so the passes' losses add up.
+        """
+        losses = []
+        for one in passes_of(inputs):
+            losses.append(super().training_step(model, one, *args, **kwargs))
+            end_turn()
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Answer held-out rows, pass by pass; they are sorted as in passes, so they stay in order."""
+        answer = super().prediction_step
+        results = [answer(model, one, *args, **kwargs) for one in passes_of(inputs)]
+        if len(results) == 1:
+            return results[0]
+        losses, outputs, _ = zip(*results, strict=True)
+        answers = [len(one["labels"]) for one in passes_of(inputs)]
+        loss = sum(map(operator.mul, losses, answers)) / sum(answers)
+        return loss, functools.reduce(nested_concat, outputs), inputs["labels"]
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Return the Trainer's own loader."""
@@ -98,13 +123,14 @@ def make_trainer(
     def keep_letters(outputs: torch.Tensor | tuple[Any, ...], _: torch.Tensor) -> torch.Tensor:
         return letter_logits(outputs, letters)
 
+    most_tokens = row_tokens(config.text_tokens, encoder, train.to_dict("records"))
     held_out_rows = with_lengths(held_out.to_dict("records"), encoder)
     # Little padding, and a batch too large for the memory comes first
     longest_first = sorted(held_out_rows, key=lambda row: row["length"], reverse=True)
     trainer = StepTrainer(
         model=model,
         args=arguments,
-        data_collator=encoder.examples,
+        data_collator=ExamplePasses(encoder, most_tokens),
         train_dataset=training_rows(config, encoder, train),
         eval_dataset=longest_first,
         compute_loss_func=answer_loss,

@@ -8,6 +8,7 @@ from typing import Any
 from vqa_utils.artifacts.files import TornFile, read_json
 from vqa_utils.planning.source._hub import CONFIG
 
+TOKENIZER = "tokenizer.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -15,7 +16,7 @@ PICKLES = (".bin", ".pt", ".pth")
 # A model needs one file of each pair
 BESIDE_THE_WEIGHTS = (
     ("preprocessor_config.json", "processor_config.json"),
-    ("tokenizer.json", "vocab.json"),
+    (TOKENIZER, "vocab.json"),
 )
 NO_FILE = "no such file; get a complete model in the format of transformers"
 SMALL_FILE = 1000  # bytes; a Git LFS pointer has about 130
@@ -33,6 +34,8 @@ def folder_problems(folder: Path) -> list[str]:
     read_object(folder / CONFIG, "model_type", str, problems)
     names = {file.name for file in folder.iterdir() if file.is_file()}
     problems += missing_kinds(names, str(folder))
+    if TOKENIZER in names:
+        read_object(folder / TOKENIZER, "model", dict, problems)
     shards = _shards(folder, names, problems)
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:

@@ -30,29 +30,29 @@ def hub_files(model: str) -> set[str]:
         return set(list_repo_files(model))
 
 
-def downloaded(model: str) -> Path:
-    """Return the folder of the model's config.json in the hub's cache; download it if needed.
+def downloaded(model: str, name: str = CONFIG) -> Path:
+    """Return a file of the model in the hub's cache; download it if needed.
 
     Raises:
         SourceError: the hub does not give it.
     """
     from huggingface_hub import hf_hub_download
 
-    folder = cached(model)
-    if folder:
-        return folder
+    file = cached(model, name)
+    if file:
+        return file
     with _errors(model):
         _ask(model)
-        return Path(hf_hub_download(model, CONFIG)).parent
+        return Path(hf_hub_download(model, name))
 
 
-def cached(model: str) -> Path | None:
-    """Return the folder with the model's config.json in the hub's cache, or None."""
+def cached(model: str, name: str = CONFIG) -> Path | None:
+    """Return a file of the model in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     with _errors(model):
-        file = try_to_load_from_cache(model, CONFIG)
-    return Path(file).parent if isinstance(file, str) else None
+        file = try_to_load_from_cache(model, name)
+    return Path(file) if isinstance(file, str) else None
 
 
 def _ask(model: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
 from vqa_utils.errors import listed
-from vqa_utils.planning.source._folder import folder_problems, missing_kinds, read_object
+from vqa_utils.planning.source._folder import TOKENIZER, folder_problems, missing_kinds, read_object
 from vqa_utils.planning.source._hub import CONFIG, SourceError, cached, downloaded, hub_files
 
 NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
@@ -45,10 +45,31 @@ def config_of(model: str) -> dict[str, Any]:
     problems: list[str] = []
     folder = DEMO_MODEL if model == DEMO_MODEL_NAME else _folder(model)
     if folder is None:
-        folder = downloaded(model)
+        folder = downloaded(model).parent
     config = read_object(folder / CONFIG, "model_type", str, problems)
     _raise_any(model, problems)
     return config or {}
+
+
+def tokenizer_of(model: str) -> Path | None:
+    """Find the model's tokenizer.json; None if it has none, or the hub does not give it.
+
+    Raises:
+        SourceError: it is torn.
+    """
+    if model == DEMO_MODEL_NAME:
+        return DEMO_MODEL / TOKENIZER
+    try:
+        folder = _folder(model)
+        file = folder / TOKENIZER if folder else downloaded(model, TOKENIZER)
+    except SourceError:  # the check of the source says so
+        return None
+    if not file.is_file():
+        return None
+    problems: list[str] = []
+    read_object(file, "model", dict, problems)
+    _raise_any(model, problems)
+    return file
 
 
 def _folder(model: str) -> Path | None:
@@ -81,8 +102,8 @@ def _folder(model: str) -> Path | None:
 
 def _hub_problems(model: str) -> list[str]:
     """Describe the problems of a model on the hub; a complete copy in the cache has none."""
-    folder = cached(model)
-    if folder and not folder_problems(folder):
+    file = cached(model)
+    if file and not folder_problems(file.parent):
         return []
     return missing_kinds(hub_files(model), model)
 

@@ -1,0 +1,53 @@
+"""Tokens of texts, and rows that are much longer than the others."""
+
+import pandas as pd
+import pytest
+
+from vqa_utils.artifacts.paths import DEMO_MODEL
+from vqa_utils.data.text_lengths import describe_texts, longest_usual, measure_texts
+from vqa_utils.prompts import LETTERS
+
+TOKENIZER = DEMO_MODEL / "tokenizer.json"
+WORD = "circle "  # of the tiny base's words
+
+
+def rows(*questions):
+    table = pd.DataFrame({"id": [f"q{number}" for number in range(len(questions))]})
+    return table.assign(question=questions, **dict.fromkeys(LETTERS, "red"))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "usual"),
+    [
+        ([60], 60),
+        ([60] * 19 + [1800], 60),
+        ([60] * 19 + [248], 248),  # twice the median, and 128
+        ([60] * 19 + [249], 60),
+        ([60] * 6 + [1800] * 4, 60),
+        ([60] * 4 + [1800] * 6, 1800),  # most rows are no outliers
+    ],
+)
+def test_an_outlier_has_far_more_than_twice_the_tokens_of_the_median(lengths, usual):
+    assert longest_usual(lengths) == usual
+
+
+def test_outliers_are_named_by_file_and_id_the_longest_first():
+    train, test = rows("what?", "what?", WORD * 400), rows("what?", "what?", WORD * 900)
+    found = measure_texts({"train.csv": train, "test.csv": test}, TOKENIZER)
+    assert [row for row, _ in found.outliers] == ["test.csv, id q2", "train.csv, id q2"]
+    assert found.usual < 80 and found.longest == found.outliers[0][1] > 900
+    said = describe_texts(found)
+    assert f"test.csv, id q2 ({found.longest:,})" in said and "passes of their own" in said
+
+
+def test_of_many_outliers_some_are_named():
+    train = rows(*["what?"] * 9, *[WORD * 400] * 8)
+    assert "and 3 more" in describe_texts(measure_texts({"train.csv": train}, TOKENIZER))
+
+
+def test_without_outliers_rows_or_a_tokenizer():
+    usual = measure_texts({"train.csv": rows("what?")}, TOKENIZER)
+    assert usual.outliers == [] and usual.describe_outliers() == ""
+    assert "No row is much longer" in describe_texts(usual)
+    assert measure_texts({"train.csv": rows()}, TOKENIZER) is None
+    assert "tokenizer is not here" in describe_texts(measure_texts({"train.csv": rows("a?")}, None))
