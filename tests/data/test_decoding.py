@@ -73,6 +73,12 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     assert seen(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_a_deep_greys_transparent_sample_is_put_on_white(tmp_path):
+    samples = np.array([[0, 1000], [30_000, 65_535]], np.uint16)
+    Image.fromarray(samples).save(tmp_path / "p.png", transparency=1000)
+    assert np.asarray(seen(tmp_path / "p.png"))[..., 0].tolist() == [[0, 255], [117, 255]]
+
+
 def test_a_palettes_transparent_colour_is_put_on_white(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])

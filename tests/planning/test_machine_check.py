@@ -6,10 +6,11 @@ import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.planning.machine.check import check_host, check_machine, check_run
+from vqa_utils.planning.machine.check import check_host, check_machine, check_run, check_targets
 from vqa_utils.planning.machine.gpus import T4, Gpu, MachineError
 from vqa_utils.planning.plan import memory_plan, plan_for, resolve_for_machine
 from vqa_utils.planning.shapes import ShapeError
+from vqa_utils.planning.source.check import SourceError
 from vqa_utils.presets import PRESETS, preset
 
 GIB = 2**30
@@ -223,3 +224,14 @@ def test_a_run_is_refused_with_what_its_gpus_and_its_own_memory_lack(monkeypatch
         check_run(preset("safe"), [Gpu("Tesla T4", 8.0), Gpu("Tesla T4", 8.0)])
     message = str(error.value)
     assert "of GPU memory" in message and "found 2.0" in message
+
+
+@pytest.mark.parametrize("name", ["safe", "single_gpu", "demo"])
+def test_layers_that_the_model_has_not_are_refused_before_it_is_loaded(name):
+    check_targets(preset(name))
+    wrong = preset(name, target_modules=("q_proj", "qkv", "proj"))
+    with pytest.raises(SourceError, match=r"target_modules: .*q_proj, k_proj.* found qkv, proj$"):
+        check_targets(wrong)
+    with pytest.raises(MachineError, match="target_modules"):
+        check_run(wrong, [T4, T4])
+    check_targets(preset(name, target_modules=("qkv",), device_map="auto"))  # it has no shape here

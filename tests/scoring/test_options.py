@@ -105,12 +105,12 @@ def test_a_run_that_is_asked_to_stop_writes_no_half_scores(
     probabilities = options.letter_probabilities
     passes = []
 
-    def told(*args):
+    def told(*args, **options):
         terminate_workers()
         passes.append(args)
         if len(passes) == asked_at:
             (tmp_path / "stop").write_text("15")
-        return probabilities(*args)
+        return probabilities(*args, **options)
 
     monkeypatch.setattr(options, "letter_probabilities", told)
     model = base_with_lora(config).eval()

@@ -123,6 +123,11 @@ class Encoder:
             lengths.append(image_tokens[path] + len(text) + len(instruction) + TEMPLATE_TOKENS)
         return lengths
 
+    def measured(self, rows: Sequence[Row]) -> list[Row]:
+        """Add to each row its `length` in tokens."""
+        lengths = self.lengths(rows)
+        return [{**row, "length": length} for row, length in zip(rows, lengths, strict=True)]
+
     @property
     def most_image_tokens(self) -> int:
         """The most tokens of an image."""

@@ -14,36 +14,6 @@ from vqa_utils.model.pass_size import PassSize
 from vqa_utils.scoring._orders import encode_orders, in_order
 
 
-def loader_of(
-    rows: Sequence[Row],
-    encoder: Encoder,
-    size: PassSize,
-    *,
-    shifts: Sequence[int],
-    share: bool,
-    workers: int,
-) -> "DataLoader[Any]":
-    """Load the encoded passes of batches of rows, in the order of `size.passes`.
-
-    Args:
-        rows: with their `length` in tokens.
-        encoder: makes the passes.
-        size: of a batch.
-        shifts: by how many places each order turns the options.
-        share: encode all orders as one pass, but of outliers. It needs a model that `can_share`.
-        workers: processes that decode images while the model computes; 0 decodes in this one.
-    """
-    encode = EncodedPasses(encoder, size, shifts, share)
-    # Keeps the order of the batches with any number of workers: the caller zips the two
-    return DataLoader(
-        rows,
-        batch_sampler=size.passes([row["length"] for row in rows]),
-        collate_fn=encode,
-        num_workers=workers,
-        worker_init_fn=functools.partial(quiet_worker, None),
-    )
-
-
 @dataclass(frozen=True)
 class EncodedPasses:
     """Encodes a batch of rows: one pass for all orders if they can share, else one pass per order.
@@ -54,10 +24,30 @@ class EncodedPasses:
     encoder: Encoder
     size: PassSize
     shifts: Sequence[int]
+    """By how many places each order turns the options."""
     share: bool
+    """The model `can_share`."""
 
     def __call__(self, rows: Sequence[Row]) -> list[BatchFeature]:
         """Encode rows with their `length`, all outliers or none."""
         if self.share and len(self.shifts) > 1 and not self.size.is_outlier(rows[0]["length"]):
             return [encode_orders(self.encoder, rows, self.shifts)]
         return [self.encoder.questions(in_order(rows, shift)) for shift in self.shifts]
+
+
+def loader_of(
+    rows: Sequence[Row], batches: Sequence[Sequence[int]], encode: EncodedPasses, workers: int
+) -> "DataLoader[Any]":
+    """Load the encoded passes of each batch of row numbers.
+
+    Args:
+        workers: processes that decode images while the model computes; 0 decodes in this one.
+    """
+    # Keeps the order of `batches` with any number of workers: the caller zips the two
+    return DataLoader(
+        rows,
+        batch_sampler=batches,
+        collate_fn=encode,
+        num_workers=workers,
+        worker_init_fn=functools.partial(quiet_worker, None),
+    )

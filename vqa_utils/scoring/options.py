@@ -5,6 +5,7 @@ over the orders; each option is followed to its place in an order.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.lending.attach import check_lent_base
 from vqa_utils.model.pass_size import PassSize, row_tokens
 from vqa_utils.prompts import LETTERS, cyclic_order
-from vqa_utils.scoring._batches import loader_of
+from vqa_utils.scoring._batches import EncodedPasses, loader_of
 from vqa_utils.scoring._in_flight import in_flight
 from vqa_utils.scoring._orders import can_share, shifts_of, tree_mask
 from vqa_utils.setting_types import AUTO, CountOrAuto
@@ -175,28 +176,21 @@ def score_orders(
     Raises:
         StopRequested: the run was asked to stop.
     """
-    records = rows.drop(columns="answer", errors="ignore").to_dict("records")
-    shifts = shifts_of(settings.orders)
     # Turned options have nearly the same number of tokens: one order stands for all
-    lengths = encoder.lengths(records)
+    records = encoder.measured(rows.drop(columns="answer", errors="ignore").to_dict("records"))
+    shifts = shifts_of(settings.orders)
     size = PassSize(settings.batch_size, row_tokens(settings.text_tokens, encoder, records))
-    loader = loader_of(
-        [{**row, "length": length} for row, length in zip(records, lengths, strict=True)],
-        encoder,
-        size,
-        shifts=shifts,
-        share=can_share(model),
-        workers=settings.num_workers,
-    )
+    batches = size.passes([row["length"] for row in records])
+    encoded = EncodedPasses(encoder, size, shifts, can_share(model))
+    loader = loader_of(records, batches, encoded, settings.num_workers)
     letters = letter_token_ids(encoder.processor)
     probs = np.empty((len(shifts), len(records), len(LETTERS)))  # [orders, N, 4]
 
-    def score(passes: Iterable[BatchFeature]) -> np.ndarray:
-        return letter_probabilities(model, passes, letters, settings.use_amp)  # [B, orders, 4]
-
-    for chosen, at_places in zip(
-        size.passes(lengths), in_flight(model, score, loader), strict=True
-    ):
+    # Of a batch's passes, [B, orders, 4]
+    score = functools.partial(
+        letter_probabilities, model, letters=letters, use_amp=settings.use_amp
+    )
+    for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
         stop_if_asked(SCORING)
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers
@@ -204,8 +198,8 @@ def score_orders(
                 probs[number, chosen, option] = at_places[:, number, place]
 
     index = pd.MultiIndex.from_product([shifts, rows["id"]], names=["order", "id"])
-    table = pd.DataFrame(probs.reshape(-1, len(LETTERS)), index, columns=list(LETTERS))
-    return table.reset_index()
+    of_orders = probs.reshape(-1, len(LETTERS))  # [orders * N, 4]
+    return pd.DataFrame(of_orders, index, LETTERS).reset_index()
 
 
 @torch.inference_mode()

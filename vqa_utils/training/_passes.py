@@ -31,7 +31,9 @@ class ExamplePasses:
         groups = size.passes([row["length"] for row in rows])
         if len(groups) == 1:
             return self.encoder.examples(rows)
-        passes = [self.encoder.examples([rows[number] for number in group]) for group in groups]
+        passes = []
+        for group in groups:
+            passes.append(self.encoder.examples([rows[number] for number in group]))
         letters = [one["labels"][one["labels"] != IGNORED] for one in passes]
         labels = torch.cat(letters)[:, None]  # [B, 1]
         # The Trainer does not count the first column, which no position predicts

@@ -17,7 +17,7 @@ def training_rows(
 ) -> list[Row] | WordedRows | ShuffledOptions:
     """Make the rows to learn from for `StepTrainer`, each with its `length` in tokens."""
     rows = train.to_dict("records")
-    measured = worded_rows(rows, encoder) if config.paraphrase else with_lengths(rows, encoder)
+    measured = worded_rows(rows, encoder) if config.paraphrase else encoder.measured(rows)
     return ShuffledOptions(measured) if config.shuffle_options else measured
 
 
@@ -26,14 +26,8 @@ def worded_rows(rows: Sequence[Row], encoder: Encoder) -> WordedRows:
     wordings = [wordings_of(row) for row in rows]
     every_wording = list(itertools.chain.from_iterable(wordings))
     # All in one call: the tokenizer is fast on many texts, and images are looked at once
-    measured = iter(with_lengths(every_wording, encoder))
+    measured = iter(encoder.measured(every_wording))
     by_row = []
     for of_row in wordings:
         by_row.append(list(itertools.islice(measured, len(of_row))))
     return WordedRows(by_row)
-
-
-def with_lengths(rows: Sequence[Row], encoder: Encoder) -> list[Row]:
-    """Add to each row its `length` in tokens."""
-    lengths = encoder.lengths(rows)
-    return [{**row, "length": length} for row, length in zip(rows, lengths, strict=True)]

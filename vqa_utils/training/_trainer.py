@@ -24,7 +24,7 @@ from vqa_utils.model.pass_size import row_tokens
 from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
 from vqa_utils.training._passes import ExamplePasses, passes_of
-from vqa_utils.training._rows import training_rows, with_lengths
+from vqa_utils.training._rows import training_rows
 from vqa_utils.training._steps import Rows, SortedSteps
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
 
@@ -124,7 +124,7 @@ def make_trainer(
         return letter_logits(outputs, letters)
 
     most_tokens = row_tokens(config.text_tokens, encoder, train.to_dict("records"))
-    held_out_rows = with_lengths(held_out.to_dict("records"), encoder)
+    held_out_rows = encoder.measured(held_out.to_dict("records"))
     # Little padding, and a batch too large for the memory comes first
     longest_first = sorted(held_out_rows, key=lambda row: row["length"], reverse=True)
     trainer = StepTrainer(

@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits a sample of cameras, scanners and microscopes
 STRIP_BYTES = 2**24  # of a strip as numbers of 8 bytes, so that large pictures have no copy
+WHITE = 255
 SAMPLE_FORMAT, UNSIGNED = 339, (1,)  # a TIFF tag; Pillow holds 32 bits as signed numbers
 NATIVE_LOW = {"little": "16B", "big": "16L"}[sys.byteorder]
 LOW_BYTE = {"16B": "16L", "16L": "16B", "16N": NATIVE_LOW}  # Pillow's raw modes, for the other byte
@@ -71,14 +72,22 @@ def _white(highest: float) -> float:
 
 
 def as_8_bits(image: Image.Image, levels: Levels) -> Image.Image:
-    """Convert a grey picture, or a strip of it, to mode L."""
+    """Convert a grey picture, or a strip of it, to mode L, with its transparent grey on white."""
     samples = np.asarray(image).view(levels.dtype)
+    grey = _to_bytes(samples, levels)
+    transparent = image.info.get("transparency")  # of a PNG: one of its samples
+    if isinstance(transparent, int):
+        grey[samples == transparent] = WHITE
+    return Image.fromarray(grey)
+
+
+def _to_bytes(samples: np.ndarray, levels: Levels) -> np.ndarray:
     if levels.shift is not None:
-        return Image.fromarray((samples.astype(np.uint32) >> levels.shift).astype(np.uint8))
+        return (samples.astype(np.uint32) >> levels.shift).astype(np.uint8)
     known = np.nan_to_num(samples.astype(float), posinf=levels.white, neginf=levels.black)
     span = max(levels.white - levels.black, np.finfo(float).tiny)
     shares = (known - levels.black) / span
-    return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
+    return np.rint(WHITE * shares.clip(0, 1)).astype(np.uint8)
 
 
 def _extrema(image: Image.Image, dtype: np.dtype) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Refuse a run without the machine or the model for it, before it starts."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from vqa_utils.planning.plan import (
     plan_for,
     refusal,
 )
-from vqa_utils.planning.shapes import ShapeError, shape_of
+from vqa_utils.planning.shapes import LAYERS, ShapeError, is_matrix, shape_of
 from vqa_utils.planning.source.check import SourceError, check_source
 from vqa_utils.setting_types import GIB
 
@@ -69,24 +70,51 @@ def check_host(config: Config, gpus: Sequence[Gpu]) -> None:
     )
 
 
+def check_targets(config: Config) -> None:
+    """Refuse `target_modules` that the language model has not.
+
+    Raises:
+        SourceError: with those, and the names that it has.
+    """
+    if not is_planned(config):  # `add_lora` looks at the model itself
+        return
+    layers = []
+    for name, size in shape_of(config).parameters.items():
+        if name.startswith(LAYERS) and is_matrix(name) and len(size) == 2:
+            layers.append(name.removesuffix(".weight"))
+
+    def has(target: str) -> bool:
+        return any(name.endswith(f".{target}") for name in layers)
+
+    missing = [target for target in config.target_modules if not has(target)]
+    names = dict.fromkeys(name.rpartition(".")[2] for name in layers)
+    if missing:
+        raise SourceError(
+            f"target_modules: expected layers of {config.model}'s language model "
+            f"({', '.join(names)}), found {', '.join(missing)}"
+        )
+
+
 def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
     """Refuse a run without the machine or the model for it.
 
     Raises:
-        MachineError: with the problems of both at once.
+        MachineError: with all problems at once.
     """
+    checks = (
+        functools.partial(check_machine, config, gpus),
+        functools.partial(check_host, config, gpus),
+        functools.partial(check_targets, config),
+        functools.partial(check_source, config.model),
+    )
     problems = []
-    for check in (check_machine, check_host):
+    for check in checks:
         try:
-            check(config, gpus)
+            check()
         except VqaError as error:
             problems.append(str(error))
-    try:
-        check_source(config.model)
-    except VqaError as error:
-        problems.append(str(error))
     if problems:
-        # Both checks read config.json, and may say the same of it
+        # Several read config.json, and may say the same of it
         without_repetition = dict.fromkeys(problems)
         raise MachineError("\n".join(without_repetition))
 
