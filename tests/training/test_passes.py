@@ -42,9 +42,15 @@ def test_an_outlier_is_encoded_in_a_pass_of_its_own(encoder, challenge):
     assert letters == [rows[number]["answer"] for number in (2, 0, 1, 3)]
 
 
-class KeepsGradients(TrainerCallback):
+class Watching(TrainerCallback):
+    """Keeps the gradients of each step, and the loss of the held-out rows."""
+
     def __init__(self):
         self.steps = []
+        self.held_out_loss = None
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.held_out_loss = metrics["eval_loss"]
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         named = model.named_parameters()
@@ -77,7 +83,7 @@ def test_an_outlier_leaves_gradients_and_scores_as_they_are(
             score_batch=6,
             text_tokens=text_tokens,
         )
-        kept = KeepsGradients()
+        kept = Watching()
 
         def with_kept(*given, kept=kept):
             trainer = make_trainer(*given)
@@ -95,6 +101,7 @@ def test_an_outlier_leaves_gradients_and_scores_as_they_are(
         meta = train_fold(model, settings, encoder, train, held_out, paths)
         losses = pd.read_csv(paths.train_log)["loss"]
         adapter = load_file(paths.adapter / "adapter_model.safetensors")
+        losses["held out"] = kept.held_out_loss
         found.append((kept.steps, losses, adapter, meta["epochs"], sum(padded), len(padded)))
 
     together, apart = found
