@@ -16,7 +16,7 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
 from vqa_utils.data.pictures.notes import describe_notes
 from vqa_utils.data.text_lengths import describe_texts, measure_texts
-from vqa_utils.planning.source.check import tokenizer_of
+from vqa_utils.planning.source.check import source_of, tokenizer_of
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -64,7 +64,7 @@ print(f"The median question has {length:.0f} characters.")
 # rows would be padded to its length.
 
 # %%
-print(describe_texts(measure_texts(challenge.question_rows, tokenizer_of(config.model))))
+print(describe_texts(measure_texts(challenge.question_rows, tokenizer_of(source_of(config)))))
 
 # %% tags=["nbval-ignore-output"]
 figures.text_lengths(train, test)

@@ -54,6 +54,7 @@ BACKED = {
     "Moved.": [
         "series/test_moved_run.py::test_all_is_reused_where_runs_data_and_machine_are_others",
         "series/test_moved_run.py::test_a_run_of_another_session_is_taken_over",
+        "series/test_moved_run.py::test_a_model_that_has_moved_is_known_by_its_weights",
     ],
     "A notebook failed.": [
         "running/test_execution.py::test_a_failing_notebook_is_archived_and_named",

@@ -84,6 +84,12 @@ class Config:
         used_from=NO_NOTEBOOK,
     )
     model: str = setting(QWEN3_30B, 'a model on the hub, a local folder, or "demo"', PLACE)
+    model_dir: str = setting(
+        "",
+        "a folder to read the same model from, if it is not where `model` says",
+        PLACE,
+        used_from=NO_NOTEBOOK,
+    )
     data: str = setting(
         "",
         "a folder with train.csv, test.csv, sample_submission.csv and the images, or "
@@ -386,7 +392,7 @@ class Config:
 SETTINGS: dict[str, Setting] = {
     field.name: field.metadata["setting"] for field in dataclasses.fields(Config)
 }
-PLACES = ("data", "model", "extra_train", "cache_dir")  # settings that may be paths
+PLACES = ("data", "model", "model_dir", "extra_train", "cache_dir")  # settings that may be paths
 # The notebook that uses a setting first. One that is not named here counts for all of them
 USED_FROM = {name: about.used_from for name, about in SETTINGS.items() if about.used_from}
 # What may differ between the run that trained an adapter and the run that uses it

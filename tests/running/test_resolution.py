@@ -13,7 +13,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import to_dict
 from vqa_utils.data.folds import FoldError
 from vqa_utils.errors import RunError
-from vqa_utils.planning.source.check import SourceError
+from vqa_utils.planning.source.check import SourceError, source_of
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution
 from vqa_utils.running.resolution import (
@@ -183,7 +183,7 @@ def test_a_run_id_is_a_plain_name(name):
 def test_a_models_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert resolve_run(arguments(model="mine"), "now")[1].model == str(tmp_path / "mine")
+    assert source_of(resolve_run(arguments(model="mine"), "now")[1]) == str(tmp_path / "mine")
     on_the_hub = "Qwen/Qwen3-VL-8B-Instruct"
     assert resolve_run(arguments(model=on_the_hub), "now")[1].model == on_the_hub
 

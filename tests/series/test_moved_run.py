@@ -10,9 +10,9 @@ import pytest
 
 import run_all
 from vqa_utils.artifacts.files import sha256
-from vqa_utils.artifacts.paths import ROOT, RunPaths, runs_dir
+from vqa_utils.artifacts.paths import DEMO_MODEL, ROOT, RunPaths, runs_dir
 from vqa_utils.data.challenge import DataError
-from vqa_utils.errors import RunError
+from vqa_utils.errors import RunError, VqaError
 from vqa_utils.running import resolution
 
 pytestmark = pytest.mark.slow
@@ -59,6 +59,42 @@ def test_all_is_reused_where_runs_data_and_machine_are_others(
     assert command("--resume", "--data", str(data), "--cache-dir", str(tmp_path)) == []
     assert command("--resume", "--set", "num_workers=0", "--set", "folds_at_once=1") == []
     assert "run r: runs/r" in command.printed
+
+
+@pytest.fixture
+def own_model(tmp_path):
+    return shutil.copytree(DEMO_MODEL, tmp_path / "model")
+
+
+def test_a_model_that_has_moved_is_known_by_its_weights(command, data, own_model, tmp_path):
+    words = ["--data", str(data), "--set", "n_folds=2", "--run-id", "r"]
+    assert len(command(*words, "--model", str(own_model))) == 8
+    moved = own_model.rename(tmp_path / "attached")
+    resume = ["--resume", "--run-id", "r"]
+    with pytest.raises(VqaError, match=r"where it has moved, pass the new one"):
+        command(*resume)
+    assert command(*resume, "--model", str(moved)) == []
+    assert command(*resume) == [], "it stays known there"
+    shutil.copytree(moved, own_model)
+    assert command(*resume, "--set", "model_dir=") == []
+
+    other = shutil.copytree(moved, tmp_path / "other")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert len(command(*resume, "--model", str(other))) == 8
+
+
+def test_a_run_knows_its_model_beside_another_home(command, data, own_model, tmp_path, monkeypatch):
+    """The same folder below another home folder is the same setting."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--data", str(data), "--set", "n_folds=2", "--run-id", "r"]
+    assert len(command(*words, "--model", str(own_model))) == 8
+    home = tmp_path / "another"
+    home.mkdir()
+    own_model.rename(home / "model")
+    monkeypatch.setenv("HOME", str(home))
+    assert command("--resume", "--run-id", "r", "--data", str(data)) == []
 
 
 def test_data_that_has_moved_is_found_where_kaggle_attaches_it(

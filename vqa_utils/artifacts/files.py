@@ -116,11 +116,14 @@ def settings_to_json(config: Config) -> dict[str, Any]:
 def settings_of(values: dict[str, Any], file: Path) -> Config:
     """Turn JSON values of `settings_to_json` into settings.
 
+    A model stays as it is written: its name counts for what depends on it, wherever it lies.
+
     Raises:
         ConfigError: they are of another version of the code; with the file that they are from.
     """
     try:
-        here = {name: located(values[name]) for name in PLACES if isinstance(values.get(name), str)}
+        places = [name for name in PLACES if name != "model" and isinstance(values.get(name), str)]
+        here = {name: located(values[name]) for name in places}
         return from_dict(values | here)
     except ConfigError as error:
         raise ConfigError(f"{shown(file)}: {error}") from error

@@ -114,6 +114,11 @@ class RunPaths:
         return self.folder / "provenance.json"
 
     @property
+    def model(self) -> Path:
+        """The files of the run's model, by a hash: it may lie in another folder later."""
+        return self.folder / "model.json"
+
+    @property
     def images(self) -> Path:
         """What is known of each picture, so that it is read once (see `data.pictures.images`)."""
         return self.folder / "images.csv"

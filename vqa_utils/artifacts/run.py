@@ -7,6 +7,7 @@ from pathlib import Path
 from vqa_utils.artifacts.files import TornFile, read_json, settings_of, settings_to_json, write_json
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, runs_dir
+from vqa_utils.artifacts.places import located
 from vqa_utils.config import PLACES, Config
 from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
@@ -63,7 +64,7 @@ def outside_folders(paths: RunPaths) -> list[str]:
     if not paths.config.is_file():
         return []
     config = read_config(paths)
-    folders = [getattr(config, name) for name in PLACES]
+    folders = [located(getattr(config, name)) for name in PLACES]
     return [folder for folder in folders if Path(folder).is_absolute()]
 
 

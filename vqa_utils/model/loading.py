@@ -22,6 +22,7 @@ from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import Plan
 from vqa_utils.planning.shapes import shape_of
+from vqa_utils.planning.source.check import source_of
 from vqa_utils.sharing.client import is_shared
 
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
@@ -29,7 +30,8 @@ SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
 
 def model_path(config: Config) -> str:
     """Return the base's folder, or its name on the hub."""
-    return str(DEMO_MODEL) if config.model == DEMO_MODEL_NAME else config.model
+    source = source_of(config)
+    return str(DEMO_MODEL) if source == DEMO_MODEL_NAME else source
 
 
 def load_processor(config: Config) -> ProcessorMixin:

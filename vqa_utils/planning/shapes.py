@@ -10,7 +10,7 @@ from vqa_utils.artifacts.paths import SHAPES
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
 from vqa_utils.planning._parameters import LAYERS, VISION, Shape, head_size, model_parameters
-from vqa_utils.planning.source.check import config_of
+from vqa_utils.planning.source.check import config_of, source_of
 
 FAMILIES = ("qwen3_vl_moe", "qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
 GROUPS = ("experts", "attention", "mlp", "embeddings", "head", "vision", "norms and router")
@@ -79,7 +79,7 @@ def shape_of(config: Config) -> ModelShape:
         ShapeError: it is of a family without a plan.
     """
     # Shipped files come first: they need no network
-    content = published_config(config.model) or config_of(config.model)
+    content = published_config(config.model) or config_of(source_of(config))
     # As text, because a dict cannot be a key of the cache
     return _shape_of_content(json.dumps(content, sort_keys=True))
 

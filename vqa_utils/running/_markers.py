@@ -11,6 +11,7 @@ from typing import Any
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_atomically, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
+from vqa_utils.planning.source.identity import record_model
 from vqa_utils.running.archive.origin import Origin, hash_of_cells, origin_of
 from vqa_utils.running.notebooks import execution
 from vqa_utils.running.stages import Step
@@ -101,6 +102,7 @@ class Markers:
     def write(self, step: Step, origin: Origin) -> None:
         """Mark a step as complete."""
         write_json(self._marker(step), self._record(step) | dict(origin))
+        record_model(self.paths, self.config)  # its files may not have been here before
 
     def archived(self, step: Step) -> Path:
         """The step's executed notebook."""

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.places import portable
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
@@ -33,7 +34,8 @@ from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
-from vqa_utils.planning.source.check import tokenizer_of
+from vqa_utils.planning.source.check import source_of, tokenizer_of
+from vqa_utils.planning.source.identity import record_model, with_changes
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO, ConfigError, is_path
 from vqa_utils.sharing.lender import sharing_problem
@@ -83,7 +85,7 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
         )
     if args.preset is not None:
         changes = _changes_of_preset(args.preset) | changes  # the command line's own win
-    return paths, dataclasses.replace(read_config(paths), **changes)
+    return paths, with_changes(paths, read_config(paths), changes)
 
 
 def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,12 +132,9 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
-    if changes.get("data") and changes["data"] not in KNOWN_CHALLENGES:
-        changes["data"] = _absolute(changes["data"])
-    if changes.get("extra_train"):
-        changes["extra_train"] = _absolute(changes["extra_train"])
-    if changes.get("cache_dir") not in (None, "", AUTO):
-        changes["cache_dir"] = _absolute(changes["cache_dir"])
+    for name in ("data", "extra_train", "model_dir", "cache_dir"):
+        if changes.get(name) not in (None, "", AUTO, *KNOWN_CHALLENGES):
+            changes[name] = _absolute(changes[name])
     if "model" in changes:
         changes["model"] = _model(changes["model"])
     return changes
@@ -151,11 +150,12 @@ def _absolute(path: str) -> str:
 
 
 def _model(name: str) -> str:
-    """A local folder as an absolute path; a name on the hub as it is."""
+    """A local folder from the repository or the home folder on; a name on the hub as it is."""
     folder = Path(name)
     if name.startswith("~/"):
         folder = folder.expanduser()
-    return str(folder.resolve()) if name and is_path(name) and folder.is_dir() else name
+    is_folder = name and is_path(name) and folder.is_dir()
+    return portable(str(folder.resolve())) if is_folder else name
 
 
 def with_data(config: Config) -> Config:
@@ -216,7 +216,7 @@ def with_text_lengths(config: Config, console: Console) -> Config:
         rows = read_questions(with_data(config))
     except (RunError, DataError):  # it is not there, or the check of the data says what is wrong
         return config
-    lengths = measure_texts(rows, tokenizer_of(config.model))
+    lengths = measure_texts(rows, tokenizer_of(source_of(config)))
     if lengths is None:
         return config
     if lengths.outliers:
@@ -270,6 +270,7 @@ def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> 
     if check_folds:
         _check_folds(paths, challenge)
     write_json(paths.config, settings_to_json(config))
+    record_model(paths, config)
     _write_origin(paths, challenge)
     link_latest(paths)
 

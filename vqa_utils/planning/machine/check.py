@@ -19,7 +19,7 @@ from vqa_utils.planning.plan import (
     refusal,
 )
 from vqa_utils.planning.shapes import LAYERS, ShapeError, is_matrix, shape_of
-from vqa_utils.planning.source.check import SourceError, check_source
+from vqa_utils.planning.source.check import SourceError, check_source, source_of
 from vqa_utils.setting_types import GIB
 
 
@@ -34,7 +34,7 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
     if gpus:
         memory_plan(config, gpus)  # raises if the model does not fit
         return
-    if Path(config.model).is_dir():  # a small model of one's own may well run on a CPU
+    if Path(source_of(config)).is_dir():  # a small model of one's own may well run on a CPU
         return
     check_torch()
     raise MachineError(refusal(config, gpus, _least_need(config)))
@@ -105,7 +105,7 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
         functools.partial(check_machine, config, gpus),
         functools.partial(check_host, config, gpus),
         functools.partial(check_targets, config),
-        functools.partial(check_source, config.model),
+        functools.partial(check_source, source_of(config)),
     )
     problems = []
     for check in checks:

@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B
+from vqa_utils.artifacts.places import located
+from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config
 from vqa_utils.errors import listed
-from vqa_utils.planning.source._folder import TOKENIZER, folder_problems, missing_kinds, read_object
+from vqa_utils.planning.source._folder import (
+    TOKENIZER,
+    folder_problems,
+    missing_kinds,
+    read_object,
+)
 from vqa_utils.planning.source._hub import CONFIG, SourceError, cached, downloaded, hub_files
 
 NEVER_PUBLISHED = re.compile(r"qwen/qwen2\.5-vl-30b", re.IGNORECASE)
 HUB_NAME = re.compile(r"[^/\s]+/[^/\s]+")
+
+
+def source_of(config: Config) -> str:
+    """Return where a run's model is: a folder, a name on the hub, or "demo"."""
+    return config.model_dir or located(config.model)
 
 
 def check_source(model: str) -> None:
@@ -72,6 +83,24 @@ def tokenizer_of(model: str) -> Path | None:
     return file
 
 
+def folder_of(model: str) -> Path | None:
+    """Return the folder with all files of a model; None where they are not here.
+
+    Args:
+        model: a local folder, a name on the hub, or "demo".
+    """
+    if model == DEMO_MODEL_NAME:
+        return DEMO_MODEL
+    try:
+        folder = _folder(model)
+        if folder is None:
+            file = cached(model)
+            folder = file.parent if file else None
+    except SourceError:  # it is nowhere, and the check says so
+        return None
+    return folder if folder and not folder_problems(folder) else None
+
+
 def _folder(model: str) -> Path | None:
     """Return the folder of the name; None for a name on the hub.
 
@@ -91,7 +120,7 @@ def _folder(model: str) -> Path | None:
             f"(Qwen2.5-VL has 3B, 7B, 32B and 72B); {QWEN3_30B} is the one that is meant"
         )
     if model.startswith((".", "~")) or not HUB_NAME.fullmatch(model):
-        found = "no such folder; check the name"
+        found = "no such folder; check the name, or where it has moved, pass the new one"
         if folder.is_file():
             found = "a file; pass the folder that it is in"
         raise SourceError(
