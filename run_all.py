@@ -36,16 +36,10 @@ def main() -> None:
         sys.exit(f"error: expected Python in UTF-8, found {encoding}; set PYTHONUTF8=1")
     args = parse_arguments(__doc__)
     os.environ[RUNS_VARIABLE] = str(runs_dir())  # absolute, as the notebooks run in another folder
-    from rich.console import Console  # after the arguments, so that --help answers at once
+    # After the arguments, so that --help answers at once
+    from vqa_utils.running.terminal.console import make_console
 
-    console = Console(
-        soft_wrap=True,
-        highlight=False,
-        markup=False,  # a name such as "[red]" is printed as it is
-        emoji=False,
-        # Wide enough for the tables in a notebook's `!` or a log file, of unknown width
-        width=None if sys.stdout.isatty() else 120,
-    )
+    console = make_console()
     try:
         run(args, console)
     except VqaError as error:
@@ -95,8 +89,8 @@ def show_plan(args: "Namespace", console: "Console") -> None:
     """Print the memory plan, and the expected minutes if the run fits."""
     from vqa_utils.forecasting.folds_at_once import with_folds_at_once
     from vqa_utils.planning.machine.gpus import T4, find_gpus
-    from vqa_utils.running.plan_table import print_forecast, print_plan
     from vqa_utils.running.resolution import resolve_run, rows_here, with_text_lengths
+    from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
 
     _, config = resolve_run(args, new_id="planned")
     config = with_text_lengths(config, console)
@@ -112,7 +106,7 @@ def show_status(args: "Namespace", console: "Console") -> None:
     """Print the state of each notebook of a run."""
     from vqa_utils.running.resolution import resolve_run
     from vqa_utils.running.runner import Runner
-    from vqa_utils.running.terminal import print_table
+    from vqa_utils.running.terminal.tables import print_table
 
     paths, config = resolve_run(args, new_id="")
     runner = Runner(paths, config, console, reuse=True)
@@ -150,7 +144,7 @@ def sweep(args: "Namespace", console: "Console") -> None:
     from vqa_utils.experiments.sweep import run_sweep, sweep_table
     from vqa_utils.experiments.sweep_points import Point, read_points
     from vqa_utils.planning.machine.gpus import find_gpus
-    from vqa_utils.running.terminal import print_table
+    from vqa_utils.running.terminal.tables import print_table
 
     points = read_points(Path(args.file), find_gpus(), console)
     if args.dry_run:
@@ -172,7 +166,7 @@ def compare(args: "Namespace", console: "Console") -> None:
 
 def show_presets(args: "Namespace", console: "Console") -> None:
     """Print the named settings."""
-    from vqa_utils.running.terminal import print_presets
+    from vqa_utils.running.terminal.tables import print_presets
 
     print_presets(console)
 
@@ -186,7 +180,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.series import execute_steps
-    from vqa_utils.running.terminal import print_table
+    from vqa_utils.running.terminal.tables import print_table
 
     steps = select_steps(
         STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start

@@ -22,7 +22,7 @@ from more_easy_vqa import known_test_answers
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.metrics import accuracy_interval, correct, log_loss, mcnemar
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 
 
 def scores_of(run_ids: Sequence[str]) -> pd.DataFrame:

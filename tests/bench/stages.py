@@ -35,7 +35,7 @@ from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS
 from vqa_utils.running.notebooks.execution import execute
 from vqa_utils.running.resolution import start_run
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 
 STAGES = ("run_all", "01_eda", "02_folds", "05_ensemble", "06_analysis")
 FILES_A_PICTURE = 4

@@ -28,7 +28,7 @@ from vqa_utils.ensembling.members import pooled, rows_of
 from vqa_utils.ensembling.other_runs import check_finished
 from vqa_utils.metrics import correct
 from vqa_utils.presets import differences, preset
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 
 NO_SWITCH = "none"
 SCORES = {"right": "accuracy", "loss": "log loss"}  # title by column

@@ -21,8 +21,8 @@ from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution as runs
-from vqa_utils.running.plan_table import print_forecast
 from vqa_utils.running.resolution import rows_here
+from vqa_utils.running.terminal.plan_table import print_forecast
 
 
 def expected(name="safe", gpus=(T4, T4), rows=(1000, 1000), **changes):

@@ -16,7 +16,7 @@ from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.plan import largest_micro_batch, make_plan, plan_for, resolve_batches
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.running.plan_table import print_plan
+from vqa_utils.running.terminal.plan_table import print_plan
 from vqa_utils.setting_types import size_in_bytes
 
 GIB = 2**30

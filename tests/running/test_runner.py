@@ -13,7 +13,7 @@ from vqa_utils.running import runner
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import STAGES, Stage, Step, select_steps
-from vqa_utils.running.terminal import last_step
+from vqa_utils.running.terminal.live import last_step
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 
 import run_all
 from vqa_utils.presets import PRESETS, preset
-from vqa_utils.running import terminal
-from vqa_utils.running.terminal import print_presets, print_table
+from vqa_utils.running.terminal import tables
+from vqa_utils.running.terminal.tables import print_presets, print_table
 
 
 def test_scores_have_three_decimals_and_other_numbers_four_digits(console):
@@ -47,8 +47,8 @@ def test_names_are_printed_as_they_are(tmp_path, monkeypatch, capsys, name):
 @pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", ":smile:", "{0}", "[b"])
 def test_tables_show_names_as_they_are(monkeypatch, capsys, name):
     frame = pd.DataFrame({name: ["1", name]})
-    show = lambda console: terminal.print_table(console, f"title {name}", frame)  # noqa: E731
-    monkeypatch.setattr(terminal, "print_presets", show)
+    show = lambda console: tables.print_table(console, f"title {name}", frame)  # noqa: E731
+    monkeypatch.setattr(tables, "print_presets", show)
     monkeypatch.setattr("sys.argv", ["run_all.py", "presets"])
     run_all.main()
     out = capsys.readouterr().out

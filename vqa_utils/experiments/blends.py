@@ -11,7 +11,7 @@ from vqa_utils.errors import RunError
 from vqa_utils.running.notebooks.execution import execute
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.resolution import checked_run_id
-from vqa_utils.running.terminal import follow, progress_lines
+from vqa_utils.running.terminal.live import follow, progress_lines
 
 
 def blend_runs(run_ids: Sequence[str], run_id: str, console: Console) -> None:

@@ -31,7 +31,7 @@ from vqa_utils.metrics import (
     mcnemar,
 )
 from vqa_utils.presets import differences
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 from vqa_utils.setting_types import setting_text
 
 

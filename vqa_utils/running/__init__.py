@@ -10,10 +10,7 @@ _markers         Decide which steps --resume reuses: markers with settings, data
                  by hash
 run_clock        Say a run's expected end, and keep the run within its time budget
 prediction       Answer another test set with a run's adapters
-plan_table       Print the memory plan and the expected minutes
-results          Print a run's scores, baselines and calibration, and the paths of its files
-terminal         Print a live line for each running notebook (step, loss, pace, time left), and
-                 tables
+terminal/        Print lines of running notebooks, tables, plans and results
 notebooks/       Execute notebooks: one, as often as it takes, or those of several folds at a time
 archive/         Keep what executed notebooks leave: their copies, and what they ran with
 """

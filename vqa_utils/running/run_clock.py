@@ -29,7 +29,7 @@ from vqa_utils.forecasting.pace import (
 from vqa_utils.running._argument_types import STALL_SECONDS
 from vqa_utils.running.notebooks.progress import Progress
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
-from vqa_utils.running.terminal import duration
+from vqa_utils.running.terminal.tables import duration
 
 POLL_SECONDS = 1.0
 STEPS_TO_STOP = 2  # a stop is heard after the step at work, and leaves time for a checkpoint

@@ -27,7 +27,7 @@ from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
-from vqa_utils.running.terminal import progress_lines
+from vqa_utils.running.terminal.live import progress_lines
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
 

@@ -20,7 +20,7 @@ from vqa_utils.running.stages import (
     due_steps,
     takes_folds_as_they_are,
 )
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 
 
 def execute_steps(
@@ -45,7 +45,7 @@ def execute_steps(
             there is nothing to submit.
     """
     # It imports scikit-learn, which `status` does not need
-    from vqa_utils.running.results import print_results
+    from vqa_utils.running.terminal.results import print_results
 
     paths, console = runner.paths, runner.console
     named = runner.config.data

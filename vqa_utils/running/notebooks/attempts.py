@@ -24,7 +24,7 @@ from vqa_utils.running.notebooks.execution import (
     execute,
 )
 from vqa_utils.running.stages import Step
-from vqa_utils.running.terminal import follow
+from vqa_utils.running.terminal.live import follow
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import Sharing, is_placed_alike
 

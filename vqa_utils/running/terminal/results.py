@@ -10,7 +10,7 @@ from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import describe_refit, pooled, rows_of, scored_folds
 from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
-from vqa_utils.running.terminal import print_table
+from vqa_utils.running.terminal.tables import print_table
 
 
 def print_results(paths: RunPaths, config: Config, console: Console) -> None:

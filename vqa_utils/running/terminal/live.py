@@ -6,20 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from vqa_utils.forecasting.pace import LATEST_STEPS
-from vqa_utils.presets import PRESETS, preset
 
 POLL_SECONDS = 0.5  # a step of the demo takes 0.2 s, of the 30B some seconds
 LINE_SECONDS = 60  # between lines if the output is no terminal (a notebook's `!`, a log file)
-# Columns with three decimals; a difference of 0.001 is one row in a thousand
-SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
 
 
 class LastStep(NamedTuple):
@@ -108,46 +104,3 @@ def last_step(train_log: Path) -> LastStep:
         f"{pace:.2f} s/step  {minutes}:{seconds:02d} left"
     )
     return LastStep(step, max_steps, text)
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def print_presets(console: Console) -> None:
-    """Print two lines per preset: its purpose, and its most important settings."""
-    for name, described in PRESETS.items():
-        config = preset(name)
-        settings = (
-            f"{config.model}, {config.image_side} px, LoRA {config.lora_r}/{config.lora_alpha}, "
-            f"{config.effective_batch} rows per step, {config.epochs:g} epochs, "
-            f"lr {config.learning_rate:g}"
-        )
-        console.print(f"{name:<13}{described.for_what}")
-        console.print(f"{'':<13}{settings}", style="dim")
-
-
-def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
-    """Print a table: scores with three decimals, other numbers with at most four digits."""
-    table = Table(title=title, title_justify="left")
-    for name in frame:
-        is_number = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name), justify="right" if is_number else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        cells = zip(frame.columns, row, strict=True)
-        table.add_row(*(_cell_text(name, value) for name, value in cells))
-    console.print(table)
-
-
-def _cell_text(column: str, value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3f}" if column in SCORES else f"{value:.4g}"
