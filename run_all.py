@@ -8,6 +8,7 @@ python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
 python run_all.py --resume                     go on after a stop
 """
 
+import functools
 import os
 import signal
 import sys
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.errors import Stopped, VqaError
+from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME
+from vqa_utils.errors import RunError, Stopped, VqaError, problems_of
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
-from vqa_utils.running.stages import STAGES, select_steps
+from vqa_utils.running.stages import STAGES, due_steps, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
+    from vqa_utils.planning.machine.gpus import Gpu
 
 
 def main() -> None:
@@ -66,7 +69,9 @@ def run(args: "Namespace", console: "Console") -> None:
 
 def describe_stop(args: "Namespace") -> str:
     """Say how to go on with a stopped command, if there is something to go on with."""
-    if args.command in ("plan", "status", "compare", "presets") or getattr(args, "dry_run", False):
+    if args.command in ("check", "plan", "status", "compare", "presets", "settings") or getattr(
+        args, "dry_run", False
+    ):
         return "stopped"
     if args.command == "blend":
         return "stopped; start it again with another --run-id"
@@ -82,24 +87,47 @@ def run_series(args: "Namespace", console: "Console") -> None:
     from vqa_utils.running.resolution import for_machine, resolve_run
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
+    tell_toy(args, config, console)
     run_steps(args, paths, for_machine(config, find_gpus(), console), console)
 
 
 def show_plan(args: "Namespace", console: "Console") -> None:
-    """Print the memory plan, and the expected minutes if the run fits."""
-    from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-    from vqa_utils.planning.machine.gpus import T4, find_gpus
-    from vqa_utils.running.resolution import resolve_run, rows_here, with_text_lengths
-    from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
+    """Print the memory plan, and the expected minutes if the run fits; else exit with status 1."""
+    from vqa_utils.running.checking import print_whole_plan
+    from vqa_utils.running.resolution import resolve_run
 
     _, config = resolve_run(args, new_id="planned")
-    config = with_text_lengths(config, console)
-    # [] without --t4: its default is 0
-    gpus = [T4] * args.t4 or find_gpus() or [T4, T4]
-    rows = rows_here(config)
-    config = with_folds_at_once(config, gpus, rows)
-    if print_plan(console, config, gpus).fits:
-        print_forecast(console, config, gpus, rows)
+    if not print_whole_plan(config, gpus_to_plan_for(args), console):
+        sys.exit(1)
+
+
+def check(args: "Namespace", console: "Console") -> None:
+    """Check data, model and memory of a run; exit with status 1 if it would be refused."""
+    from vqa_utils.running.checking import check_inputs
+    from vqa_utils.running.resolution import resolve_run
+
+    _, config = resolve_run(args, new_id="checked")
+    tell_toy(args, config, console)
+    if not check_inputs(config, gpus_to_plan_for(args), console):
+        sys.exit(1)
+
+
+def gpus_to_plan_for(args: "Namespace") -> "list[Gpu]":
+    """Return those of --t4, or of this machine, or else two T4."""
+    from vqa_utils.planning.machine.gpus import T4, find_gpus
+
+    return [T4] * args.t4 or find_gpus() or [T4, T4]  # [] without --t4: its default is 0
+
+
+def tell_toy(args: "Namespace", config: "Config", console: "Console") -> None:
+    """Say that the demo's base answers one's own questions, if no preset was asked for."""
+    is_own = config.model == DEMO_MODEL_NAME and config.data != DEMO_DATA
+    if is_own and args.preset is None and not args.resume:
+        console.print(
+            "the demo's toy base answers these questions, which only shows that all works; "
+            f"--preset safe takes Qwen3-VL ({PROGRAM} presets lists more)",
+            style="yellow",
+        )
 
 
 def show_status(args: "Namespace", console: "Console") -> None:
@@ -164,6 +192,13 @@ def compare(args: "Namespace", console: "Console") -> None:
     compare_runs(console, args.runs)
 
 
+def show_settings(args: "Namespace", console: "Console") -> None:
+    """Print each setting with its default and its meaning."""
+    from vqa_utils.running.terminal.tables import print_settings
+
+    print_settings(console)
+
+
 def show_presets(args: "Namespace", console: "Console") -> None:
     """Print the named settings."""
     from vqa_utils.running.terminal.tables import print_presets
@@ -178,6 +213,8 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
+    from vqa_utils.running.checking import check_rows
+    from vqa_utils.running.resolution import with_data
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.series import execute_steps
     from vqa_utils.running.terminal.tables import print_table
@@ -185,6 +222,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     steps = select_steps(
         STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
     )
+    config = with_data(config)
     runner = Runner(
         paths,
         config,
@@ -196,8 +234,17 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         runner.tell_changes(steps, strict=args.strict)
+    checks = []
+    # Notebooks of a fold use the model; the others need neither GPU nor hub
+    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
+        checks.append(functools.partial(check_run, config, find_gpus()))
+    if args.dry_run:
+        checks.append(functools.partial(check_rows, config))
+    problems = problems_of(checks)
+    if problems:
+        raise RunError("\n".join(problems))
+    if args.dry_run:
         return
-    check_run(config, find_gpus())
     deadline = None
     if args.time_budget:
         deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
@@ -207,6 +254,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "run": run_series,
+    "check": check,
     "plan": show_plan,
     "status": show_status,
     "predict": predict_test,
@@ -214,6 +262,7 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "sweep": sweep,
     "compare": compare,
     "presets": show_presets,
+    "settings": show_settings,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vqa_utils.errors import listed
+from vqa_utils.errors import did_you_mean, listed
 from vqa_utils.setting_types import (
     ABOVE_ZERO,
     AUTO,
@@ -417,8 +417,10 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     for assignment in settings:
         name, equals, text = assignment.partition("=")
         if not equals or name not in types:
-            names = ", ".join(types)
-            problems.append(f"{assignment}: expected NAME=VALUE with one of the names {names}")
+            problems.append(
+                f"{assignment}: expected NAME=VALUE with the name of a setting, as "
+                f"python run_all.py settings lists them{did_you_mean(name, types)}"
+            )
             continue
         try:
             values[name] = parse(text, types[name])

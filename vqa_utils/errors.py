@@ -1,6 +1,7 @@
 """Define the base classes of errors that run_all.py prints without a traceback."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Callable, Iterable
 
 
 class VqaError(Exception):
@@ -17,6 +18,23 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Name the known word that a misspelt one is most like: "; did you mean image_side?", or ""."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def problems_of(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """Make every check; return the messages of their errors, each once."""
+    problems: dict[str, None] = {}
+    for check in checks:
+        try:
+            check()
+        except VqaError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def listed(title: str, problems: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, SETTINGS, Config
+from vqa_utils.errors import did_you_mean
 from vqa_utils.setting_types import AUTO, ConfigError
 
 
@@ -114,22 +115,21 @@ def preset(name: str, **changes: Any) -> Config:
 
 
 def differences(config: Config) -> dict[str, Any]:
-    """The differences of a run's settings from its preset, its data aside.
+    """The differences of a run's settings from its preset, the places of data and model aside.
 
     A number in place of the preset's "auto" is no difference, as long as a step has as many rows.
 
     Raises:
         ConfigError: no preset has that name.
     """
-    expected = preset(config.preset, data=config.data)
+    expected = preset(config.preset, data=config.data, model_dir=config.model_dir)
     if expected.micro_batch == AUTO and expected.effective_batch == config.effective_batch:
         expected = replace(
             expected, micro_batch=config.micro_batch, accumulation=config.accumulation
         )
-    if expected.score_batch == AUTO:
-        expected = replace(expected, score_batch=config.score_batch)
-    if expected.folds_at_once == AUTO:
-        expected = replace(expected, folds_at_once=config.folds_at_once)
+    for name in ("score_batch", "folds_at_once", "text_tokens", "longest_text"):
+        if getattr(expected, name) == AUTO:
+            expected = replace(expected, **{name: getattr(config, name)})
     values = {name: getattr(config, name) for name in SETTINGS}
     return {name: value for name, value in values.items() if value != getattr(expected, name)}
 
@@ -141,5 +141,8 @@ def preset_changes(name: str) -> dict[str, Any]:
         ConfigError: no preset has that name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
+        raise ConfigError(
+            f"preset: expected one of {', '.join(PRESETS)}, found {name!r}"
+            f"{did_you_mean(name, PRESETS)}"
+        )
     return PRESETS[name].changes

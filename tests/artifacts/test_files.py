@@ -13,7 +13,7 @@ from vqa_utils.artifacts.files import (
     write_sheet,
     write_text,
 )
-from vqa_utils.artifacts.paths import RunPaths, runs_dir, shown
+from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RunPaths, runs_dir, shown
 from vqa_utils.artifacts.probabilities import (
     read_orders,
     read_probabilities,
@@ -130,10 +130,30 @@ def test_provenance_names_the_versions_that_matter():
 
 def test_tests_do_not_write_into_the_users_runs():
     assert "vqa-tests-" in str(runs_dir())
-    assert shown(RunPaths("r").folds) == "runs/r/folds.csv"
     assert (
         RunPaths("r").predicting("/data/hidden").folds == runs_dir() / "r/predict/hidden/folds.csv"
     )
+
+
+def test_a_path_is_shown_as_it_can_be_opened_and_in_a_notebook_from_the_runs_on(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "large"))
+    folds = RunPaths("r").folds
+    monkeypatch.chdir(tmp_path)
+    assert shown(folds) == "large/r/folds.csv"
+    monkeypatch.chdir(ROOT)
+    assert shown(folds) == str(tmp_path / "large/r/folds.csv")
+    monkeypatch.chdir(NOTEBOOKS)
+    assert shown(folds) == "runs/r/folds.csv"
+
+
+def test_runs_go_to_the_working_directory_where_the_code_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("VQA_RUNS_DIR")
+    monkeypatch.chdir(tmp_path)
+    assert runs_dir() == ROOT / "runs"
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert runs_dir() == tmp_path / "runs"
 
 
 FORMULAS = ["=1+1", "+82-10-1234", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "='x'!A1", "'=1", "''@a",

@@ -159,7 +159,7 @@ def test_unfinished_runs_are_left_out_with_the_reason(finished, console, korean_
     assert set(reasons) == {"early", "half", "changed", "old", "moved"}
     assert re.search(r"\b3 notebooks.* 05_ensemble", reasons["early"])
     assert reasons["half"] == reasons["changed"] and "05_ensemble" in reasons["half"]
-    assert reasons["old"].startswith("runs/old/config.json: ") and "accumulation" in reasons["old"]
+    assert reasons["old"].startswith(f"{old.config}: ") and "accumulation" in reasons["old"]
     assert str(moved) in reasons["moved"]
 
 

@@ -162,7 +162,7 @@ def test_an_error_of_the_user_is_one_message_and_exit_status_1(monkeypatch, caps
         run_all.main()
     assert ended.value.code == 1
     printed = capsys.readouterr().out
-    assert printed.startswith("error: runs/absent: ") and printed.count("\n") == 1
+    assert printed.startswith(f"error: {tmp_path}/absent: ") and printed.count("\n") == 1
 
 
 def test_every_command_has_a_help_of_its_own(capsys, parse):

@@ -10,7 +10,7 @@ import pytest
 
 import run_all
 from vqa_utils.artifacts.files import sha256
-from vqa_utils.artifacts.paths import DEMO_MODEL, ROOT, RunPaths, runs_dir
+from vqa_utils.artifacts.paths import DEMO_MODEL, ROOT, RunPaths, runs_dir, shown
 from vqa_utils.data.challenge import DataError
 from vqa_utils.errors import RunError, VqaError
 from vqa_utils.running import resolution
@@ -58,7 +58,7 @@ def test_all_is_reused_where_runs_data_and_machine_are_others(
     data = data.rename(tmp_path / "attached")
     assert command("--resume", "--data", str(data), "--cache-dir", str(tmp_path)) == []
     assert command("--resume", "--set", "num_workers=0", "--set", "folds_at_once=1") == []
-    assert "run r: runs/r" in command.printed
+    assert f"run r: {shown(RunPaths('r').folder)}" in command.printed
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_model_that_has_moved_is_known_by_its_weights(command, data, own_model
     moved = own_model.rename(tmp_path / "attached")
     resume = ["--resume", "--run-id", "r"]
     with pytest.raises(VqaError, match=r"where it has moved, pass the new one"):
-        command(*resume)
+        command(*resume, "--force")
     assert command(*resume, "--model", str(moved)) == []
     assert command(*resume) == [], "it stays known there"
     shutil.copytree(moved, own_model)
@@ -122,7 +122,7 @@ def test_without_links_the_newest_run_is_found(command, start, monkeypatch):
         raise OSError("Operation not permitted")
 
     monkeypatch.setattr("pathlib.Path.symlink_to", refuses)
-    assert command("--resume") == [] and "run r: runs/r" in command.printed
+    assert command("--resume") == [] and f"run r: {shown(RunPaths('r').folder)}" in command.printed
     command("status")
     assert "run r" in command.printed and not (runs_dir() / "latest").exists()
 
@@ -134,7 +134,7 @@ def test_a_copy_of_the_link_is_no_run_and_stays(command, start):
     latest.unlink()
     shutil.copytree(runs_dir() / "r", latest)
     (latest / "mine.txt").touch()
-    assert command("--resume") == [] and "run r: runs/r" in command.printed
+    assert command("--resume") == [] and f"run r: {shown(RunPaths('r').folder)}" in command.printed
     command("compare")
     assert "latest" not in command.printed
     assert (latest / "mine.txt").exists() and not latest.is_symlink()
@@ -165,7 +165,7 @@ def test_a_run_of_another_session_is_taken_over(command, start, tmp_path, monkey
     with pytest.raises(RunError, match="--resume --run-id r goes on"):
         command("--resume-from", str(tmp_path / "input"))
     command("--resume-from", str(tmp_path / "input"), "--run-id", "beside")
-    assert "run beside: runs/beside" in command.printed
+    assert f"run beside: {shown(RunPaths('beside').folder)}" in command.printed
     read_only(tmp_path / "input", is_read_only=False)
 
 
@@ -223,7 +223,7 @@ def test_a_copy_of_the_link_is_not_taken_for_a_second_run(command, start, tmp_pa
     move_runs(tmp_path / "input", monkeypatch)
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path / "working"))
     command("--resume-from", str(tmp_path / "input"))
-    assert "run r: runs/r" in command.printed
+    assert f"run r: {shown(RunPaths('r').folder)}" in command.printed
     shutil.copytree(runs_dir() / "r", runs_dir() / ".draft")
     command("compare")
     assert ".draft" not in command.printed

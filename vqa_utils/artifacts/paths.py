@@ -13,8 +13,16 @@ RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk
 
 
 def runs_dir() -> Path:
-    """The folder of all runs: `runs/`, or the environment variable VQA_RUNS_DIR."""
-    return Path(os.environ.get(RUNS_VARIABLE) or ROOT / "runs").absolute()
+    """The folder of all runs: the environment variable VQA_RUNS_DIR, or `runs/` of the repository.
+
+    Where the repository cannot be written, as a dataset on Kaggle, it is `runs/` of the working
+    directory.
+    """
+    given = os.environ.get(RUNS_VARIABLE)
+    if given:
+        return Path(given).absolute()
+    beside_code = ROOT / "runs"
+    return beside_code if os.access(beside_code, os.W_OK) else Path.cwd() / "runs"
 
 
 def demo_data_dir() -> Path:
@@ -33,10 +41,14 @@ def comparison_file() -> Path:
 
 
 def shown(path: Path) -> str:
-    """Write a path for people: from the runs folder on."""
-    if path.is_relative_to(runs_dir()):
-        return f"runs/{path.relative_to(runs_dir())}"
-    return str(path)
+    """Write a path for people so that it can be opened: from the working directory on, or whole.
+
+    In a notebook, a file of a run is written from the runs folder on: its copies move.
+    """
+    here = Path.cwd()
+    if path.is_relative_to(runs_dir()) and here == NOTEBOOKS:
+        return f"runs/{path.relative_to(runs_dir()).as_posix()}"
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,9 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
 
     _add_run_options(add("run", "run the notebook series, or go on with a run", "[run]"))
     _add_plan_options(
+        add("check", "check rows, pictures, folds, model and memory; load nothing", "check")
+    )
+    _add_plan_options(
         add("plan", "show each GPU's memory and the expected minutes; load nothing", "plan")
     )
     _add_status_options(add("status", "show how far a run is", "status"))
@@ -83,6 +86,7 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
         add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
     )
     add("presets", "list the named settings", "presets")
+    add("settings", "list all settings with their defaults and meanings", "settings")
     # resolve_run and run_steps serve several commands, and ask for any option of `run`
     # A command's own defaults win over these
     parser.set_defaults(**vars(commands["run"].parse_args([])))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqa_utils.errors import RunError
+from vqa_utils.errors import RunError, did_you_mean
 
 FOLDS_FILE = "folds.csv"
 
@@ -142,7 +142,8 @@ def select_steps(
             problems.append(f"--folds: expected some of {numbers}, found {number}")
     for name in (only, start):
         if name is not None and name not in names:
-            problems.append(f"stage: expected one of {', '.join(names)}, found {name!r}")
+            meant = did_you_mean(name, names)
+            problems.append(f"stage: expected one of {', '.join(names)}, found {name!r}{meant}")
     if problems:
         raise RunError("\n".join(problems))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import problems_of
 from vqa_utils.planning.machine.gpus import Gpu, MachineError, check_torch
 from vqa_utils.planning.machine.host import free_memory, host_memory
 from vqa_utils.planning.plan import (
@@ -107,16 +107,9 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
         functools.partial(check_targets, config),
         functools.partial(check_source, source_of(config)),
     )
-    problems = []
-    for check in checks:
-        try:
-            check()
-        except VqaError as error:
-            problems.append(str(error))
+    problems = problems_of(checks)  # several read config.json, and may say the same of it
     if problems:
-        # Several read config.json, and may say the same of it
-        without_repetition = dict.fromkeys(problems)
-        raise MachineError("\n".join(without_repetition))
+        raise MachineError("\n".join(problems))
 
 
 def _least_need(config: Config) -> str:

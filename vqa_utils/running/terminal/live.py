@@ -71,13 +71,18 @@ def follow(
     if train_log:
         thread = threading.Thread(target=watch, args=(train_log,), daemon=True)
         thread.start()
+    share = 0  # of the bar
     try:
         yield
+        share = 1
     finally:
         stop.set()
         if thread:
             thread.join()  # a later update by it would undo the next line
-        progress.update(task, completed=1, total=1)
+        if share:
+            progress.update(task, completed=1, total=1)
+        else:  # it has failed, or was stopped: its bar stays where it is
+            progress.update(task, total=progress.tasks[task].total or 1, text="not finished")
 
 
 def _modified(path: Path) -> int:

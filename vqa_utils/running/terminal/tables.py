@@ -6,7 +6,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from vqa_utils.config import SETTINGS, field_types
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.setting_types import PLACE, kind_name
 
 # Columns with three decimals; a difference of 0.001 is one row in a thousand
 SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
@@ -33,6 +35,18 @@ def print_presets(console: Console) -> None:
         )
         console.print(f"{name:<13}{described.for_what}")
         console.print(f"{'':<13}{settings}", style="dim")
+
+
+def print_settings(console: Console) -> None:
+    """Print each setting with its type, its default and its meaning."""
+    types = field_types()
+    for name, about in SETTINGS.items():
+        default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
+        written = '""' if default == "" else default
+        console.print(f"{name} = {written}  ({kind_name(types[name])})")
+        rule = None if about.rule is PLACE else about.rule
+        expected = f"; {rule.expected}" if rule else ""
+        console.print(f"    {about.meaning}{expected}", style="dim")
 
 
 def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:

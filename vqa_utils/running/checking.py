@@ -1,0 +1,97 @@
+"""Check a run's data, model and machine, and load nothing: on a laptop, without a GPU or the hub."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vqa_utils.config import DEMO_MODEL_NAME, Config
+from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, load_challenge
+from vqa_utils.data.folds import describe_balance, make_folds
+from vqa_utils.data.groups import describe_groups, row_groups
+from vqa_utils.data.pictures.notes import describe_notes
+from vqa_utils.data.text_lengths import describe_texts, measure_texts
+from vqa_utils.errors import VqaError
+from vqa_utils.forecasting.folds_at_once import with_folds_at_once
+from vqa_utils.planning.machine.check import check_targets
+from vqa_utils.planning.machine.gpus import Gpu
+from vqa_utils.planning.plan import is_planned
+from vqa_utils.planning.source.check import check_source, source_of, tokenizer_of
+from vqa_utils.running.resolution import rows_here, with_data, with_text_lengths
+from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
+
+
+def check_inputs(config: Config, gpus: Sequence[Gpu], console: Console) -> bool:
+    """Check what a run reads, and print what it would find.
+
+    Args:
+        config: the settings of the run.
+        gpus: those to plan for.
+        console: the terminal.
+
+    Returns:
+        True if it fits these GPUs.
+
+    Raises:
+        DataError: with every problem of the rows and pictures.
+        FoldError: folds cannot be made of these rows.
+        SourceError: the model has not the layers that are to be trained.
+    """
+    config = with_data(config)
+    with tempfile.TemporaryDirectory() as folder:
+        challenge = load_challenge(config, images=Path(folder) / "images.csv")
+    _print_data(challenge, config, console)
+    check_targets(config)
+    _print_source(config, console)
+    if config.model == DEMO_MODEL_NAME or not is_planned(config):
+        return True
+    return print_whole_plan(config, gpus, console)
+
+
+def check_rows(config: Config) -> None:
+    """Check the rows of one's own data, and that their pictures are there; open none, write nothing.
+
+    Raises:
+        DataError: with every problem.
+    """
+    config = with_data(config)
+    if config.data not in KNOWN_CHALLENGES:  # one of these would be written
+        load_challenge(config)
+
+
+def print_whole_plan(config: Config, gpus: Sequence[Gpu], console: Console) -> bool:
+    """Print the memory plan, and the expected minutes if the run fits; return whether it does."""
+    rows = rows_here(config)
+    config = with_folds_at_once(with_text_lengths(config, console), gpus, rows)
+    fits = print_plan(console, config, gpus).fits
+    if fits:
+        print_forecast(console, config, gpus, rows)
+    return fits
+
+
+def _print_data(challenge: Challenge, config: Config, console: Console) -> None:
+    train, test = challenge.train, challenge.test
+    groups = row_groups(challenge, config)
+    folds = make_folds(train, groups, config)
+    sizes = folds["fold"].value_counts().sort_index()
+    texts = measure_texts(challenge.question_rows, tokenizer_of(source_of(config)))
+    lines = {
+        "rows": f"{len(train):,} to train on, {len(test):,} of test, {len(challenge.extra):,} extra; "
+        "all of them and their pictures can be read",
+        "pictures": describe_notes(challenge),
+        "texts": describe_texts(texts),
+        "groups": describe_groups(groups),
+        "folds": f"{', '.join(map(str, sizes))} rows; {describe_balance(folds, train)}",
+    }
+    for name, text in lines.items():
+        console.print(f"{name}: {text}", markup=False)
+
+
+def _print_source(config: Config, console: Console) -> None:
+    """Say whether the model's files are complete; without the hub, that they were not looked at."""
+    try:
+        check_source(source_of(config))
+        console.print(f"model: {config.model}: its files are complete", markup=False)
+    except VqaError as error:
+        console.print(f"model: not here: {error}", style="yellow", markup=False)
