@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME
+from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, parse_settings
 from vqa_utils.errors import RunError, Stopped, VqaError, problems_of
 from vqa_utils.running.arguments import PROGRAM, parse_arguments
 from vqa_utils.running.stages import STAGES, due_steps, select_steps
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
     from vqa_utils.planning.machine.gpus import Gpu
+    from vqa_utils.running.runner import Runner
+    from vqa_utils.running.stages import Step
 
 
 def main() -> None:
@@ -84,11 +86,13 @@ def describe_stop(args: "Namespace") -> str:
 def run_series(args: "Namespace", console: "Console") -> None:
     """Start a run, or go on with one."""
     from vqa_utils.planning.machine.gpus import find_gpus
-    from vqa_utils.running.resolution import for_machine, resolve_run
+    from vqa_utils.running.auto_settings import for_machine
+    from vqa_utils.running.resolution import resolve_run
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     tell_toy(args, config, console)
-    run_steps(args, paths, for_machine(config, find_gpus(), console), console)
+    config = for_machine(config, find_gpus(), console, parse_settings(args.set))
+    run_steps(args, paths, config, console)
 
 
 def show_plan(args: "Namespace", console: "Console") -> None:
@@ -97,7 +101,7 @@ def show_plan(args: "Namespace", console: "Console") -> None:
     from vqa_utils.running.resolution import resolve_run
 
     _, config = resolve_run(args, new_id="planned")
-    if not print_whole_plan(config, gpus_to_plan_for(args), console):
+    if not print_whole_plan(config, gpus_to_plan_for(args), console, parse_settings(args.set)):
         sys.exit(1)
 
 
@@ -108,7 +112,7 @@ def check(args: "Namespace", console: "Console") -> None:
 
     _, config = resolve_run(args, new_id="checked")
     tell_toy(args, config, console)
-    if not check_inputs(config, gpus_to_plan_for(args), console):
+    if not check_inputs(config, gpus_to_plan_for(args), console, parse_settings(args.set)):
         sys.exit(1)
 
 
@@ -148,11 +152,12 @@ def predict_test(args: "Namespace", console: "Console") -> None:
     from vqa_utils.artifacts.lock import locked
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
+    from vqa_utils.running.auto_settings import for_machine
     from vqa_utils.running.prediction import predict
-    from vqa_utils.running.resolution import for_machine, resolve_run
+    from vqa_utils.running.resolution import resolve_run
 
     paths, config = resolve_run(args, new_id="")
-    config = for_machine(config, find_gpus(), console)
+    config = for_machine(config, find_gpus(), console, parse_settings(args.set))
     check_run(config, find_gpus())
     with locked(paths):
         submission = predict(paths, config, Path(args.folder), console)
@@ -211,9 +216,6 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     import psutil
 
     from vqa_utils.artifacts.lock import locked
-    from vqa_utils.planning.machine.check import check_run
-    from vqa_utils.planning.machine.gpus import find_gpus
-    from vqa_utils.running.checking import check_rows
     from vqa_utils.running.resolution import with_data
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.series import execute_steps
@@ -222,7 +224,10 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     steps = select_steps(
         STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
     )
+    named = config.data
     config = with_data(config)
+    if config.data != named:
+        console.print(f"data: {config.data}")
     runner = Runner(
         paths,
         config,
@@ -234,15 +239,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         runner.tell_changes(steps, strict=args.strict)
-    checks = []
-    # Notebooks of a fold use the model; the others need neither GPU nor hub
-    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
-        checks.append(functools.partial(check_run, config, find_gpus()))
-    if args.dry_run:
-        checks.append(functools.partial(check_rows, config))
-    problems = problems_of(checks)
-    if problems:
-        raise RunError("\n".join(problems))
+    refuse_unfit(args, runner, steps)
     if args.dry_run:
         return
     deadline = None
@@ -250,6 +247,23 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
     with locked(paths):
         execute_steps(runner, steps, deadline, args.stall_timeout, strict=args.strict)
+
+
+def refuse_unfit(args: "Namespace", runner: "Runner", steps: "list[Step]") -> None:
+    """Refuse steps that this machine cannot execute; with --dry-run, rows that are wrong too."""
+    from vqa_utils.planning.machine.check import check_run
+    from vqa_utils.planning.machine.gpus import find_gpus
+    from vqa_utils.running.checking import check_rows
+
+    checks = []
+    # Notebooks of a fold use the model; the others need neither GPU nor hub
+    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
+        checks.append(functools.partial(check_run, runner.config, find_gpus()))
+    if args.dry_run:
+        checks.append(functools.partial(check_rows, runner.config))
+    problems = problems_of(checks)
+    if problems:
+        raise RunError("\n".join(problems))
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them

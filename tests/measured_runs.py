@@ -1,15 +1,17 @@
 """Folders of runs with the times of their notebooks and trainings, as if measured."""
 
+import time
+
 import pandas as pd
 from stand_in import clock
 
 from vqa_utils.artifacts.files import write_csv, write_json
 
 
-def log_steps(paths, fold, steps, seconds=2.0, max_steps=100):
-    """The log of a training that is at a step."""
-    numbers = range(1, steps + 1)
-    log = pd.DataFrame({"step": numbers, "max_steps": max_steps, "seconds_per_step": seconds})
+def log_steps(paths, fold, steps, seconds=2.0, max_steps=100, ended=None):
+    """The log of a training that is at a step; its steps have ended just now, or when it is said."""
+    log = pd.DataFrame({"step": range(1, steps + 1), "max_steps": max_steps})
+    log = log.assign(seconds_per_step=seconds, ended=ended or time.time())
     write_csv(paths.fold(fold).train_log, log)
 
 

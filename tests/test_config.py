@@ -68,7 +68,7 @@ def test_settings_survive_json(name):
 
 
 CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
-           "text_tokens": 90, "longest_text": 700,
+           "text_tokens": 90, "longest_text": 700, "longest_test": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
            "report_to": ("wandb",)}  # fmt: skip
 OTHER = {
@@ -123,7 +123,8 @@ def test_no_setting_is_a_flag_that_nothing_reads():
         for f in dataclasses.fields(Config)
         if not re.search(rf"\b(config|c|base)\.{f.name}\b", text)
     ]
-    read_by_config_itself = {"use_kfold", "n_folds"}  # as fold_numbers
+    # As fold_numbers, trained_text and scored_text
+    read_by_config_itself = {"use_kfold", "n_folds", "longest_text", "longest_test"}
     assert set(unread) <= read_by_config_itself
 
 
@@ -155,7 +156,7 @@ BROKEN = {
     "lora_alpha": 0, "lora_dropout": 1.0, "target_modules": (), "folds_at_once": 5, "micro_batch": 0, "accumulation": 0,
     "epochs": 0, "learning_rate": 0.0, "warmup_ratio": 1.0, "max_grad_norm": 0.0, "n_folds": 1,
     "holdout_fraction": 0.6, "near_duplicates": 11, "score_batch": 0, "tta": 3, "ensemble": "sum",
-    "num_workers": -1, "text_tokens": 0, "longest_text": 10**7,
+    "num_workers": -1, "text_tokens": 0, "longest_text": 10**7, "longest_test": 0,
 }  # fmt: skip
 
 

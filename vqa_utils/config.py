@@ -193,7 +193,14 @@ class Config:
     )
     longest_text: CountOrAuto = setting(
         AUTO,
-        'tokens of the longest row\'s text, which has to fit in a pass of its own; "auto" measures',
+        "tokens of the longest text to train on, which has to fit in a pass of its own; "
+        '"auto" measures',
+        auto_or(between(1, MOST_TOKENS)),
+        used_from=NO_NOTEBOOK,
+    )
+    longest_test: CountOrAuto = setting(
+        AUTO,
+        'tokens of the longest text of test.csv, which has to fit as it is scored; "auto" measures',
         auto_or(between(1, MOST_TOKENS)),
         used_from=NO_NOTEBOOK,
     )
@@ -364,9 +371,15 @@ class Config:
         return TEXT_TOKENS if self.text_tokens == AUTO else self.text_tokens
 
     @property
-    def most_text(self) -> int:
-        """Tokens of the longest row's text, an outlier or not."""
+    def trained_text(self) -> int:
+        """Tokens of the longest text to train on, an outlier or not."""
         return self.usual_text if self.longest_text == AUTO else self.longest_text
+
+    @property
+    def scored_text(self) -> int:
+        """Tokens of the longest text to score: of rows that are held out, or of test.csv."""
+        test = self.usual_text if self.longest_test == AUTO else self.longest_test
+        return max(self.trained_text, test)
 
     def with_micro_batch(self, rows: int) -> "Config":
         """Set the rows per pass, keeping the rows per optimizer step."""

@@ -127,7 +127,7 @@ def differences(config: Config) -> dict[str, Any]:
         expected = replace(
             expected, micro_batch=config.micro_batch, accumulation=config.accumulation
         )
-    for name in ("score_batch", "folds_at_once", "text_tokens", "longest_text"):
+    for name in ("score_batch", "folds_at_once", "text_tokens", "longest_text", "longest_test"):
         if getattr(expected, name) == AUTO:
             expected = replace(expected, **{name: getattr(config, name)})
     values = {name: getattr(config, name) for name in SETTINGS}

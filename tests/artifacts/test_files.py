@@ -1,5 +1,6 @@
 import csv
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from vqa_utils.artifacts.files import (
     ArtifactError,
     hashes,
+    read_json,
     sha256,
     write_atomically,
     write_csv,
+    write_json,
     write_sheet,
     write_text,
 )
@@ -199,3 +202,14 @@ def test_ids_that_look_like_formulas_stay_as_they_are_between_stages_and_for_kag
     write_csv(tmp_path / "s.csv", submission(pd.DataFrame({"id": ids}), probs))
     with (tmp_path / "s.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["id", "answer"], *([row_id, "a"] for row_id in ids)]
+
+
+def test_threads_may_write_the_same_file_at_once(tmp_path):
+    def write(number):
+        for _ in range(40):
+            write_json(tmp_path / "a.json", {"number": number})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert read_json(tmp_path / "a.json")["number"] in range(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

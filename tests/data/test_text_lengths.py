@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.data.text_lengths import describe_texts, longest_usual, measure_texts
@@ -35,9 +36,10 @@ def test_outliers_are_named_by_file_and_id_the_longest_first():
     train, test = rows("what?", "what?", WORD * 400), rows("what?", "what?", WORD * 900)
     found = measure_texts({"train.csv": train, "test.csv": test}, TOKENIZER)
     assert [row for row, _ in found.outliers] == ["test.csv, id q2", "train.csv, id q2"]
-    assert found.usual < 80 and found.longest == found.outliers[0][1] > 900
+    assert found.usual < 80 and found.longest_test == found.outliers[0][1] > 900
+    assert 400 < found.longest_trained == found.outliers[1][1] < 900
     said = describe_texts(found)
-    assert f"test.csv, id q2 ({found.longest:,})" in said and "passes of their own" in said
+    assert f"test.csv, id q2 ({found.longest_test:,})" in said and "passes of their own" in said
 
 
 def test_of_many_outliers_some_are_named():
@@ -51,3 +53,23 @@ def test_without_outliers_rows_or_a_tokenizer():
     assert "No row is much longer" in describe_texts(usual)
     assert measure_texts({"train.csv": rows()}, TOKENIZER) is None
     assert "tokenizer is not here" in describe_texts(measure_texts({"train.csv": rows("a?")}, None))
+
+
+def test_a_row_with_paraphrases_has_the_tokens_of_its_longest_wording():
+    train = rows(*["what?"] * 5).assign(paraphrases=[[WORD * 500], *[[]] * 4])
+    found = measure_texts({"train.csv": train}, TOKENIZER)
+    assert found.longest_trained > 500 and found.outliers[0][0] == "train.csv, id q0"
+    instructed = measure_texts({"train.csv": train.tail(1)}, TOKENIZER).usual
+    assert instructed > measure_texts({"train.csv": rows("what?")}, TOKENIZER).usual
+
+
+@pytest.mark.parametrize("asked", ["padding", "truncation"])
+def test_a_tokenizer_that_pads_or_cuts_counts_the_same(tmp_path, asked):
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    if asked == "padding":
+        tokenizer.enable_padding()
+    else:
+        tokenizer.enable_truncation(100)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    of = {"train.csv": rows("what?", "what?", WORD * 400)}
+    assert measure_texts(of, tmp_path / "tokenizer.json") == measure_texts(of, TOKENIZER)

@@ -24,7 +24,7 @@ BOTH_GPUS = [T4, T4]
 def read(tmp_path, console, monkeypatch):
     """Reads the points of a file with this text."""
 
-    monkeypatch.setattr("vqa_utils.running.resolution.sharing_problem", lambda gpus: "")
+    monkeypatch.setattr("vqa_utils.running.auto_settings.sharing_problem", lambda gpus: "")
 
     def read(text, name="little.yaml", gpus=()):
         file = tmp_path / name

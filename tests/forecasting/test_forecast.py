@@ -21,7 +21,7 @@ from vqa_utils.planning.machine.gpus import T4, Gpu
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
 from vqa_utils.running import resolution as runs
-from vqa_utils.running.resolution import rows_here
+from vqa_utils.running.auto_settings import rows_here
 from vqa_utils.running.terminal.plan_table import print_forecast
 
 
@@ -161,7 +161,7 @@ def test_the_command_counts_the_rows_and_says_nothing_of_what_does_not_fit(tmp_p
     words = ["run_all.py", "plan", "--preset", "safe", "--data", str(tmp_path), "--t4"]
     command = [sys.executable, *words]
     texts = [
-        subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=False).stdout
         for n in ("2", "1")
     ]
     assert "expected for 400 train and 100 test rows: " in texts[0] and "expected" not in texts[1]

@@ -3,13 +3,21 @@
 import dataclasses
 import os
 
+import pandas as pd
 import pytest
 from measured_runs import archive, log_steps, trained
 
-from vqa_utils.artifacts.files import write_text
+from vqa_utils.artifacts.files import write_csv, write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.forecasting.forecast import RowCounts
-from vqa_utils.forecasting.pace import Pace, ending_seconds, pace_of, scoring_seconds
+from vqa_utils.forecasting.pace import (
+    FoldLog,
+    Pace,
+    ending_seconds,
+    fold_log,
+    pace_of,
+    scoring_seconds,
+)
 from vqa_utils.presets import preset
 
 ROWS = RowCounts(train=900, test=400)
@@ -73,9 +81,20 @@ def test_the_last_notebooks_are_expected_as_the_first_ones_until_they_have_run(p
 def test_the_pace_of_this_command_counts_once_it_is_known(paths, config):
     """An earlier session may have had another machine."""
     trained(paths, 0)
-    old = paths.fold(0)
-    for file in (old.train_log, old.meta):
-        os.utime(file, (100, 100))
+    log_steps(paths, 0, 100, ended=100)
+    os.utime(paths.fold(0).meta, (100, 100))
     assert pace_of(paths, config, since=200) == Pace(60, 2, 0.05), "nothing else is known"
     log_steps(paths, 1, 10, seconds=0.5)
     assert pace_of(paths, config, since=200).step == 0.5
+
+
+def test_a_training_that_goes_on_has_the_pace_of_its_new_steps(paths):
+    """Its log keeps the steps before."""
+    log = paths.fold(0).train_log
+    log_steps(paths, 0, 50, seconds=10, ended=100)
+    earlier = pd.read_csv(log)
+    new = earlier.tail(3).assign(step=[51, 52, 53], seconds_per_step=1.0, ended=300)
+    write_csv(log, pd.concat([earlier, new.head(2)]))
+    assert fold_log(log, since=200) is None, "two steps are no pace yet"
+    write_csv(log, pd.concat([earlier, new]))
+    assert fold_log(log, since=200) == FoldLog(53, 100, 1.0)

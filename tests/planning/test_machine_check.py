@@ -144,7 +144,7 @@ def test_auto_is_one_row_without_a_plan(without_plan):
 def configs_of_runs(monkeypatch, *arguments, problem=""):
     """The settings that `run_all.py` would run with on two T4; `problem` keeps them from sharing."""
     seen = []
-    monkeypatch.setattr("vqa_utils.running.resolution.sharing_problem", lambda gpus: problem)
+    monkeypatch.setattr("vqa_utils.running.auto_settings.sharing_problem", lambda gpus: problem)
     monkeypatch.setattr("vqa_utils.planning.machine.gpus.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(
         run_all, "run_steps", lambda args, paths, config, console: seen.append(config)

@@ -149,8 +149,8 @@ def half_trained(command):
     marker = paths.stages / "03_train_fold-fold0.json"
     checkpoint = paths.fold(0).checkpoints / "a1b2" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    settings = {"settings": open_run("r")[1].training_hash}
-    write_json(paths.fold(0).checkpoints / "origin.json", {**read_json(marker), **settings})
+    settings = open_run("r")[1].training_hash
+    write_json(paths.fold(0).checkpoints / f"origin-{settings}.json", read_json(marker))
     marker.unlink()
     return paths.fold(0).checkpoints
 

@@ -31,6 +31,7 @@ def test_a_step_without_progress_is_named_once(paths, config, console, monkeypat
     one = Progress(paths, config, console, stall_seconds=60)
     archived = paths.notebooks / "03_train_fold-fold1.ipynb"
     log = pd.DataFrame({"step": range(1, 41), "max_steps": 100, "seconds_per_step": 2.0})
+    log["ended"] = 1000.0
     write_csv(paths.fold(1).train_log, log)
     with one.working(Step(TRAIN, 1), archived):
         one.look(1060)

@@ -11,8 +11,11 @@ import pytest
 import run_all
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.artifacts.paths import DEMO_MODEL, ROOT, RunPaths, runs_dir, shown
+from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import DataError
 from vqa_utils.errors import RunError, VqaError
+from vqa_utils.planning.source.check import source_of
+from vqa_utils.planning.source.identity import hash_of_model
 from vqa_utils.running import resolution
 
 pytestmark = pytest.mark.slow
@@ -76,13 +79,23 @@ def test_a_model_that_has_moved_is_known_by_its_weights(command, data, own_model
     assert command(*resume, "--model", str(moved)) == []
     assert command(*resume) == [], "it stays known there"
     shutil.copytree(moved, own_model)
-    assert command(*resume, "--set", "model_dir=") == []
+    assert command(*resume, "--model", str(own_model)) == []
+    assert open_run("r")[1].model_dir == "", "it is at its first place again"
+    assert command(*resume, "--set", f"model_dir={moved}") == []
 
     other = shutil.copytree(moved, tmp_path / "other")
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[len(weights) // 2] ^= 1
     (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(VqaError, match=r"model_dir=.*: expected the files of .*, found another"):
+        command(*resume, "--set", f"model_dir={other}")
     assert len(command(*resume, "--model", str(other))) == 8
+    found = open_run("r")[1]
+    assert found.model_dir == "" and source_of(found) == str(other)
+    template = other / "chat_template.jinja"
+    known = hash_of_model(other)
+    template.write_text(template.read_text() + " ")
+    assert hash_of_model(other) != known, "adapters have learned other prompts"
 
 
 def test_a_run_knows_its_model_beside_another_home(command, data, own_model, tmp_path, monkeypatch):
@@ -231,7 +244,7 @@ def test_a_copy_of_the_link_is_not_taken_for_a_second_run(command, start, tmp_pa
     with pytest.raises(RunError, match="name the run with --run-id"):
         command("--resume-from", str(odd))
     command("--resume-from", str(odd), "--run-id", "mine")
-    assert "run mine: runs/mine" in command.printed
+    assert f"run mine: {shown(RunPaths('mine').folder)}" in command.printed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")

@@ -1,11 +1,15 @@
 """What a run does with its folds once their time is up."""
 
+import dataclasses
+
 import pytest
 from stand_in import arguments
 
 from vqa_utils.artifacts.stop import TRAINING
+from vqa_utils.errors import RunError
 from vqa_utils.running.notebooks.execution import NotebookError, NotebookStopped
 from vqa_utils.running.resolution import resolve_run
+from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.series import execute_steps
 from vqa_utils.running.stages import STAGES, select_steps
@@ -62,6 +66,41 @@ def test_what_is_whole_stays_where_there_is_no_time_to_make_it_anew(
     assert done == {"01_eda", "02_folds", "05_ensemble", "06_analysis"}
     assert paths.fold(0).probs("test").read_bytes() == probabilities
     assert paths.submission(True).exists()
+
+
+def test_a_fold_that_is_as_before_waits_for_its_scoring_while_others_train(
+    stand_in, korean_folder, console, monkeypatch
+):
+    """02 runs again and writes the same folds, so the trained ones are reused after all."""
+    expected = []
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
+    expect = RunClock.expect
+    monkeypatch.setattr(
+        RunClock, "expect", lambda self, due: (expected.append(due), expect(self, due))
+    )
+    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
+    steps = select_steps(STAGES, config.adapter_numbers)
+    execute_steps(Runner(paths, config, console, reuse=True), steps)
+    changed = dataclasses.replace(config, max_memory=("13GB",))
+    execute_steps(Runner(paths, changed, console, reuse=True), steps)
+    again = [step.name for step in expected[-1]]
+    assert [f"04_infer-fold{k}" for k in range(3)] == again[:3], "no training"
+
+
+def test_without_time_to_score_anything_an_earlier_submission_stays(
+    stand_in, korean_folder, console, monkeypatch
+):
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
+    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
+    steps = select_steps(STAGES, config.adapter_numbers)
+    execute_steps(Runner(paths, config, console, reuse=True), steps)
+    submission = paths.submission(True).read_bytes()
+    changed = dataclasses.replace(config, max_memory=("13GB",))
+    with pytest.raises(RunError, match=r"no fold is scored.*submission_ensemble.csv is an earlier"):
+        execute_steps(Runner(paths, changed, console, reuse=True), steps, deadline=1.0)
+    assert paths.submission(True).read_bytes() == submission
+    execute_steps(Runner(paths, changed, console, reuse=True), steps)
+    assert paths.submission(True).exists() and paths.fold(0).probs("test").exists()
 
 
 def test_a_notebook_that_fails_when_its_time_is_up_has_failed(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     failure leaves nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # beside it: a move to another disk would copy; with the process, as two may write it
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # beside it: a move to another disk would copy; with the thread, as several may write it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
     try:
         write(temporary)
         with temporary.open("r+b") as file:

@@ -11,5 +11,6 @@ folds           Make folds without leaks: stratified by answer, grouped by image
 groups          Group rows by picture, near-identical picture, or question
 paraphrases     Give rows other words to train in (`paraphrase`)
 question_kinds  Tell the kind of a question from its words
+text_lengths    Measure texts in tokens, and find rows much longer than the others
 pictures/       Read the challenge's pictures
 """

@@ -136,11 +136,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
     pictures = _read_images(challenge.folder, found, images, problems)
     _refuse(challenge.folder, problems)
     challenge = replace(_with_found_paths(challenge, found), images=pictures)
-    if config.paraphrase:
-        train = with_paraphrases(challenge.train, paraphrases)
-        extra = with_paraphrases(challenge.extra, paraphrases)
-        challenge = replace(challenge, train=train, extra=extra)
-    return challenge
+    return _with_paraphrases(challenge, config, paraphrases)
 
 
 def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -171,13 +167,15 @@ def load_test(folder: Path, images: Path | None = None) -> tuple[pd.DataFrame, p
 
 
 def read_questions(config: Config) -> dict[str, pd.DataFrame]:
-    """Read the rows of a run's files, unchecked, by the name of the file.
+    """Read the rows of a run's files, unchecked, with their paraphrases, by the name of the file.
 
     Raises:
-        DataError: a file cannot be read as a table with the columns that it needs, or is missing.
+        DataError: a file is missing, or no table with the columns that it needs.
     """
-    challenge, _ = _read_files(data_dir(config.data), config)
-    return (_first_rows(challenge, config.limit) if config.limit else challenge).question_rows
+    challenge, paraphrases = _read_files(data_dir(config.data), config)
+    if config.limit:
+        challenge = _first_rows(challenge, config.limit)
+    return _with_paraphrases(challenge, config, paraphrases).question_rows
 
 
 def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame | None]:
@@ -206,13 +204,9 @@ def _read_files(folder: Path, config: Config) -> tuple[Challenge, pd.DataFrame |
 
 def _with_plain_answers(challenge: Challenge) -> Challenge:
     """Normalise answers: "B " becomes "b"."""
-    train = challenge.train.assign(answer=_plain(challenge.train["answer"]))
-    extra = challenge.extra.assign(answer=_plain(challenge.extra["answer"]))
-    return replace(challenge, train=train, extra=extra)
-
-
-def _plain(answers: pd.Series) -> pd.Series:
-    return answers.str.strip().str.lower()
+    tables = (challenge.train, challenge.extra)
+    plain = [rows.assign(answer=rows["answer"].str.strip().str.lower()) for rows in tables]
+    return replace(challenge, train=plain[0], extra=plain[1])
 
 
 def _row_problems(challenge: Challenge) -> list[str]:
@@ -278,6 +272,16 @@ def _read_images(
         if is_run or not problems:  # a run that is refused at its start leaves no folder
             keep_images(images, table)
     return images
+
+
+def _with_paraphrases(
+    challenge: Challenge, config: Config, paraphrases: pd.DataFrame | None
+) -> Challenge:
+    if not config.paraphrase:
+        return challenge
+    train = with_paraphrases(challenge.train, paraphrases)
+    extra = with_paraphrases(challenge.extra, paraphrases)
+    return replace(challenge, train=train, extra=extra)
 
 
 def _with_found_paths(challenge: Challenge, found: dict[str, pd.DataFrame]) -> Challenge:

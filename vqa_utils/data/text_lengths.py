@@ -4,11 +4,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from vqa_utils.data.paraphrases import wordings_of
 from vqa_utils.prompts import TEMPLATE_TOKENS, instruction_of, question_text
 
+TEST = "test.csv"  # whose rows are scored alone
 # An outlier has more than twice the tokens of the median row, and so many more
 FAR = 128
 MOST_NAMED = 5  # outliers in a message
@@ -20,8 +23,10 @@ class TextLengths:
 
     usual: int
     """Of the longest row that is no outlier."""
-    longest: int
-    """Of the longest row."""
+    longest_trained: int
+    """Of the longest row to train on; 0 without any."""
+    longest_test: int
+    """Of the longest row of test.csv; 0 without any."""
     outliers: Sequence[tuple[str, int]]
     """File and id of each, such as "test.csv, id q17", and its tokens; the longest first."""
 
@@ -44,9 +49,8 @@ def describe_texts(lengths: TextLengths | None) -> str:
         return "The model's tokenizer is not here, so tokens are not counted."
     outliers = lengths.describe_outliers()
     others = f"{outliers[0].upper()}{outliers[1:]}." if outliers else "No row is much longer."
-    return (
-        f"The longest text has {lengths.longest:,} tokens, instruction and chat included. {others}"
-    )
+    longest = max(lengths.longest_trained, lengths.longest_test)
+    return f"The longest text has {longest:,} tokens, instruction and chat included. {others}"
 
 
 def measure_texts(
@@ -55,26 +59,31 @@ def measure_texts(
     """Count the tokens of all rows; None without rows, or without a tokenizer.
 
     Args:
-        rows_by_file: `id`, `question`, `a` to `d` of each file.
+        rows_by_file: `id`, `question`, `a` to `d` of each file. A row with `paraphrases` has the
+            tokens of its longest wording.
         tokenizer: the model's tokenizer.json.
     """
     if tokenizer is None:
         return None
     from tokenizers import Tokenizer  # a tenth of a second, and run_all.py --help needs none
 
-    count = Tokenizer.from_file(str(tokenizer)).encode_batch
-    names, texts = [], []
-    for file, rows in rows_by_file.items():
-        for row in rows.to_dict("records"):
-            names.append(f"{file}, id {row['id']}")
-            texts.append(f"{instruction_of(row)}{question_text(row)}")
-    if not texts:
+    encoder = Tokenizer.from_file(str(tokenizer))
+    encoder.no_padding()  # the file may ask for it
+    encoder.no_truncation()
+    by_file = {file: _tokens_of(rows, encoder) for file, rows in rows_by_file.items()}
+    every_row = [count for tokens in by_file.values() for count in tokens]
+    if not every_row:
         return None
-    tokens = [len(one) + TEMPLATE_TOKENS for one in count(texts, add_special_tokens=False)]
-    usual = longest_usual(tokens)
-    outliers = [(name, count) for name, count in zip(names, tokens, strict=True) if count > usual]
+    usual = longest_usual(every_row)
+    outliers = []
+    for file, tokens in by_file.items():
+        for row_id, count in zip(rows_by_file[file]["id"], tokens, strict=True):
+            if count > usual:
+                outliers.append((f"{file}, id {row_id}", count))
     outliers.sort(key=lambda outlier: outlier[1], reverse=True)
-    return TextLengths(usual, max(tokens), outliers)
+    test = by_file.pop(TEST, [])
+    trained = [count for tokens in by_file.values() for count in tokens]
+    return TextLengths(usual, max(trained, default=0), max(test, default=0), outliers)
 
 
 def longest_usual(lengths: Iterable[int]) -> int:
@@ -82,3 +91,17 @@ def longest_usual(lengths: Iterable[int]) -> int:
     lengths = list(lengths)
     most = 2 * statistics.median(lengths) + FAR
     return max(length for length in lengths if length <= most)
+
+
+def _tokens_of(rows: pd.DataFrame, encoder: Any) -> list[int]:
+    """Count each row's tokens, in its longest wording."""
+    numbers, texts = [], []  # of each wording
+    for number, row in enumerate(rows.to_dict("records")):
+        for wording in wordings_of(row) if "paraphrases" in row else [row]:
+            numbers.append(number)
+            texts.append(f"{instruction_of(wording)}{question_text(wording)}")
+    tokens = [0] * len(rows)
+    encoded = encoder.encode_batch(texts, add_special_tokens=False)
+    for number, one in zip(numbers, encoded, strict=True):
+        tokens[number] = max(tokens[number], len(one) + TEMPLATE_TOKENS)
+    return tokens

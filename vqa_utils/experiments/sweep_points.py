@@ -17,7 +17,8 @@ from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError, listed
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.presets import preset
-from vqa_utils.running.resolution import for_machine, with_absolute_paths
+from vqa_utils.running.auto_settings import for_machine
+from vqa_utils.running.resolution import with_absolute_paths
 from vqa_utils.setting_types import setting_text
 
 COMMON = ("preset", "data", "model")  # of all points, beside `set`

@@ -50,14 +50,13 @@ class FoldLog(NamedTuple):
 
 
 def fold_log(train_log: Path, since: float = 0.0) -> FoldLog | None:
-    """Read a training's log; None before its pace is known, or if nothing was written since."""
+    """Read a training's log; None before the pace of the steps since then is known."""
+    columns = ["step", "max_steps", "seconds_per_step", "ended"]
     try:
-        if train_log.stat().st_mtime < since:
-            return None
-        log = pd.read_csv(train_log, usecols=["step", "max_steps", "seconds_per_step"])
+        log = pd.read_csv(train_log, usecols=columns, dtype=float)
     except (FileNotFoundError, ValueError):  # ValueError: a torn one, or an empty one
         return None
-    log = log.dropna()
+    log = log[log["ended"] >= since].dropna()
     if len(log) < MEASURED_STEPS:
         return None
     last = log.iloc[-1]

@@ -5,6 +5,7 @@ _quantized_copy  Keep quantised weights between folds; free of torch
 adapter          Put LoRA on a base: a new adapter, or a trained one from its folder
 encoder          Turn rows and images into the model's tensors, with labels where it learns
 fp16             Compute in fp16 without overflow: fp32 residual streams, norms and router
+pass_size        Keep passes within the tokens that are planned; outliers in passes of their own
 hand_over        Hold one GPU at a time while other folds, or other batches, hold the others
 loading          Load the processor and the base; `finish` has all steps in their order
 loading_check    Compare loaded weights with the plan: bytes, types, GPUs

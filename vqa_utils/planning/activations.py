@@ -86,7 +86,8 @@ def batches_of(
     A pass of outliers has no more tokens than one of these (`PassSize`), and one option order.
     """
     usual = batch_of(shape, config, rows, orders=orders, training=training)
-    longest = Batch(1, usual.image_tokens, config.most_text)
+    most_text = config.trained_text if training else config.scored_text
+    longest = Batch(1, usual.image_tokens, most_text)
     return [usual, longest] if longest.tokens > usual.tokens else [usual]
 
 
@@ -226,8 +227,8 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
             and embeddings to its end.
     """
     tokens_per_row = batch.tokens // batch.rows
-    # Bytes per token with several option orders: bool, and an fp16 bias
-    mask = (1 + FP16) * tokens_per_row
+    # Bytes per token with several option orders or with padding: bool, and an fp16 bias
+    mask = (1 + FP16) * tokens_per_row if batch.rows > 1 else 0
     if not shape.experts:
         streams = 3 * FP32 * shape.hidden
         attention = FITTED_ATTENTION_FORWARD * shape.attention_width

@@ -200,9 +200,16 @@ def refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
     limit = ""
     if config.max_memory and gpus:
         limit = f" within max_memory={','.join(config.max_memory)}"
-    working = [name for name in PRESETS if _works(name, gpus)]
+    texts = {
+        name: getattr(config, name) for name in ("text_tokens", "longest_text", "longest_test")
+    }
+    working = [name for name in PRESETS if _works(preset(name, **texts), gpus)]
     hints = [f"presets that work here: {', '.join(working)} (--preset {working[0]})"]
-    if config.sharing_folds > 1:
+    longest = max(config.trained_text, config.scored_text)
+    usual = replace(config, longest_text=config.usual_text, longest_test=config.usual_text)
+    if gpus and longest > config.usual_text and plan_for(usual, gpus).fits:
+        hints.insert(0, f"the longest row alone takes {longest:,} tokens of text: shorten it")
+    elif config.sharing_folds > 1:
         hints.insert(0, "--set folds_at_once=1 takes one fold at a time")
     elif gpus and not config.offload_experts and shape_of(config).experts:
         hints.append(
@@ -214,6 +221,6 @@ def refusal(config: Config, gpus: Sequence[Gpu], need: str) -> str:
     )
 
 
-def _works(name: str, gpus: Sequence[Gpu]) -> bool:
+def _works(config: Config, gpus: Sequence[Gpu]) -> bool:
     """Tell if a preset works on these GPUs; the demo works without any."""
-    return name == "demo" or (bool(gpus) and plan_for(preset(name), gpus).fits)
+    return config.preset == "demo" or (bool(gpus) and plan_for(config, gpus).fits)

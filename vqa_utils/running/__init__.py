@@ -3,6 +3,7 @@
 arguments        Parse run_all.py's command line. Standard library only
 _argument_types  Read the values of its options
 resolution       Resolve a command's run: folder, settings, data, origin
+auto_settings    Replace "auto" by numbers for a run's data and machine
 stages           List the series: files of each notebook, steps of a command
 series           Execute the steps of a command: checks before, results after
 runner           Run steps: reuse complete ones, execute the others in their order

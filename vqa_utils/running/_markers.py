@@ -19,8 +19,6 @@ from vqa_utils.running.stages import Step
 DONE = "done"  # the marker names these settings, data, inputs and outputs
 CHANGED = "changed"  # it names others
 MISSING = "missing"
-SETTINGS = "settings"  # in it: the hash of those that the training has
-BEGUN = "origin.json"  # of a training, beside its checkpoints, and removed with them
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,21 @@ class Markers:
             self.set_checkpoints_aside([step])
             begun = None
         if begun is None:
-            settings = {SETTINGS: self.config.training_hash}
-            write_json(self._checkpoints(step) / BEGUN, {**now, **settings})
+            write_json(self._begun_file(step), dict(now))
         return begun or now
 
     def begun(self, step: Step) -> Origin | None:
         """Return the origin of a training that goes on from a checkpoint; None of another step."""
         if not step.stage.trains or not any(self._checkpoints(step).glob("*/checkpoint-*")):
             return None
-        file = self._checkpoints(step) / BEGUN
-        try:
-            of_settings = read_json(file).get(SETTINGS)
-        except (FileNotFoundError, TornFile):
-            return None
-        # Under other settings, it begins anew beside the old checkpoints
-        return _read_origin(file) if of_settings == self.config.training_hash else None
+        return _read_origin(self._begun_file(step))
+
+    def _begun_file(self, step: Step) -> Path:
+        """The origin of a training under these settings, beside its checkpoints.
+
+        Under other settings, it begins anew beside them.
+        """
+        return self._checkpoints(step) / f"origin-{self.config.training_hash}.json"
 
     def origin(self, step: Step) -> Origin | None:
         """Return what a complete step has run with; None of one of an earlier version."""

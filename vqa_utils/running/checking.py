@@ -1,7 +1,7 @@
 """Check a run's data, model and machine, and load nothing: on a laptop, without a GPU or the hub."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,17 +18,21 @@ from vqa_utils.planning.machine.check import check_targets
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.plan import is_planned
 from vqa_utils.planning.source.check import check_source, source_of, tokenizer_of
-from vqa_utils.running.resolution import rows_here, with_data, with_text_lengths
+from vqa_utils.running.auto_settings import rows_here, with_text_lengths
+from vqa_utils.running.resolution import with_data
 from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
 
 
-def check_inputs(config: Config, gpus: Sequence[Gpu], console: Console) -> bool:
+def check_inputs(
+    config: Config, gpus: Sequence[Gpu], console: Console, given: Container[str] = ()
+) -> bool:
     """Check what a run reads, and print what it would find.
 
     Args:
         config: the settings of the run.
         gpus: those to plan for.
         console: the terminal.
+        given: settings that the command gives.
 
     Returns:
         True if it fits these GPUs.
@@ -46,7 +50,7 @@ def check_inputs(config: Config, gpus: Sequence[Gpu], console: Console) -> bool:
     _print_source(config, console)
     if config.model == DEMO_MODEL_NAME or not is_planned(config):
         return True
-    return print_whole_plan(config, gpus, console)
+    return print_whole_plan(config, gpus, console, given)
 
 
 def check_rows(config: Config) -> None:
@@ -60,10 +64,12 @@ def check_rows(config: Config) -> None:
         load_challenge(config)
 
 
-def print_whole_plan(config: Config, gpus: Sequence[Gpu], console: Console) -> bool:
+def print_whole_plan(
+    config: Config, gpus: Sequence[Gpu], console: Console, given: Container[str] = ()
+) -> bool:
     """Print the memory plan, and the expected minutes if the run fits; return whether it does."""
     rows = rows_here(config)
-    config = with_folds_at_once(with_text_lengths(config, console), gpus, rows)
+    config = with_folds_at_once(with_text_lengths(config, console, given), gpus, rows)
     fits = print_plan(console, config, gpus).fits
     if fits:
         print_forecast(console, config, gpus, rows)

@@ -2,15 +2,11 @@
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
@@ -22,23 +18,14 @@ from vqa_utils.config import Config, parse_settings
 from vqa_utils.data.challenge import (
     KNOWN_CHALLENGES,
     Challenge,
-    DataError,
     data_dir,
     load_challenge,
-    read_questions,
 )
 from vqa_utils.data.folds import check_leaks, read_folds
-from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.errors import RunError
-from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-from vqa_utils.forecasting.forecast import RowCounts
-from vqa_utils.planning.machine.gpus import Gpu
-from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
-from vqa_utils.planning.source.check import source_of, tokenizer_of
 from vqa_utils.planning.source.identity import record_model, with_changes
 from vqa_utils.presets import preset, preset_changes
 from vqa_utils.setting_types import AUTO, ConfigError, is_path
-from vqa_utils.sharing.lender import sharing_problem
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -83,9 +70,10 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
             f"{shown(paths.folder)} is there already: --resume goes on with it, "
             "--force runs all of it again"
         )
+    is_named = "model" in changes
     if args.preset is not None:
         changes = _changes_of_preset(args.preset) | changes  # the command line's own win
-    return paths, with_changes(paths, read_config(paths), changes)
+    return paths, with_changes(paths, read_config(paths), changes, is_named=is_named)
 
 
 def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -178,78 +166,6 @@ def with_data(config: Config) -> Config:
             f"images, {seen}"
         )
     return dataclasses.replace(config, data=found[0])
-
-
-def rows_here(config: Config) -> RowCounts | None:
-    """Count the rows of a run, without a check; None without the files."""
-    try:
-        data = with_data(config).data
-    except RunError:
-        return None
-    folder = data_dir(data)
-    files = [folder / "train.csv", folder / "test.csv"]
-    if config.extra_train:
-        files.append(Path(config.extra_train))
-    if not all(file.is_file() for file in files):
-        return None
-    counts = [_count_rows(file) for file in files]
-    if config.limit:
-        counts = [min(count, config.limit) for count in counts]
-    return RowCounts(*counts)
-
-
-def _count_rows(file: Path) -> int:
-    """Rows of a CSV, without its head and without empty lines."""
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        # Rows, not lines: a quoted question may have line breaks
-        return sum(1 for row in csv.reader(lines) if row) - 1
-
-
-def with_text_lengths(config: Config, console: Console) -> Config:
-    """Replace each "auto" of the texts' tokens by those of the data; outliers are printed.
-
-    Without the data or the tokenizer, "auto" stays.
-    """
-    if AUTO not in (config.text_tokens, config.longest_text):
-        return config
-    try:
-        rows = read_questions(with_data(config))
-    except (RunError, DataError):  # it is not there, or the check of the data says what is wrong
-        return config
-    lengths = measure_texts(rows, tokenizer_of(source_of(config)))
-    if lengths is None:
-        return config
-    if lengths.outliers:
-        console.print(lengths.describe_outliers(), style="yellow", markup=False)
-    usual = lengths.usual if config.text_tokens == AUTO else config.text_tokens
-    longest = lengths.longest if config.longest_text == AUTO else config.longest_text
-    return dataclasses.replace(config, text_tokens=usual, longest_text=longest)
-
-
-def for_machine(config: Config, gpus: Sequence[Gpu], console: Console) -> Config:
-    """Replace each "auto" of texts, folds at a time and batches by a number for data and GPUs.
-
-    One fold at a time where folds cannot share a base here; the reason is printed.
-    """
-    config = with_text_lengths(config, console)
-    if not gpus or not is_planned(config):
-        return resolve_for_machine(config, gpus)
-    chosen = with_folds_at_once(config, gpus, rows_here(config))
-    if chosen.sharing_folds > 1 and config.folds_at_once == AUTO:
-        problem = sharing_problem(len(gpus))
-        if problem:
-            console.print(f"one fold at a time: {problem}", style="yellow", markup=False)
-            chosen = dataclasses.replace(config, folds_at_once=1)
-    folds = len(config.adapter_numbers)
-    if chosen.sharing_folds > 1 and not shares_base(chosen, folds, gpus):
-        console.print(
-            f"one fold at a time: folds_at_once={config.folds_at_once} needs several folds, and a "
-            "4-bit base without offloaded experts that no GPU could hold alone",
-            style="yellow",
-            markup=False,
-        )
-        chosen = dataclasses.replace(config, folds_at_once=1)
-    return resolve_for_machine(chosen, gpus)
 
 
 def start_run(paths: RunPaths, config: Config, *, check_folds: bool = False) -> None:

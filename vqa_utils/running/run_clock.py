@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
 from vqa_utils.artifacts.stop import end_phase
@@ -107,6 +107,10 @@ class RunClock:
             is_over.set()
             thread.join()
 
+    def expect(self, due: Sequence[Step]) -> None:
+        """Expect these steps and those that are due alone, once earlier ones have been executed."""
+        self._due = list(due)
+
     @contextlib.contextmanager
     def working(self, step: Step, archived: Path) -> Iterator[None]:
         """Watch a step while it is executed into its archived copy."""
@@ -157,7 +161,9 @@ class RunClock:
             f"python run_all.py --resume --run-id {self.paths.run_id} goes on from here"
         )
         if Step(ENSEMBLE) in self.left_out:
-            raise RunError(f"no fold is scored, so there is no submission. {message}")
+            submission = self.paths.submission(self.config.use_kfold)
+            earlier = f"; {shown(submission)} is an earlier one" if submission.exists() else ""
+            raise RunError(f"no fold is scored, so there is no submission{earlier}. {message}")
         self.console.print(message, style="yellow", markup=False)
 
     def _reason(self, step: Step, now: float) -> str:

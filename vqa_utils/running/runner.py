@@ -159,13 +159,16 @@ class Runner:
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         due = due_steps(steps, self.is_reused)
+        groups = grouped(steps)
         with (
             stoppable(self.paths),
             self.clock.watching(due),
             early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
         ):
-            for together in grouped(steps):
+            for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
+                    later = [step for group in groups[number:] for step in group]
+                    self.clock.expect(due_steps(later, self.is_reused))  # folds may be as before
                     self._run_folds(together, lender)
                     continue
                 with progress_lines(self.console) as progress:
@@ -222,8 +225,10 @@ class Runner:
             changes = ", ".join(markers.changes(step))
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
         reason = self.clock.leaves_out(step, time.time())
-        if state == CHANGED or (state == DONE and not reason):
-            markers.set_aside(step)  # but of what is whole, where there is no time to make it anew
+        # Where there is no time to make it anew, what is whole stays, and an earlier submission;
+        # other probabilities of a fold must not join those of these settings
+        if state != MISSING and (not reason or (state == CHANGED and step.fold is not None)):
+            markers.set_aside(step)
         if reason:
             self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
             return
@@ -243,13 +248,16 @@ class Runner:
         except RunError:
             end_if_asked()  # it has ended early, or a signal to all processes has ended its kernel
             raise
+        self._check_outputs(step)
+        markers.write(step, origin)
+
+    def _check_outputs(self, step: Step) -> None:
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
         if absent:
             raise RunError(
-                f"{shown(markers.archived(step))}: expected it to write "
+                f"{shown(self._markers.archived(step))}: expected it to write "
                 f"{', '.join(map(shown, absent))}, found nothing there"
             )
-        markers.write(step, origin)
 
 
 def _at_once(sharing: Sharing, processes: int) -> int:

@@ -8,8 +8,9 @@ from vqa_utils.artifacts.timings import time_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.planning.machine.disk import check_disk
 from vqa_utils.running._argument_types import STALL_SECONDS
+from vqa_utils.running.auto_settings import rows_here
 from vqa_utils.running.notebooks.side_by_side import fold_environments
-from vqa_utils.running.resolution import rows_here, start_run, with_data
+from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import (
@@ -17,7 +18,6 @@ from vqa_utils.running.stages import (
     ENSEMBLE,
     Step,
     built_on,
-    due_steps,
     takes_folds_as_they_are,
 )
 from vqa_utils.running.terminal.tables import print_table
@@ -48,10 +48,7 @@ def execute_steps(
     from vqa_utils.running.terminal.results import print_results
 
     paths, console = runner.paths, runner.console
-    named = runner.config.data
     runner.config = config = with_data(runner.config)
-    if config.data != named:
-        console.print(f"data: {config.data}", markup=False)
     # Before `start_run` writes: a refused command leaves the run's settings as they were
     runner.check_whole(built_on(steps, scored_adapters(paths, config)))
     runner.tell_changes(steps, strict=strict)
@@ -72,7 +69,7 @@ def execute_steps(
 
 def _check_disk(runner: Runner, steps: Sequence[Step]) -> None:
     paths, config = runner.paths, runner.config
-    due = due_steps(steps, runner.is_reused)
+    due = [step for step in steps if not runner.is_reused(step)]
     untrained = [step.fold for step in due if step.stage.trains and step.fold is not None]
     at_once = max(config.sharing_folds, len(fold_environments(config, len(untrained))))
     rows = rows_here(config)

@@ -220,7 +220,8 @@ def letter_probabilities(
 def last_logits(model: torch.nn.Module, batch: BatchFeature, use_amp: bool) -> torch.Tensor:
     """Run a forward pass; return the logits at the last place of each order, [B, orders, V]."""
     # Joined orders bring their own logits_to_keep, one column per order
-    inputs = {"logits_to_keep": 1, **batch.to(model.device)}
+    # A copy moves: the caller may hold the batches of several orders
+    inputs = {"logits_to_keep": 1, **BatchFeature(dict(batch)).to(model.device)}
     if "segments" in inputs:
         inputs["attention_mask"] = tree_mask(inputs.pop("segments"))
     with autocast(model.device, use_amp):

@@ -3,6 +3,7 @@
 fold               Train one fold: the adapter, its best epoch kept, meta.json
 _trainer           Set up transformers' Trainer with a fold's settings, rows, loss and scores
 _rows              Prepare the rows to learn from, with their lengths in tokens
+_passes            Split a batch into several passes, if a row in it is an outlier
 _steps             Order the rows of each optimizer step, by length
 _wordings          Draw each row's wording anew each epoch
 _option_shuffling  Shuffle options and label anew each epoch

@@ -25,6 +25,7 @@ LOG_COLUMNS = [
     "grad_norm",
     "seconds_per_step",
     "memory_gib",
+    "ended",  # seconds since 1970
 ]
 MOST_SKIPPED = 20  # steps in a row: by then a loss scale of 256 is below one, so none would help
 
@@ -87,6 +88,7 @@ class TrainLog(TrainerCallback):
             **logs,
             "seconds_per_step": round(time.time() - self.step_start, 4),  # logging_steps is 1
             "memory_gib": sum(peak_memory_gib()),
+            "ended": round(time.time(), 1),
         }
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)

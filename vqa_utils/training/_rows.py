@@ -21,6 +21,14 @@ def training_rows(
     return ShuffledOptions(measured) if config.shuffle_options else measured
 
 
+def in_all_wordings(config: Config, train: pd.DataFrame) -> list[Row]:
+    """List the rows to learn from; with `paraphrase`, each in all its wordings."""
+    rows = train.to_dict("records")
+    if not config.paraphrase:
+        return rows
+    return list(itertools.chain.from_iterable(wordings_of(row) for row in rows))
+
+
 def worded_rows(rows: Sequence[Row], encoder: Encoder) -> WordedRows:
     """Make all wordings of the rows, each with its own `length` in tokens."""
     wordings = [wordings_of(row) for row in rows]

@@ -21,10 +21,11 @@ from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.hand_over import end_turn
 from vqa_utils.model.pass_size import row_tokens
+from vqa_utils.planning.activations import LONGER_INSTRUCTION
 from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
 from vqa_utils.training._passes import ExamplePasses, passes_of
-from vqa_utils.training._rows import training_rows
+from vqa_utils.training._rows import in_all_wordings, training_rows
 from vqa_utils.training._steps import Rows, SortedSteps
 from vqa_utils.training._wordings import DrawnWordings, WordedRows
 
@@ -123,7 +124,9 @@ def make_trainer(
     def keep_letters(outputs: torch.Tensor | tuple[Any, ...], _: torch.Tensor) -> torch.Tensor:
         return letter_logits(outputs, letters)
 
-    most_tokens = row_tokens(config.text_tokens, encoder, train.to_dict("records"))
+    most_tokens = row_tokens(config.text_tokens, encoder, in_all_wordings(config, train))
+    if config.paraphrase:
+        most_tokens += LONGER_INSTRUCTION  # as the plan counts
     held_out_rows = encoder.measured(held_out.to_dict("records"))
     # Little padding, and a batch too large for the memory comes first
     longest_first = sorted(held_out_rows, key=lambda row: row["length"], reverse=True)

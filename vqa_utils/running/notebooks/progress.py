@@ -91,7 +91,9 @@ class Progress:
 
     def _name_stalled(self, one: AtWork, now: float) -> None:
         """Name a step once for each time that it stands still."""
-        archived = one.archived.stat().st_mtime if one.archived.exists() else 0.0
+        archived = 0.0
+        with contextlib.suppress(FileNotFoundError):  # not written yet, or just moved
+            archived = one.archived.stat().st_mtime
         seen = max(one.begun, last_life(one.step.name), archived)
         if now - seen <= self.stall_seconds or seen == one.stalled_since:
             return
