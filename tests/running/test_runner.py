@@ -3,9 +3,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from vqa_utils.artifacts.files import write_csv
 from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.stop import STEP as STEP_VARIABLE
+from vqa_utils.artifacts.stop import TRAINING, must_stop, stoppable
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
@@ -164,3 +168,19 @@ def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
     make, _, _ = small_run
     make().run([STEP])
     assert order == ["hash", "lines"]
+
+
+def test_a_step_that_another_command_executes_is_shown_at_work(small_run, monkeypatch):
+    make, paths, _ = small_run
+    training = Step(STAGES[2], 0)
+    log = pd.DataFrame({"step": [1, 2], "max_steps": 4, "seconds_per_step": 2.0, "loss": 0.5})
+    write_csv(paths.fold(0).train_log, log)
+    (line,) = make().table([training])["a run would"]
+    assert line == "run"
+    with stoppable(paths):
+        monkeypatch.setenv(STEP_VARIABLE, training.name)
+        must_stop(TRAINING)  # as a notebook does after each step
+        (line,) = make().table([training])["a run would"]
+        assert line.startswith("at work, seen 0 s ago  step 2/4") and "0:04 left" in line
+        monkeypatch.setattr(runner.time, "time", lambda: 1e10)
+        assert make().table([training])["a run would"].item() == "run", "long ago"

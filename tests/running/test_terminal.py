@@ -8,6 +8,7 @@ import pytest
 import run_all
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.running.terminal import tables
+from vqa_utils.running.terminal.live import follow, progress_lines
 from vqa_utils.running.terminal.tables import print_presets, print_table
 
 
@@ -34,6 +35,17 @@ def test_each_preset_is_listed_with_its_model_and_step(console):
         config = preset(name)
         own = re.search(rf"^{name} .*\n(.*\n(?:  .*\n)?)", text, re.MULTILINE)[1]
         assert config.model in own and f"{config.effective_batch} rows" in own
+
+
+def test_a_notebook_that_ends_early_has_no_full_bar(console):
+    with progress_lines(console) as progress:
+        with follow(progress, console, "whole", None):
+            pass
+        with pytest.raises(KeyboardInterrupt), follow(progress, console, "stopped", None):
+            raise KeyboardInterrupt
+    whole, stopped = progress.tasks
+    assert whole.finished and not stopped.finished
+    assert stopped.completed == 0 and stopped.fields["text"] == "not finished"
 
 
 @pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", "[/red]", ":smile:", "{0}", "%s", "[b"])

@@ -37,7 +37,7 @@ class StopRequested(VqaError):
 @contextlib.contextmanager
 def stoppable(paths: RunPaths) -> Iterator[None]:
     """Let the signals ask the notebooks of a run to stop; a second signal ends this process at once."""
-    file = paths.lock.parent / "stop" / paths.run_id.replace("/", "-")
+    file = _file_of(paths)
     file.parent.mkdir(parents=True, exist_ok=True)
     _forget(file)  # of a driver that was killed
 
@@ -61,6 +61,15 @@ def stoppable(paths: RunPaths) -> Iterator[None]:
         for number in caught:
             signal.signal(number, signal.SIG_DFL)
         _forget(file)
+
+
+def last_seen(paths: RunPaths, step: str) -> float:
+    """Return when a step of any driver's run was last seen to go on; 0 if it was not."""
+    return _modified(Path(f"{_file_of(paths)}@{step}"))
+
+
+def _file_of(paths: RunPaths) -> Path:
+    return paths.lock.parent / "stop" / paths.run_id.replace("/", "-")
 
 
 def _forget(file: Path) -> None:
@@ -129,8 +138,12 @@ def stop_if_asked(phase: str) -> None:
 def last_life(step: str) -> float:
     """Return when a step of this driver's run was last seen to go on; 0 if it was not."""
     file = _beside(step)
+    return _modified(file) if file is not None else 0.0
+
+
+def _modified(file: Path) -> float:
     try:
-        return file.stat().st_mtime if file is not None else 0.0
+        return file.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

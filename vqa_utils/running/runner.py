@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.artifacts.stop import end_if_asked, stoppable
+from vqa_utils.artifacts.stop import end_if_asked, last_seen, stoppable
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
@@ -27,9 +27,12 @@ from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
-from vqa_utils.running.terminal.live import progress_lines
+from vqa_utils.running.terminal.live import last_step, progress_lines
+from vqa_utils.running.terminal.tables import duration
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
+
+SEEN_SECONDS = 20 * 60.0  # a notebook that was seen so long ago is not taken to be at work
 
 
 class Runner:
@@ -95,8 +98,18 @@ class Runner:
             state = self.state(step)
             given = step.parameters(self.paths.run_id)
             parameters = " ".join(f"{name}={value}" for name, value in given.items())
-            lines.append((step.name, parameters, state, would[state]))
+            doing = would[state] if state == DONE else self._at_work(step) or would[state]
+            lines.append((step.name, parameters, state, doing))
         return pd.DataFrame(lines, columns=["notebook", "parameters", "state", "a run would"])
+
+    def _at_work(self, step: Step) -> str:
+        """Say how far a step is that another command executes; "" if none was seen to."""
+        ago = time.time() - last_seen(self.paths, step.name)
+        if ago > SEEN_SECONDS:
+            return ""
+        log = self.paths.fold(step.fold or 0).train_log
+        text = last_step(log).text if step.stage.trains and log.exists() else ""
+        return f"at work, seen {duration(ago)} ago  {text}".rstrip()
 
     def check_whole(self, steps: Sequence[Step]) -> None:
         """Check steps for files of other settings or inputs: later steps would not see it.
