@@ -13,7 +13,7 @@ from vqa_utils.artifacts.stop import TRAINING, must_stop, stoppable
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
-from vqa_utils.running import runner
+from vqa_utils.running import runner, series
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import STAGES, Stage, Step, select_steps
@@ -184,3 +184,9 @@ def test_a_step_that_another_command_executes_is_shown_at_work(small_run, monkey
         assert line.startswith("at work, seen 0 s ago  step 2/4") and "0:04 left" in line
         monkeypatch.setattr(runner.time, "time", lambda: 1e10)
         assert make().table([training])["a run would"].item() == "run", "long ago"
+
+
+def test_the_time_says_that_folds_ran_side_by_side():
+    assert series._describe_minutes(120, 90) == "2.0 minutes"
+    said = series._describe_minutes(342, 931)
+    assert said == "5.7 minutes; 15.5 of all notebooks, as folds ran side by side"

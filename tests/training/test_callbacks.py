@@ -2,7 +2,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from transformers import TrainerState
 
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.training._callbacks import LOG_COLUMNS, NonFiniteGuard, TrainingError, TrainLog
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -43,3 +45,18 @@ def test_a_training_that_starts_anew_starts_a_new_log(tmp_path):
     file.write_text(",".join(LOG_COLUMNS) + "\n1,10,,,,,,\n")
     TrainLog(file).on_train_begin(None, state(0), None)
     assert pd.read_csv(file).empty
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_training_by_hand_shows_a_tenth_of_its_steps(tmp_path, capsys, monkeypatch, by_hand):
+    if by_hand:
+        monkeypatch.delenv(STEP, raising=False)
+    else:
+        monkeypatch.setenv(STEP, "03_train_fold-fold0")
+    log = TrainLog(tmp_path / "train_log.csv")
+    log.on_train_begin(None, TrainerState(), None)
+    for step in range(1, 26):
+        log.on_log(None, TrainerState(global_step=step, max_steps=25), None, {"loss": 0.5})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (12 if by_hand else 0)
+    assert not by_hand or lines[0] == "step 2/25  loss 0.500"

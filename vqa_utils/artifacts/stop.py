@@ -114,6 +114,11 @@ def end_phase(phase: str) -> None:
             lines.write(f"{phase}\n")
 
 
+def is_by_hand() -> bool:
+    """Tell whether this process's notebook was opened by hand, so that nobody else shows its steps."""
+    return STEP not in os.environ
+
+
 def must_stop(phase: str) -> bool:
     """Tell a notebook that trains, or that scores, if it was asked to stop; it shows that it lives."""
     _show_life()
