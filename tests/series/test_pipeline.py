@@ -86,7 +86,7 @@ REPORT = {"index.html", "folds.csv", "baselines.csv", "groups.csv", "confidence.
 
 
 def test_a_run_writes_exactly_these_files(paths):
-    expected = {"config.json", "provenance.json", "images.csv", "folds.csv"}
+    expected = {"config.json", "provenance.json", "model.json", "images.csv", "folds.csv"}
     expected |= {"submission_ensemble.csv"}
     expected |= {
         f"ensemble/{name}" for name in ("probs_oof.csv", "probs_test.csv", "members.json")

@@ -1,5 +1,6 @@
 """Make the terminal that a command prints to."""
 
+import io
 import os
 import sys
 
@@ -13,6 +14,8 @@ WIDTH = 120  # enough for the tables where the width is not known
 
 def make_console() -> Console:
     """Make a terminal that draws lines anew; plain lines in a notebook, a pipe or a file."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have letters that it cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     is_live = sys.stdout.isatty() and not any(name in os.environ for name in NOTEBOOKS)
     return Console(
         soft_wrap=True,
