@@ -3,7 +3,7 @@
     python tests/bench/real_shape.py --out results.json safe single_gpu
     python tests/bench/real_shape.py --out results.json safe:max_memory=14GB,offload_experts=true
     python tests/bench/real_shape.py --out results.json --long-row 1700 \
-        safe:text_tokens=110,longest_text=1800
+        safe:text_tokens=156,longest_text=1900,longest_test=1900
 
 Random weights are quantised parameter by parameter on the GPU, through the loader of a checkpoint.
 If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each

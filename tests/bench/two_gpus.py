@@ -29,12 +29,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.artifacts.stop import STEP, Server, receive_descriptors, send_descriptors
+from vqa_utils.artifacts.stop import STEP
 from vqa_utils.config import Config
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.presets import preset
 from vqa_utils.setting_types import GIB
 from vqa_utils.sharing.lent import LentBase
+from vqa_utils.sharing.server import Server, receive_descriptors, send_descriptors
 from vqa_utils.sharing.turns import Turns
 
 KEY = "random weights"

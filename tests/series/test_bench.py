@@ -1,5 +1,7 @@
 """The benchmarks run; what they measure is recorded in tests/bench/README.md."""
 
+import ast
+import importlib
 import json
 import os
 import subprocess
@@ -205,3 +207,16 @@ def test_the_large_pictures_benchmark_measures_stages(tmp_path):
     cases = json.loads(out.read_text())
     assert [case["pictures"] for case in cases] == ["small", "large", "copies-kept"]
     assert all(case["seconds"] > 0 and 0.1 < case["peak_gb"] < 1 for case in cases)
+
+
+SCRIPTS = sorted((ROOT / "tests/bench").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_benchmark_imports_what_there_is(script):
+    """Some need GPUs, and run seldom."""
+    for node in ast.parse(script.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vqa_utils"):
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name), f"{node.module} has no {name}"
