@@ -27,6 +27,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from vqa_utils.artifacts.paths import FoldPaths
+from vqa_utils.artifacts.places import portable
 from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import hand_over
 from vqa_utils.model.adapter import load_adapter
@@ -126,7 +127,7 @@ def family(request, tmp_path, processor, config):
     model, its_processor = request.param(processor.tokenizer)
     model.save_pretrained(tmp_path / "base")
     its_processor.save_pretrained(tmp_path / "base")
-    return dataclasses.replace(config, model=str(tmp_path / "base"), image_side=112)
+    return dataclasses.replace(config, model=portable(str(tmp_path / "base")), image_side=112)
 
 
 def test_train_keep_load_and_score(family, challenge, tmp_path):

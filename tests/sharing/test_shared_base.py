@@ -85,7 +85,7 @@ def test_a_base_that_cannot_be_lent_is_loaded_by_each_fold_and_the_reason_told(
         assert sharing.seats.count == 1, "each one's own base, so one after the other"
     said = console.file.getvalue()
     assert "lent 0 times" not in said
-    assert "Error: " in said and str(tmp_path) in said and "runs/shared/lender.log" in said
+    assert "Error: " in said and str(tmp_path) in said and "shared/lender.log" in said
     log = (paths.folder / "lender.log").read_text()
     assert "Traceback" in log and str(tmp_path) not in log and str(ROOT) not in log
 
