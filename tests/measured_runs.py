@@ -6,6 +6,11 @@ import pandas as pd
 from stand_in import clock
 
 from vqa_utils.artifacts.files import write_csv, write_json
+from vqa_utils.forecasting.forecast import RowCounts
+from vqa_utils.presets import preset
+
+ROWS = RowCounts(train=900, test=400)
+SETTINGS = preset("demo", micro_batch=8, accumulation=2, tta=1, baselines=False, n_folds=3)
 
 
 def log_steps(paths, fold, steps, seconds=2.0, max_steps=100, ended=None):

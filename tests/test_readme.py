@@ -140,6 +140,9 @@ def test_the_plans_of_the_readme_are_those_that_are_made():
         ]
         assert " | ".join(map(str, found)) == cells
         if name == "safe":
+            one = resolve_batches(preset(name, folds_at_once=1), shape, limits)
+            skipping = len(make_plan(one, shape, limits).uncheckpointed_layers)
+            assert f"has memory to let {skipping} of the" in text
             main = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
             first, second = (f"{total:.1f}" for total in totals)
             assert f"`safe` needs {first} and {second} of the" in main

@@ -5,11 +5,10 @@ import os
 
 import pandas as pd
 import pytest
-from measured_runs import archive, log_steps, trained
+from measured_runs import ROWS, SETTINGS, archive, log_steps, trained
 
 from vqa_utils.artifacts.files import write_csv, write_text
 from vqa_utils.artifacts.paths import RunPaths
-from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.forecasting.pace import (
     FoldLog,
     Pace,
@@ -18,14 +17,11 @@ from vqa_utils.forecasting.pace import (
     pace_of,
     scoring_seconds,
 )
-from vqa_utils.presets import preset
-
-ROWS = RowCounts(train=900, test=400)
 
 
 @pytest.fixture
 def config():
-    return preset("demo", micro_batch=8, accumulation=2, tta=1, baselines=False, n_folds=3)
+    return SETTINGS
 
 
 @pytest.fixture

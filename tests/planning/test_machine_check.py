@@ -235,3 +235,13 @@ def test_layers_that_the_model_has_not_are_refused_before_it_is_loaded(name):
     with pytest.raises(MachineError, match="target_modules"):
         check_run(wrong, [T4, T4])
     check_targets(preset(name, target_modules=("qkv",), device_map="auto"))  # it has no shape here
+
+
+def test_a_row_too_long_for_the_gpus_is_told_as_the_reason():
+    long = preset("safe", text_tokens=128, longest_text=60_000, longest_test=128)
+    with pytest.raises(MachineError, match="the longest row alone takes 60,000 tokens") as error:
+        check_machine(long, [T4, T4])
+    assert "(--preset demo)" in str(error.value), "no preset has room for it"
+    check_machine(preset("safe", text_tokens=128, longest_text=2000), [T4, T4])
+    scored = preset("safe", text_tokens=128, longest_text=128, longest_test=12_000)
+    check_machine(scored, [T4, T4])  # it is not trained on

@@ -3,26 +3,23 @@
 import threading
 
 import pytest
-from measured_runs import archive, log_steps, trained
+from measured_runs import ROWS, SETTINGS, archive, log_steps, trained
 
 from vqa_utils.artifacts.files import write_json, write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.stop import SCORING, STEP, TRAINING, VARIABLE, must_stop
 from vqa_utils.errors import RunError
-from vqa_utils.forecasting.forecast import RowCounts
 from vqa_utils.forecasting.pace import pace_of
-from vqa_utils.presets import preset
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import STAGES, Step, select_steps
 
-ROWS = RowCounts(train=900, test=400)
 BY_NAME = {stage.name: stage for stage in STAGES}
 TRAIN, SCORE = BY_NAME["03_train_fold"], BY_NAME["04_infer"]
 
 
 @pytest.fixture
 def config():
-    return preset("demo", micro_batch=8, accumulation=2, tta=1, baselines=False, n_folds=3)
+    return SETTINGS
 
 
 @pytest.fixture

@@ -138,6 +138,15 @@ def test_an_outlier_is_scored_in_passes_of_its_own(base, encoder, challenge, mas
     np.testing.assert_allclose(option_matrix(apart), option_matrix(together), atol=1e-4)
 
 
+def test_a_batch_that_was_scored_is_where_it_was(base, encoder, challenge):
+    """Of an outlier's orders, one alone is on the GPU."""
+    batch = encoder.questions(challenge.test.head(2).to_dict("records"))
+    before = batch.data
+    with torch.inference_mode():
+        last_logits(base, batch, True)
+    assert batch.data is before, "`BatchFeature.to` puts others in its place"
+
+
 def test_answers_are_not_looked_at(base, encoder, challenge):
     rows = challenge.train.head(6)
     with_answers = score_options(base, encoder, rows, BY_THREE)

@@ -17,6 +17,16 @@ from vqa_utils.running.stages import STAGES, select_steps
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def complete_run(stand_in, korean_folder, console, monkeypatch):
+    """A run's paths, settings and steps, all of them executed."""
+    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
+    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
+    steps = select_steps(STAGES, config.adapter_numbers)
+    execute_steps(Runner(paths, config, console, reuse=True), steps)
+    return paths, config, steps
+
+
 def test_the_submission_is_of_the_folds_that_were_trained_in_time(
     stand_in, korean_folder, console, monkeypatch
 ):
@@ -53,12 +63,9 @@ def test_the_submission_is_of_the_folds_that_were_trained_in_time(
 
 
 def test_what_is_whole_stays_where_there_is_no_time_to_make_it_anew(
-    stand_in, korean_folder, console, monkeypatch
+    stand_in, complete_run, console
 ):
-    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
-    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
-    steps = select_steps(STAGES, config.adapter_numbers)
-    execute_steps(Runner(paths, config, console, reuse=True), steps)
+    paths, config, steps = complete_run
     probabilities = paths.fold(0).probs("test").read_bytes()
     del stand_in.executed[:]
     execute_steps(Runner(paths, config, console, reuse=False), steps, deadline=1.0)
@@ -69,18 +76,15 @@ def test_what_is_whole_stays_where_there_is_no_time_to_make_it_anew(
 
 
 def test_a_fold_that_is_as_before_waits_for_its_scoring_while_others_train(
-    stand_in, korean_folder, console, monkeypatch
+    complete_run, console, monkeypatch
 ):
     """02 runs again and writes the same folds, so the trained ones are reused after all."""
     expected = []
-    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
+    paths, config, steps = complete_run
     expect = RunClock.expect
     monkeypatch.setattr(
         RunClock, "expect", lambda self, due: (expected.append(due), expect(self, due))
     )
-    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
-    steps = select_steps(STAGES, config.adapter_numbers)
-    execute_steps(Runner(paths, config, console, reuse=True), steps)
     changed = dataclasses.replace(config, max_memory=("13GB",))
     execute_steps(Runner(paths, changed, console, reuse=True), steps)
     again = [step.name for step in expected[-1]]
@@ -88,12 +92,9 @@ def test_a_fold_that_is_as_before_waits_for_its_scoring_while_others_train(
 
 
 def test_without_time_to_score_anything_an_earlier_submission_stays(
-    stand_in, korean_folder, console, monkeypatch
+    stand_in, complete_run, console
 ):
-    monkeypatch.setattr("vqa_utils.running.runner.fold_environments", lambda config, folds: [])
-    paths, config = resolve_run(arguments(run_id="r", data=str(korean_folder)), new_id="")
-    steps = select_steps(STAGES, config.adapter_numbers)
-    execute_steps(Runner(paths, config, console, reuse=True), steps)
+    paths, config, steps = complete_run
     submission = paths.submission(True).read_bytes()
     changed = dataclasses.replace(config, max_memory=("13GB",))
     with pytest.raises(RunError, match=r"no fold is scored.*submission_ensemble.csv is an earlier"):

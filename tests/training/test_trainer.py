@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import Trainer
 
+from vqa_utils.data.paraphrases import with_paraphrases
+from vqa_utils.planning.activations import LONGER_INSTRUCTION
 from vqa_utils.training import _trainer
 from vqa_utils.training._trainer import make_trainer, training_arguments
 
@@ -38,6 +40,20 @@ def test_a_micro_batch_ends_its_turn_on_the_gpus(watch_training, tmp_path, monke
     rows = [{"length": number} for number in range(16)]
     micro_batches = watch_training(rows, tmp_path)
     assert len(ended) == len(micro_batches) == 8
+
+
+def test_a_longer_instruction_makes_no_outlier(config, encoder, challenge, tmp_path):
+    """The plan counts it, too."""
+    rows = challenge.train.head(4), challenge.train.tail(4)
+    model = torch.nn.Linear(1, 1)
+    usual = dataclasses.replace(config, text_tokens=100)
+    plain = make_trainer(model, usual, encoder, *rows, tmp_path, [])
+    assert plain.data_collator.row_tokens == encoder.most_image_tokens + 100
+    worded = with_paraphrases(rows[0], None), rows[1]
+    other = dataclasses.replace(usual, paraphrase=True)
+    trainer = make_trainer(model, other, encoder, *worded, tmp_path, [])
+    added = trainer.data_collator.row_tokens - plain.data_collator.row_tokens
+    assert added == LONGER_INSTRUCTION
 
 
 @pytest.mark.parametrize("held_out_rows", [0, 4])

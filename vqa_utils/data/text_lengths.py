@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from vqa_utils.data.challenge import TEST
 from vqa_utils.data.paraphrases import wordings_of
 from vqa_utils.prompts import TEMPLATE_TOKENS, instruction_of, question_text
 
-TEST = "test.csv"  # whose rows are scored alone
 # An outlier has more than twice the tokens of the median row, and so many more
 FAR = 128
 MOST_NAMED = 5  # outliers in a message
