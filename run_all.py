@@ -250,18 +250,17 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
 
 
 def refuse_unfit(args: "Namespace", runner: "Runner", steps: "list[Step]") -> None:
-    """Refuse steps that this machine cannot execute; with --dry-run, rows that are wrong too."""
+    """Refuse steps that this machine cannot execute, and then wrong rows in the same message."""
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.checking import check_rows
 
-    checks = []
+    problems = []
     # Notebooks of a fold use the model; the others need neither GPU nor hub
     if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
-        checks.append(functools.partial(check_run, runner.config, find_gpus()))
-    if args.dry_run:
-        checks.append(functools.partial(check_rows, runner.config))
-    problems = problems_of(checks)
+        problems += problems_of([functools.partial(check_run, runner.config, find_gpus())])
+    if problems or args.dry_run:  # otherwise the run's start checks rows and pictures
+        problems += problems_of([functools.partial(check_rows, runner.config)])
     if problems:
         raise RunError("\n".join(problems))
 

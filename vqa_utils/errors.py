@@ -1,7 +1,7 @@
 """Define the base classes of errors that run_all.py prints without a traceback."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 class VqaError(Exception):
@@ -41,3 +41,9 @@ def listed(title: str, problems: Iterable[str]) -> str:
     """Put a title and all problems into one message, a line each."""
     lines = ["  - " + problem.replace("\n", "\n    ") for problem in problems]
     return "\n".join([title, *lines])
+
+
+def counted(of: str, problems: Sequence[str]) -> str:
+    """Put what has problems, their number, and all of them into one message, a line each."""
+    plural = "" if len(problems) == 1 else "s"
+    return listed(f"{of}: {len(problems)} problem{plural}", problems)

@@ -34,7 +34,7 @@ def lines_of(load, *args, **settings):
     with pytest.raises(DataError) as error:
         load(*args, **settings)
     first, *lines = str(error.value).splitlines()
-    assert f" {len(lines)} problems" in first
+    assert first.endswith(": 1 problem" if len(lines) == 1 else f": {len(lines)} problems")
     return lines
 
 

@@ -42,7 +42,8 @@ def problems_of(folder, **changes):
     with pytest.raises(DataError) as error:
         load(folder, **changes)
     first, *lines = str(error.value).splitlines()
-    assert f"{len(lines)} problems" in first and str(folder) in first
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    assert first == f"{folder}: {count}"
     return lines
 
 

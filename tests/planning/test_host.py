@@ -3,24 +3,29 @@ from types import SimpleNamespace
 import pytest
 
 from vqa_utils.planning.machine import host
-from vqa_utils.planning.machine.host import LowestMemory, free_memory
+from vqa_utils.planning.machine.host import GIB, LowestMemory, folds_on_cpu, free_memory
+
+STATS = (
+    "anon 5\ninactive_file {cached}\nactive_file 7\n",
+    "inactive_file 3\nactive_file 7\ntotal_inactive_file {cached}\ntotal_active_file 7\n",
+)
 
 
-@pytest.fixture
-def memory(tmp_path, monkeypatch):
+@pytest.fixture(params=[0, 1], ids=["version-2", "version-1"])
+def memory(tmp_path, monkeypatch, request):
     """Sets the machine's free bytes, and a container's limit and use."""
+    _, limit_file, used_file = host.CGROUPS[request.param]
+    elsewhere = [(tmp_path / "none", "limit", "used")]
+    monkeypatch.setattr(host, "CGROUPS", [*elsewhere, (tmp_path, limit_file, used_file)])
 
     def set_to(available, limit=None, used=0, cached=0):
         monkeypatch.setattr(
             host.psutil, "virtual_memory", lambda: SimpleNamespace(available=available)
         )
-        monkeypatch.setattr(host, "CGROUP", tmp_path)
         if limit is not None:
-            (tmp_path / "memory.max").write_text(f"{limit}\n")
-            (tmp_path / "memory.current").write_text(f"{used}\n")
-            (tmp_path / "memory.stat").write_text(
-                f"anon 5\ninactive_file {cached}\nactive_file 7\n"
-            )
+            (tmp_path / limit_file).write_text(f"{limit}\n")
+            (tmp_path / used_file).write_text(f"{used}\n")
+            (tmp_path / "memory.stat").write_text(STATS[request.param].format(cached=cached))
 
     return set_to
 
@@ -30,12 +35,20 @@ def test_free_memory_is_the_machines_or_the_containers(memory):
     assert free_memory() == 1000
     memory(1000, "max")
     assert free_memory() == 1000
+    memory(1000, 2**63 - 4096, used=200)
+    assert free_memory() == 1000
     memory(1000, 700, used=200)
     assert free_memory() == 500
     memory(1000, 700, used=600, cached=250)
     assert free_memory() == 350, "what was read can be dropped"
     memory(1000, 700, used=800)
     assert free_memory() == 0
+
+
+@pytest.mark.parametrize(("free_gib", "folds"), [(0.5, 1), (2, 1), (2.3, 2), (3.3, 3), (24, 24)])
+def test_folds_side_by_side_on_a_cpu_fit_into_the_memory(free_gib, folds, memory):
+    memory(int(free_gib * GIB))
+    assert folds_on_cpu() == folds
 
 
 def test_the_lowest_of_the_latest_samples_is_told(memory, monkeypatch):

@@ -52,10 +52,16 @@ def test_problems_of_the_data_are_the_checks_error(tmp_path, console):
         check_inputs(preset("safe", data=str(tmp_path)), [T4, T4], console)
 
 
-def test_a_dry_run_looks_at_rows_and_machine_at_once(tmp_path, command):
-    status, printed = command("--preset", "safe", "--data", tmp_path, "--dry-run")
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_rows_and_machine_are_refused_at_once(words, tmp_path, command):
+    status, printed = command("--preset", "safe", "--data", tmp_path, *words)
     assert status == 1 and "found no GPU" in printed and "train.csv: expected a file" in printed
-    assert "01_eda" in printed, "the steps come first"
+    assert ("01_eda" in printed) == bool(words), "a dry run shows the steps first"
+
+
+def test_a_dry_run_looks_at_the_rows(tmp_path, command):
+    status, printed = command("--data", tmp_path, "--dry-run")
+    assert status == 1 and "train.csv: expected a file" in printed
 
 
 def test_ones_own_data_without_a_preset_are_told_who_answers(korean_folder, command):

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -272,3 +273,12 @@ def test_without_a_gpu_folds_share_the_cores(cores, folds, threads, monkeypatch)
     monkeypatch.setattr(side_by_side_module, "cpu_count", lambda: cores)
     found = side_by_side_module.fold_environments(preset("demo"), folds)
     assert found == [{"OMP_NUM_THREADS": number} for number in threads]
+
+
+@pytest.mark.parametrize(("at_once", "expected"), [("auto", 2), (3, 3)])
+def test_without_a_gpu_memory_bounds_the_folds_at_once(at_once, expected, monkeypatch):
+    monkeypatch.setattr(side_by_side_module, "find_gpus", list)
+    monkeypatch.setattr(side_by_side_module, "cpu_count", lambda: 8)
+    monkeypatch.setattr(side_by_side_module, "folds_on_cpu", lambda: 2)
+    config = replace(preset("demo"), folds_at_once=at_once)
+    assert len(side_by_side_module.fold_environments(config, 3)) == expected

@@ -25,7 +25,7 @@ from vqa_utils.data.paraphrases import (
 )
 from vqa_utils.data.pictures.images import keep_images, read_images
 from vqa_utils.data.pictures.paths import PictureFolder, beside_or_in, describe_alike, locate
-from vqa_utils.errors import VqaError, listed
+from vqa_utils.errors import VqaError, counted
 from vqa_utils.prompts import LETTERS
 
 TRAIN, TEST, SAMPLE = "train.csv", "test.csv", "sample_submission.csv"
@@ -297,4 +297,4 @@ def _with_found_paths(challenge: Challenge, found: dict[str, pd.DataFrame]) -> C
 def _refuse(folder: Path, problems: list[str]) -> None:
     """Raise a DataError with all problems of a folder's files, if there are any."""
     if problems:
-        raise DataError(listed(f"{folder}: {len(problems)} problems", problems))
+        raise DataError(counted(str(folder), problems))

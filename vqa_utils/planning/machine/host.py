@@ -1,5 +1,6 @@
 """Measure the machine's own memory, and count what a run takes of it."""
 
+import contextlib
 import re
 import threading
 from collections import deque
@@ -19,26 +20,42 @@ LOADING = 2.5  # reads the base and packs it
 AT_WORK = 2.4  # a kernel that trains
 DECODING = 1.2  # for each of `num_workers`
 WAITING = 1.0  # a kernel that has imported, until its turn comes
+ON_CPU = 0.95  # the demo's model trains in it, with the process that runs its notebooks
 
 MEMORY_SAMPLES = 10  # the latest ones count
 SECONDS_BETWEEN = 0.5  # of two samples
-CGROUP = Path("/sys/fs/cgroup")  # a container's own share, by version 2 of Linux's control groups
+# A container's own share, by version 2 of Linux's control groups, and by version 1
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+UNLIMITED = "max"  # version 1 has a number beyond any machine's
 
 
 def free_memory() -> int:
     """Return the bytes that processes can still take: of the machine, or of this container."""
     free = psutil.virtual_memory().available
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        stat = (CGROUP / "memory.stat").read_text()
-    except OSError:
+    for folder, limit, used in CGROUPS:
+        with contextlib.suppress(OSError):
+            free = min(free, _free_of_container(folder, limit, used, free))
+    return free
+
+
+def _free_of_container(folder: Path, limit_file: str, used_file: str, free: int) -> int:
+    limit = (folder / limit_file).read_text().strip()
+    if limit == UNLIMITED:
         return free
-    if limit == "max":
-        return free
-    # Files that were read and may be dropped count as used there
-    cached = re.search(r"^inactive_file (\d+)$", stat, re.MULTILINE)
-    return min(free, max(0, int(limit) - used + (int(cached[1]) if cached else 0)))
+    used = int((folder / used_file).read_text())
+    stat = (folder / "memory.stat").read_text()
+    # Files that were read and may be dropped count as used there. Version 1 counts those of the
+    # groups below it in a later line
+    cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
+    return max(0, int(limit) - used + (int(cached[-1]) if cached else 0))
+
+
+def folds_on_cpu() -> int:
+    """Return for how many folds, trained side by side on a CPU, there is memory; at least one."""
+    return max(1, int((free_memory() / GIB - DRIVER) / ON_CPU))
 
 
 def host_memory(config: Config, shape: ModelShape, plan: Plan, folds: int) -> Bytes:

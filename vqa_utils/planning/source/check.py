@@ -8,7 +8,7 @@ from typing import Any
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.artifacts.places import located
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config
-from vqa_utils.errors import listed
+from vqa_utils.errors import counted
 from vqa_utils.planning.source._folder import (
     TOKENIZER,
     folder_problems,
@@ -141,4 +141,4 @@ def _raise_any(model: str, problems: list[str]) -> None:
     if len(problems) == 1:
         raise SourceError(f"{model}: {problems[0]}")
     if problems:
-        raise SourceError(listed(f"{model}: {len(problems)} problems", problems))
+        raise SourceError(counted(model, problems))

@@ -12,6 +12,7 @@ from rich.console import Console
 from vqa_utils.artifacts.stop import asked_by
 from vqa_utils.config import Config
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
+from vqa_utils.planning.machine.host import folds_on_cpu
 from vqa_utils.planning.plan import fold_gpus
 from vqa_utils.running.notebooks.execution import (
     Environment,
@@ -30,7 +31,7 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
 
     With GPUs, a fold gets one with room for its model. Without any, folds share the cores: small
     models with a thread each do more than one model with all threads. One fold more than cores
-    keeps them busy until the last fold ends.
+    keeps them busy until the last fold ends, where there is memory for it.
 
     Returns:
         At least two environments, or none if folds run one after the other.
@@ -46,7 +47,8 @@ def fold_environments(config: Config, folds: int) -> list[Environment]:
     cores = cpu_count()
     if folds < 2 or cores < 2 or needs_all:
         return []
-    most = cores + 1 if config.folds_at_once == AUTO else config.sharing_folds
+    is_free = config.folds_at_once == AUTO
+    most = min(cores + 1, folds_on_cpu()) if is_free else config.sharing_folds
     processes = min(folds, most)
     if processes < 2:
         return []
