@@ -8,7 +8,6 @@ python run_all.py --preset safe --data DIR     Qwen3-VL-30B-A3B on two T4 GPUs
 python run_all.py --resume                     go on after a stop
 """
 
-import functools
 import os
 import signal
 import sys
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, parse_settings
-from vqa_utils.errors import RunError, Stopped, VqaError, problems_of
-from vqa_utils.running.arguments import PROGRAM, parse_arguments
-from vqa_utils.running.stages import STAGES, due_steps, select_steps
+from vqa_utils.errors import Stopped, VqaError
+from vqa_utils.running.arguments import PROGRAM, changes_in, parse_arguments
+from vqa_utils.running.stages import STAGES, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
     from vqa_utils.planning.machine.gpus import Gpu
-    from vqa_utils.running.runner import Runner
-    from vqa_utils.running.stages import Step
 
 
 def main() -> None:
@@ -197,6 +194,27 @@ def compare(args: "Namespace", console: "Console") -> None:
     compare_runs(console, args.runs)
 
 
+def export_kaggle(args: "Namespace", console: "Console") -> None:
+    """Write what the kaggle package takes to run the series on Kaggle."""
+    from vqa_utils.exporting import kaggle
+    from vqa_utils.running.resolution import resolve_run
+
+    _, config = resolve_run(args, new_id="exported")
+    export = kaggle.KaggleExport(
+        user=args.user,
+        name=args.name,
+        competition=args.competition,
+        model=args.kaggle_model,
+        datasets=tuple(args.datasets),
+        arguments=tuple(changes_in(args)),
+        python=args.python if args.offline else "",
+        goes_on=args.go_on,
+    )
+    folder = Path(args.folder).expanduser()
+    kaggle.export_kaggle(folder, config, export)
+    console.print(f"{shown(folder.resolve() / 'README.md')} has the commands that come next")
+
+
 def show_settings(args: "Namespace", console: "Console") -> None:
     """Print each setting with its default and its meaning."""
     from vqa_utils.running.terminal.tables import print_settings
@@ -216,6 +234,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     import psutil
 
     from vqa_utils.artifacts.lock import locked
+    from vqa_utils.running.checking import refuse_unfit
     from vqa_utils.running.resolution import with_data
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.series import execute_steps
@@ -239,7 +258,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     if args.dry_run:
         print_table(console, f"run {paths.run_id}", runner.table(steps))
         runner.tell_changes(steps, strict=args.strict)
-    refuse_unfit(args, runner, steps)
+    refuse_unfit(runner, steps, looks_at_rows=args.dry_run)
     if args.dry_run:
         return
     deadline = None
@@ -247,22 +266,6 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         deadline = psutil.Process().create_time() + args.time_budget  # the imports count too
     with locked(paths):
         execute_steps(runner, steps, deadline, args.stall_timeout, strict=args.strict)
-
-
-def refuse_unfit(args: "Namespace", runner: "Runner", steps: "list[Step]") -> None:
-    """Refuse steps that this machine cannot execute, and then wrong rows in the same message."""
-    from vqa_utils.planning.machine.check import check_run
-    from vqa_utils.planning.machine.gpus import find_gpus
-    from vqa_utils.running.checking import check_rows
-
-    problems = []
-    # Notebooks of a fold use the model; the others need neither GPU nor hub
-    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
-        problems += problems_of([functools.partial(check_run, runner.config, find_gpus())])
-    if problems or args.dry_run:  # otherwise the run's start checks rows and pictures
-        problems += problems_of([functools.partial(check_rows, runner.config)])
-    if problems:
-        raise RunError("\n".join(problems))
 
 
 COMMANDS = {  # as vqa_utils/running/arguments.py names them
@@ -274,6 +277,7 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "blend": blend,
     "sweep": sweep,
     "compare": compare,
+    "export-kaggle": export_kaggle,
     "presets": show_presets,
     "settings": show_settings,
 }

@@ -21,6 +21,7 @@ ensembling/    one answer per row, from folds or runs
 analysis/      where the model is wrong, and what a score is worth
 running/       the command line, and the steps of a run
 experiments/   sweeps, their comparison, blends
+exporting/     datasets and notebooks for Kaggle and Colab
 tiny_base/     the demo's base model, and its training
 """
 

@@ -3,10 +3,12 @@
 import argparse
 import sys
 
+from vqa_utils.running._argument_export import add_kaggle_options
 from vqa_utils.running._argument_types import STALL_SECONDS, fold_numbers, gpu_count, path, seconds
 
 PROGRAM = "python run_all.py"
 Commands = dict[str, argparse.ArgumentParser]
+Group = argparse._ArgumentGroup  # as add_argument_group returns it
 
 
 def parse_arguments(description: str = "") -> argparse.Namespace:
@@ -28,6 +30,13 @@ def parse_arguments(description: str = "") -> argparse.Namespace:
     if unknown:
         commands[args.command].error(_describe_unknown(unknown, args.command, commands))
     return args
+
+
+def changes_in(args: argparse.Namespace) -> list[str]:
+    """Return the words of a command that change its preset."""
+    words = [word for setting in args.set for word in ("--set", setting)]
+    words += ["--limit", str(args.limit)] if args.limit is not None else []
+    return [*words, "--refit"] if args.refit else words
 
 
 def _describe_unknown(unknown: list[str], command: str, commands: Commands) -> str:
@@ -85,6 +94,11 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
     _add_compare_options(
         add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
     )
+    on_kaggle = add(
+        "export-kaggle", "write a dataset and a notebook for Kaggle", "export-kaggle DIR"
+    )
+    _add_named_settings(on_kaggle)
+    add_kaggle_options(on_kaggle)
     add("presets", "list the named settings", "presets")
     add("settings", "list all settings with their defaults and meanings", "settings")
     # resolve_run and run_steps serve several commands, and ask for any option of `run`
@@ -178,11 +192,8 @@ def _add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options for settings of a run; None keeps the value of the preset or the run."""
-    settings = parser.add_argument_group("settings")
-    settings.add_argument(
-        "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
-    )
+    """Add the options for settings of a run, places included."""
+    settings = _add_named_settings(parser)
     settings.add_argument(
         "--data",
         metavar="DIR",
@@ -198,6 +209,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--extra-train",
         metavar="CSV",
         help="more rows to train on, never held out; columns as in train.csv",
+    )
+
+
+def _add_named_settings(parser: argparse.ArgumentParser) -> Group:
+    """Add a preset and its changes; None keeps the value of the preset or the run."""
+    settings = parser.add_argument_group("settings")
+    settings.add_argument(
+        "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
     )
     settings.add_argument(
         "--refit",
@@ -218,6 +237,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N rows of train.csv and test.csv: a smoke run",
     )
+    return settings
 
 
 def _add_execution_options(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Check a run's data, model and machine, and load nothing: on a laptop, without a GPU or the hub."""
 
+import functools
 import tempfile
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -12,14 +13,16 @@ from vqa_utils.data.folds import describe_balance, make_folds
 from vqa_utils.data.groups import describe_groups, row_groups
 from vqa_utils.data.pictures.notes import describe_notes
 from vqa_utils.data.text_lengths import describe_texts, measure_texts
-from vqa_utils.errors import VqaError
+from vqa_utils.errors import RunError, VqaError, problems_of
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-from vqa_utils.planning.machine.check import check_targets
-from vqa_utils.planning.machine.gpus import Gpu
+from vqa_utils.planning.machine.check import check_run, check_targets
+from vqa_utils.planning.machine.gpus import Gpu, find_gpus
 from vqa_utils.planning.plan import is_planned
 from vqa_utils.planning.source.check import check_source, source_of, tokenizer_of
 from vqa_utils.running.auto_settings import rows_here, with_text_lengths
 from vqa_utils.running.resolution import with_data
+from vqa_utils.running.runner import Runner
+from vqa_utils.running.stages import Step, due_steps
 from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
 
 
@@ -62,6 +65,27 @@ def check_rows(config: Config) -> None:
     config = with_data(config)
     if config.data not in KNOWN_CHALLENGES:  # one of these would be written
         load_challenge(config)
+
+
+def refuse_unfit(runner: Runner, steps: Sequence[Step], *, looks_at_rows: bool) -> None:
+    """Refuse steps that this machine cannot execute, and then wrong rows in the same message.
+
+    Args:
+        runner: of the run.
+        steps: to execute.
+        looks_at_rows: look at them on any machine; else the run's start does, pictures included.
+
+    Raises:
+        RunError: with all problems.
+    """
+    problems = []
+    # Notebooks of a fold use the model; the others need neither GPU nor hub
+    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
+        problems += problems_of([functools.partial(check_run, runner.config, find_gpus())])
+    if problems or looks_at_rows:
+        problems += problems_of([functools.partial(check_rows, runner.config)])
+    if problems:
+        raise RunError("\n".join(problems))
 
 
 def print_whole_plan(

@@ -156,7 +156,9 @@ def with_data(config: Config) -> Config:
     """
     if config.data in KNOWN_CHALLENGES or (config.data and data_dir(config.data).is_dir()):
         return config
-    found = sorted(str(file.parent) for file in KAGGLE_INPUT.glob("**/train.csv"))
+    files = KAGGLE_INPUT.glob("**/train.csv")
+    # An earlier output's runs have data of their own
+    found = sorted(str(file.parent) for file in files if "runs" not in file.parts)
     if len(found) != 1 and config.data:
         return config  # it is not there: whoever reads it says so
     if len(found) != 1:
