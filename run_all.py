@@ -215,6 +215,17 @@ def export_kaggle(args: "Namespace", console: "Console") -> None:
     console.print(f"{shown(folder.resolve() / 'README.md')} has the commands that come next")
 
 
+def export_notebook(args: "Namespace", console: "Console") -> None:
+    """Write one notebook with the whole series."""
+    from vqa_utils.exporting.one_notebook import export_notebook
+    from vqa_utils.running.resolution import resolve_run
+
+    _, config = resolve_run(args, new_id="exported")
+    file = Path(args.file).expanduser()
+    export_notebook(file, config)
+    console.print(f"wrote {shown(file.resolve())}")
+
+
 def show_settings(args: "Namespace", console: "Console") -> None:
     """Print each setting with its default and its meaning."""
     from vqa_utils.running.terminal.tables import print_settings
@@ -278,6 +289,7 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "sweep": sweep,
     "compare": compare,
     "export-kaggle": export_kaggle,
+    "export-notebook": export_notebook,
     "presets": show_presets,
     "settings": show_settings,
 }

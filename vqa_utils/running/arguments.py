@@ -99,6 +99,11 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
     )
     _add_named_settings(on_kaggle)
     add_kaggle_options(on_kaggle)
+    alone = add(
+        "export-notebook", "write one notebook with everything", "export-notebook FILE.ipynb"
+    )
+    alone.add_argument("file", type=path, metavar="FILE.ipynb", help="the notebook")
+    _add_settings(alone)
     add("presets", "list the named settings", "presets")
     add("settings", "list all settings with their defaults and meanings", "settings")
     # resolve_run and run_steps serve several commands, and ask for any option of `run`
