@@ -15,6 +15,7 @@ forecasting/   the minutes of a run, from counted work
 sharing/       one base in memory, and turns on the GPUs, for all folds of a run
 ops/           CUDA kernels, each with its torch fall-back
 model/         the model: 4-bit loading, fp16, fast forwards, LoRA
+tracking/      reports to TensorBoard and the like
 training/      the training of one fold
 scoring/       option probabilities of one fold's rows
 ensembling/    one answer per row, from folds or runs

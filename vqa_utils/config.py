@@ -34,21 +34,7 @@ DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/
 NO_NOTEBOOK = "no notebook"  # sorts after the notebooks' names
 MOST_SEED = 2**32 - 1  # of NumPy
 UP_TO_A_THOUSAND = Rule("more than 0, up to 1,000", lambda value: 0 < value <= 1000)
-TRACKERS = (  # of transformers
-    "azure_ml",
-    "clearml",
-    "codecarbon",
-    "comet_ml",
-    "dagshub",
-    "dvclive",
-    "flyte",
-    "mlflow",
-    "neptune",
-    "swanlab",
-    "tensorboard",
-    "trackio",
-    "wandb",
-)
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 MOST_ROWS = 10**5  # of a pass or of an optimizer step
 MOST_TOKENS = 10**6  # of a row
 LONGEST_SHOWN = 120  # characters of a value in a message
@@ -300,7 +286,7 @@ class Config:
     )
     report_to: tuple[str, ...] = setting(
         (),
-        'trackers of the Trainer, such as "tensorboard" or "wandb"',
+        "trackers that are told of each step, the scores and the figures",
         Rule(f"some of {', '.join(TRACKERS)}", lambda names: set(names) <= set(TRACKERS)),
         used_from=NO_NOTEBOOK,
     )

@@ -12,8 +12,9 @@ import pytest
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT, RUNS_VARIABLE
 from vqa_utils.errors import RunError
-from vqa_utils.exporting.by_hand import forget, start_run_by_hand
+from vqa_utils.exporting.by_hand import start_run_by_hand
 from vqa_utils.exporting.one_notebook import export_notebook, one_notebook
+from vqa_utils.model.notebook_memory import forget
 from vqa_utils.presets import preset
 
 PACKAGE_CELL = 4

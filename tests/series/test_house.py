@@ -8,9 +8,9 @@ from torch_libraries import TORCH
 from vqa_utils.artifacts.paths import ROOT
 
 TOP = {"errors", "setting_types", "config", "presets", "prompts", "metrics", "nf4_format"}
-ROOMS = ("artifacts", "data", "planning", "forecasting", "sharing", "ops", "model", "training", "scoring", "ensembling", "analysis",
+ROOMS = ("artifacts", "data", "planning", "forecasting", "sharing", "ops", "model", "tracking", "training", "scoring", "ensembling", "analysis",
          "running", "experiments", "exporting", "tiny_base")  # fmt: skip
-WITH_TORCH = {"ops", "model", "training", "scoring", "tiny_base"}
+WITH_TORCH = {"ops", "model", "tracking", "training", "scoring", "tiny_base"}
 PACKAGE = ROOT / "vqa_utils"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

@@ -6,6 +6,6 @@ launcher            Start a run where its notebook is: machine, packages, run_al
 inputs              Find data, a model and an earlier run among the inputs of a place
 wheels              Download what an installation without network needs, without torch
 one_notebook        Write one notebook with the whole series, and the package inside
-by_hand             Start a run in a notebook, and let go of what a fold leaves there
+by_hand             Start a run in a notebook
 code                List the files that a run needs
 """

@@ -1,13 +1,10 @@
-"""Start a run in a notebook, and let go of what a fold leaves there."""
+"""Start a run in a notebook."""
 
 import dataclasses
-import gc
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from IPython.core.getipython import get_ipython
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, RunPaths, shown
 from vqa_utils.errors import RunError
@@ -54,23 +51,3 @@ def start_run_by_hand(
     start_run(paths, config)
     print(f"{preset_name} on {describe_gpus(gpus)}: {shown(paths.folder)}")
     return RUN_ID
-
-
-def forget(names: dict[str, Any], kept: Collection[str]) -> None:
-    """Delete a notebook's names but for some, and free the memory of what they named.
-
-    Args:
-        names: its globals.
-        kept: those that stay.
-    """
-    import torch  # this room starts without it
-
-    for name in set(names) - set(kept):
-        if not name.startswith("_"):  # IPython's own
-            del names[name]
-    shell = get_ipython()
-    if shell is not None:
-        shell.displayhook.flush()  # the shown results
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -63,7 +63,8 @@ DATA = {data!r}  # "" takes what the preset has, or the one folder below /kaggle
 CHANGES = {changes!r}
 FOLDS = {folds!r}  # another number needs another export
 
-from vqa_utils.exporting.by_hand import forget, start_run_by_hand
+from vqa_utils.exporting.by_hand import start_run_by_hand
+from vqa_utils.model.notebook_memory import forget
 
 run_id = start_run_by_hand(PRESET, DATA, CHANGES, FOLDS)"""
 FORGET = "forget(globals(), names_before)  # the next fold needs the memory of its model"

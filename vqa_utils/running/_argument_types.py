@@ -45,6 +45,11 @@ def gpu_count(text: str) -> int:
     return int(text)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Read names such as "tensorboard,trackio"; "" is none."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def fold_numbers(text: str) -> list[int]:
     """Read fold numbers such as "0,2"; sorted, each once.
 

@@ -4,7 +4,14 @@ import argparse
 import sys
 
 from vqa_utils.running._argument_export import add_kaggle_options
-from vqa_utils.running._argument_types import STALL_SECONDS, fold_numbers, gpu_count, path, seconds
+from vqa_utils.running._argument_types import (
+    STALL_SECONDS,
+    fold_numbers,
+    gpu_count,
+    names,
+    path,
+    seconds,
+)
 
 PROGRAM = "python run_all.py"
 Commands = dict[str, argparse.ArgumentParser]
@@ -222,6 +229,12 @@ def _add_named_settings(parser: argparse.ArgumentParser) -> Group:
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
+    )
+    settings.add_argument(
+        "--report-to",
+        type=names,
+        metavar="tensorboard,...",
+        help="tell trackers of the run: tensorboard, trackio, wandb, mlflow",
     )
     settings.add_argument(
         "--refit",

@@ -24,6 +24,7 @@ from vqa_utils.running.resolution import with_data
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Step, due_steps
 from vqa_utils.running.terminal.plan_table import print_forecast, print_plan
+from vqa_utils.tracking.trackers import check_trackers
 
 
 def check_inputs(
@@ -50,6 +51,7 @@ def check_inputs(
         challenge = load_challenge(config, images=Path(folder) / "images.csv")
     _print_data(challenge, config, console)
     check_targets(config)
+    check_trackers(config)
     _print_source(config, console)
     if config.model == DEMO_MODEL_NAME or not is_planned(config):
         return True
@@ -78,7 +80,7 @@ def refuse_unfit(runner: Runner, steps: Sequence[Step], *, looks_at_rows: bool) 
     Raises:
         RunError: with all problems.
     """
-    problems = []
+    problems = problems_of([functools.partial(check_trackers, runner.config)])
     # Notebooks of a fold use the model; the others need neither GPU nor hub
     if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
         problems += problems_of([functools.partial(check_run, runner.config, find_gpus())])

@@ -29,8 +29,16 @@ from vqa_utils.setting_types import AUTO, ConfigError, is_path
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
-RESERVED_IDS = (LATEST, "demo-data")  # folders of runs/ that are no runs
-OWN_ARGUMENTS = ("data", "model", "limit", "cache_dir", "extra_train", "refit")  # for settings
+RESERVED_IDS = (LATEST, "demo-data", "trackio")  # folders of runs/ that are no runs
+OWN_ARGUMENTS = (
+    "data",
+    "model",
+    "limit",
+    "cache_dir",
+    "extra_train",
+    "report_to",
+    "refit",
+)  # for settings
 
 
 def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:

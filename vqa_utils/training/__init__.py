@@ -9,5 +9,6 @@ _wordings          Draw each row's wording anew each epoch
 _option_shuffling  Shuffle options and label anew each epoch
 _loss              Compute the loss on the answer's letter, and the scores of held-out rows
 _checkpoints       Keep a training's checkpoints whole, find the newest one, stop at one
+_tracking          Report a training to trackers, as a callback
 _callbacks         Log steps, guard against NaN gradients, free and measure memory
 """

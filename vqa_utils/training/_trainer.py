@@ -190,6 +190,6 @@ def training_arguments(
         logging_steps=1,  # TrainLog and NonFiniteGuard see each step
         logging_nan_inf_filter=False,  # show a NaN loss instead of the mean so far
         disable_tqdm=True,
-        report_to=list(config.report_to) or "none",
+        report_to="none",  # `Tracking` reports
         seed=config.seed,
     )

@@ -23,6 +23,7 @@ from vqa_utils.training._callbacks import (
     reset_peak_memory,
 )
 from vqa_utils.training._checkpoints import Checkpoints, training_key
+from vqa_utils.training._tracking import Tracking
 from vqa_utils.training._trainer import make_trainer
 
 EpochScores = dict[str, float]  # `epoch`, `accuracy`, `log_loss` (nats) on the held-out rows
@@ -63,7 +64,8 @@ def train_fold(
     folder = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
     checkpoints = Checkpoints(folder)
     guard = NonFiniteGuard()
-    callbacks = [checkpoints, TrainLog(paths.train_log), guard, FreeMemory()]
+    tracking = Tracking(config, paths)
+    callbacks = [checkpoints, TrainLog(paths.train_log), guard, FreeMemory(), tracking]
     trainer = make_trainer(model, config, encoder, train, held_out, folder, callbacks)
     trainer.train(resume_from_checkpoint=checkpoints.newest())
     check_lent_base()
@@ -85,6 +87,7 @@ def train_fold(
         "peak_memory_gib": peak_memory_gib(),  # by GPU
         "adapter_sha256": sha256(paths.adapter),
     }
+    tracking.finish(best_of(epochs) if epochs else {}, trainer.state.global_step)
     write_json(paths.meta, meta)
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # optimizer states; the adapter is kept
     return meta
