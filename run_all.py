@@ -194,6 +194,17 @@ def compare(args: "Namespace", console: "Console") -> None:
     compare_runs(console, args.runs)
 
 
+def prepare(args: "Namespace", console: "Console") -> None:
+    """Pack a base into a folder, on any machine."""
+    from vqa_utils.model.preparing import prepare_base
+    from vqa_utils.running.resolution import resolve_run
+
+    _, config = resolve_run(args, new_id="prepared")
+    folder = Path(args.folder).expanduser()
+    prepare_base(config, folder)
+    console.print(f"--model {shown(folder.resolve())} takes it")
+
+
 def export_kaggle(args: "Namespace", console: "Console") -> None:
     """Write what the kaggle package takes to run the series on Kaggle."""
     from vqa_utils.exporting import kaggle
@@ -288,6 +299,7 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "blend": blend,
     "sweep": sweep,
     "compare": compare,
+    "prepare": prepare,
     "export-kaggle": export_kaggle,
     "export-notebook": export_notebook,
     "presets": show_presets,

@@ -28,6 +28,7 @@ def arguments(**given):
         "preset": None,
         "cache_dir": None,
         "extra_train": None,
+        "report_to": None,
         "refit": None,
         "resume_from": None,
     }

@@ -9,6 +9,7 @@ pass_size        Keep passes within the tokens that are planned; outliers in pas
 hand_over        Hold one GPU at a time while other folds, or other batches, hold the others
 loading          Load the processor and the base; `finish` has all steps in their order
 notebook_memory  Free the memory of a model in a notebook
+preparing        Pack a base without a GPU, for sessions that have one
 loading_check    Compare loaded weights with the plan: bytes, types, GPUs
 nf4/             Keep experts in 4 bits: quantised while read, computed with, offloaded
 lending/         Load a base once and lend its memory to the processes of a run's folds

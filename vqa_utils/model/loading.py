@@ -22,7 +22,7 @@ from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import Plan
 from vqa_utils.planning.shapes import shape_of
-from vqa_utils.planning.source.check import source_of
+from vqa_utils.planning.source.check import check_packing, is_packed, source_of
 from vqa_utils.sharing.client import is_shared
 
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
@@ -129,12 +129,14 @@ def load_packed(
     What was quantised is kept under `cache_dir`, and the next load reads it from there.
     """
     source = model_path(config)
-    copy = _kept_copy(config, str(dtype or compute_dtype(config)))
+    is_prepared = is_packed(source)
+    copy = None if is_prepared else _kept_copy(config, str(dtype or compute_dtype(config)))
     options = loading_options(config, plan, dtype)
     offloaded = plan.offloaded_layers if plan else []
     from_copy = copy is not None and is_whole(copy)
-    if from_copy:
-        del options["quantization_config"]  # the copy has its own
+    check_packing(config, on_gpu=torch.cuda.is_available())
+    if from_copy or is_prepared:
+        del options["quantization_config"]  # they have their own
     with offloading(offloaded):
         model = AutoModelForImageTextToText.from_pretrained(
             copy if from_copy else source, **options

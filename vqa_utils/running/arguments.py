@@ -101,6 +101,9 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
     _add_compare_options(
         add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
     )
+    packing = add("prepare", "pack a base without a GPU, for --model", "prepare DIR")
+    packing.add_argument("folder", type=path, metavar="DIR", help="a new folder for the base")
+    _add_settings(packing)
     on_kaggle = add(
         "export-kaggle", "write a dataset and a notebook for Kaggle", "export-kaggle DIR"
     )

@@ -11,9 +11,12 @@ quantises them too, one parameter at a time while it is read:
     NF4Quantizer    after loading           -> offloaded layers of a GPU share its buffers
 """
 
+import os
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +33,8 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from vqa_utils.model.nf4._offloading import ExpertOffloader
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
+from vqa_utils.nf4_format import METHOD
 
-METHOD = "nf4_with_experts"
 # Naming any module replaces transformers' own list, so the head is named too
 KEPT_IN_16_BITS = ("model.visual", "lm_head")
 IN_A_STOCK_CONFIG = ("load_in_4bit", "_load_in_4bit")
@@ -63,7 +66,7 @@ def _quantized(
     owner, _, projection = name.rpartition(".")
     tensors = {}
     for prefix, tensor in module.quantize(weight).items():
-        tensors[f"{owner}.{prefix}{projection}"] = tensor
+        tensors[f"{owner}.{prefix}{projection}"] = _on_disk(tensor)
     module._is_hf_initialized = True  # so that transformers does not fill it
     return tensors
 
@@ -166,6 +169,34 @@ def borrowing() -> Iterator[None]:
         yield
     finally:
         _borrows.reset(token)
+
+
+# As above: a folder for what is quantised
+_disk: ContextVar[Path | None] = ContextVar("a folder for packed weights", default=None)
+
+
+@contextmanager
+def packing_on(folder: Path) -> Iterator[None]:
+    """Keep packed experts in files of a folder, for a model that is loaded on a CPU meanwhile.
+
+    The system drops their pages where memory is short.
+    """
+    token = _disk.set(folder)
+    try:
+        yield
+    finally:
+        _disk.reset(token)
+
+
+def _on_disk(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, or its copy in a file, by `packing_on`."""
+    folder = _disk.get()
+    if folder is None:
+        return tensor
+    handle, name = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    mapped = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return mapped.copy_(tensor.flatten()).view(tensor.shape)
 
 
 def _share_buffers(offloaded: list[NF4Experts]) -> None:

@@ -19,7 +19,7 @@ from vqa_utils.planning.plan import (
     refusal,
 )
 from vqa_utils.planning.shapes import LAYERS, ShapeError, is_matrix, shape_of
-from vqa_utils.planning.source.check import SourceError, check_source, source_of
+from vqa_utils.planning.source.check import SourceError, check_packing, check_source, source_of
 from vqa_utils.setting_types import GIB
 
 
@@ -106,6 +106,7 @@ def check_run(config: Config, gpus: Sequence[Gpu]) -> None:
         functools.partial(check_host, config, gpus),
         functools.partial(check_targets, config),
         functools.partial(check_source, source_of(config)),
+        functools.partial(check_packing, config, on_gpu=bool(gpus)),
     )
     problems = problems_of(checks)  # several read config.json, and may say the same of it
     if problems:

@@ -9,6 +9,7 @@ from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.artifacts.places import located
 from vqa_utils.config import DEMO_MODEL_NAME, QWEN3_30B, Config
 from vqa_utils.errors import counted
+from vqa_utils.nf4_format import METHOD
 from vqa_utils.planning.source._folder import (
     TOKENIZER,
     folder_problems,
@@ -60,6 +61,45 @@ def config_of(model: str) -> dict[str, Any]:
     config = read_object(folder / CONFIG, "model_type", str, problems)
     _raise_any(model, problems)
     return config or {}
+
+
+def is_packed(model: str) -> bool:
+    """Tell whether a model's weights are in 4 bits already, as `prepare` writes them."""
+    packing = config_of(model).get("quantization_config")
+    return isinstance(packing, dict) and packing.get("quant_method") == METHOD
+
+
+def check_packing(config: Config, *, on_gpu: bool) -> None:
+    """Refuse a packed model whose weights are not as the settings would pack them here.
+
+    Raises:
+        SourceError: with both.
+    """
+    source = source_of(config)
+    if not is_packed(source):
+        return
+    content = config_of(source)
+    packing = content["quantization_config"]
+    wanted = {
+        "quantization": config.quantization,
+        "use_double_quant": config.use_double_quant,
+        "the rest in": "float16" if on_gpu and config.use_amp else "float32",
+    }
+    found = {
+        "quantization": "nf4",
+        "use_double_quant": packing.get("bnb_4bit_use_double_quant"),
+        "the rest in": content.get("dtype"),
+    }
+    if found != wanted:
+        hint = "" if on_gpu else ", with --set use_amp=false for a CPU"
+        raise SourceError(
+            f"{source}: expected {_listed(wanted)}, found a packed model with {_listed(found)}; "
+            f"`python run_all.py prepare` packs it again{hint}"
+        )
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def tokenizer_of(model: str) -> Path | None:
