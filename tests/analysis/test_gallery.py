@@ -35,8 +35,8 @@ def test_rows_without_answers_have_no_marks(folder):
 def test_a_notebook_shows_pictures_marks_and_any_script(folder):
     html = gallery(ANSWERED, folder)._repr_html_()
     assert html.count("data:image/png;base64,") == 2
-    assert "a. yes ✓" in html and "<b>b. no</b> (0.50)" in html
-    assert "<b>d. 파랑</b> (0.90) ✓" in html and "색은?" in html
+    assert "a. yes ✓" in html and "<b>b. no</b> (0.500)" in html
+    assert "<b>d. 파랑</b> (0.900) ✓" in html and "색은?" in html
 
 
 def test_the_text_of_a_row_is_no_html(folder):

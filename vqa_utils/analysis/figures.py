@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 
-from vqa_utils.metrics import option_matrix, predictions, reliability
+from vqa_utils.metrics import number_text, option_matrix, predictions, reliability
 from vqa_utils.prompts import LETTERS
 
 # The colours. Several sets of rows, such as train and test, take those of PALETTE in its order
@@ -42,8 +42,9 @@ font_manager.fontManager.addfont(Path(__file__).parent / "fonts" / "NotoSansKR-H
 # 80 dots an inch keep the committed notebooks small. A `$` in a label is one, and begins no formula
 STYLE = {"figure.dpi": 80, "font.family": FONTS, "text.parse_math": False}
 sns.set_theme(style="whitegrid", palette=PALETTE, rc=STYLE)
-# Nor does it in a table that a notebook shows
+# Nor does it in a table that a notebook shows, whose scores look as they do elsewhere
 pd.set_option("display.html.use_mathjax", False)
+pd.set_option("display.float_format", number_text)
 
 
 def answer_balance(train: pd.DataFrame) -> Figure:
