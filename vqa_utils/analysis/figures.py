@@ -238,7 +238,7 @@ def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> F
             color=RELIABILITY_DOTS,
             ax=ax,
         )
-        ax.set(title=title, xlim=(0.2, 1.02), ylim=(-0.05, 1.05))
+        ax.set(title=title, xlim=(0.2, 1.05), ylim=(-0.05, 1.05))
         _legend_at_right(ax)
     return _done(fig)
 
