@@ -51,7 +51,7 @@ for name, frame in probs.items():
 confidences = error_analysis.confidences(probs)
 mean = confidences.loc["test", "mean"]
 print(f"The chosen option of a test row has probability {mean:.3f} on average.")
-confidences.round(3)
+confidences
 
 # %% tags=["nbval-ignore-output"]
 figures.confidences(probs)

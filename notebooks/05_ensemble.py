@@ -31,7 +31,7 @@ print(ensemble.who)
 
 # %% tags=["nbval-ignore-output"]
 print(ensemble.describe_scores())
-ensemble.scores.round(3)
+ensemble.scores
 
 # %% [markdown]
 # ## How far do they agree?
@@ -53,7 +53,7 @@ figures.agreement(agree)
 # %% tags=["nbval-ignore-output"]
 fit = ensemble.fit
 print(fit.decision)
-fit.table.round(4)
+fit.table
 
 # %% [markdown]
 # On the dashed line, a probability means what it says: of the rows with 80 % confidence, 80 % are

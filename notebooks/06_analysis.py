@@ -123,7 +123,7 @@ is_cluster = groups["by"] == "cluster"
 # Clusters of questions (TF-IDF and k-means), named by the words that set them apart:
 
 # %% tags=["nbval-ignore-output"]
-groups[is_cluster].drop(columns="by").round(3)
+groups[is_cluster].drop(columns="by")
 
 # %% [markdown]
 # The other groups, the hardest first:

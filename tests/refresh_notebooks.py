@@ -26,9 +26,13 @@ def refresh(source: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-    NotebookClient(
-        notebook, resources={"metadata": {"path": str(source.parent)}}, kernel_name="python3"
-    ).execute()
+    client = NotebookClient(
+        notebook,
+        resources={"metadata": {"path": str(source.parent)}},
+        kernel_name="python3",
+        coalesce_streams=True,  # lines that come late would be outputs of their own
+    )
+    client.execute()
     for cell in notebook.cells:
         cell.metadata.pop(
             "execution", None

@@ -14,8 +14,10 @@ from vqa_utils.metrics import (
     log_loss,
     mcnemar,
     mean_interval,
+    number_text,
     one_hot,
     option_matrix,
+    p_text,
     predictions,
     reliability,
     with_options,
@@ -117,3 +119,20 @@ def test_the_interval_of_means_is_the_percentile_bootstraps(level):
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_the_next_by_one_less():
     assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
     assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1]) and len(holm(np.array([]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1.000"), (0.9766, "0.977"), (0.0, "0.000"), (0.001, "0.001"), (0.00099, "<0.001"),
+     (1e-300, "<0.001"), (-0.0004, "0.000"), (-0.25, "-0.250"), (107.0, "107.000")],
+)  # fmt: skip
+def test_numbers_have_three_decimals(value, text):
+    assert number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(1.0, "p = 1.000"), (0.0123, "p = 0.012"), (0.00099, "p < 0.001"), (0.0, "p < 0.001")],
+)
+def test_p_values_have_three_decimals(p, text):
+    assert p_text(p) == text

@@ -1,4 +1,4 @@
-"""Score option probabilities, and tell how much of their differences is chance.
+"""Score option probabilities, tell how much of their differences is chance, and write scores.
 
 `probs` is a table with the columns a to d, one row per question; `answers` holds the right letters.
 The two are matched by position, not by index.
@@ -16,7 +16,22 @@ from vqa_utils.prompts import LETTERS
 BEYOND_CHANCE = 0.01  # McNemar's p below which a difference is called more than chance
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
 DRAWS = 2000  # of the bootstrap of a mean; its interval is off by about a fiftieth of its width
+LEAST_WRITTEN = 0.001  # three decimals: a difference of 0.001 is one row in a thousand
 DECIMALS = 12  # closer probabilities are tied: sums in another order differ by rounding alone
+
+
+def number_text(value: float) -> str:
+    """Write a number of a table with three decimals; a positive one below 0.001 as "<0.001"."""
+    if 0 < value < LEAST_WRITTEN:
+        return f"<{LEAST_WRITTEN}"
+    return f"{value:z.3f}"  # z: no -0.000
+
+
+def p_text(p: float) -> str:
+    """Write a p-value in a sentence, as "p = 0.012" or "p < 0.001"."""
+    if p < LEAST_WRITTEN:
+        return f"p < {LEAST_WRITTEN}"
+    return f"p = {p:.3f}"
 
 
 class Interval(NamedTuple):

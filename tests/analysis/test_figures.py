@@ -113,3 +113,10 @@ def test_confidences_are_shares_of_the_rows():
 def test_agreement_is_written_into_the_cells():
     table = pd.DataFrame([[1.0, 0.5], [0.5, 1.0]], index=["x", "y"], columns=["x", "y"])
     assert texts(figures.agreement(table)) == ["1.000", "0.500", "0.500", "1.000"]
+
+
+def test_tables_of_a_notebook_have_three_decimals():
+    frame = pd.DataFrame({"accuracy": [1.0, 0.97], "p": [1e-19, 0.5], "rows": [4, 30]})
+    html = frame.to_html(border=0)
+    for cell in ("1.000", "0.970", "&lt;0.001", "0.500", "4", "30"):
+        assert f"<td>{cell}</td>" in html

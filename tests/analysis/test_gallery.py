@@ -1,5 +1,7 @@
 import pandas as pd
 import pytest
+from browser import CHROMIUM, dom_of
+from hostile_text import Page
 from PIL import Image
 
 from vqa_utils.analysis.gallery import cards_of, gallery
@@ -35,11 +37,38 @@ def test_rows_without_answers_have_no_marks(folder):
 def test_a_notebook_shows_pictures_marks_and_any_script(folder):
     html = gallery(ANSWERED, folder)._repr_html_()
     assert html.count("data:image/png;base64,") == 2
-    assert "a. yes ✓" in html and "<b>b. no</b> (0.50)" in html
-    assert "<b>d. 파랑</b> (0.90) ✓" in html and "색은?" in html
+    assert "a. yes ✓" in html and "<b>b. no</b> (0.500)" in html
+    assert "<b>d. 파랑</b> (0.900) ✓" in html and "색은?" in html
 
 
 def test_the_text_of_a_row_is_no_html(folder):
     html = gallery(ANSWERED, folder)._repr_html_()
     assert "is it &lt;b&gt;?" in html and "is it <b>?" not in html
     assert "d. &lt;unknown&gt;" in html
+
+
+LINES_OF_WORDS = """
+<script>
+const text = document.querySelector("b").firstChild, range = document.createRange();
+const lines = [];
+for (const word of text.data.matchAll(/\\S+/g)) {
+  range.setStart(text, word.index);
+  range.setEnd(text, word.index + word[0].length);
+  lines.push(range.getClientRects().length);
+}
+document.title = lines.join(" ");
+</script>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_lines_end_between_words_of_hangul_and_none_leaves_its_card(folder, tmp_path):
+    short = ["초록색으로", "칠해진", "삼각형의", "오른쪽에는", "무엇이", "있습니까?"] * 3
+    long = "가" * 200  # wider than a card in any font
+    rows = ROWS.head(1).assign(question=" ".join([*short, long]))
+    page = tmp_path / "page.html"
+    html = gallery(rows, folder)._repr_html_()
+    page.write_text(f"<title></title>{html}{LINES_OF_WORDS}", encoding="utf-8")
+    *lines, lines_of_long = map(int, Page(dom_of(page, tmp_path)).words["title"].split())
+    assert lines == [1] * len(short) and lines_of_long > 1

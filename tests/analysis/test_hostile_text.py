@@ -1,11 +1,11 @@
 """Words of the data stay words: in the report, in the notebooks and in figures."""
 
-import shutil
-import subprocess
+import io
 
 import nbformat
 import pandas as pd
 import pytest
+from browser import CHROMIUM, dom_of
 from hostile_text import HOSTILE, Page, hostile, write_hostile_challenge
 from korean_challenge import write_korean_challenge
 from PIL import Image
@@ -18,10 +18,6 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
 from vqa_utils.running.notebooks.execution import execute
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 def write_report(folder, words):
@@ -72,15 +68,7 @@ def test_the_tables_of_a_report_are_safe_in_a_spreadsheet(pages):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_the_title_stays_in_a_browser(pages, tmp_path):
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=2000",
-    ]
-    command += [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", pages[1].as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = dom_of(pages[1], tmp_path)
     page = Page(dom)
     assert page.words["title"] == hostile("run", 2).replace("/", "|")
     assert "Mistakes" in dom
@@ -89,7 +77,7 @@ def test_the_title_stays_in_a_browser(pages, tmp_path):
 def test_labels_of_figures_are_no_formulas():
     tokens = [r"$\frac$", "$$", "$", "$x$"]
     drawn = figures.label_mask(tokens, [False] * 4)
-    drawn.canvas.draw()  # a formula that is none is an error as late as here
+    drawn.savefig(io.BytesIO(), format="png")  # a formula that is none is an error as late as here
     assert [text.get_text() for text in drawn.axes[0].texts] == tokens
     assert not any(text.get_parse_math() for text in drawn.axes[0].texts)
 

@@ -49,7 +49,7 @@ def flagged(bias):
 
 
 def in_points(line, column):
-    return [f"{100 * line[name]:+.2f}" for name in (column, "low", "high")]
+    return [f"{100 * line[name]:+.1f}" for name in (column, "low", "high")]
 
 
 def test_a_place_that_pulls_is_found_with_its_size():

@@ -60,7 +60,7 @@ def test_adding_prints_the_words_and_returns_the_figure_or_the_table(report, cap
     assert capsys.readouterr().out == "two\nlines\n"
     shown = report.add("Numbers", table=TABLE)
     assert shown.columns.tolist() == TABLE.columns.tolist()
-    assert shown.to_numpy().tolist() == [["0", "0.25", "x"], ["all", "", "<y>"]]
+    assert shown.to_numpy().tolist() == [["0", "0.250", "x"], ["all", "", "<y>"]]
     assert report.add("No words") is None
     assert capsys.readouterr().out == ""
 
@@ -97,7 +97,7 @@ def test_a_head_stands_over_its_cells(report):
     report.add("Numbers", table=TABLE)
     text = text_of(report.write())
     assert heads_of(text) == [("fold", False), ("accuracy", False), ("name", True)]
-    assert cells_of(text) == ["0", "0.25", "x", "all", "", "&lt;y&gt;"]
+    assert cells_of(text) == ["0", "0.250", "x", "all", "", "&lt;y&gt;"]
     assert text.count('<td class="text">') == 3  # "all", "x", "<y>"
 
 
@@ -109,8 +109,8 @@ def test_rows_with_a_path_show_their_pictures_and_options(report):
     names = [name for name, _ in heads_of(text)]
     assert names == ["picture", "question", "options", "id", "p_chosen"]
     _, question, options, row_id, p_chosen, *_ = cells_of(text)
-    assert question == "is it &lt;b&gt;?" and row_id == "r" and p_chosen == "0.5"
-    assert options == "a. yes ✓<br><b>b. no</b> (0.50)<br>c. maybe<br>d. unknown"
+    assert question == "is it &lt;b&gt;?" and row_id == "r" and p_chosen == "0.500"
+    assert options == "a. yes ✓<br><b>b. no</b> (0.500)<br>c. maybe<br>d. unknown"
     written = pd.read_csv(page.parent / "worst_mistakes.csv")
     pd.testing.assert_frame_equal(written, MISTAKES)
 
@@ -127,8 +127,8 @@ def test_a_click_on_a_head_sorts(report):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.123456, "0.1235"), (np.float64(1e-9), "1e-09"), (np.nan, ""), (None, ""), (3, "3"),
+    [(0.123456, "0.123"), (np.float64(1e-9), "<0.001"), (np.nan, ""), (None, ""), (3, "3"),
      (True, "True"), ("x", "x")],
 )  # fmt: skip
-def test_cells_have_four_digits_and_nothing_for_nan(value, text):
+def test_cells_have_three_decimals_and_nothing_for_nan(value, text):
     assert cell_text(value) == text

@@ -44,7 +44,7 @@ def test_the_words_give_the_setting_and_both_log_losses(setting):
     assert f"calibrate={str(setting).lower()}" in said
     assert f"is {'on' if found.on else 'off'}" in said
     for probs in (found.before, found.after):
-        assert f"{log_loss(probs, answers):.4f}" in said
+        assert f"{log_loss(probs, answers):.3f}" in said
 
 
 def test_false_is_never_on():

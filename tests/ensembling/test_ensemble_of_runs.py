@@ -79,7 +79,7 @@ def test_the_gain_is_that_of_the_last_line_over_the_best(write_run):
     said = describe_gain(scores, "one", 0.25)
     for name in ("accuracy", "log_loss"):
         blend, best = scores[name].iloc[2], scores[name].iloc[0]
-        assert f"{name} {blend:.4f} against {best:.4f}" in said
+        assert f"{name.replace('_', ' ')} {blend:.3f} against {best:.3f}" in said
     assert "0.25" in said
 
 

@@ -64,7 +64,7 @@ def test_the_words_give_both_log_losses_and_the_p_value():
     members, answers, groups = drawn(100, (0.6, 0.4))
     found = fit_mixture(members, answers, groups, seed=0)
     whole = found.fitted.iloc[-1]
-    for number in (f"{whole['log_loss']:.4f}", f"{whole['log_loss_mean']:.4f}", f"{found.p:.2g}"):
+    for number in (f"{whole['log_loss']:.3f}", f"{whole['log_loss_mean']:.3f}", f"{found.p:.3f}"):
         assert number in found.describe()
 
 

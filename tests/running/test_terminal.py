@@ -12,7 +12,7 @@ from vqa_utils.running.terminal.live import follow, progress_lines
 from vqa_utils.running.terminal.tables import print_presets, print_table
 
 
-def test_scores_have_three_decimals_and_other_numbers_four_digits(console):
+def test_fractions_have_three_decimals(console):
     frame = pd.DataFrame({
         "fold": [0, "all"],
         "rows": [30, 60],
@@ -24,8 +24,8 @@ def test_scores_have_three_decimals_and_other_numbers_four_digits(console):
     print_table(console, "scores", frame)
     lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
     cells = [re.split(r"\s*│\s*", line.strip("│ ")) for line in lines]
-    assert cells[0] == ["0", "30", "1.000", "0.082", "1.823e-19", "12.35"]
-    assert cells[1] == ["all", "60", "0.970", "", "0.5", "107"]
+    assert cells[0] == ["0", "30", "1.000", "0.082", "<0.001", "12.346"]
+    assert cells[1] == ["all", "60", "0.970", "", "0.500", "107.000"]
 
 
 def test_each_preset_is_listed_with_its_model_and_step(console):

@@ -6,6 +6,7 @@ blind_answers    Answer without the image: by letter frequency, option length an
 clusters         Cluster questions by their words
 error_analysis   Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes
 figures          Draw the notebooks' figures
+fonts/           Hangul for the figures, with its licence
 gallery          Show rows as cards: picture, question, options
 position_bias    Measure the effect of an option's place on the answer
 question_groups  Group questions that may be hard

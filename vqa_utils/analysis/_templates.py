@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vqa_utils.metrics import number_text
+
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of this folder, such as "report.html.jinja".
@@ -19,9 +21,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def cell_text(value: object) -> str:
-    """A cell of a table as text: four digits of a float, nothing for NaN."""
+    """A cell of a table as text: three decimals of a float, nothing for NaN."""
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.4g}"
+        return "" if pd.isna(value) else number_text(value)
     return "" if value is None else str(value)
 
 

@@ -17,6 +17,7 @@ from vqa_utils.metrics import (
     expected_calibration_error,
     log_loss,
     mcnemar,
+    p_text,
 )
 
 FINE_TUNED = "fine-tuned"
@@ -73,7 +74,7 @@ def describe_baselines(table: pd.DataFrame) -> str:
         verdict = "beyond" if other["mcnemar_p"] < BEYOND_CHANCE else "not beyond"
         lines.append(
             f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, "
-            f"{verdict} chance (p = {other['mcnemar_p']:.2g})"
+            f"{verdict} chance ({p_text(other['mcnemar_p'])})"
         )
     return "\n".join(lines)
 

@@ -1,16 +1,19 @@
 """Draw the notebooks' figures. Each function returns a closed matplotlib figure."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 
-from vqa_utils.metrics import option_matrix, predictions, reliability
+from vqa_utils.metrics import number_text, option_matrix, predictions, reliability
 from vqa_utils.prompts import LETTERS
 
 # The colours. Several sets of rows, such as train and test, take those of PALETTE in its order
@@ -29,12 +32,19 @@ LABEL_BOX = "#f2b04b"  # amber: the token that the loss sees
 TOKEN_BOX = "#eef1f5"  # light grey: all other tokens
 
 CHANCE = 1 / len(LETTERS)
+SHORT_NAME = 8  # characters; a longer one, such as a run's, makes its figure larger
 DOT_SIZES = (20, 250)  # points^2, of the bin with the fewest rows and of that with the most
 
+# Matplotlib's own font, and for glyphs that it lacks, Hangul's: fonts/README.md
+FONTS = ("DejaVu Sans", "Noto Sans KR")
+font_manager.fontManager.addfont(Path(__file__).parent / "fonts" / "NotoSansKR-Hangul.otf")
+
 # 80 dots an inch keep the committed notebooks small. A `$` in a label is one, and begins no formula
-sns.set_theme(style="whitegrid", palette=PALETTE, rc={"figure.dpi": 80, "text.parse_math": False})
-# Nor does it in a table that a notebook shows
+STYLE = {"figure.dpi": 80, "font.family": FONTS, "text.parse_math": False}
+sns.set_theme(style="whitegrid", palette=PALETTE, rc=STYLE)
+# Nor does it in a table that a notebook shows, whose scores look as they do elsewhere
 pd.set_option("display.html.use_mathjax", False)
+pd.set_option("display.float_format", number_text)
 
 
 def answer_balance(train: pd.DataFrame) -> Figure:
@@ -54,18 +64,23 @@ def text_lengths(train: pd.DataFrame, test: pd.DataFrame) -> Figure:
         "longest option, characters": rows[list(LETTERS)].map(len).max(axis=1),
     }
     rows = rows.assign(**lengths)
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3))
+    fig, axes = plt.subplots(1, 2, figsize=(11, 3))
     for ax, column in zip(axes, lengths, strict=True):
         # Each split has an area of 1, so that splits of different sizes compare
         sns.histplot(rows, x=column, hue="split", stat="density", common_norm=False, ax=ax)
+        ax.set(ylabel="density")
+    axes[0].get_legend().remove()  # the same as the other one
+    _legend_at_right(axes[1])
     return _done(fig)
 
 
 def image_sizes(sizes: pd.DataFrame) -> Figure:
     """Width against height of the images, in px."""
-    fig, ax = plt.subplots(figsize=(5, 3.5))
+    fig, ax = plt.subplots(figsize=(6, 3.5))
     sns.scatterplot(sizes, x="width", y="height", hue="split", alpha=0.5, ax=ax)
-    ax.set(title="Image sizes, px", xlim=(0, None), ylim=(0, None))
+    widest, highest = sizes["width"].max(), sizes["height"].max()
+    ax.set(title="Image sizes, px", xlim=(0, 1.05 * widest), ylim=(0, 1.05 * highest))
+    _legend_at_right(ax)
     return _done(fig)
 
 
@@ -75,6 +90,7 @@ def fold_balance(folds: pd.DataFrame, train: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(6, 3))
     sns.countplot(rows, x="fold", hue="answer", hue_order=list(LETTERS), ax=ax)
     ax.set(title="Right letters in each fold", ylabel="rows")
+    _legend_at_right(ax)
     return _done(fig)
 
 
@@ -113,6 +129,7 @@ def training_curves(log: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     for ax, column in zip(scores, columns, strict=True):
         sns.lineplot(epochs, x="epoch", y=column, marker="o", ax=ax)
         ax.set(title=f"Held-out {column.replace('_', ' ')}", ylabel="")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _done(fig)
 
 
@@ -122,7 +139,7 @@ def confidences(probs: dict[str, pd.DataFrame]) -> Figure:
     for name, frame in probs.items():
         confidence = option_matrix(frame).max(axis=1)
         parts.append(pd.DataFrame({"confidence": confidence, "rows": name}))
-    fig, ax = plt.subplots(figsize=(6, 3))
+    fig, ax = plt.subplots(figsize=(7, 3))
     sns.histplot(
         pd.concat(parts, ignore_index=True),
         x="confidence",
@@ -134,13 +151,16 @@ def confidences(probs: dict[str, pd.DataFrame]) -> Figure:
         element="step",
         ax=ax,
     )
-    ax.set(title="Probability of the chosen option")
+    ax.set(title="Probability of the chosen option", ylabel="share of rows")
+    _legend_at_right(ax)
     return _done(fig)
 
 
 def agreement(table: pd.DataFrame) -> Figure:
     """How often two members choose the same letter."""
-    fig, ax = plt.subplots(figsize=(4.5, 3.5))
+    longest = max(len(name) for name in table.index)
+    for_names = 0.1 * max(0, longest - SHORT_NAME)  # inches, 0.1 per character
+    fig, ax = plt.subplots(figsize=(4.5 + for_names, 3.5 + for_names))
     sns.heatmap(table, annot=True, fmt=".3f", vmin=0.5, vmax=1, cmap=HEATMAP, ax=ax)
     ax.set(title="Agreement on the test rows")
     return _done(fig)
@@ -154,6 +174,7 @@ def confusion(probs: pd.DataFrame, answers: pd.Series) -> Figure:
     fig, ax = plt.subplots(figsize=(4.5, 3.5))
     sns.heatmap(table, annot=True, fmt="d", cmap=HEATMAP, ax=ax)
     ax.set(title="Out-of-fold answers", xlabel="chosen", ylabel="right")
+    ax.tick_params(axis="y", rotation=0)
     return _done(fig)
 
 
@@ -204,7 +225,7 @@ def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> F
     """
     tables = {name: reliability(probs, answers) for name, probs in sets.items()}
     most_rows = max(table["rows"].max() for table in tables.values())
-    fig, axes = plt.subplots(1, len(tables), figsize=(4.5 * len(tables), 4), squeeze=False)
+    fig, axes = plt.subplots(1, len(tables), figsize=(5.2 * len(tables), 4), squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
         ax.plot([0, 1], [0, 1], **RELIABILITY_DIAGONAL)
         sns.scatterplot(
@@ -217,9 +238,8 @@ def reliability_diagrams(sets: dict[str, pd.DataFrame], answers: pd.Series) -> F
             color=RELIABILITY_DOTS,
             ax=ax,
         )
-        ax.set(title=title, xlim=(0.2, 1.02), ylim=(0, 1.05))
-        # At high confidence and low accuracy, dots are few
-        ax.legend(title="rows", loc="lower right")
+        ax.set(title=title, xlim=(0.2, 1.05), ylim=(-0.05, 1.05))
+        _legend_at_right(ax)
     return _done(fig)
 
 
@@ -229,6 +249,11 @@ def _bars_in_points(ax: Axes, table: pd.DataFrame, labels: str, values: str) -> 
     ax.hlines(range(len(table)), 100 * table["low"], 100 * table["high"], color=INTERVALS)
     ax.axvline(0, **GREY_DASHES)
     ax.set(ylabel="")
+
+
+def _legend_at_right(ax: Axes) -> None:
+    """Move the legend out of the axes: it covers no data."""
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1))
 
 
 def _done(fig: Figure) -> Figure:

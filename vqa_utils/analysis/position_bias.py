@@ -228,6 +228,5 @@ class _Points(NamedTuple):
 def _in_points(line: pd.Series, column: str) -> _Points:
     texts = []
     for name in (column, "low", "high"):
-        points = round(100 * line[name], 2) + 0.0  # no -0.0
-        texts.append(f"{points:+.2f}")
+        texts.append(f"{100 * line[name]:+z.1f}")  # z: no -0.0
     return _Points(*texts)

@@ -69,7 +69,7 @@ class Calibration:
         return (
             f"Calibration is {'on' if self.on else 'off'} "
             f"(calibrate={str(self.setting).lower()}): {reason}; "
-            f"on rows that the fit did not see, {before:.4f} becomes {after:.4f}.\n"
+            f"on rows that the fit did not see, {before:.3f} becomes {after:.3f}.\n"
             "A temperature keeps the order of a row's options, "
             f"so accuracy stays {accuracy(self.oof, self.answers):.3f}."
         )

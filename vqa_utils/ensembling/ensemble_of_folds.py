@@ -70,7 +70,7 @@ def _describe_temperatures(calibration: Calibration, members: Sequence[Member]) 
     used = []
     for member in members:
         temperature = temperature_of(calibration.in_use, member.number)
-        used.append(f"{member.name} {temperature:.2f}")
+        used.append(f"{member.name} {temperature:.3f}")
     return f"Temperatures of the test probabilities: {', '.join(used)}."
 
 

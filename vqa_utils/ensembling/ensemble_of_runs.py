@@ -14,7 +14,7 @@ from vqa_utils.ensembling.combining import submission
 from vqa_utils.ensembling.ensemble import Ensemble, Fit, Outcome
 from vqa_utils.ensembling.members import rows_of
 from vqa_utils.ensembling.other_runs import read_runs
-from vqa_utils.metrics import accuracy, correct, log_loss, mcnemar, predictions
+from vqa_utils.metrics import accuracy, correct, log_loss, mcnemar, p_text, predictions
 
 
 def of_runs(run_id: str, members: str) -> Ensemble:
@@ -107,9 +107,9 @@ def describe_gain(scores: pd.DataFrame, best: str, p: float) -> str:
     of_best = scores[scores["member"] == best].iloc[0]
     return (
         f"The blend against its best member, {best}: "
-        f"accuracy {of_blend['accuracy']:.4f} against {of_best['accuracy']:.4f}, "
-        f"log_loss {of_blend['log_loss']:.4f} against {of_best['log_loss']:.4f} "
-        f"(McNemar p = {p:.2g})."
+        f"accuracy {of_blend['accuracy']:.3f} against {of_best['accuracy']:.3f}, "
+        f"log loss {of_blend['log_loss']:.3f} against {of_best['log_loss']:.3f} "
+        f"(McNemar {p_text(p)})."
     )
 
 

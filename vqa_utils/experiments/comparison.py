@@ -34,6 +34,8 @@ from vqa_utils.presets import differences
 from vqa_utils.running.terminal.tables import print_table
 from vqa_utils.setting_types import setting_text
 
+COST = "{:.1f}"  # minutes, GiB
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -244,9 +246,9 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "accuracy (95 %)": _accuracy_texts(group),
         "log loss (calibrated)": _score_texts(group, "log_loss"),
         "ECE (calibrated)": _score_texts(group, "calibration_error"),
-        "minutes": group["notebook_minutes"].round(1),
-        "training": group["train_minutes"].round(1),
-        "GiB": group["peak_gib"],
+        "minutes": group["notebook_minutes"].map(COST.format),
+        "training": group["train_minutes"].map(COST.format),
+        "GiB": group["peak_gib"].map(COST.format),
         "rungs": group["rungs"],
         "p": group["mcnemar_p"],
     })  # fmt: skip

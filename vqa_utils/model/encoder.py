@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
+from tokenizers.decoders import DecodeStream
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.pictures.copies import open_picture, picture_size
@@ -17,6 +18,7 @@ from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.prompts import LETTERS, TEMPLATE_TOKENS, chat, instruction_of, question_text
 
 IGNORED = -100  # the label that the loss passes over
+PIECE = "…"  # shown for a token that begins a character, which a later token completes
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey
 Row = dict[str, Any]
 
@@ -100,9 +102,15 @@ class Encoder:
         return batch
 
     def example_tokens(self, row: Row) -> tuple[list[str], list[bool]]:
-        """Return the tokens of a row's example as text, and for each if it has a label."""
+        """Return the tokens of a row's example as text, and for each if it has a label.
+
+        Rare syllables of Hangul are several tokens: all but the last are `PIECE`.
+        """
         example = self.examples([row])
-        tokens = [self.processor.tokenizer.decode(token) for token in example["input_ids"][0]]
+        tokenizer = self.processor.tokenizer.backend_tokenizer
+        stream = DecodeStream(skip_special_tokens=False)
+        ids = example["input_ids"][0].tolist()
+        tokens = [stream.step(tokenizer, token) or PIECE for token in ids]
         is_label = example["labels"][0] != IGNORED  # [L]
         return tokens, is_label.tolist()
 

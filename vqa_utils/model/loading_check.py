@@ -176,13 +176,13 @@ def _table(sums: dict[tuple[str, str], _Sum]) -> pd.DataFrame:
                 {
                     "weights": group,
                     "on": device,
-                    "parameters (millions)": round(line.count / 1e6, 1),
+                    "parameters (millions)": line.count / 1e6,
                     "kept as": " + ".join(sorted(line.types)),
                     "planned GiB": line.planned / GIB,
                     "loaded GiB": line.loaded / GIB,
                 }
             )
-    return pd.DataFrame(lines).round(3)
+    return pd.DataFrame(lines)
 
 
 def _planned_shapes(config: Config) -> dict[str, Shape]:

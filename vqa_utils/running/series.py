@@ -59,7 +59,8 @@ def execute_steps(
     runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
     runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
-    print_table(console, "where the time went (seconds)", times)
+    whole_seconds = times.round().convert_dtypes()
+    print_table(console, "where the time went (seconds)", whole_seconds)
     has_results = steps[-1].stage in (ENSEMBLE, ANALYSIS)
     if has_results and Step(ENSEMBLE) not in runner.clock.left_out:
         print_results(paths, config, console)

@@ -7,11 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vqa_utils.config import SETTINGS, field_types
+from vqa_utils.metrics import number_text
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.setting_types import PLACE, kind_name
-
-# Columns with three decimals; a difference of 0.001 is one row in a thousand
-SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
 
 
 def duration(seconds: float) -> str:
@@ -50,20 +48,17 @@ def print_settings(console: Console) -> None:
 
 
 def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
-    """Print a table: scores with three decimals, other numbers with at most four digits."""
+    """Print a table; fractions have three decimals."""
     table = Table(title=title, title_justify="left")
     for name in frame:
         is_number = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if is_number else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        cells = zip(frame.columns, row, strict=True)
-        table.add_row(*(_cell_text(name, value) for name, value in cells))
+        table.add_row(*map(_cell_text, row))
     console.print(table)
 
 
-def _cell_text(column: str, value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if pd.isna(value):
         return ""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3f}" if column in SCORES else f"{value:.4g}"
+    return number_text(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,16 @@
+"""A page as Chromium sees it."""
+
+import shutil
+import subprocess
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+def dom_of(page, folder):
+    """The HTML of a page after its scripts; the browser keeps its files below `folder`."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+    profile = f"--user-data-dir={folder / 'browser'}"
+    command = [CHROMIUM, *options, profile, "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
