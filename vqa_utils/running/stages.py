@@ -60,7 +60,7 @@ STAGES = (
             "ensemble/probs_oof.csv",
             "ensemble/members.json",
         ),
-        writes=("report/index.html", "report/*"),
+        writes=("report/results.json", "report/*.csv", "report/*.png"),
     ),
 )
 TRAINING, SCORING, ENSEMBLE, ANALYSIS = STAGES[-4:]

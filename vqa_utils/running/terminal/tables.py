@@ -1,4 +1,4 @@
-"""Print tables and presets, and write durations."""
+"""Print tables and presets."""
 
 from typing import Any
 
@@ -12,16 +12,6 @@ from vqa_utils.setting_types import PLACE, kind_name
 
 # Columns with three decimals; a difference of 0.001 is one row in a thousand
 SCORES = ("accuracy", "low", "high", "not_yes_no", "log_loss", "calibration_error")
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def print_presets(console: Console) -> None:
