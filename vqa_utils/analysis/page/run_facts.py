@@ -41,6 +41,7 @@ class FoldFacts:
 
     number: int
     is_refit: bool
+    is_trained: bool
     losses: list[tuple[float, float]]
     """epoch and loss of each step"""
     epochs: list[dict[str, float]]
@@ -91,6 +92,7 @@ def folds_of(paths: RunPaths, config: Config) -> list[FoldFacts]:
         facts = FoldFacts(
             number=number,
             is_refit=number not in config.fold_numbers,
+            is_trained=bool(meta),
             losses=list(zip(log["epoch"], log["loss"], strict=True)),
             epochs=meta.get("epochs") or [],
             peaks_gib=meta.get("peak_memory_gib") or [],

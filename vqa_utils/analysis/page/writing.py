@@ -53,7 +53,7 @@ def render_page(paths: RunPaths, config: Config) -> str:
         run_id=paths.run_id,
         refresh=REFRESH_SECONDS if is_running else None,
         progress=progress,
-        status=_describe_progress(progress, notebooks),
+        status=_describe_progress(progress),
         verdict=verdict_of(results),
         made=_describe_making(config, progress, notebooks),
         parts=parts_of(paths, results),
@@ -62,7 +62,7 @@ def render_page(paths: RunPaths, config: Config) -> str:
         notebooks=notebooks,
         folds=folds,
         fold_name=fold_name,
-        at_work=[fold for fold in folds if is_running and not fold.peaks_gib and fold.last],
+        at_work=[fold for fold in folds if is_running and not fold.is_trained and fold.last],
         curves=learning_curves(folds),
         memory=memory_bars(folds, progress.gpus if progress else ()),
         has_gpus=bool(progress and progress.gpus),
@@ -75,7 +75,7 @@ def render_page(paths: RunPaths, config: Config) -> str:
     )
 
 
-def _describe_progress(progress: RunProgress | None, notebooks: list[Notebook]) -> list[str]:
+def _describe_progress(progress: RunProgress | None) -> list[str]:
     """Say how far a run is, in short texts."""
     if progress is None:
         return []
