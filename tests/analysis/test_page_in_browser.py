@@ -113,6 +113,8 @@ def test_a_head_sorts_with_the_keyboard(opened):
     page.keyboard.press("Space")
     assert [text[:4] for text in column.all_inner_texts()] == ["99.0", "90.9", "50.0"]
     assert table.locator("th[aria-sort=descending]").inner_text().startswith("Accuracy")
+    table.get_by_role("button", name="Rows").press("Enter")
+    assert table.locator("tbody td:nth-child(3)").all_inner_texts() == ["4", "296", "500"]
     table.get_by_role("button", name="Group").press("Enter")
     names = table.locator("tbody td:nth-child(2)").all_inner_texts()
     assert names == ["colour", "rare", "yes/no"]

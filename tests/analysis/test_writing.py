@@ -93,7 +93,7 @@ def test_a_run_of_one_notebook_has_a_page():
 def test_a_training_shows_its_step_loss_memory_and_time_left():
     paths = new_run()
     progress(paths, expected_end=None)
-    log_fold(paths, 1, steps=10, lines="11,40,0.5")  # half written
+    log_fold(paths, 1, steps=10, lines="11,40,0.55,0.05,1")  # half written
     text = text_of(paths)
     assert "fold 1 step 10 of 40 · loss 0.100 · 1.25 GiB · about 60 s left" in text
     train_fold(paths, 1)

@@ -96,7 +96,7 @@ WORDS = {
     "right": "right",
     "chosen": "chosen",
     "confidence_axis": "confidence",
-    "accuracy_axis": "accuracy",
+    "accuracy_axis": "Accuracy",
     "confusion_alt": "Table of right letters against chosen ones.",
     "reliability_alt": "Accuracy against confidence: {dots}. On the diagonal both are equal.",
     "dot": "{y} right at {x}",
