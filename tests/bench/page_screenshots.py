@@ -33,16 +33,18 @@ class Shot(NamedTuple):
 
 
 SHOTS = (
-    Shot("page_wide", 1280, 1500, "light", ""),
-    Shot("page_phone", 390, 1500, "light", ""),
-    Shot("page_dark", 1280, 900, "dark", "#mistakes"),
+    Shot("page_wide", 1280, 1400, "light", ""),
+    Shot("page_phone", 390, 844, "light", ""),
+    Shot("page_dark", 1280, 1400, "dark", "#part-1"),
 )
 
 
 def photograph(browser: Browser, paths: RunPaths, shot: Shot, folder: Path) -> Path:
     """Write one view as a PNG with a small palette, and return its path."""
     page = browser.new_page(
-        viewport={"width": shot.width, "height": shot.height}, color_scheme=shot.scheme
+        viewport={"width": shot.width, "height": shot.height},
+        color_scheme=shot.scheme,
+        reduced_motion="reduce",  # it scrolls at once
     )
     page.goto(f"{paths.page.as_uri()}{shot.part}")
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS)

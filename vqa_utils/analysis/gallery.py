@@ -86,7 +86,7 @@ def _data_uri(path: Path, side_px: int) -> str:
     encoded = {}
     for kind in ("png", "jpeg"):
         file = io.BytesIO()
-        image.convert("RGB").save(file, kind)
+        image.save(file, kind)
         encoded[kind] = file.getvalue()
     smaller = min(encoded, key=lambda kind: len(encoded[kind]))
     return f"data:image/{smaller};base64,{base64.b64encode(encoded[smaller]).decode()}"

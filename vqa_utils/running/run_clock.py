@@ -235,15 +235,15 @@ class RunClock:
         """Expect the seconds until all due steps are through."""
         left = self._left()
         logs = {}
-        for step in left:
-            if step.stage.trains and step.fold is not None and self._is_begun(step):
-                logs[step.fold] = fold_log(self.paths.fold(step.fold).train_log)
+        for step in self._due:
+            if step.stage.trains and step.fold is not None:
+                logs[step] = fold_log(self.paths.fold(step.fold).train_log)
         max_steps = max((log.max_steps for log in logs.values() if log), default=0)
         trainings = []
         for step in left:
-            if not step.stage.trains or step.fold is None or not max_steps:
+            if step not in logs or not max_steps:
                 continue
-            log = logs.get(step.fold)
+            log = logs[step] if self._is_begun(step) else None
             steps = log.max_steps - log.steps if log else max_steps
             seconds = training_seconds(self.config, rows, pace, steps, max_steps)
             trainings.append(seconds if log else pace.start + seconds)

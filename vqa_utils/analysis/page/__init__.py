@@ -1,6 +1,7 @@
 """Write the page of a run, report/index.html: one file, from whatever its folder has by now.
 
 charts     Lay out bars and lines; the templates draw them
+learning   Draw the trainings: loss, held-out scores, memory
 numbers    Write numbers as people do
 parts      Make the parts about results: words, a chart and a table each
 progress   Keep how far a run is, for its page: the driver writes it

@@ -41,6 +41,8 @@ class Bars:
     mark_text: str = ""
     series: tuple[str, ...] = ()
     """names of the styles s0, s1, ..., for a legend"""
+    note: str = ""
+    """what a "bad" bar means"""
     kind: str = "bars"
 
 

@@ -1,6 +1,7 @@
 """Make the parts about results: words, a chart and a table each."""
 
 import base64
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,7 +86,8 @@ def _group_bars(records: list[Record]) -> Bars:
     named = []
     for line in hardest:
         named.append(line | {"group": f"{line['by']}: {line['group']} ({line['rows']})"})
-    return accuracy_bars(named, "group")
+    note = WORDS["hard"] if any(line["worse"] for line in named) else ""
+    return dataclasses.replace(accuracy_bars(named, "group"), note=note)
 
 
 def _confidence_bars(records: list[Record]) -> Bars:

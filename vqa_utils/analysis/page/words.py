@@ -64,8 +64,6 @@ WORDS = {
     "value": "Value",
     "meaning": "Meaning",
     "changed": "changed",
-    "package": "Package",
-    "version": "Version",
     # Notebooks at work
     "notebook": "Notebook",
     "state": "State",
@@ -89,7 +87,6 @@ WORDS = {
     "peak_and_plan": "{peak} of {plan} planned",
     "memory_gpus": "Highest peak of a fold's training on each GPU; the mark is the plan for it.",
     "memory_cpu": "Largest resident size of each fold's process.",
-    "planned": "plan",
     "rungs": "After out-of-memory errors",
     "no_rungs": "No memory ran out.",
     # Results
@@ -97,10 +94,9 @@ WORDS = {
     "chosen": "chosen",
     "confidence_axis": "confidence",
     "accuracy_axis": "Accuracy",
-    "confusion_alt": "Table of right letters against chosen ones.",
     "reliability_alt": "Accuracy against confidence: {dots}. On the diagonal both are equal.",
     "dot": "{y} right at {x}",
-    "hard": "worse than the rest beyond chance",
+    "hard": "worse than all others, beyond chance",
     # The gallery
     "search": "Search",
     "search_hint": "question, option or id",
