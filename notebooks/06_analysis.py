@@ -93,8 +93,8 @@ report.add("Confusion", words, table, figure)
 
 # %% tags=["nbval-ignore-output"]
 test = combine_members(members, read_temperatures(paths), config.ensemble)
-sets = {"train, right": train["answer"], "train, chosen": predictions(probs)}
-letters = error_analysis.letter_table(sets | {"test, chosen": predictions(test)})
+sets = {"right in train": train["answer"], "chosen in train": predictions(probs)}
+letters = error_analysis.letter_table(sets | {"chosen in test": predictions(test)})
 report.add("Letters", error_analysis.describe_letters(letters), table=letters)
 
 # %% [markdown]

@@ -119,7 +119,7 @@ def whole_run(name="r", words=lambda text, number: text):
         archive(paths, name, 10.0)
     letters = result(
         "Letters",
-        ["letter", "train, right", "test, chosen"],
+        ["letter", "right in train", "chosen in test"],
         [[letter, 0.25, 0.2 + i / 30] for i, letter in enumerate("abcd")],
     )
     confusion = result(

@@ -26,8 +26,15 @@ class Bar:
     high: float | None = None
     style: str = "other"
     """"own", "other" or "bad", or "s0", "s1", ... of several series"""
+    series: str = ""
+    """the name of its series, of several"""
     mark: float | None = None
     """a place of its own, such as the plan of a GPU"""
+
+    @property
+    def alt(self) -> str:
+        """The bar in words."""
+        return f"{self.label or self.series} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,6 @@ class Bars:
     """Bars with common marks."""
 
     bars: list[Bar]
-    alt: str
     mark: float | None = None
     """place of a line through all bars, in percent"""
     mark_text: str = ""
@@ -44,6 +50,12 @@ class Bars:
     note: str = ""
     """what a "bad" bar means"""
     kind: str = "bars"
+
+    @property
+    def alt(self) -> str:
+        """The bars in words, for those who cannot see them."""
+        marked = f"; {self.mark_text}" if self.mark_text else ""
+        return "; ".join(bar.alt for bar in self.bars) + marked
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ class Axes:
     def path(self, points: Sequence[Point]) -> str:
         """The line through points, as SVG has it."""
         places = [self.place(point) for point in points]
-        return " ".join(f"{'L' if i else 'M'}{x} {y}" for i, (x, y) in enumerate(places))
+        return "M" + " L".join(f"{x} {y}" for x, y in places)
 
     def x_ticks(self, text: Callable[[float], str] = "{:g}".format) -> list[Tick]:
         """The numbers below."""

@@ -55,7 +55,7 @@ def memory_bars(folds: Sequence[FoldFacts], gpus: Sequence[PlannedGpu]) -> Bars 
             if len(fold.peaks_gib) > 1:
                 name = f"{WORDS['gpu'].format(number=number)}, {fold_name(fold)}"
             bars.append(Bar(name, gib(peak), 0.0, scale.percent(peak), style="own"))
-    return _bars(bars)
+    return Bars(bars)
 
 
 def _gpu_bars(trained: Sequence[FoldFacts], gpus: Sequence[PlannedGpu]) -> Bars:
@@ -74,19 +74,16 @@ def _gpu_bars(trained: Sequence[FoldFacts], gpus: Sequence[PlannedGpu]) -> Bars:
             mark=scale.percent(gpu.fold_gib),
         )
         bars.append(bar)
-    return _bars(bars)
-
-
-def _bars(bars: list[Bar]) -> Bars:
-    said = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    return Bars(bars, WORDS["bars_alt"].format(bars=said))
+    return Bars(bars)
 
 
 def _chart(
     title: str, curves: Sequence[Curve], text: Callable[[float], str], *, has_dots: bool
 ) -> Lines | None:
     """Draw curves on common axes; None without a point."""
-    points = [point for _, curve in curves for point in curve]
+    points: list[Point] = []
+    for _, curve in curves:
+        points += curve
     if not points:
         return None
     axes = axes_of(points)

@@ -9,7 +9,7 @@ from vqa_utils.analysis.page.charts import Axes, Bar, Bars, Dot, Lines, Scale, S
 from vqa_utils.analysis.page.numbers import as_said, percent, percent_tick, points
 from vqa_utils.analysis.page.results import Record, Result
 from vqa_utils.analysis.page.tables import Table, table_of
-from vqa_utils.analysis.page.verdict import accuracy_bars
+from vqa_utils.analysis.page.verdict import CHANCE, accuracy_bars
 from vqa_utils.analysis.page.words import WORDS
 from vqa_utils.artifacts.paths import RunPaths
 
@@ -18,6 +18,8 @@ ORDER = ("groups", "confusion", "positions", "orders", "letters", "reliability",
 OWN_PLACE = ("folds", "baselines", "worst_mistakes")  # elsewhere on the page
 MOST_GROUPS = 12  # the hardest; the table has all
 LEAST_CONFIDENCE = 0.2  # of a diagram; chance is 0.25
+LEAST_DIFFERENCE = 0.001  # to draw, where all are zero
+ROOM = 1.1  # beyond the longest bar
 RADII = (3.0, 9.0)  # of the dots with the fewest and the most rows
 
 
@@ -99,8 +101,10 @@ def _difference_bars(label: str, value: str) -> Callable[[list[Record]], Bars]:
     """Bars of differences, from zero in the middle."""
 
     def draw(records: list[Record]) -> Bars:
-        ends = [abs(line[name]) for line in records for name in (value, "low", "high")]
-        scale = Scale(-1.1 * max(*ends, 0.001), 1.1 * max(*ends, 0.001))
+        most = LEAST_DIFFERENCE
+        for line in records:
+            most = max(most, abs(line[value]), abs(line["low"]), abs(line["high"]))
+        scale = Scale(-ROOM * most, ROOM * most)
         zero = scale.percent(0.0)
         bars = []
         for line in records:
@@ -115,8 +119,7 @@ def _difference_bars(label: str, value: str) -> Callable[[list[Record]], Bars]:
                 style="own",
             )
             bars.append(bar)
-        said = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-        return Bars(bars, WORDS["bars_alt"].format(bars=said), zero, "0")
+        return Bars(bars, zero, "0")
 
     return draw
 
@@ -124,19 +127,23 @@ def _difference_bars(label: str, value: str) -> Callable[[list[Record]], Bars]:
 def _letter_bars(records: list[Record]) -> Bars:
     """For each letter, a bar of each set."""
     sets = [name for name in records[0] if name != "letter"]
-    most = max(line[name] for line in records for name in sets)
-    scale = Scale(0.0, 1.1 * most)
+    most = 0.0
+    for line in records:
+        most = max(most, *(line[name] for name in sets))
+    scale = Scale(0.0, ROOM * most)
     bars = []
     for line in records:
         for number, name in enumerate(sets):
-            label = "" if number else line["letter"]
-            length = scale.percent(line[name])
-            bars.append(Bar(label, percent(line[name]), 0.0, length, style=f"s{number}"))
-    said = "; ".join(
-        f"{line['letter']}: {name} {percent(line[name])}" for line in records for name in sets
-    )
-    alt = WORDS["bars_alt"].format(bars=said)
-    return Bars(bars, alt, scale.percent(0.25), WORDS["chance"], tuple(sets))
+            bar = Bar(
+                label="" if number else line["letter"],
+                text=percent(line[name]),
+                start=0.0,
+                length=scale.percent(line[name]),
+                style=f"s{number}",
+                series=name,
+            )
+            bars.append(bar)
+    return Bars(bars, scale.percent(CHANCE), WORDS["chance"], tuple(sets))
 
 
 def _heat(records: list[Record]) -> Heat:

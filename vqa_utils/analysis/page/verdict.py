@@ -37,11 +37,11 @@ def verdict_of(results: dict[str, Result]) -> Verdict | None:
     if blank is not None:
         key = "looks" if _is_beyond(tuned, blank) else "blind"
         sentences.append(_compared(key, tuned, blank))
-    chart = accuracy_bars(results["baselines"].records, "model", "verdict_alt")
+    chart = accuracy_bars(results["baselines"].records, "model")
     return Verdict(percent(tuned["accuracy"]), sentences, chart)
 
 
-def accuracy_bars(records: list[Record], label: str, alt: str = "bars_alt") -> Bars:
+def accuracy_bars(records: list[Record], label: str) -> Bars:
     """Bars of accuracy with their intervals, and chance as a line."""
     bars = []
     for line in records:
@@ -56,9 +56,7 @@ def accuracy_bars(records: list[Record], label: str, alt: str = "bars_alt") -> B
             style=_style(line, name),
         )
         bars.append(bar)
-    said = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    chance = WORDS["chance_25"].format(space=SPACE)
-    return Bars(bars, WORDS[alt].format(bars=said), SHARES.percent(CHANCE), chance)
+    return Bars(bars, SHARES.percent(CHANCE), WORDS["chance_25"].format(space=SPACE))
 
 
 def _style(line: Record, name: str) -> str:

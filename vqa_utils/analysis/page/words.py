@@ -27,8 +27,6 @@ WORDS = {
     "blind": "Without the pictures it does as well ({accuracy}, {p}): it hardly looks at them.",
     "chance": "chance",
     "chance_25": "chance, 25{space}%",
-    "verdict_alt": "Bars of accuracy with 95 % intervals: {bars}. Chance is 25 %.",
-    "bars_alt": "Bars: {bars}.",
     "fine-tuned": "Fine-tuned",
     "base, zero-shot": "Base, zero-shot",
     "fine-tuned, blank images": "Fine-tuned, blank images",
@@ -143,8 +141,8 @@ COLUMNS = {
     "probabilities": ("Probabilities", ""),
     "right": ("Right", ""),
     "letter": ("Letter", ""),
-    "train, right": ("Train, right", "percent"),
-    "train, chosen": ("Train, chosen", "percent"),
-    "test, chosen": ("Test, chosen", "percent"),
+    "right in train": ("Right in train", "percent"),
+    "chosen in train": ("Chosen in train", "percent"),
+    "chosen in test": ("Chosen in test", "percent"),
 }
 FLAGS = {True: "yes", False: "no"}
