@@ -32,10 +32,9 @@ def verdict_of(results: dict[str, Result]) -> Verdict | None:
     sentences = [_sentence_of(tuned, results)]
     zero_shot, blank = (by_model.get(name) for name in BASELINES.values())
     if zero_shot is not None:
-        key = "better" if _is_beyond(tuned, zero_shot) else "worse"
-        sentences.append(_compared(key, tuned, zero_shot))
+        sentences.append(_compared(_difference(tuned, zero_shot), tuned, zero_shot))
     if blank is not None:
-        key = "looks" if _is_beyond(tuned, blank) else "blind"
+        key = "looks" if _difference(tuned, blank) == "better" else "blind"
         sentences.append(_compared(key, tuned, blank))
     chart = accuracy_bars(results["baselines"].records, "model")
     return Verdict(percent(tuned["accuracy"]), sentences, chart)
@@ -81,13 +80,16 @@ def _sentence_of(tuned: Record, results: dict[str, Result]) -> str:
     )
 
 
-def _is_beyond(tuned: Record, other: Record) -> bool:
-    return tuned["accuracy"] > other["accuracy"] and other["mcnemar_p"] < BEYOND_CHANCE
+def _difference(tuned: Record, other: Record) -> str:
+    """Say if the fine-tuned model is "better" or "worse" beyond chance, or "even"."""
+    if other["mcnemar_p"] >= BEYOND_CHANCE:
+        return "even"
+    return "better" if tuned["accuracy"] > other["accuracy"] else "worse"
 
 
 def _compared(key: str, tuned: Record, other: Record) -> str:
     return WORDS[key].format(
-        points=points(tuned["accuracy"] - other["accuracy"]).removeprefix("+"),
+        points=points(abs(tuned["accuracy"] - other["accuracy"])).removeprefix("+"),
         accuracy=percent(other["accuracy"]),
         p=p_value(other["mcnemar_p"]),
     )

@@ -21,8 +21,8 @@ WORDS = {
     "verdict": "The fine-tuned model answers {accuracy} of {rows} held-out questions right "
     "(95{space}% interval {interval}).",
     "better": "That is {points} points more than the base without fine-tuning ({accuracy}, {p}).",
-    "worse": "The base without fine-tuning is no worse ({accuracy}): "
-    "{points} points are not beyond chance ({p}).",
+    "worse": "That is {points} points less than the base without fine-tuning ({accuracy}, {p}).",
+    "even": "The base without fine-tuning gets {accuracy}: no difference beyond chance ({p}).",
     "looks": "Without the pictures it gets {accuracy}: it looks at them.",
     "blind": "Without the pictures it does as well ({accuracy}, {p}): it hardly looks at them.",
     "chance": "chance",

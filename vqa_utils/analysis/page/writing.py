@@ -7,7 +7,7 @@ from typing import Any
 from vqa_utils.analysis._templates import render
 from vqa_utils.analysis.page.learning import fold_name, learning_curves, memory_bars
 from vqa_utils.analysis.page.numbers import SPACE, decimals, gib, minutes, percent
-from vqa_utils.analysis.page.parts import part_of, parts_of
+from vqa_utils.analysis.page.parts import OWN_PLACE, part_of, parts_of
 from vqa_utils.analysis.page.progress import FINISHED, RUNNING, RunProgress, read_progress
 from vqa_utils.analysis.page.results import Record, Result, read_results
 from vqa_utils.analysis.page.run_facts import (
@@ -57,7 +57,7 @@ def render_page(paths: RunPaths, config: Config) -> str:
         verdict=verdict_of(results),
         made=_describe_making(config, progress, notebooks),
         parts=parts_of(paths, results),
-        own={key: part_of(paths, result) for key, result in results.items()},
+        own={key: part_of(paths, results[key]) for key in OWN_PLACE if key in results},
         mistakes=_mistakes(results.get("worst_mistakes")),
         notebooks=notebooks,
         folds=folds,
