@@ -132,6 +132,11 @@ def whole_run(name="r", words=lambda text, number: text):
         ["position", "excess", "low", "high"],
         [[letter, i / 100 - 0.01, -0.02, 0.03] for i, letter in enumerate("abcd")],
     )
+    orders = result(
+        "Orders",
+        ["order", "accuracy", "against_mean", "low", "high", "changed"],
+        [[f"shifted by {i}", 0.96, 0.01 - i / 100, -0.02, 0.03, 0.04] for i in range(4)],
+    )
     reliability = result(
         "Reliability",
         ["probabilities", "confidence", "accuracy", "rows"],
@@ -146,6 +151,7 @@ def whole_run(name="r", words=lambda text, number: text):
         confusion,
         letters,
         positions,
+        orders,
         reliability,
         other,
         mistakes(words=words),

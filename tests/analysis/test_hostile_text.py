@@ -1,11 +1,11 @@
 """Words of the data stay words: in the report, in the notebooks and in figures."""
 
-import shutil
 import subprocess
 
 import nbformat
 import pandas as pd
 import pytest
+from chromium import CHROMIUM
 from hostile_text import HOSTILE, Page, hostile, write_hostile_challenge
 from korean_challenge import write_korean_challenge
 from PIL import Image
@@ -19,10 +19,6 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
 from vqa_utils.running.notebooks.execution import execute
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 def write_report(folder, words):

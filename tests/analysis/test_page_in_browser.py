@@ -1,17 +1,13 @@
 """The page in a browser: its script, a keyboard, a phone, and the dark."""
 
-import shutil
-
 import pytest
+from chromium import CHROMIUM
 from page_runs import whole_run
 
 from vqa_utils.analysis.page.writing import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright")
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),

@@ -179,6 +179,12 @@ def test_groups_have_words_for_columns_and_marks_for_the_hard_ones():
     assert "87.0–94.0 %" in text and "p_worse" not in text
 
 
+def test_biases_are_in_points():
+    text = text_of(whole_run())
+    for words in ("a −1.0 b +0.0", "shifted by 0 +1.0", "−2.0 … +3.0", "Answers changed", "4.0 %"):
+        assert words in text
+
+
 def test_a_result_of_ones_own_shows_its_table_and_its_figure_in_the_page():
     paths = new_run()
     Image.new("RGB", (3, 2), "red").save(paths.folder / "x.png")

@@ -4,7 +4,6 @@ Writes page_wide.png, page_phone.png and page_dark.png. Needs Chromium, and pill
 """
 
 import io
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.chromium import CHROMIUM  # noqa: E402
 from vqa_utils.artifacts.paths import RunPaths  # noqa: E402  (the package is not installed)
 from vqa_utils.artifacts.run import named_run  # noqa: E402
 
@@ -59,9 +59,7 @@ def main() -> None:
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for shot in SHOTS:
             file = photograph(browser, paths, shot, folder)
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
