@@ -68,9 +68,8 @@ def run(args: "Namespace", console: "Console") -> None:
 
 def describe_stop(args: "Namespace") -> str:
     """Say how to go on with a stopped command, if there is something to go on with."""
-    if args.command in ("check", "plan", "status", "compare", "presets", "settings") or getattr(
-        args, "dry_run", False
-    ):
+    changes_nothing = ("check", "plan", "status", "open", "compare", "presets", "settings")
+    if args.command in changes_nothing or getattr(args, "dry_run", False):
         return "stopped"
     if args.command == "blend":
         return "stopped; start it again with another --run-id"
@@ -142,6 +141,16 @@ def show_status(args: "Namespace", console: "Console") -> None:
     steps = select_steps(STAGES, config.adapter_numbers)
     print_table(console, f"run {paths.run_id}", runner.table(steps))
     runner.tell_changes(steps)
+
+
+def open_page(args: "Namespace", console: "Console") -> None:
+    """Show the page of a run in the browser, and print its path."""
+    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.run_page import show_in_browser
+
+    paths, _ = resolve_run(args, new_id="")
+    show_in_browser(paths)
+    console.print(shown(paths.page), markup=False, soft_wrap=True)
 
 
 def predict_test(args: "Namespace", console: "Console") -> None:
@@ -295,6 +304,7 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "check": check,
     "plan": show_plan,
     "status": show_status,
+    "open": open_page,
     "predict": predict_test,
     "blend": blend,
     "sweep": sweep,

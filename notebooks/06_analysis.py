@@ -21,11 +21,15 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
 from vqa_utils.data.question_kinds import question_kinds
-from vqa_utils.ensembling.combining import describe_unanimity
+from vqa_utils.ensembling.combining import combine_members, describe_unanimity
 from vqa_utils.ensembling.fold_table import fold_table
 from vqa_utils.ensembling.members import describe_refit, pooled, read_members, rows_of, scored_folds
-from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
-from vqa_utils.metrics import correct
+from vqa_utils.ensembling.temperature import (
+    before_and_after,
+    describe_calibration_effect,
+    read_temperatures,
+)
+from vqa_utils.metrics import correct, predictions
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -45,7 +49,7 @@ print(f"{len(probs)} out-of-fold rows from folds {scored}; missing folds: {missi
 # %%
 rows = rows_of(probs, train)
 right = correct(probs, rows["answer"])
-report = Report(paths, config, challenge.folder)
+report = Report(paths, challenge.folder)
 
 # %% [markdown]
 # ## How good are the folds, and do they agree?
@@ -73,15 +77,25 @@ report.add("Baselines", describe_baselines(baselines), table=baselines)
 # %% tags=["nbval-ignore-output"]
 bars = baselines.assign(group=baselines["model"], rows=len(probs))
 figure = figures.accuracy_by(bars, "Against the baselines")
-report.add("Accuracy against baselines", figure=figure)
+report.add("Baselines", figure=figure)
 
 # %% [markdown]
 # ## Which letters are mixed up?
 
 # %% tags=["nbval-ignore-output"]
 words = error_analysis.describe_confusion(probs, rows["answer"])
+table = error_analysis.confusion_table(probs, rows["answer"])
 figure = figures.confusion(probs, rows["answer"])
-report.add("Confusion", words, figure=figure)
+report.add("Confusion", words, table, figure)
+
+# %% [markdown]
+# Does a letter come up more often in the answers to the test set than in those of train?
+
+# %% tags=["nbval-ignore-output"]
+test = combine_members(members, read_temperatures(paths), config.ensemble)
+sets = {"right in train": train["answer"], "chosen in train": predictions(probs)}
+letters = error_analysis.letter_table(sets | {"chosen in test": predictions(test)})
+report.add("Letters", error_analysis.describe_letters(letters), table=letters)
 
 # %% [markdown]
 # ## Does an option win by its position?
@@ -97,7 +111,7 @@ print(f"orders of the options: {bias.order_count}")
 # %% tags=["nbval-ignore-output"]
 report.add_tables(bias.tables)
 figure = figures.position_bias(bias.positions, bias.orders, bias.title)
-report.add("Position bias", bias.describe(), figure=figure)
+report.add("Positions", bias.describe(), figure=figure)
 
 # %% [markdown]
 # ## Which questions are hard?
@@ -130,10 +144,9 @@ groups[is_cluster].drop(columns="by")
 
 # %% tags=["nbval-ignore-output"]
 others = groups[~is_cluster].sort_values("accuracy")
-words = error_analysis.describe_spread(others)
+print(error_analysis.describe_spread(others))
 bars = others.assign(group=others["by"] + ": " + others["group"])
-figure = figures.accuracy_by(bars, "Accuracy by group")
-report.add("Accuracy by group", words, figure=figure)
+report.add("Groups", figure=figures.accuracy_by(bars, "Accuracy by group"))
 
 # %% [markdown]
 # ## Is its confidence worth anything?
@@ -141,8 +154,9 @@ report.add("Accuracy by group", words, figure=figure)
 # %% tags=["nbval-ignore-output"]
 sets = before_and_after(paths, probs)
 words = describe_calibration_effect(sets, rows["answer"])
+table = error_analysis.reliability_table(sets, rows["answer"])
 figure = figures.reliability_diagrams(sets, rows["answer"])
-report.add("Reliability", words, figure=figure)
+report.add("Reliability", words, table, figure)
 
 # %% [markdown]
 # Accuracy by confidence, before calibration:
@@ -166,6 +180,5 @@ gallery(mistakes.head(8), challenge.folder)
 print("wrote", shown(report.write()))
 
 # %% [markdown]
-# **Recap.** `report/index.html` shows these tables and figures on one page (click a column header
-# to sort). Each table is a CSV and each figure a PNG beside it; `report/worst_mistakes.csv` lists
-# the rows to look at first.
+# **Recap.** `report/index.html` shows all of it on one page, to send to others. Each table is a CSV
+# and each figure a PNG beside it; `report/worst_mistakes.csv` lists the rows to look at first.

@@ -1,11 +1,8 @@
 """A page as Chromium sees it."""
 
-import shutil
 import subprocess
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
+from chromium import CHROMIUM
 
 
 def dom_of(page, folder):

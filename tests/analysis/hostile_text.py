@@ -59,8 +59,9 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attributes):
+        is_of_a_dot = tag == "title" and ("body",) in self.tags
         self.tags.append((tag, *sorted(name for name, _ in attributes)))
-        self._within = tag
+        self._within = "" if is_of_a_dot else tag
 
     def handle_endtag(self, tag):
         self.tags.append(("/" + tag,))

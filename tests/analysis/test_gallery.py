@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
-from browser import CHROMIUM, dom_of
+from browser import dom_of
+from chromium import CHROMIUM
 from hostile_text import Page
 from PIL import Image
 

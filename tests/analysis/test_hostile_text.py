@@ -5,7 +5,8 @@ import io
 import nbformat
 import pandas as pd
 import pytest
-from browser import CHROMIUM, dom_of
+from browser import dom_of
+from chromium import CHROMIUM
 from hostile_text import HOSTILE, Page, hostile, write_hostile_challenge
 from korean_challenge import write_korean_challenge
 from PIL import Image
@@ -14,6 +15,7 @@ import run_all
 from vqa_utils.analysis import figures
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.analysis.report import Report
+from vqa_utils.artifacts.files import settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
@@ -24,7 +26,9 @@ def write_report(folder, words):
     """A report of a run, its table, its rows and its settings in such words; `words` changes a text."""
     Image.new("RGB", (30, 20), "red").save(folder / "x.png")
     config = preset("demo", data=words("data", 0), model=words("model", 1))
-    report = Report(RunPaths(words("run", 2).replace("/", "|")), config, folder)
+    paths = RunPaths(words("run", 2).replace("/", "|"))
+    write_json(paths.config, settings_to_json(config))
+    report = Report(paths, folder)
     numbers = range(len(HOSTILE))
     table = pd.DataFrame({words(f"column {i}", i): [words("cell", i), 0.5] for i in numbers})
     rows = pd.DataFrame({
@@ -34,11 +38,14 @@ def write_report(folder, words):
         **{letter: [words(letter, i) for i in numbers] for letter in "abcd"},
         "answer": "a",
         "chosen": "b",
+        "fold": 0,
+        "kind": "other",
+        "p_chosen": 0.9,
     })  # fmt: skip
     bars = pd.DataFrame({"group": table.columns, "accuracy": 0.5, "rows": 1})
     report.add(words("numbers", 3), words("said", 4), table=table)
     report.add("Bars", words("drawn", 5), figure=figures.accuracy_by(bars, words("title", 8)))
-    report.add("Mistakes", table=rows)
+    report.add("Worst mistakes", table=rows)
     return report
 
 
@@ -60,7 +67,7 @@ def test_the_report_has_the_same_tags_whatever_the_words_are(pages):
 
 
 def test_the_tables_of_a_report_are_safe_in_a_spreadsheet(pages):
-    mistakes = pd.read_csv(pages[1].parent / "mistakes.csv", dtype=str)
+    mistakes = pd.read_csv(pages[1].parent / "worst_mistakes.csv", dtype=str)
     assert mistakes["question"].tolist()[-1] == "'=1+1 question"
     assert mistakes["question"].tolist()[:-1] == [hostile("question", i) for i in range(10)]
 
@@ -71,7 +78,7 @@ def test_the_title_stays_in_a_browser(pages, tmp_path):
     dom = dom_of(pages[1], tmp_path)
     page = Page(dom)
     assert page.words["title"] == hostile("run", 2).replace("/", "|")
-    assert "Mistakes" in dom
+    assert "Worst mistakes" in dom
 
 
 def test_labels_of_figures_are_no_formulas():

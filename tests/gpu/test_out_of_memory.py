@@ -88,7 +88,7 @@ def test_the_training_goes_on_from_its_checkpoint_with_half_the_batch(run_all, t
     assert pd.read_csv(paths.fold(0).train_log)["step"].tolist() == [1, 2, 3, 4]
     failed = nbformat.read(paths.notebooks / "03_train_fold-fold0-out-of-memory1.ipynb", 4)
     assert "OutOfMemoryError" in str([cell.get("outputs") for cell in failed.cells])
-    assert html.escape(rung.name) in (paths.report / "index.html").read_text()
+    assert html.escape(rung.name) in paths.page.read_text()
     assert paths.submission(True).exists()
     again = run_all("--folds", "0", "--resume")
     assert again.returncode == 0 and again.stdout.count("reused") == 6, (

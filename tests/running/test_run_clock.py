@@ -1,5 +1,6 @@
 """The expected end of a run, and its time budget; the time of day is the tests' own."""
 
+import itertools
 import threading
 
 import pytest
@@ -85,6 +86,22 @@ def test_a_fold_that_this_command_has_trained_needs_time_to_be_scored(paths, con
         pass
     one.look(1000 - 60 - 4 - 1)
     assert must_stop(TRAINING)
+
+
+def test_the_expected_end_comes_nearer_with_each_notebook(paths, config, console):
+    one = watched(paths, config, console)
+    assert one.expected_end(0.0) is None, "no pace is known"
+    ends = []
+    for stage in (TRAIN, SCORE):
+        for fold in range(3):
+            trained(paths, fold)
+            with one.working(Step(stage, fold), paths.notebooks / f"{stage.name}-fold{fold}.ipynb"):
+                pass
+            ends.append(one.expected_end(0.0))
+    steps = [before - after for before, after in itertools.pairwise(ends)]
+    training, scoring = 60 + 200 + 3 * 300 * 0.05, 60 + 0.05 * 700
+    assert steps == pytest.approx([training, training, scoring, scoring, scoring])
+    assert ends[-1] > 0, "05 and 06 are left"
 
 
 def test_a_stop_that_could_not_be_written_is_written_by_the_next_look(

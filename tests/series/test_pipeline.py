@@ -80,14 +80,14 @@ FOLD = {
 }
 NOTEBOOKS = ["01_eda", "02_folds", "03_train_fold-fold0", "03_train_fold-fold1", "04_infer-fold0", "04_infer-fold1",
              "05_ensemble", "06_analysis"]  # fmt: skip
-REPORT = {"index.html", "folds.csv", "baselines.csv", "groups.csv", "confidence.csv", "worst_mistakes.csv",
-          "accuracy_against_baselines.png", "confusion.png", "position_bias.png", "accuracy_by_group.png",
-          "reliability.png", "positions.csv"}  # fmt: skip
+REPORT = {"index.html", "results.json", "confidence.csv", "folds.csv", "letters.csv", "worst_mistakes.csv",
+          *(f"{part}.{kind}" for part in ("baselines", "confusion", "groups", "positions", "reliability")
+            for kind in ("csv", "png"))}  # fmt: skip
 
 
 def test_a_run_writes_exactly_these_files(paths):
     expected = {"config.json", "provenance.json", "model.json", "images.csv", "folds.csv"}
-    expected |= {"submission_ensemble.csv"}
+    expected |= {"submission_ensemble.csv", "progress.json"}
     expected |= {
         f"ensemble/{name}" for name in ("probs_oof.csv", "probs_test.csv", "members.json")
     } | {f"report/{name}" for name in REPORT}

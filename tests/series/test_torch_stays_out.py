@@ -60,7 +60,12 @@ def test_the_imports_of_a_notebook_that_does_not_train(stem):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["plan", "--preset", "safe", "--t4", "2"], ["status", "--run-id", "small"]],
+    [
+        ["--help"],
+        ["plan", "--preset", "safe", "--t4", "2"],
+        ["status", "--run-id", "small"],
+        ["open", "--run-id", "small"],
+    ],
 )
 @pytest.mark.slow
 def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ MADE_BY = {
     "ensemble/members.json": ["05_ensemble"],
     "ensemble/probs_oof.csv": ["05_ensemble"],
     "submission_ensemble.csv": ["05_ensemble"],
-    "report/index.html": ["06_analysis"],
+    "report/results.json": ["06_analysis"],
+    "progress.json": [],
     "stages/02_folds.json": ["02_folds"],
     "stages/03_train_fold-fold1.json": ["03_train_fold-fold1"],
     "stages/06_analysis.json": ["06_analysis"],
@@ -32,7 +33,7 @@ MADE_BY = {
     "notebooks/03_train_fold-fold0.ipynb": [],
 }
 # What has other contents each time, or is kept for people alone
-NOT_COMPARED = ("provenance.json", "replaced", "notebooks")
+NOT_COMPARED = ("provenance.json", "progress.json", "index.html", "replaced", "notebooks")
 # Written with the fold's next notebook; until then the run's settings and the log of rungs count
 WRITTEN_LATER = "fold0/config.json"
 
@@ -57,7 +58,11 @@ def command(stand_in, console, monkeypatch, korean_folder):
 def contents(folder):
     """The hash of each file of a run, by its path."""
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return {str(file): sha256(folder / file) for file in files if file.parts[0] not in NOT_COMPARED}
+    return {
+        str(file): sha256(folder / file)
+        for file in files
+        if not {file.parts[0], file.name} & set(NOT_COMPARED)
+    }
 
 
 def tear(file, how):

@@ -10,5 +10,6 @@ fonts/           Hangul for the figures, with its licence
 gallery          Show rows as cards: picture, question, options
 position_bias    Measure the effect of an option's place on the answer
 question_groups  Group questions that may be hard
-report           Write a run's report: an HTML page, its tables and figures as files too
+report           Collect results while a notebook shows them; write them as files
+page/            Write the page of a run, from whatever its folder has by now
 """

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from vqa_utils.metrics import number_text
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template of this folder, such as "report.html.jinja".
+    """Fill in a template of this folder, such as "gallery.html.jinja".
 
     Values are text, never HTML: a question may hold "<b>".
 
@@ -18,13 +15,6 @@ def render(template: str, **values: Any) -> str:
         jinja2.UndefinedError: the template uses a value that is not given.
     """
     return _ENVIRONMENT.get_template(template).render(**values)
-
-
-def cell_text(value: object) -> str:
-    """A cell of a table as text: three decimals of a float, nothing for NaN."""
-    if isinstance(value, float):
-        return "" if pd.isna(value) else number_text(value)
-    return "" if value is None else str(value)
 
 
 _ENVIRONMENT = Environment(
@@ -35,4 +25,3 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_ENVIRONMENT.filters["cell_text"] = cell_text

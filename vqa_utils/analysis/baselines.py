@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from vqa_utils.analysis.blind_answers import Predictions
+from vqa_utils.analysis.page.results import BASELINES, FINE_TUNED
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.question_kinds import question_kinds
@@ -19,9 +20,6 @@ from vqa_utils.metrics import (
     mcnemar,
     p_text,
 )
-
-FINE_TUNED = "fine-tuned"
-BASELINES = {"zero_shot": "base, zero-shot", "blank": "fine-tuned, blank images"}  # by split
 
 
 def baseline_table(

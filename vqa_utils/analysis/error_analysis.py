@@ -14,9 +14,12 @@ from vqa_utils.metrics import (
     at_letter,
     correct,
     holm,
+    one_hot,
     option_matrix,
     predictions,
+    reliability,
 )
+from vqa_utils.prompts import LETTERS
 
 MIN_ROWS = 20  # of a smaller group, accuracy is known to no better than 20 points
 LEVEL = 0.05
@@ -97,6 +100,20 @@ def describe_spread(table: pd.DataFrame) -> str:
     return f"{spread}; lines are 95 % intervals."
 
 
+def reliability_table(sets: Mapping[str, pd.DataFrame], answers: pd.Series) -> pd.DataFrame:
+    """Compare confidence with accuracy in several sets of probabilities of the same rows.
+
+    Returns:
+        `probabilities` (the set), `confidence`, `accuracy`, `rows`: one line per set and bin.
+    """
+    tables = []
+    for name, probs in sets.items():
+        table = reliability(probs, answers)
+        table.insert(0, "probabilities", name)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
 def confidence_table(probs: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
     """Accuracy by band of confidence, without empty bands.
 
@@ -165,6 +182,37 @@ def least_certain(rows: pd.DataFrame, probs: pd.DataFrame, count: int) -> pd.Dat
     chosen = predictions(probs).to_numpy()
     confidence = option_matrix(probs).max(axis=1)  # [N]
     return rows.assign(chosen=chosen, p_chosen=confidence).nsmallest(count, "p_chosen")
+
+
+def letter_table(sets: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Compare how often each letter occurs in several sets of letters.
+
+    Returns:
+        `letter`, and its share in each set.
+    """
+    shares = {"letter": list(LETTERS)}
+    for name, letters in sets.items():
+        shares[name] = one_hot(letters).mean(axis=0)  # [4]
+    return pd.DataFrame(shares)
+
+
+def describe_letters(table: pd.DataFrame) -> str:
+    """Name the letter whose shares in the first and the last set differ most, in words."""
+    _, first, *_, last = table.columns
+    gap = table[last] - table[first]
+    line = table.loc[gap.abs().idxmax()]
+    return (
+        f"Largest difference between {first} and {last}: {line['letter']}, "
+        f"{line[first]:.1%} and {line[last]:.1%}."
+    )
+
+
+def confusion_table(probs: pd.DataFrame, answers: pd.Series) -> pd.DataFrame:
+    """Count the chosen letters by right letter: `right`, and a column for each chosen one."""
+    counts = one_hot(answers).T @ one_hot(predictions(probs))  # [4 right, 4 chosen]
+    table = pd.DataFrame(counts.astype(int), columns=list(LETTERS))
+    table.insert(0, "right", list(LETTERS))
+    return table
 
 
 def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:

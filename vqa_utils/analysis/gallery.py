@@ -30,7 +30,7 @@ class Card:
     """One row, ready to be shown."""
 
     picture: str
-    """a PNG as a data URI, so that a page holds it itself"""
+    """a data URI, so that a page holds it itself"""
     side_px: int
     question: str
     options: list[Option]
@@ -80,9 +80,13 @@ def _option(row: dict[Any, Any], letter: str) -> Option:
 
 
 def _data_uri(path: Path, side_px: int) -> str:
-    """A picture of at most `side_px` as the `src` of an <img>."""
+    """A picture of at most `side_px` as the `src` of an <img>: a drawing as PNG, a photo as JPEG."""
     image = open_picture(path, side_px).image
     image.thumbnail((side_px, side_px))  # in place; keeps the aspect ratio, enlarges nothing
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    encoded = {}
+    for kind in ("png", "jpeg"):
+        file = io.BytesIO()
+        image.save(file, kind)
+        encoded[kind] = file.getvalue()
+    smaller = min(encoded, key=lambda kind: len(encoded[kind]))
+    return f"data:image/{smaller};base64,{base64.b64encode(encoded[smaller]).decode()}"

@@ -11,5 +11,5 @@ provenance     Record the origin of a result: packages, Python, machine and comm
 run            Open a run: its paths and its settings; find the newest one
 stop           Stop a run, or a part of it, where nothing is lost: on a signal, or in time
 taking_over    Take a run over from elsewhere
-timings        Read the seconds of each archived notebook: kernel start, imports, work
+timings        Read the seconds of each archived notebook; write durations
 """

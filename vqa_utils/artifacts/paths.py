@@ -166,6 +166,21 @@ class RunPaths:
     def report(self) -> Path:
         return self.folder / "report"
 
+    @property
+    def results(self) -> Path:
+        """The results of 06_analysis as data, which the page shows."""
+        return self.report / "results.json"
+
+    @property
+    def page(self) -> Path:
+        """The run's page, written again and again while it goes on."""
+        return self.report / "index.html"
+
+    @property
+    def progress(self) -> Path:
+        """How far the run's last command is, for its page."""
+        return self.folder / "progress.json"
+
     def fold(self, k: int) -> FoldPaths:
         return FoldPaths(self.folder / f"fold{k}")
 

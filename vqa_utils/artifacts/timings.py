@@ -1,4 +1,4 @@
-"""Read the seconds of each archived notebook: kernel start, imports, work."""
+"""Read the seconds of each archived notebook (kernel start, imports, work); write durations."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -75,6 +75,16 @@ def _executed(file: Path) -> dict[str, Any] | None:
     # papermill writes it with the first cell, and the duration with the last
     is_through = notebook["metadata"].get("papermill", {}).get("duration") is not None
     return notebook if is_through else None
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def time_split(notebook: dict[str, Any]) -> TimeSplit:

@@ -11,6 +11,7 @@ runner           Run steps: reuse complete ones, execute the others in their ord
 _markers         Decide which steps --resume reuses: markers with settings, data, inputs and outputs
                  by hash
 run_clock        Say a run's expected end, and keep the run within its time budget
+run_page         Keep the page of a run up to date while it goes on; show it in a browser
 checking         Check a run's data, model and machine, and load nothing
 prediction       Answer another test set with a run's adapters
 terminal/        Print lines of running notebooks, tables, plans and results

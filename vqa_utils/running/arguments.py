@@ -89,6 +89,7 @@ def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
         add("plan", "show each GPU's memory and the expected minutes; load nothing", "plan")
     )
     _add_status_options(add("status", "show how far a run is, and what it does now", "status"))
+    _add_status_options(add("open", "show the page of a run in the browser", "open"))
     _add_predict_options(
         add("predict", "answer another test.csv with the adapters of a run", "predict DIR")
     )

@@ -55,7 +55,7 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
     changes = _given_settings(args)
     if args.run_id is not None:
         checked_run_id(args.run_id)
-    continues = args.resume or args.command in ("status", "predict")
+    continues = args.resume or args.command in ("status", "open", "predict")
     if args.resume_from is not None:
         if args.dry_run:
             raise RunError(

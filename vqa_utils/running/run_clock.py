@@ -12,6 +12,7 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import SCORING as SCORING_PHASE
 from vqa_utils.artifacts.stop import TRAINING as TRAINING_PHASE
 from vqa_utils.artifacts.stop import end_phase
+from vqa_utils.artifacts.timings import duration
 from vqa_utils.config import Config
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
@@ -29,7 +30,6 @@ from vqa_utils.forecasting.pace import (
 from vqa_utils.running._argument_types import STALL_SECONDS
 from vqa_utils.running.notebooks.progress import Progress
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
-from vqa_utils.running.terminal.tables import duration
 
 POLL_SECONDS = 1.0
 STEPS_TO_STOP = 2  # a stop is heard after the step at work, and leaves time for a checkpoint
@@ -50,6 +50,8 @@ class RunClock:
         deadline: seconds since 1970; None without a budget.
         at_once: counts the folds at work at a time; out of memory makes them fewer.
         left_out: steps for which there was no time.
+        begun: steps that were executed, or begun to be.
+        through: steps that have been executed, or reused.
         progress: the notebooks at work.
     """
 
@@ -69,10 +71,11 @@ class RunClock:
         self.deadline = deadline
         self.at_once: Callable[[], int] = lambda: 1
         self.left_out: list[Step] = []
+        self.begun: set[Step] = set()
+        self.through: set[Step] = set()
         self.progress = Progress(paths, config, console, stall_seconds)
         self._began = 0.0
         self._due: list[Step] = []
-        self._through: set[Step] = set()
         self._ended: set[str] = set()  # phases
         self._is_told = False
         self._problems: set[str] = set()
@@ -114,9 +117,17 @@ class RunClock:
     @contextlib.contextmanager
     def working(self, step: Step, archived: Path) -> Iterator[None]:
         """Watch a step while it is executed into its archived copy."""
+        self.begun.add(step)
         with self.progress.working(step, archived):
             yield
-        self._through.add(step)
+        self.through.add(step)
+
+    def expected_end(self, now: float) -> float | None:
+        """Expect when all steps are through; None before the pace is known."""
+        pace = self._pace()
+        if pace is None or self.rows is None:
+            return None
+        return now + self._seconds_left(pace, self.rows)
 
     def look(self, now: float) -> None:
         """End what has to end by now; say the expected end, and what stands still."""
@@ -196,7 +207,7 @@ class RunClock:
         pace = self._pace()
         if pace is None or self.rows is None:
             return self._scoring_ends()
-        left = [step for step in self._due if step not in self._through]
+        left = self._left()
         scorings = [step for step in left if step.stage == SCORING]
         waiting = [step for step in scorings if Step(TRAINING, step.fold) not in left]
         scoring = scoring_seconds(self.config, self.rows, pace)
@@ -205,6 +216,9 @@ class RunClock:
         if any(not one.has_shown_life for one in trainings):
             to_stop += pace.start  # a base that is being loaded hears no stop
         return self._scoring_ends() - to_stop - in_rounds(len(waiting), self.at_once(), scoring)
+
+    def _left(self) -> list[Step]:
+        return [step for step in self._due if step not in self.through]
 
     def _pace(self) -> Pace | None:
         return pace_of(self.paths, self.config, self._began) if self.rows else None
@@ -219,22 +233,23 @@ class RunClock:
 
     def _seconds_left(self, pace: Pace, rows: RowCounts) -> float:
         """Expect the seconds until all due steps are through."""
+        left = self._left()
         logs = {}
         for step in self._due:
-            if step.stage.trains and step.fold is not None and self._is_begun(step):
-                logs[step.fold] = fold_log(self.paths.fold(step.fold).train_log)
+            if step.stage.trains and step.fold is not None:
+                logs[step] = fold_log(self.paths.fold(step.fold).train_log)
         max_steps = max((log.max_steps for log in logs.values() if log), default=0)
         trainings = []
-        for step in self._due:
-            if not step.stage.trains or step.fold is None or not max_steps:
+        for step in left:
+            if step not in logs or not max_steps:
                 continue
-            log = logs.get(step.fold)
+            log = logs[step] if self._is_begun(step) else None
             steps = log.max_steps - log.steps if log else max_steps
             seconds = training_seconds(self.config, rows, pace, steps, max_steps)
             trainings.append(seconds if log else pace.start + seconds)
-        scorings = sum(step.stage == SCORING for step in self._due)
+        scorings = sum(step.stage == SCORING for step in left)
         scoring = scoring_seconds(self.config, rows, pace)
-        ends = any(step.stage in (ENSEMBLE, ANALYSIS) for step in self._due)
+        ends = any(step.stage in (ENSEMBLE, ANALYSIS) for step in left)
         return (
             side_by_side(trainings, self.at_once())
             + in_rounds(scorings, self.at_once(), scoring)

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import end_if_asked, last_seen, stoppable
+from vqa_utils.artifacts.timings import duration
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
@@ -28,7 +29,6 @@ from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environmen
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
 from vqa_utils.running.terminal.live import last_step, progress_lines
-from vqa_utils.running.terminal.tables import duration
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
 
@@ -233,6 +233,7 @@ class Runner:
         state = markers.state(step)
         if state == DONE and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
+            self.clock.through.add(step)
             return
         if state == CHANGED and self.reuse:
             changes = ", ".join(markers.changes(step))

@@ -44,7 +44,8 @@ def execute_steps(
         VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
             there is nothing to submit.
     """
-    # It imports scikit-learn, which `status` does not need
+    # They import scikit-learn and jinja2, which `status` does not need
+    from vqa_utils.running.run_page import RunPage
     from vqa_utils.running.terminal.results import print_results
 
     paths, console = runner.paths, runner.console
@@ -57,7 +58,8 @@ def execute_steps(
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
     start = time.time()
     runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
-    runner.run(steps)
+    with RunPage(paths, runner.clock, steps, console):
+        runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
     whole_seconds = times.round().convert_dtypes()
     print_table(console, "where the time went (seconds)", whole_seconds)

@@ -60,7 +60,8 @@ STAGES = (
             "ensemble/probs_oof.csv",
             "ensemble/members.json",
         ),
-        writes=("report/index.html", "report/*"),
+        # Not index.html: the page is written again and again, through a hidden file beside it
+        writes=("report/results.json", "report/[!.]*.[!h]*"),
     ),
 )
 TRAINING, SCORING, ENSEMBLE, ANALYSIS = STAGES[-4:]

@@ -35,7 +35,7 @@ ROOMS = {
     "05_ensemble": {*DATA, "ensembling", "metrics"},
     "06_analysis": {*DATA, "ensembling", "metrics", "analysis"},
 }
-ONLY_SHOW_RESULTS = {"figures.py", "gallery.py", "report.py", "_templates.py"}
+ONLY_SHOW_RESULTS = {"figures.py", "gallery.py", "report.py", "_templates.py", "page"}
 KERNELS = "*.cu"  # they count with their room
 # Packages by the modules that are imported of them
 LIBRARIES = {
@@ -183,8 +183,9 @@ def _module_file(name: str) -> Path | None:
 
 def _decides(notebook: str, file: Path) -> bool:
     """Tell whether a notebook's results come from a file of the package."""
-    room = file.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
-    return room in ROOMS.get(notebook, ()) and file.name not in ONLY_SHOW_RESULTS
+    parts = file.relative_to(ROOT / PACKAGE).parts
+    room = parts[0].removesuffix(".py")
+    return room in ROOMS.get(notebook, ()) and ONLY_SHOW_RESULTS.isdisjoint(parts)
 
 
 def _beside(modules: Iterable[Path]) -> Iterable[Path]:

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.stop import last_life
+from vqa_utils.artifacts.timings import duration
 from vqa_utils.config import Config
 from vqa_utils.forecasting.pace import fold_log
 from vqa_utils.planning.machine.disk import MB, NOTEBOOK_BYTES, checkpoint_bytes, free_bytes
 from vqa_utils.running.stages import Step
-from vqa_utils.running.terminal.tables import duration
 
 
 @dataclass

@@ -19,7 +19,7 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
         _print_scores(paths, config, console)
     files = {
         "submission": paths.submission(config.use_kfold),
-        "report": paths.report / "index.html",
+        "report": paths.page,
     }
     for name, path in files.items():
         if path.exists():

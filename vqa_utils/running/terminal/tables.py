@@ -1,4 +1,4 @@
-"""Print tables and presets, and write durations."""
+"""Print tables and presets."""
 
 from typing import Any
 
@@ -10,16 +10,6 @@ from vqa_utils.config import SETTINGS, field_types
 from vqa_utils.metrics import number_text
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.setting_types import PLACE, kind_name
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as "2 h 5 min", "5 min" or "40 s"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def print_presets(console: Console) -> None:
