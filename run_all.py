@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, parse_settings
 from vqa_utils.errors import Stopped, VqaError
-from vqa_utils.running.arguments import PROGRAM, changes_in, parse_arguments
+from vqa_utils.running.command_line.arguments import PROGRAM, parse_arguments
 from vqa_utils.running.stages import STAGES, select_steps
 
 if TYPE_CHECKING:
@@ -203,47 +203,13 @@ def compare(args: "Namespace", console: "Console") -> None:
     compare_runs(console, args.runs)
 
 
-def prepare(args: "Namespace", console: "Console") -> None:
-    """Pack a base into a folder, on any machine."""
-    from vqa_utils.model.preparing import prepare_base
-    from vqa_utils.running.resolution import resolve_run
-
-    _, config = resolve_run(args, new_id="prepared")
-    folder = Path(args.folder).expanduser()
-    prepare_base(config, folder)
-    console.print(f"--model {shown(folder.resolve())} takes it")
-
-
-def export_kaggle(args: "Namespace", console: "Console") -> None:
-    """Write what the kaggle package takes to run the series on Kaggle."""
-    from vqa_utils.exporting import kaggle
+def export(args: "Namespace", console: "Console") -> None:
+    """Write what runs elsewhere: `prepare`, `export-kaggle` or `export-notebook`."""
+    from vqa_utils.exporting.commands import EXPORTS
     from vqa_utils.running.resolution import resolve_run
 
     _, config = resolve_run(args, new_id="exported")
-    export = kaggle.KaggleExport(
-        user=args.user,
-        name=args.name,
-        competition=args.competition,
-        model=args.kaggle_model,
-        datasets=tuple(args.datasets),
-        arguments=tuple(changes_in(args)),
-        python=args.python if args.offline else "",
-        goes_on=args.go_on,
-    )
-    folder = Path(args.folder).expanduser()
-    kaggle.export_kaggle(folder, config, export)
-    console.print(f"{shown(folder.resolve() / 'README.md')} has the commands that come next")
-
-
-def export_notebook(args: "Namespace", console: "Console") -> None:
-    """Write one notebook with the whole series."""
-    from vqa_utils.exporting.one_notebook import export_notebook
-    from vqa_utils.running.resolution import resolve_run
-
-    _, config = resolve_run(args, new_id="exported")
-    file = Path(args.file).expanduser()
-    export_notebook(file, config)
-    console.print(f"wrote {shown(file.resolve())}")
+    console.print(EXPORTS[args.command](args, config))
 
 
 def show_settings(args: "Namespace", console: "Console") -> None:
@@ -299,7 +265,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         execute_steps(runner, steps, deadline, args.stall_timeout, strict=args.strict)
 
 
-COMMANDS = {  # as vqa_utils/running/arguments.py names them
+COMMANDS = {  # as vqa_utils/running/command_line/arguments.py names them
     "run": run_series,
     "check": check,
     "plan": show_plan,
@@ -309,9 +275,9 @@ COMMANDS = {  # as vqa_utils/running/arguments.py names them
     "blend": blend,
     "sweep": sweep,
     "compare": compare,
-    "prepare": prepare,
-    "export-kaggle": export_kaggle,
-    "export-notebook": export_notebook,
+    "prepare": export,
+    "export-kaggle": export,
+    "export-notebook": export,
     "presets": show_presets,
     "settings": show_settings,
 }

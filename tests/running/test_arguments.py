@@ -10,7 +10,7 @@ import pytest
 
 import run_all
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.running.arguments import parse_arguments
+from vqa_utils.running.command_line.arguments import parse_arguments
 
 PAGES = [
     ROOT / "README.md",

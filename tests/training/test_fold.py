@@ -8,7 +8,6 @@ import pytest
 import torch
 from bases import base_with_lora
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerCallback
 
 from vqa_utils.artifacts.files import read_json, sha256
@@ -164,20 +163,6 @@ def test_a_fold_writes_its_log_its_scores_and_its_best_epoch(config, encoder, ch
     assert meta["best_epoch"] == best["epoch"]
     assert read_json(paths.meta) == meta
     assert not list(paths.checkpoints.glob("*")), "optimizer states are left behind"
-
-
-def test_trackers_are_told_of_each_step_and_of_the_kept_epoch(config, encoder, challenge, tmp_path):
-    config = dataclasses.replace(config, report_to=("tensorboard",))
-    paths = FoldPaths(tmp_path / "r" / "fold0")
-    train, held_out = challenge.train.head(16), challenge.train.tail(8)
-    meta = train_fold(fresh(config), config, encoder, train, held_out, paths)
-    events = EventAccumulator(str(tmp_path / "r" / "tensorboard" / "fold0")).Reload()
-    log = pd.read_csv(paths.train_log)
-    losses = [event.value for event in events.Scalars("training/loss")]
-    assert losses == pytest.approx(log["loss"].tolist()) and len(losses) == meta["steps"]
-    (kept,) = events.Scalars("kept epoch/log_loss")
-    (judged,) = events.Scalars("held out/log_loss")
-    assert kept.value == judged.value == pytest.approx(meta["epochs"][0]["log_loss"])
 
 
 def test_the_adapter_that_is_kept_is_the_best_epochs(config, encoder, challenge, tmp_path):

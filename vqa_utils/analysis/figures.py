@@ -36,8 +36,11 @@ SHORT_NAME = 8  # characters; a longer one, such as a run's, makes its figure la
 DOT_SIZES = (20, 250)  # points^2, of the bin with the fewest rows and of that with the most
 
 # Matplotlib's own font, and for glyphs that it lacks, Hangul's: fonts/README.md
-FONTS = ("DejaVu Sans", "Noto Sans KR")
-font_manager.fontManager.addfont(Path(__file__).parent / "fonts" / "NotoSansKR-Hangul.otf")
+FONTS = ["DejaVu Sans"]
+HANGUL = Path(__file__).parent / "fonts" / "NotoSansKR-Hangul.otf"
+if HANGUL.exists():  # a notebook that carries the package goes without
+    font_manager.fontManager.addfont(HANGUL)
+    FONTS.append("Noto Sans KR")
 
 # 80 dots an inch keep the committed notebooks small. A `$` in a label is one, and begins no formula
 STYLE = {"figure.dpi": 80, "font.family": FONTS, "text.parse_math": False}

@@ -1,5 +1,6 @@
 """Carry the series to where it runs: Kaggle, Colab, or one notebook with everything.
 
+commands            Execute the commands that export, by their arguments
 kaggle              Write what `kaggle datasets create` and `kaggle kernels push` take
 _launcher_notebook  Make the launcher notebook
 launcher            Start a run where its notebook is: machine, packages, run_all.py, submission.csv

@@ -7,7 +7,10 @@ from vqa_utils.artifacts.paths import ROOT
 
 FILES = ("run_all.py", "requirements.txt", "README.md", "LICENSE")
 FOLDERS = ("notebooks", "vqa_utils")
-ENDINGS = (".py", ".ipynb", ".md", ".json", ".cu", ".jinja", ".txt", ".safetensors")
+ENDINGS = (
+    *(".py", ".ipynb", ".md", ".json", ".cu", ".jinja", ".txt", ".safetensors"),
+    *(".css", ".js", ".otf"),  # of the run's page and the figures
+)
 
 
 def code_files() -> list[Path]:

@@ -27,6 +27,7 @@ from vqa_utils.presets import differences
 ENDING = ".ipynb"
 LINKS_TO_NOTEBOOKS = re.compile(r"\[(\w+)\]\(\w+\.ipynb\)")
 PER_FOLD = ("03_train_fold", "04_infer")
+LEFT_OUT = (".otf",)  # the font of Hangul takes more than all code
 PARAMETERS = "parameters"  # the tag of a cell that papermill replaces
 GIVEN = ("run_id", "fold")  # parameters that the sections before give
 ABOUT = """# {preset}: the whole series in one notebook
@@ -180,7 +181,7 @@ def _package(config: Config) -> str:
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
         for file in code_files():
             is_demo = (ROOT / file).is_relative_to(DEMO_MODEL)
-            is_package = file.parts[0] == "vqa_utils"
+            is_package = file.parts[0] == "vqa_utils" and file.suffix not in LEFT_OUT
             if is_package and (not is_demo or config.model == DEMO_MODEL_NAME):
                 archive.add(ROOT / file, file, filter=_nameless)
     return base64.b64encode(packed.getvalue()).decode()

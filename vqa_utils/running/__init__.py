@@ -1,8 +1,5 @@
 """Drive the series: the command line, the steps of a run, their execution, the terminal.
 
-arguments        Parse run_all.py's command line. Standard library only
-_argument_types  Read the values of its options
-_argument_export Add the options of the commands that export
 resolution       Resolve a command's run: folder, settings, data, origin
 auto_settings    Replace "auto" by numbers for a run's data and machine
 stages           List the series: files of each notebook, steps of a command
@@ -14,6 +11,7 @@ run_clock        Say a run's expected end, and keep the run within its time budg
 run_page         Keep the page of a run up to date while it goes on; show it in a browser
 checking         Check a run's data, model and machine, and load nothing
 prediction       Answer another test set with a run's adapters
+command_line/    Read run_all.py's command line
 terminal/        Print lines of running notebooks, tables, plans and results
 notebooks/       Execute notebooks: one, as often as it takes, or those of several folds at a time
 archive/         Keep what executed notebooks leave: their copies, and what they ran with

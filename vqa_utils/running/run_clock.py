@@ -27,7 +27,7 @@ from vqa_utils.forecasting.pace import (
     side_by_side,
     training_seconds,
 )
-from vqa_utils.running._argument_types import STALL_SECONDS
+from vqa_utils.running.command_line._types import STALL_SECONDS
 from vqa_utils.running.notebooks.progress import Progress
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, SCORING, TRAINING, Step
 

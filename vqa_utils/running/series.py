@@ -7,8 +7,8 @@ from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.timings import time_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.planning.machine.disk import check_disk
-from vqa_utils.running._argument_types import STALL_SECONDS
 from vqa_utils.running.auto_settings import rows_here
+from vqa_utils.running.command_line._types import STALL_SECONDS
 from vqa_utils.running.notebooks.side_by_side import fold_environments
 from vqa_utils.running.resolution import start_run, with_data
 from vqa_utils.running.run_clock import RunClock

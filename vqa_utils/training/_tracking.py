@@ -39,11 +39,15 @@ class Tracking(TrainerCallback):
         values = {_tracked_name(name): value for name, value in (logs or {}).items()}
         self.trackers.log(values, state.global_step)
 
-    def finish(self, scores: dict[str, float], step: int) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report the kept epoch's scores, and end the trackers' runs."""
         if self.trackers is None:
             return
-        self.trackers.log({f"kept epoch/{name}": value for name, value in scores.items()}, step)
+        for entry in state.log_history:
+            if state.best_metric is not None and entry.get("eval_log_loss") == state.best_metric:
+                kept = {name: entry[f"eval_{name}"] for name in ("accuracy", "log_loss")}
+                values = {f"kept epoch/{name}": value for name, value in kept.items()}
+                self.trackers.log(values, state.global_step)
         self.trackers.close()
 
 

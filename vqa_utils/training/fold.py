@@ -64,8 +64,8 @@ def train_fold(
     folder = paths.checkpoints / training_key(checkpoint_settings(paths, config), train)
     checkpoints = Checkpoints(folder)
     guard = NonFiniteGuard()
-    tracking = Tracking(config, paths)
-    callbacks = [checkpoints, TrainLog(paths.train_log), guard, FreeMemory(), tracking]
+    log = TrainLog(paths.train_log)
+    callbacks = [checkpoints, log, guard, FreeMemory(), Tracking(config, paths)]
     trainer = make_trainer(model, config, encoder, train, held_out, folder, callbacks)
     trainer.train(resume_from_checkpoint=checkpoints.newest())
     check_lent_base()
@@ -87,7 +87,6 @@ def train_fold(
         "peak_memory_gib": peak_memory_gib(),  # by GPU
         "adapter_sha256": sha256(paths.adapter),
     }
-    tracking.finish(best_of(epochs) if epochs else {}, trainer.state.global_step)
     write_json(paths.meta, meta)
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # optimizer states; the adapter is kept
     return meta

@@ -2,12 +2,26 @@
 
 import argparse
 
-from vqa_utils.running._argument_types import path
+from vqa_utils.running.command_line._options import add_named_settings, add_settings
+from vqa_utils.running.command_line._types import path
+
+
+def add_prepare_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of prepare."""
+    parser.add_argument("folder", type=path, metavar="DIR", help="a new folder for the base")
+    add_settings(parser)
+
+
+def add_notebook_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of export-notebook."""
+    parser.add_argument("file", type=path, metavar="FILE.ipynb", help="the notebook")
+    add_settings(parser)
 
 
 def add_kaggle_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of export-kaggle, but for its settings."""
+    """Add the options of export-kaggle."""
     parser.add_argument("folder", type=path, metavar="DIR", help="a new folder, or an export's")
+    add_named_settings(parser)
     kaggle = parser.add_argument_group("on Kaggle")
     kaggle.add_argument(
         "--user",

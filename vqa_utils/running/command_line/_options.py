@@ -1,10 +1,8 @@
-"""Parse run_all.py's command line. Standard library only."""
+"""Add the options of run_all.py's commands, but for those that export. Standard library only."""
 
 import argparse
-import sys
 
-from vqa_utils.running._argument_export import add_kaggle_options
-from vqa_utils.running._argument_types import (
+from vqa_utils.running.command_line._types import (
     STALL_SECONDS,
     fold_numbers,
     gpu_count,
@@ -14,117 +12,11 @@ from vqa_utils.running._argument_types import (
 )
 
 PROGRAM = "python run_all.py"
-Commands = dict[str, argparse.ArgumentParser]
 Group = argparse._ArgumentGroup  # as add_argument_group returns it
 
 
-def parse_arguments(description: str = "") -> argparse.Namespace:
-    """Read the command line; end the program with exit status 2 if it cannot be understood.
-
-    Args:
-        description: run_all.py's own, for its help.
-
-    Returns:
-        `command` and its options. Options of `run` missing in the command have their defaults.
-    """
-    words = sys.argv[1:]
-    # `run` is the default, but a first word that is no option may be a misspelt command
-    asks_for_help = words[:1] in (["-h"], ["--help"])
-    if not words or (words[0].startswith("-") and not asks_for_help):
-        words = ["run", *words]
-    parser, commands = _parsers(description)
-    args, unknown = parser.parse_known_args(words)
-    if unknown:
-        commands[args.command].error(_describe_unknown(unknown, args.command, commands))
-    return args
-
-
-def changes_in(args: argparse.Namespace) -> list[str]:
-    """Return the words of a command that change its preset."""
-    words = [word for setting in args.set for word in ("--set", setting)]
-    words += ["--limit", str(args.limit)] if args.limit is not None else []
-    return [*words, "--refit"] if args.refit else words
-
-
-def _describe_unknown(unknown: list[str], command: str, commands: Commands) -> str:
-    """Explain words unknown to a command."""
-    other = unknown[0].lstrip("-")
-    if other in commands:
-        return f"{unknown[0]}: `{other}` is a command and comes first: {PROGRAM} {other} --help"
-    return (
-        f"`{command}` does not take {' '.join(unknown)}; "
-        f"{PROGRAM} {command} --help lists its options"
-    )
-
-
-def _parsers(description: str) -> tuple[argparse.ArgumentParser, Commands]:
-    """Make the parser of the whole command line, and those of its commands by name."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [COMMAND] [options]",
-        description=description,
-        epilog=f"{PROGRAM} COMMAND --help lists the options of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    subparsers = parser.add_subparsers(
-        title="commands (run, if none is given)", prog=PROGRAM, dest="command", metavar="COMMAND"
-    )
-    commands: Commands = {}
-
-    def add(name: str, summary: str, usage: str) -> argparse.ArgumentParser:
-        commands[name] = subparsers.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            usage=f"{PROGRAM} {usage} [options]",
-            allow_abbrev=False,  # a new option would make a short form ambiguous
-        )
-        return commands[name]
-
-    _add_run_options(add("run", "run the notebook series, or go on with a run", "[run]"))
-    _add_plan_options(
-        add("check", "check rows, pictures, folds, model and memory; load nothing", "check")
-    )
-    _add_plan_options(
-        add("plan", "show each GPU's memory and the expected minutes; load nothing", "plan")
-    )
-    _add_status_options(add("status", "show how far a run is, and what it does now", "status"))
-    _add_status_options(add("open", "show the page of a run in the browser", "open"))
-    _add_predict_options(
-        add("predict", "answer another test.csv with the adapters of a run", "predict DIR")
-    )
-    _add_blend_options(
-        add("blend", "blend finished runs (other presets, seeds, models)", "blend RUN RUN ...")
-    )
-    _add_sweep_options(
-        add("sweep", "make a run for each point of a grid of settings", "sweep FILE")
-    )
-    _add_compare_options(
-        add("compare", "show the scores of finished runs side by side", "compare [RUN ...]")
-    )
-    packing = add("prepare", "pack a base without a GPU, for --model", "prepare DIR")
-    packing.add_argument("folder", type=path, metavar="DIR", help="a new folder for the base")
-    _add_settings(packing)
-    on_kaggle = add(
-        "export-kaggle", "write a dataset and a notebook for Kaggle", "export-kaggle DIR"
-    )
-    _add_named_settings(on_kaggle)
-    add_kaggle_options(on_kaggle)
-    alone = add(
-        "export-notebook", "write one notebook with everything", "export-notebook FILE.ipynb"
-    )
-    alone.add_argument("file", type=path, metavar="FILE.ipynb", help="the notebook")
-    _add_settings(alone)
-    add("presets", "list the named settings", "presets")
-    add("settings", "list all settings with their defaults and meanings", "settings")
-    # resolve_run and run_steps serve several commands, and ask for any option of `run`
-    # A command's own defaults win over these
-    parser.set_defaults(**vars(commands["run"].parse_args([])))
-    return parser, commands
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    _add_settings(parser)
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
     parser.add_argument(
         "--run-id",
         metavar="RUN",
@@ -148,10 +40,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="end by then (h, min or s from now): training stops at a checkpoint in time to score "
         "the folds that are trained, and to write a submission; --resume goes on with the rest",
     )
-    _add_execution_options(parser)
+    add_execution_options(parser)
 
 
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--t4",
         type=gpu_count,
@@ -159,20 +51,20 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="plan for N T4 (default: the GPUs of this machine, or else two T4)",
     )
-    _add_settings(parser)
+    add_settings(parser)
     parser.add_argument("--run-id", metavar="RUN", help="start from the settings of this run")
     parser.add_argument(
         "--resume", action="store_true", help="start from the settings of the newest run"
     )
 
 
-def _add_status_options(parser: argparse.ArgumentParser) -> None:
+def add_status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-id", metavar="RUN", help="its folder below runs/ (default: the newest)"
     )
 
 
-def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+def add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         type=path,
@@ -184,7 +76,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_blend_options(parser: argparse.ArgumentParser) -> None:
+def add_blend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders below runs/, at least two")
     parser.add_argument(
         "--run-id",
@@ -193,23 +85,27 @@ def _add_blend_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         type=path,
         metavar="FILE",
         help="YAML file (see vqa_utils/experiments/README.md); repeat the command to resume",
     )
-    _add_execution_options(parser)
+    add_execution_options(parser)
 
 
-def _add_compare_options(parser: argparse.ArgumentParser) -> None:
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="folders below runs/ (default: all)")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_none(parser: argparse.ArgumentParser) -> None:
+    """Leave a command without options."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options for settings of a run, places included."""
-    settings = _add_named_settings(parser)
+    settings = add_named_settings(parser)
     settings.add_argument(
         "--data",
         metavar="DIR",
@@ -228,7 +124,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_named_settings(parser: argparse.ArgumentParser) -> Group:
+def add_named_settings(parser: argparse.ArgumentParser) -> Group:
     """Add a preset and its changes; None keeps the value of the preset or the run."""
     settings = parser.add_argument_group("settings")
     settings.add_argument(
@@ -262,7 +158,7 @@ def _add_named_settings(parser: argparse.ArgumentParser) -> Group:
     return settings
 
 
-def _add_execution_options(parser: argparse.ArgumentParser) -> None:
+def add_execution_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to choose notebooks, and how they are executed."""
     execution = parser.add_argument_group("which notebooks, and how")
     execution.add_argument(
