@@ -6,9 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 from page_runs import new_run
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vqa_utils.analysis.page.results import read_results
 from vqa_utils.analysis.report import Report, cell_text
+from vqa_utils.artifacts.files import settings_to_json, write_json
+from vqa_utils.presets import preset
 
 TABLE = pd.DataFrame({"fold": [0, "all"], "accuracy": [0.25, np.nan], "name": ["x", "<y>"]})
 MISTAKES = pd.DataFrame({
@@ -41,6 +44,18 @@ def test_each_table_and_figure_is_a_file_too_and_all_of_it_is_data(report):
     results = read_results(report.paths)
     assert list(results) == ["the_folds", "right_letters"]
     assert results["the_folds"].records[1] == {"fold": "all", "accuracy": None, "name": "<y>"}
+
+
+def test_trackers_are_told_of_all_folds_together_and_of_each_figure(report):
+    config = preset("demo", report_to=("tensorboard",))
+    write_json(report.paths.config, settings_to_json(config))
+    scores = pd.DataFrame({"fold": [0, "all"], "accuracy": [0.5, 0.75], "log_loss": [1.0, 0.9]})
+    report.add("Folds", table=scores)
+    report.add("Right letters", figure=Figure())
+    report.write()
+    events = EventAccumulator(str(report.paths.folder / "tensorboard" / "ensemble")).Reload()
+    assert events.Scalars("out of fold/accuracy")[0].value == 0.75
+    assert len(events.Images("Right letters")) == 1
 
 
 def test_the_page_holds_its_figures_itself(report):

@@ -59,4 +59,4 @@ def test_a_training_by_hand_shows_a_tenth_of_its_steps(tmp_path, capsys, monkeyp
         log.on_log(None, TrainerState(global_step=step, max_steps=25), None, {"loss": 0.5})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == (12 if by_hand else 0)
-    assert not by_hand or lines[0] == "step 2/25  loss 0.500"
+    assert not by_hand or lines[0] == "loss 0.500, step 2/25"

@@ -11,11 +11,15 @@ from matplotlib.figure import Figure
 from vqa_utils.analysis.gallery import cards_of
 from vqa_utils.analysis.page.results import Record, Result, slug, table_data
 from vqa_utils.analysis.page.writing import write_page
-from vqa_utils.artifacts.files import write_atomically, write_json, write_sheet
+from vqa_utils.artifacts.files import settings_to_json, write_atomically, write_json, write_sheet
 from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.run import read_config
 from vqa_utils.metrics import number_text
+from vqa_utils.tracking.trackers import Tracked, Trackers
 
 PICTURE_SIDE_PX = 160  # 50 of them keep a page small
+FOLDS = "Folds"  # the section of each fold's scores
+SCORES = ("accuracy", "log_loss")  # that trackers are told
 
 
 @dataclass
@@ -107,7 +111,25 @@ class Report:
                 _write_png(folder / section.figure_file, section.figure)
             results.append(dataclasses.asdict(section.result()))
         write_json(self.paths.results, results)
+        self._tell_trackers()
         return write_page(self.paths)
+
+    def _tell_trackers(self) -> None:
+        """Report the scores of all folds together, and each figure, as the run `ensemble`."""
+        config = read_config(self.paths)
+        if not config.report_to:
+            return
+        tracked = Tracked(self.paths.folder, "ensemble", settings_to_json(config))
+        trackers = Trackers(config, tracked)
+        scores = self.sections.get(FOLDS, Section(FOLDS)).table
+        if scores is not None:
+            together = scores.iloc[-1]  # the line of all folds
+            values = {f"out of fold/{name}": float(together[name]) for name in SCORES}
+            trackers.log(values, step=0)
+        for section in self.sections.values():
+            if section.figure is not None:
+                trackers.draw(section.title, section.figure)
+        trackers.close()
 
 
 def cell_text(value: object) -> str:

@@ -24,6 +24,7 @@ from vqa_utils.errors import Stopped, VqaError
 VARIABLE = "VQA_STOP_FILE"  # names the file to the processes of the run
 STEP = "VQA_STEP"  # names the step to the process that executes it
 TIME_UP = "time"
+TENTHS = 10  # lines of a long cell that is run by hand
 TRAINING, SCORING = "training", "scoring"
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -117,6 +118,12 @@ def end_phase(phase: str) -> None:
 def is_by_hand() -> bool:
     """Tell whether this process's notebook was opened by hand, so that nobody else shows its steps."""
     return STEP not in os.environ
+
+
+def tell_by_hand(done: int, steps: int, text: str) -> None:
+    """Print how far a notebook that is opened by hand is, at each tenth of its steps."""
+    if is_by_hand() and done % max(1, steps // TENTHS) == 0:
+        print(f"{text} {done}/{steps}", flush=True)
 
 
 def must_stop(phase: str) -> bool:

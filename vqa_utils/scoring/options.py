@@ -19,7 +19,7 @@ from transformers import BatchFeature
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
-from vqa_utils.artifacts.stop import SCORING, stop_if_asked
+from vqa_utils.artifacts.stop import SCORING, stop_if_asked, tell_by_hand
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.data.folds import held_out_rows
@@ -190,8 +190,10 @@ def score_orders(
     score = functools.partial(
         letter_probabilities, model, letters=letters, use_amp=settings.use_amp
     )
-    for chosen, at_places in zip(batches, in_flight(model, score, loader), strict=True):
+    scored = in_flight(model, score, loader)
+    for done, (chosen, at_places) in enumerate(zip(batches, scored, strict=True), start=1):
         stop_if_asked(SCORING)
+        tell_by_hand(done, len(batches), "scored batch")
         for number, shift in enumerate(shifts):
             # Back from the place in this order to the row's own option; `chosen` has B row numbers
             for place, option in enumerate(cyclic_order(shift)):

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from vqa_utils.artifacts.files import TornFile, read_table, write_csv, write_text
-from vqa_utils.artifacts.stop import is_by_hand
+from vqa_utils.artifacts.stop import tell_by_hand
 from vqa_utils.errors import VqaError
 from vqa_utils.model.lending.attach import borrowed_bytes
 from vqa_utils.setting_types import GIB
@@ -28,7 +28,6 @@ LOG_COLUMNS = [
     "memory_gib",
     "ended",  # seconds since 1970
 ]
-SHOWN_STEPS = 10  # of a training by hand
 MOST_SKIPPED = 20  # steps in a row: by then a loss scale of 256 is below one, so none would help
 
 
@@ -94,11 +93,7 @@ class TrainLog(TrainerCallback):
         }
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, LOG_COLUMNS, extrasaction="ignore").writerow(line)
-        is_tenth = state.global_step % max(1, state.max_steps // SHOWN_STEPS) == 0
-        if is_by_hand() and is_tenth:
-            print(
-                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}", flush=True
-            )
+        tell_by_hand(state.global_step, state.max_steps, f"loss {logs['loss']:.3f}, step")
 
 
 class NonFiniteGuard(TrainerCallback):
