@@ -29,6 +29,7 @@ def arguments(**given):
         "cache_dir": None,
         "extra_train": None,
         "report_to": None,
+        "lang": None,
         "refit": None,
         "resume_from": None,
     }

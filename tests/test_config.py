@@ -70,7 +70,7 @@ def test_settings_survive_json(name):
 CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
            "text_tokens": 90, "longest_text": 700, "longest_test": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
-           "report_to": ("wandb",)}  # fmt: skip
+           "report_to": ("wandb",), "lang": "ko"}  # fmt: skip
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 4,

@@ -284,6 +284,12 @@ class Config:
         between(0, 256),
         used_from=NO_NOTEBOOK,
     )
+    lang: str = setting(
+        "en",
+        "the language of the run's page",
+        one_of("en", "ko"),
+        used_from=NO_NOTEBOOK,
+    )
     report_to: tuple[str, ...] = setting(
         (),
         "trackers that are told of each step, the scores and the figures",
@@ -445,7 +451,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         ConfigError: settings of another version of the code, with other names.
     """
     unknown = sorted(values.keys() - SETTINGS.keys())
-    missing = sorted(SETTINGS.keys() - values.keys())
+    missing = sorted(name for name in SETTINGS if name not in values and not _is_free(name))
     problems = []
     if unknown:
         names = ", ".join(unknown)
@@ -463,6 +469,11 @@ def from_dict(values: dict[str, Any]) -> Config:
             "under another name, or go on with the version that provenance.json names as git_commit"
         )
     return Config(**with_tuples(values))
+
+
+def _is_free(name: str) -> bool:
+    """Tell whether no result depends on a setting: an earlier version did as its default does."""
+    return SETTINGS[name].used_from == NO_NOTEBOOK
 
 
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,14 @@ def test_the_notebook_has_the_changes_of_the_preset(export):
     assert found["ARGUMENTS"] == ["--set", "image_side=320", "--limit", "40", "--refit"]
 
 
+def test_the_notebook_and_its_run_speak_the_language_that_is_asked_for(export):
+    cells = read_json(export("--preset", "safe", "--lang", "ko") / "kernel" / "launcher.ipynb")[
+        "cells"
+    ]
+    assert "실행합니다" in "".join(cells[0]["source"])
+    assert '["--lang", "ko"]' in "".join(cells[1]["source"]).replace("'", '"')
+
+
 def test_the_code_is_what_a_run_needs(export):
     """The copy answers by itself, and no tracked file of the package is missing."""
     dataset = export("--preset", "safe") / "dataset"

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-ABOUT = """# {preset}, on Kaggle or Colab
+ABOUT = {
+    "en": """# {preset}, on Kaggle or Colab
 
 Finds the code, the challenge, the model and an earlier run among what is attached, checks the
 GPUs, installs what is missing, and runs the series. The answers are in `submission.csv`, all else
-in `runs/`. If a session is too short, attach this notebook's output and run it again: it goes on."""
+in `runs/`. If a session is too short, attach this notebook's output and run it again: it goes on.""",
+    "ko": """# Kaggle 또는 Colab에서 {preset} 실행
+
+추가된 입력에서 코드, 챌린지, 모델과 이전 실행을 찾고, GPU를 확인하고, 없는 패키지를 설치한 뒤 시리즈를
+실행합니다. 답은 `submission.csv`에, 나머지는 모두 `runs/`에 있습니다. 세션이 모자라면 이 노트북의 출력을
+추가하고 다시 실행하십시오. 이어서 진행합니다.""",
+}
 SETTINGS = """PRESET = {preset!r}  # "auto" takes the one with the largest model that the GPUs hold
 ARGUMENTS = {arguments!r}  # more of run_all.py's, such as ["--limit", "40"]
 HOURS = {hours!r}  # of the session; None sets no limit
@@ -60,11 +67,16 @@ pd.read_csv(submission).head()"""
 
 
 def launcher_notebook(
-    preset: str, arguments: Sequence[str], hours: float | None, t4: int
+    preset: str, arguments: Sequence[str], hours: float | None, t4: int, lang: str
 ) -> NotebookNode:
-    """Make the notebook that starts a run where it is; its arguments are `launcher.launch`'s."""
+    """Make the notebook that starts a run where it is.
+
+    Args:
+        preset, arguments, hours, t4: of `launcher.launch`.
+        lang: the language of its words.
+    """
     settings = SETTINGS.format(preset=preset, arguments=list(arguments), hours=hours, t4=t4)
-    cells = [new_markdown_cell(ABOUT.format(preset=preset))]
+    cells = [new_markdown_cell(ABOUT[lang].format(preset=preset))]
     cells += [new_code_cell(source) for source in (settings, FIND_CODE, LAUNCH, RESULT)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"

@@ -85,7 +85,7 @@ def export_kaggle(folder: Path, config: Config, export: KaggleExport) -> None:
         download_wheels(dataset / "wheels", export.python)
     write_json(dataset / "dataset-metadata.json", dataset_metadata(user, export))
     write_json(kernel / "kernel-metadata.json", kernel_metadata(user, config, export))
-    notebook = launcher_notebook(config.preset, export.arguments, HOURS, _t4s(config))
+    notebook = launcher_notebook(config.preset, export.arguments, HOURS, _t4s(config), config.lang)
     write_atomically(kernel / NOTEBOOK, lambda file: nbformat.write(notebook, file))
     page = Template(PAGE.read_text(), undefined=StrictUndefined, trim_blocks=True)
     write_text(

@@ -30,15 +30,11 @@ from vqa_utils.setting_types import AUTO, ConfigError, is_path
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
 RESERVED_IDS = (LATEST, "demo-data", "trackio")  # folders of runs/ that are no runs
+# Options that are settings by the same name
 OWN_ARGUMENTS = (
-    "data",
-    "model",
-    "limit",
-    "cache_dir",
-    "extra_train",
-    "report_to",
-    "refit",
-)  # for settings
+    *("data", "model", "limit", "cache_dir", "extra_train", "refit"),
+    *("report_to", "lang"),
+)
 
 
 def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config]:

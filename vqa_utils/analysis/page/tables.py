@@ -5,7 +5,7 @@ from typing import Any
 
 from vqa_utils.analysis.page.numbers import cell_text, interval
 from vqa_utils.analysis.page.results import Record, Result
-from vqa_utils.analysis.page.words import COLUMNS, FLAGS
+from vqa_utils.analysis.page.words import COLUMN_KINDS, COLUMNS, FLAGS
 
 IN_POINTS = ("positions", "orders")  # results whose intervals are of differences
 
@@ -52,7 +52,7 @@ def table_of(result: Result) -> Table | None:
 
 def _head(name: str) -> str:
     shown = "interval" if name == "low" else name
-    return COLUMNS[shown][0] if shown in COLUMNS else shown
+    return COLUMNS.get(shown, shown)
 
 
 def _cell(name: str, record: Record, kind_of_interval: str) -> Cell:
@@ -61,7 +61,7 @@ def _cell(name: str, record: Record, kind_of_interval: str) -> Cell:
         if value is None:
             return Cell("")
         return Cell(interval(value, record["high"], kind_of_interval), value)
-    return _value_cell(value, COLUMNS.get(name, ("", ""))[1])
+    return _value_cell(value, COLUMN_KINDS.get(name, ""))
 
 
 def _value_cell(value: Any, kind: str) -> Cell:

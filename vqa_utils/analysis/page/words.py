@@ -1,148 +1,66 @@
-"""Hold all words of the page, in one place for a translation."""
+"""Speak the language of a page: words of the page, of its tables' columns and of yes and no."""
 
-LANGUAGE = "en"  # of the words, as HTML names it
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-WORDS = {
-    # The head
-    "running": "Running",
-    "finished": "Finished",
-    "failed": "Failed",
-    "stopped": "Stopped",
-    "waiting": "Waiting",
-    "left out": "Left out",
-    "no_results": "No results yet: they appear here when notebook 06 has ended.",
-    "started": "started {time}",
-    "time_left": "about {duration} left",
-    "steps_done": "{done} of {all} notebooks",
-    "written": "written {time}",
-    "resume": "python run_all.py --resume goes on from here.",
-    "contents": "Contents",
-    # The verdict
-    "verdict": "The fine-tuned model answers {accuracy} of {rows} held-out questions right "
-    "(95{space}% interval {interval}).",
-    "better": "That is {points} points more than the base without fine-tuning ({accuracy}, {p}).",
-    "worse": "That is {points} points less than the base without fine-tuning ({accuracy}, {p}).",
-    "even": "The base without fine-tuning gets {accuracy}: no difference beyond chance ({p}).",
-    "looks": "Without the pictures it gets {accuracy}: it looks at them.",
-    "blind": "Without the pictures it does as well ({accuracy}, {p}): it hardly looks at them.",
-    "chance": "chance",
-    "chance_25": "chance, 25{space}%",
-    "fine-tuned": "Fine-tuned",
-    "base, zero-shot": "Base, zero-shot",
-    "fine-tuned, blank images": "Fine-tuned, blank images",
-    # Parts, by their key
-    "baselines": "Against the baselines",
-    "progress": "Progress",
-    "made": "How it was made",
-    "folds": "Folds",
-    "learning": "Learning",
-    "memory": "Memory",
-    "confusion": "Letters mixed up",
-    "letters": "Letters in train and test",
-    "positions": "Position bias",
-    "orders": "Orders of the options",
-    "groups": "Hard groups",
-    "confidence": "Accuracy by confidence",
-    "reliability": "Reliability",
-    "worst_mistakes": "Worst mistakes",
-    "notebooks": "Notebooks",
-    "settings": "Settings",
-    "versions": "Versions",
-    "table": "All numbers",
-    # How it was made
-    "preset": "Preset",
-    "changes": "Changed settings",
-    "no_changes": "none",
-    "model": "Model",
-    "data": "Data",
-    "fold_count": "Folds",
-    "notebook_minutes": "Time of all notebooks",
-    "wall_minutes": "Time of the last command",
-    "setting": "Setting",
-    "value": "Value",
-    "meaning": "Meaning",
-    "changed": "changed",
-    # Notebooks at work
-    "notebook": "Notebook",
-    "state": "State",
-    "time": "Time",
-    "step": "step {step} of {max_steps}",
-    "loss": "loss {loss}",
-    "earlier_attempt": "earlier attempt",
-    "links": "Links lead to the executed notebooks beside this page, in the run's folder.",
-    # Learning
-    "train_loss": "Training loss",
-    "accuracy": "Held-out accuracy",
-    "log_loss": "Held-out log loss",
-    "epoch": "epoch",
-    "curve_alt": "{title} by {x}: {ends}.",
-    "curve_end": "{name} ends at {value}",
-    "fold_name": "fold {number}",
-    "refit": "refit",
-    # Memory
-    "gpu": "GPU {number}",
-    "process": "process of {name}",
-    "peak_and_plan": "{peak} of {plan} planned",
-    "memory_gpus": "Highest peak of a fold's training on each GPU; the mark is the plan for it.",
-    "memory_cpu": "Largest resident size of each fold's process.",
-    "rungs": "After out-of-memory errors",
-    "no_rungs": "No memory ran out.",
-    # Results
-    "right": "right",
-    "chosen": "chosen",
-    "confidence_axis": "confidence",
-    "accuracy_axis": "Accuracy",
-    "reliability_alt": "Accuracy against confidence: {dots}. On the diagonal both are equal.",
-    "dot": "{y} right at {x}",
-    "hard": "worse than all others, beyond chance",
-    # The gallery
-    "search": "Search",
-    "search_hint": "question, option or id",
-    "all": "all",
-    "fold": "Fold",
-    "kind": "Kind",
-    "answer": "Right letter",
-    "confidence_of": "Confidence",
-    "sure": "above 90 %",
-    "between": "50 to 90 %",
-    "unsure": "below 50 %",
-    "shown_of": "{shown} of {all} shown",
-    "picture_of": "Picture of row {id}",
-    "is_right": "right",
-    "is_chosen": "chosen with {confidence}",
-    "no_mistakes": "No row is wrong.",
+from vqa_utils.analysis.page import words_en, words_ko
+
+LANGUAGES = {"en": words_en, "ko": words_ko}  # as HTML names them
+
+_language: ContextVar[str] = ContextVar("language", default="en")
+
+
+@contextmanager
+def speaking(language: str) -> Iterator[None]:
+    """Speak a language meanwhile."""
+    token = _language.set(language)
+    try:
+        yield
+    finally:
+        _language.reset(token)
+
+
+class _Spoken(Mapping[Any, str]):
+    """A mapping of each language's module, read in the one that is spoken."""
+
+    def __init__(self, name: str):
+        self._by_language = {key: getattr(module, name) for key, module in LANGUAGES.items()}
+
+    @property
+    def _words(self) -> Mapping[Any, str]:
+        return self._by_language[_language.get()]
+
+    def __getitem__(self, key: Any) -> str:
+        return self._words[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+
+WORDS = _Spoken("WORDS")
+COLUMNS = _Spoken("COLUMNS")
+FLAGS = _Spoken("FLAGS")
+# The kinds of columns' numbers (see `numbers.KINDS`)
+COLUMN_KINDS = {
+    "accuracy": "percent",
+    "not_yes_no": "percent",
+    "log_loss": "decimals",
+    "calibration_error": "percent",
+    "mcnemar_p": "p_value",
+    "minutes": "minutes",
+    "peak_gib": "gib",
+    "excess": "points",
+    "against_mean": "points",
+    "changed": "percent",
+    "rest": "percent",
+    "p_worse": "p_value",
+    "confidence": "percent",
+    "right in train": "percent",
+    "chosen in train": "percent",
+    "chosen in test": "percent",
 }
-
-# Columns of tables: words, and the kind of their numbers (see `numbers.KINDS`)
-COLUMNS = {
-    "fold": ("Fold", ""),
-    "rows": ("Rows", ""),
-    "accuracy": ("Accuracy", "percent"),
-    "interval": ("95 % interval", ""),
-    "not_yes_no": ("Without yes/no", "percent"),
-    "log_loss": ("Log loss", "decimals"),
-    "calibration_error": ("Calibration error", "percent"),
-    "mcnemar_p": ("McNemar's p", "p_value"),
-    "minutes": ("Training", "minutes"),
-    "peak_gib": ("Peak memory", "gib"),
-    "after out of memory": ("After out of memory", ""),
-    "model": ("Model", ""),
-    "position": ("Position", ""),
-    "excess": ("Excess, points", "points"),
-    "order": ("Order", ""),
-    "against_mean": ("Against the mean, points", "points"),
-    "changed": ("Answers changed", "percent"),
-    "by": ("By", ""),
-    "group": ("Group", ""),
-    "rest": ("All others", "percent"),
-    "p_worse": ("p of worse", "p_value"),
-    "worse": ("Beyond chance", ""),
-    "confidence": ("Confidence", "percent"),
-    "probabilities": ("Probabilities", ""),
-    "right": ("Right", ""),
-    "letter": ("Letter", ""),
-    "right in train": ("Right in train", "percent"),
-    "chosen in train": ("Chosen in train", "percent"),
-    "chosen in test": ("Chosen in test", "percent"),
-}
-FLAGS = {True: "yes", False: "no"}

@@ -18,7 +18,7 @@ from vqa_utils.analysis.page.run_facts import (
     versions_of,
 )
 from vqa_utils.analysis.page.verdict import verdict_of
-from vqa_utils.analysis.page.words import LANGUAGE, WORDS
+from vqa_utils.analysis.page.words import WORDS, speaking
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
@@ -40,7 +40,12 @@ def write_page(paths: RunPaths) -> Path:
 
 
 def render_page(paths: RunPaths, config: Config) -> str:
-    """Render the page of a run as HTML that needs no other file."""
+    """Render the page of a run as HTML that needs no other file, in the run's language."""
+    with speaking(config.lang):
+        return _render(paths, config)
+
+
+def _render(paths: RunPaths, config: Config) -> str:
     progress = read_progress(paths)
     results = read_results(paths)
     notebooks = notebooks_of(paths, progress)
@@ -48,7 +53,7 @@ def render_page(paths: RunPaths, config: Config) -> str:
     is_running = progress is not None and progress.state == RUNNING
     return render(
         "page/page.html.jinja",
-        lang=LANGUAGE,
+        lang=config.lang,
         words=WORDS,
         run_id=paths.run_id,
         refresh=REFRESH_SECONDS if is_running else None,

@@ -131,6 +131,9 @@ def add_named_settings(parser: argparse.ArgumentParser) -> Group:
         "--preset", metavar="NAME", help=f"named settings (default: demo); see {PROGRAM} presets"
     )
     settings.add_argument(
+        "--lang", choices=("en", "ko"), help="the language of the run's page and of a launcher"
+    )
+    settings.add_argument(
         "--report-to",
         type=names,
         metavar="tensorboard,...",

@@ -107,6 +107,8 @@ def changes_in(args: argparse.Namespace) -> list[str]:
     """Return the words of a command that change its preset."""
     words = [word for setting in args.set for word in ("--set", setting)]
     words += ["--limit", str(args.limit)] if args.limit is not None else []
+    words += ["--report-to", ",".join(args.report_to)] if args.report_to else []
+    words += ["--lang", args.lang] if args.lang else []
     return [*words, "--refit"] if args.refit else words
 
 
