@@ -18,7 +18,7 @@ LOSSES = [2.0, 1.0, 0.5]
 
 @pytest.fixture
 def figure():
-    figure, ax = plt.subplots(figsize=(2, 1))
+    figure, ax = plt.subplots(figsize=(2, 1), dpi=100)
     ax.plot(LOSSES)
     plt.close(figure)
     return figure

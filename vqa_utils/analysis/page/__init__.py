@@ -9,6 +9,7 @@ results    Keep the results of 06_analysis as data
 run_facts  Read how a run was made: settings, folds, notebooks, versions
 tables     Lay out a table: names of columns, numbers as text, values to sort by
 verdict    Say in a sentence how good the model is
-words      Hold all words of the page, for a translation
+words      Speak the language of a page
 writing    Render the templates into the page
+languages/ Hold its words, a module a language
 """

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from vqa_utils.analysis.page import words_en, words_ko
+from vqa_utils.analysis.page.languages import en, ko
 
-LANGUAGES = {"en": words_en, "ko": words_ko}  # as HTML names them
+LANGUAGES = {"en": en, "ko": ko}  # as HTML names them
 
 _language: ContextVar[str] = ContextVar("language", default="en")
 
