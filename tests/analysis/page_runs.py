@@ -67,7 +67,7 @@ def result(title, columns=(), rows=(), words="", cards=(), figure=""):
 
 def baselines(count=3):
     names = "model accuracy low high not_yes_no log_loss calibration_error mcnemar_p"
-    return result("Baselines", names.split(), BASELINES[:count])
+    return result("Baselines", names.split(), [list(line) for line in BASELINES[:count]])
 
 
 def folds(rows=900):

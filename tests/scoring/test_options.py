@@ -288,15 +288,3 @@ def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypa
     assert len(found) == 4 and most == pytest.approx(
         activations.scoring_bytes(shape, size, first=True) - not_yet, rel=0.05
     )
-
-
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_scoring_by_hand_shows_how_far_it_is(
-    base, encoder, challenge, capsys, monkeypatch, by_hand
-):
-    monkeypatch.setenv("VQA_STEP", "04_infer-fold0")
-    if by_hand:
-        monkeypatch.delenv("VQA_STEP")
-    score_options(base, encoder, challenge.test.head(4), ScoringSettings(batch_size=2))
-    shown = capsys.readouterr().out.splitlines()
-    assert shown == (["scored batch 1/2", "scored batch 2/2"] if by_hand else [])

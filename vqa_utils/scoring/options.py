@@ -194,14 +194,27 @@ def score_orders(
     for done, (chosen, at_places) in enumerate(zip(batches, scored, strict=True), start=1):
         stop_if_asked(SCORING)
         tell_by_hand(done, len(batches), "scored batch")
-        for number, shift in enumerate(shifts):
-            # Back from the place in this order to the row's own option; `chosen` has B row numbers
-            for place, option in enumerate(cyclic_order(shift)):
-                probs[number, chosen, option] = at_places[:, number, place]
+        probs[:, chosen] = _of_own_options(at_places, shifts)  # `chosen` has B row numbers
 
     index = pd.MultiIndex.from_product([shifts, rows["id"]], names=["order", "id"])
     of_orders = probs.reshape(-1, len(LETTERS))  # [orders * N, 4]
     return pd.DataFrame(of_orders, index, LETTERS).reset_index()
+
+
+def _of_own_options(at_places: np.ndarray, shifts: Sequence[int]) -> np.ndarray:
+    """Bring probabilities back from the places of each order to the rows' own options.
+
+    Args:
+        at_places: [B, orders, 4].
+        shifts: by how many places each order turns the options.
+
+    Returns:
+        [orders, B, 4].
+    """
+    own = np.empty_like(at_places)
+    for number, shift in enumerate(shifts):
+        own[:, number, list(cyclic_order(shift))] = at_places[:, number]
+    return own.swapaxes(0, 1)
 
 
 @torch.inference_mode()
