@@ -88,6 +88,8 @@ def address_of(server, runtime, log):
 
 def end(server):
     """Ask a server to end; kill what stays, and return its command lines."""
+    if server.poll() is not None:
+        return []
     processes = [server, *server.children(recursive=True)]
     server.terminate()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
