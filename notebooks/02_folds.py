@@ -7,7 +7,7 @@
 # %%
 import sys
 
-sys.path.insert(0, "..")
+sys.path[:0] = [".", ".."]  # the package, from the repository or from here
 from vqa_utils.analysis import figures
 from vqa_utils.artifacts.files import write_csv
 from vqa_utils.artifacts.paths import shown

@@ -8,7 +8,7 @@
 # %%
 import sys
 
-sys.path.insert(0, "..")
+sys.path[:0] = [".", ".."]  # the package, from the repository or from here
 import pandas as pd
 
 from vqa_utils.analysis import figures

@@ -7,7 +7,7 @@
 # %%
 import sys
 
-sys.path.insert(0, "..")
+sys.path[:0] = [".", ".."]  # the package, from the repository or from here
 from vqa_utils.analysis import error_analysis, figures
 from vqa_utils.analysis.baselines import baseline_table, describe_baselines
 from vqa_utils.analysis.blind_answers import answers_without_images

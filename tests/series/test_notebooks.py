@@ -7,6 +7,8 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from stray_outputs import stray_outputs
 
 from vqa_utils.artifacts.paths import NOTEBOOKS
 
@@ -86,6 +88,34 @@ def test_committed_outputs_are_whole_and_show_no_machine(source):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
     assert not re.search(r"/home/|/root/|/tmp/|/work/|site-packages", text)
-    for cell in cells:
-        for output in cell.outputs:
-            assert output.output_type != "error" and output.get("name") != "stderr"
+    assert stray_outputs(notebook(source)) == []
+
+
+def test_a_stray_output_is_found():
+    """Of each kind, beside outputs that may stay."""
+    stray = [
+        new_output("stream", name="stderr", text="a log"),
+        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m"),
+        new_output("stream", name="stdout", text="\r 40%|████      | 4/10"),
+        new_output("stream", name="stdout", text="a.py:3: FutureWarning: it goes"),
+        new_output("display_data", {"text/plain": "Output()"}),
+        new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}),
+        new_output("error", ename="E", evalue="", traceback=[]),
+    ]
+    fine = [
+        new_output("stream", name="stdout", text="No warning: 40% of 10 rows"),
+        new_output("execute_result", {"text/html": "<b>1</b>", "text/plain": "1"}),
+    ]
+    cells = [new_code_cell(outputs=[*fine, output]) for output in stray]
+    found = stray_outputs(new_notebook(cells=cells))
+    assert [line.split(":")[0] for line in found] == [f"cell {n}" for n in range(len(stray))]
+    assert stray_outputs(new_notebook(metadata={"widgets": {}})) == ["widgets"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_code_is_python_alone(source):
+    """No magic and no shell command: a cell means the same in each kernel, and in an export."""
+    for cell in code_cells(source):
+        for line in cell.source.splitlines():
+            assert not line.lstrip().startswith(("%", "!", "?")), line
+            assert "get_ipython" not in line and not line.rstrip().endswith("?")

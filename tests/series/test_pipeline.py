@@ -13,6 +13,7 @@ import pytest
 from korean_challenge import write_korean_challenge
 from planted import USER, names_below, write_home
 from safetensors.numpy import load_file
+from stray_outputs import stray_outputs
 
 from vqa_utils.artifacts.files import ArtifactError, read_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
@@ -168,9 +169,7 @@ def test_every_archived_notebook_ran_with_its_parameters(paths, name):
     assert notebook.metadata["papermill"]["parameters"] == expected
     assert notebook.metadata["papermill"]["exception"] is None
     assert "jupytext" not in notebook.metadata
-    code_cells = (cell for cell in notebook.cells if cell.cell_type == "code")
-    for cell in code_cells:
-        assert [output for output in cell.outputs if output.get("name") == "stderr"] == []
+    assert stray_outputs(notebook) == []
 
 
 def test_the_origin_of_the_run_is_recorded(paths, folder):
