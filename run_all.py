@@ -139,7 +139,7 @@ def show_status(args: "Namespace", console: "Console") -> None:
     paths, config = resolve_run(args, new_id="")
     runner = Runner(paths, config, console, reuse=True)
     steps = select_steps(STAGES, config.adapter_numbers)
-    print_table(console, f"run {paths.run_id}", runner.table(steps))
+    print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
     runner.tell_changes(steps)
 
 
@@ -253,7 +253,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         cell_timeout=args.cell_timeout,
     )
     if args.dry_run:
-        print_table(console, f"run {paths.run_id}", runner.table(steps))
+        print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
         runner.tell_changes(steps, strict=args.strict)
     refuse_unfit(runner, steps, looks_at_rows=args.dry_run)
     if args.dry_run:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from vqa_utils.artifacts.paths import shown
-from vqa_utils.artifacts.timings import time_table
+from vqa_utils.artifacts.timings import SPLIT, time_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.planning.machine.disk import check_disk
 from vqa_utils.running.auto_settings import rows_here
@@ -62,7 +62,7 @@ def execute_steps(
         runner.run(steps)
     times = time_table(paths.notebooks, [step.name for step in steps])
     whole_seconds = times.round().convert_dtypes()
-    print_table(console, "where the time went (seconds)", whole_seconds)
+    print_table(console, "where the time went (seconds)", whole_seconds, drop=SPLIT)
     has_results = steps[-1].stage in (ENSEMBLE, ANALYSIS)
     if has_results and Step(ENSEMBLE) not in runner.clock.left_out:
         print_results(paths, config, console)
