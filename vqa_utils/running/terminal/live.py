@@ -59,7 +59,8 @@ def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress
 
     Args:
         console: the terminal.
-        whole: returns the line of the whole run, for a live terminal alone; "" for none.
+        whole: returns the line of the whole run, for a live terminal alone: plain output has what
+            is left at the end. "" for none.
     """
     progress = _LinesOfARun(
         SpinnerColumn(),
@@ -70,8 +71,7 @@ def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress
         console=console,
         disable=isinstance(console, SparseConsole),
     )
-    if console.is_terminal:
-        progress.whole = whole
+    progress.whole = whole
     return progress
 
 
