@@ -163,7 +163,7 @@ def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
         lambda *run, **images: order.append("hash") or data_hash(*run, **images),
     )
     monkeypatch.setattr(
-        runner, "progress_lines", lambda console: order.append("lines") or progress_lines(console)
+        runner, "progress_lines", lambda *given: order.append("lines") or progress_lines(*given)
     )
     make, _, _ = small_run
     make().run([STEP])

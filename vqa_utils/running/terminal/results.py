@@ -71,7 +71,7 @@ def print_end(
             console.print(f"{name}: {shown(path)}", style=END)
     following = next_commands(paths, config, is_whole=is_whole)
     for command, purpose in following.items():
-        console.print(f"next: {command} {purpose}", style=END)
+        console.print(f"next: {command} ({purpose})", style=END)
     tell(console, "finished", run=paths.run_id, is_whole=is_whole, **found, next=[*following])
 
 
