@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, parse_settings
@@ -41,24 +41,33 @@ def main() -> None:
     # After the arguments, so that --help answers at once
     from vqa_utils.running.terminal.console import make_console
 
-    console = make_console()
+    console = make_console(quiet=args.quiet, events=args.json)
     try:
         run(args, console)
     except VqaError as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        sys.exit(1)
+        end_with("error", str(error), 1, console)
     except OSError as error:
         from vqa_utils.planning.machine.disk import describe_full, is_full
 
         if not is_full(error):
             raise
         message = describe_full(runs_dir(), getattr(args, "run_id", None))
-        console.print(f"error: {message}", style="red")
-        sys.exit(1)
+        end_with("error", message, 1, console)
     except KeyboardInterrupt as stop:
-        console.print(describe_stop(args), style="yellow", markup=False)
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        sys.exit(128 + number)  # as shells report it
+        end_with("stopped", describe_stop(args), 128 + number, console)  # as shells report it
+
+
+def end_with(event: str, message: str, exit_status: int, console: "Console") -> NoReturn:
+    """Print a message, tell it as an event, and exit."""
+    from vqa_utils.running.terminal.events import tell
+
+    if event == "error":
+        console.print(f"error: {message}", style="red", markup=False)
+    else:
+        console.print(message, style="yellow", markup=False)
+    tell(console, event, message=message, exit_status=exit_status)
+    sys.exit(exit_status)
 
 
 def run(args: "Namespace", console: "Console") -> None:
@@ -139,7 +148,7 @@ def show_status(args: "Namespace", console: "Console") -> None:
     paths, config = resolve_run(args, new_id="")
     runner = Runner(paths, config, console, reuse=True)
     steps = select_steps(STAGES, config.adapter_numbers)
-    print_table(console, f"run {paths.run_id}", runner.table(steps))
+    print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
     runner.tell_changes(steps)
 
 
@@ -161,13 +170,17 @@ def predict_test(args: "Namespace", console: "Console") -> None:
     from vqa_utils.running.auto_settings import for_machine
     from vqa_utils.running.prediction import predict
     from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.terminal.console import END
+    from vqa_utils.running.terminal.events import tell, tell_started
 
     paths, config = resolve_run(args, new_id="")
     config = for_machine(config, find_gpus(), console, parse_settings(args.set))
     check_run(config, find_gpus())
+    tell_started(console, paths, config)
     with locked(paths):
         submission = predict(paths, config, Path(args.folder), console)
-    console.print(f"submission: {shown(submission)}")
+    console.print(f"submission: {shown(submission)}", style=END)
+    tell(console, "finished", run=paths.run_id, submission=str(submission.absolute()))
 
 
 def blend(args: "Namespace", console: "Console") -> None:
@@ -253,7 +266,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         cell_timeout=args.cell_timeout,
     )
     if args.dry_run:
-        print_table(console, f"run {paths.run_id}", runner.table(steps))
+        print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
         runner.tell_changes(steps, strict=args.strict)
     refuse_unfit(runner, steps, looks_at_rows=args.dry_run)
     if args.dry_run:

@@ -13,7 +13,9 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from vqa_utils.prompts import LETTERS
 
-BEYOND_CHANCE = 0.01  # McNemar's p below which a difference is called more than chance
+# McNemar's p below which a difference is called more than chance: 0.05, shared by five comparisons
+# (Bonferroni), as many as 06_analysis makes
+BEYOND_CHANCE = 0.01
 P_FLOOR = 1e-12  # the least probability whose logarithm is taken
 DRAWS = 2000  # of the bootstrap of a mean; its interval is off by about a fiftieth of its width
 LEAST_WRITTEN = 0.001  # three decimals: a difference of 0.001 is one row in a thousand
@@ -32,6 +34,12 @@ def p_text(p: float) -> str:
     if p < LEAST_WRITTEN:
         return f"p < {LEAST_WRITTEN}"
     return f"p = {p:.3f}"
+
+
+def asked_text(level: float, why: str = "") -> str:
+    """Name the level that a p-value missed: "; below 0.01 is asked for, as 2 are compared"."""
+    reason = f", as {why}" if why else ""
+    return f"; below {level} is asked for{reason}"
 
 
 class Interval(NamedTuple):

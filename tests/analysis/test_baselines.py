@@ -51,8 +51,12 @@ def test_each_baseline_is_described_by_its_gap_and_p_value(run):
     for datum in ("base, zero-shot", "0.000", "+91.7", "p < 0.001"):
         assert datum in base
     assert "not beyond" not in base
-    alike = baseline_table(*run).assign(accuracy=0.5, mcnemar_p=0.2)
-    assert "not beyond" in describe_baselines(alike)
+
+
+def test_a_p_value_that_is_too_large_stands_beside_its_level(run):
+    near = baseline_table(*run).assign(accuracy=0.5, mcnemar_p=0.018)
+    _, base = describe_baselines(near).splitlines()
+    assert "not beyond" in base and "p = 0.018; below 0.01" in base
 
 
 def test_answers_without_images_stand_beside_the_model_in_its_order_of_rows(run):

@@ -73,8 +73,8 @@ def test_the_verdict_says_what_is_known(count, sentences):
 @pytest.mark.parametrize(
     ("accuracy", "p", "words"),
     [
-        (0.96, 0.3, "gets 96.0 %: no difference beyond chance (p = 0.300)"),
-        (0.98, 0.5, "gets 98.0 %: no difference beyond chance (p = 0.500)"),
+        (0.96, 0.3, "gets 96.0 %: no difference beyond chance (p = 0.300; below 0.01 is asked for"),
+        (0.98, 0.5, "gets 98.0 %: no difference beyond chance (p = 0.500; below 0.01 is asked for"),
         (0.99, 1e-5, "2.0 points less than the base without fine-tuning (99.0 %, p < 0.001)"),
     ],
 )

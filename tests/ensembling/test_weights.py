@@ -66,6 +66,7 @@ def test_the_words_give_both_log_losses_and_the_p_value():
     whole = found.fitted.iloc[-1]
     for number in (f"{whole['log_loss']:.3f}", f"{whole['log_loss_mean']:.3f}", f"{found.p:.3f}"):
         assert number in found.describe()
+    assert ("below 0.05" in found.describe()) == (found.p >= 0.05)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

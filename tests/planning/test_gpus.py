@@ -13,6 +13,7 @@ from vqa_utils.planning.machine.gpus import (
     describe_gpus,
     find_gpus,
     gpu_limits,
+    used_memory,
     visible_numbers,
 )
 from vqa_utils.presets import preset
@@ -206,3 +207,15 @@ def test_an_nvidia_smi_that_cannot_be_run_is_an_error_only_with_a_gpu(
     gpu_file.touch()
     with pytest.raises(MachineError, match=r"nvidia-smi: .*\[Errno"):
         find_gpus()
+
+
+def test_memory_in_use_is_of_the_visible_gpus_in_their_order(nvidia_smi, monkeypatch):
+    nvidia_smi("GPU-11aa-1, 512", "GPU-22bb-2, 2048", "GPU-33cc-3, [N/A]")
+    assert used_memory() == [0.5, 2.0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert used_memory() == [2.0, 0.5]
+
+
+def test_memory_in_use_is_unknown_without_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert used_memory() == []

@@ -148,11 +148,11 @@ def test_the_line_of_a_training_says_step_loss_pace_and_time_left(tmp_path):
     log = tmp_path / "train_log.csv"
     head = "step,max_steps,epoch,loss,learning_rate,grad_norm,seconds_per_step,memory_gib\n"
     log.write_text(head)
-    assert last_step(log) == (0, 1, "")
+    assert last_step(log) == (0, 1, 0.0, "")
     log.write_text(head + "1,41,0.1,1.5,0.1,1,2.0,1\n2,41,0.2,1.25,0.1,1,4.0,1\n")
-    assert last_step(log) == (2, 41, "step 2/41  loss 1.250  3.00 s/step  1:57 left")
+    assert last_step(log) == (2, 41, 1.25, "step 2/41  loss 1.250  3.00 s/step  1:57 left")
     log.write_text(log.read_text() + "3,41,0.3")
-    assert last_step(log)[2] == ""
+    assert last_step(log).text == ""
 
 
 def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
@@ -163,7 +163,7 @@ def test_the_data_is_hashed_before_the_live_lines_start(small_run, monkeypatch):
         lambda *run, **images: order.append("hash") or data_hash(*run, **images),
     )
     monkeypatch.setattr(
-        runner, "progress_lines", lambda console: order.append("lines") or progress_lines(console)
+        runner, "progress_lines", lambda *given: order.append("lines") or progress_lines(*given)
     )
     make, _, _ = small_run
     make().run([STEP])

@@ -185,7 +185,7 @@ def test_the_terminal_shows_the_scores_and_where_the_submission_is(output):
     for text in (
         "run korean",
         "03_train_fold-fold1",
-        "log_loss",
+        "log loss",
         "base, zero-shot",
         "runs/korean/submission_ensemble.csv",
     ):

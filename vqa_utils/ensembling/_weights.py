@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import permutation_test
 from sklearn.model_selection import GroupKFold
 
-from vqa_utils.metrics import P_FLOOR, at_letter, option_matrix, p_text, with_options
+from vqa_utils.metrics import P_FLOOR, asked_text, at_letter, option_matrix, p_text, with_options
 
 PARTS = 5  # of the rows: weights are fitted on four and judged on the fifth
 SIGNIFICANT = 0.05
@@ -39,9 +39,10 @@ class Mixture:
         verdict = "not lower beyond chance, so the mean is used"
         if self.uses_fit:
             verdict = "lower beyond chance, so the fitted weights are used"
+        asked = asked_text(SIGNIFICANT) if self.p >= SIGNIFICANT else ""
         return (
             f"Fitted weights: log loss {log_loss:.3f} against {log_loss_of_mean:.3f} of the plain "
-            f"mean, on rows that the fit did not see ({p_text(self.p)}): {verdict}."
+            f"mean, on rows that the fit did not see ({p_text(self.p)}{asked}): {verdict}."
         )
 
 

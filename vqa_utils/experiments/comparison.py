@@ -35,6 +35,8 @@ from vqa_utils.running.terminal.tables import print_table
 from vqa_utils.setting_types import setting_text
 
 COST = "{:.1f}"  # minutes, GiB
+# Columns to leave out of a narrow terminal, in this order; `runs/compare.csv` has all
+LEAST_IMPORTANT = ("preset", "rungs", "training", "GiB", "minutes", "settings", "ECE")
 
 
 @dataclass(frozen=True)
@@ -243,9 +245,9 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
         "run": group["run"],
         "preset": group["preset"],
         "settings": group["settings"],
-        "accuracy (95 %)": _accuracy_texts(group),
-        "log loss (calibrated)": _score_texts(group, "log_loss"),
-        "ECE (calibrated)": _score_texts(group, "calibration_error"),
+        "accuracy": _accuracy_texts(group),
+        "log loss": _score_texts(group, "log_loss"),
+        "ECE": _score_texts(group, "calibration_error"),
         "minutes": group["notebook_minutes"].map(COST.format),
         "training": group["train_minutes"].map(COST.format),
         "GiB": group["peak_gib"].map(COST.format),
@@ -254,8 +256,11 @@ def _print_group(console: Console, group: pd.DataFrame) -> None:
     })  # fmt: skip
     rows = group["rows"].iloc[0]
     data = ", ".join(sorted(set(map(located, group["data"]))))
-    title = f"{rows} out-of-fold rows of {data}; p is McNemar's against the first run"
-    print_table(console, title, columns)
+    title = (
+        f"{rows} out-of-fold rows of {data}; "
+        "brackets: 95 % interval, after calibration; p is McNemar's against the first run"
+    )
+    print_table(console, title, columns, drop=LEAST_IMPORTANT)
     console.print(describe_comparison(group), markup=False)
     for line in group[group["minutes_from"] != ""].itertuples():
         console.print(

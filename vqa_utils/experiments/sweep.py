@@ -17,6 +17,7 @@ from vqa_utils.planning.machine.gpus import find_gpus
 from vqa_utils.running.resolution import with_data
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Stage, Step, select_steps
+from vqa_utils.running.terminal.events import tell
 
 FINISHED = "finished"
 
@@ -119,6 +120,7 @@ def run_sweep(
             run(point)
         except VqaError as error:
             console.print(f"error: {error}", style="red", markup=False)
+            tell(console, "point_failed", run=point.run_id, message=str(error))
             failed.append(f"{point.run_id}: {error}")
     console.print()
     started = [point.run_id for point in points if point.paths.config.exists()]

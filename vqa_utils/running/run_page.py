@@ -37,6 +37,7 @@ from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step
+from vqa_utils.running.terminal.events import tell
 from vqa_utils.setting_types import GIB
 
 POLL_SECONDS = 1.0  # until a notebook that has ended is on the page
@@ -113,14 +114,21 @@ class RunPage:
         now = time.time()
         self._written = now
         self._states = self._states_now()
-        is_running = state == RUNNING
+        expected_end = self.clock.expected_end(now) if state == RUNNING else None
+        if expected_end is not None:
+            tell(
+                self.console,
+                "expected_end",
+                at=round(expected_end),
+                seconds=round(expected_end - now),
+            )
         progress = RunProgress(
             state=state,
             started=self._started,
             written=now,
             steps=self._states,
             message=without_names(message, outside_folders(self.paths)),
-            expected_end=self.clock.expected_end(now) if is_running else None,
+            expected_end=expected_end,
             gpus=self._gpus,
         )
         write_progress(self.paths, progress)

@@ -28,10 +28,14 @@ from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
+from vqa_utils.running.terminal.events import tell, telling
 from vqa_utils.running.terminal.live import last_step, progress_lines
+from vqa_utils.running.terminal.whole_run import WholeRun
 from vqa_utils.sharing.lender import Lender
+from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
 
+ENDS_EARLY = (NotebookStopped, CrowdedOutOfMemory)  # a notebook goes on later
 SEEN_SECONDS = 20 * 60.0  # a notebook that was seen so long ago is not taken to be at work
 
 
@@ -176,15 +180,16 @@ class Runner:
         with (
             stoppable(self.paths),
             self.clock.watching(due),
+            WholeRun(self.clock, len(steps), self.console) as whole,
             early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
         ):
             for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
                     later = [step for group in groups[number:] for step in group]
                     self.clock.expect(due_steps(later, self.is_reused))  # folds may be as before
-                    self._run_folds(together, lender)
+                    self._run_folds(together, lender, whole)
                     continue
-                with progress_lines(self.console) as progress:
+                with progress_lines(self.console, whole.text) as progress:
                     for step in together:
                         self._run(step, progress)
 
@@ -194,12 +199,12 @@ class Runner:
         numbers = dict.fromkeys(step.fold for step in due if step.fold is not None)
         return [fold_config(self.paths.fold(number), self.config) for number in numbers]
 
-    def _run_folds(self, steps: Sequence[Step], lender: Lender | None) -> None:
+    def _run_folds(self, steps: Sequence[Step], lender: Lender | None, whole: WholeRun) -> None:
         """Run steps of folds, side by side where that is possible."""
         folds = self._due_folds(steps)
         with shared_base(self.paths, self.config, folds, self.console, lender) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
-            with progress_lines(self.console) as progress:
+            with progress_lines(self.console, whole.text) as progress:
                 if environments:
 
                     def run_in(step: Step, process: NotebookProcess) -> None:
@@ -230,11 +235,17 @@ class Runner:
         """
         end_if_asked()
         markers = self._markers
+        if self._is_due(step, markers):
+            self._execute(step, markers, progress, process, sharing)
+
+    def _is_due(self, step: Step, markers: Markers) -> bool:
+        """Tell whether a step is to be executed; say why not, and set aside what it replaces."""
         state = markers.state(step)
         if state == DONE and self.reuse:
             self.console.print(f"  {step.name:<22} reused")
+            tell(self.console, "notebook_reused", notebook=step.name)
             self.clock.through.add(step)
-            return
+            return False
         if state == CHANGED and self.reuse:
             changes = ", ".join(markers.changes(step))
             self.console.print(f"  {step.name:<22} runs again: {changes}", markup=False)
@@ -245,14 +256,24 @@ class Runner:
             markers.set_aside(step)
         if reason:
             self.console.print(f"  {step.name:<22} left out: {reason}", style="yellow")
-            return
+            tell(self.console, "notebook_left_out", notebook=step.name, reason=reason)
+        return not reason
+
+    def _execute(
+        self,
+        step: Step,
+        markers: Markers,
+        progress: Progress,
+        process: NotebookProcess | None,
+        sharing: Sharing,
+    ) -> None:
         origin = markers.begin(step)
         try:
             attempts = Attempts(
                 self.paths, self.config, self.console, self.ladder, sharing, self.cell_timeout
             )
             archived = markers.archived(step)
-            with self.clock.working(step, archived):
+            with self.clock.working(step, archived), telling(self.console, step.name, ENDS_EARLY):
                 attempts.execute(step, archived, progress, process)
         except NotebookStopped:
             end_if_asked()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from vqa_utils.artifacts.paths import shown
-from vqa_utils.artifacts.timings import time_table
+from vqa_utils.artifacts.timings import SPLIT, time_table
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.planning.machine.disk import check_disk
 from vqa_utils.running.auto_settings import rows_here
@@ -16,10 +16,13 @@ from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import (
     ANALYSIS,
     ENSEMBLE,
+    STAGES,
     Step,
     built_on,
+    select_steps,
     takes_folds_as_they_are,
 )
+from vqa_utils.running.terminal.events import tell_started
 from vqa_utils.running.terminal.tables import print_table
 
 
@@ -44,9 +47,7 @@ def execute_steps(
         VqaError: the data, earlier steps or a notebook have problems; the time budget is over, and
             there is nothing to submit.
     """
-    # They import scikit-learn and jinja2, which `status` does not need
-    from vqa_utils.running.run_page import RunPage
-    from vqa_utils.running.terminal.results import print_results
+    from vqa_utils.running.run_page import RunPage  # imports jinja2, which `status` does not need
 
     paths, console = runner.paths, runner.console
     runner.config = config = with_data(runner.config)
@@ -56,18 +57,36 @@ def execute_steps(
     _check_disk(runner, steps)
     start_run(paths, config, check_folds=takes_folds_as_they_are(steps))
     console.print(f"run {paths.run_id}: {shown(paths.folder)}")
+    tell_started(console, paths, config)
     start = time.time()
     runner.clock = RunClock(paths, config, console, rows_here(config), deadline, stall_seconds)
     with RunPage(paths, runner.clock, steps, console):
         runner.run(steps)
+    _print_outcome(runner, steps, time.time() - start)
+
+
+def _print_outcome(runner: Runner, steps: Sequence[Step], passed_s: float) -> None:
+    """Print where the time went, the results, and the end.
+
+    Raises:
+        RunError: the time budget is over, and there is nothing to submit.
+    """
+    # Imports scikit-learn
+    from vqa_utils.running.terminal.results import print_end, print_results
+
+    paths, config, console = runner.paths, runner.config, runner.console
     times = time_table(paths.notebooks, [step.name for step in steps])
     whole_seconds = times.round().convert_dtypes()
-    print_table(console, "where the time went (seconds)", whole_seconds)
-    has_results = steps[-1].stage in (ENSEMBLE, ANALYSIS)
-    if has_results and Step(ENSEMBLE) not in runner.clock.left_out:
+    print_table(console, "where the time went (seconds)", whole_seconds, drop=SPLIT)
+    ends_with_results = steps[-1].stage in (ENSEMBLE, ANALYSIS)
+    has_results = ends_with_results and Step(ENSEMBLE) not in runner.clock.left_out
+    if has_results:
         print_results(paths, config, console)
-    console.print(_describe_minutes(time.time() - start, float(times["total"].iloc[-1])))
+    console.print(_describe_minutes(passed_s, float(times["total"].iloc[-1])))
     runner.clock.conclude()
+    all_steps = select_steps(STAGES, config.adapter_numbers)
+    is_whole = all(runner.is_done(step) for step in all_steps)
+    print_end(paths, config, console, is_whole=is_whole, has_results=has_results)
 
 
 def _describe_minutes(passed_s: float, notebooks_s: float) -> str:

@@ -88,8 +88,11 @@ def _difference(tuned: Record, other: Record) -> str:
 
 
 def _compared(key: str, tuned: Record, other: Record) -> str:
+    p = p_value(other["mcnemar_p"])
+    if other["mcnemar_p"] >= BEYOND_CHANCE:
+        p = WORDS["asked"].format(p=p, level=BEYOND_CHANCE)
     return WORDS[key].format(
         points=points(abs(tuned["accuracy"] - other["accuracy"])).removeprefix("+"),
         accuracy=percent(other["accuracy"]),
-        p=p_value(other["mcnemar_p"]),
+        p=p,
     )

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ SLOW_TORCH = "2.9."
 QUERY = "--query-gpu=uuid,memory.total,memory.reserved,name"
 # A line of its answer; the name stands last, as it may have a comma
 LINE = re.compile(r"(GPU-[\w-]+), ([^,]*), ([^,]*), (.+)")
+USED_QUERY = "--query-gpu=uuid,memory.used"
+USED_LINE = re.compile(r"(GPU-[\w-]+), (\d+)")
 PATIENCE = 60  # seconds for nvidia-smi, which may have to wake the GPUs
 
 
@@ -60,8 +62,31 @@ def find_gpus() -> list[Gpu]:
     if visible is not None and visible.strip() in ("", "-1"):
         return []
     gpus = _listed_gpus()
+    return _of_known_memory(_visible(gpus, visible), gpus)
+
+
+def used_memory() -> list[float]:
+    """Return the GiB in use on each GPU of CUDA_VISIBLE_DEVICES; [] where nvidia-smi fails."""
+    try:
+        answer = _ask(USED_QUERY)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    used = {}
+    for line in answer.stdout.splitlines():
+        match = USED_LINE.fullmatch(line.strip())
+        if match:
+            used[match[1]] = float(match[2]) / 1024
+    return [used[uuid] for uuid in _visible(used, os.environ.get("CUDA_VISIBLE_DEVICES"))]
+
+
+def _visible(gpus: Mapping[str, object], visible: str | None) -> list[str]:
+    """Return the UUIDs that CUDA_VISIBLE_DEVICES names, in its order.
+
+    Raises:
+        MachineError: it names a part of a GPU, or one twice.
+    """
     if visible is None:
-        return _of_known_memory(gpus, gpus)
+        return list(gpus)
     found: list[str] = []
     for part in visible.split(","):
         uuid = _uuid_named(part.strip(), gpus)
@@ -73,7 +98,7 @@ def find_gpus() -> list[Gpu]:
             f"CUDA_VISIBLE_DEVICES={visible}: expected each GPU once, found one twice; "
             "CUDA would see none"
         )
-    return _of_known_memory(found, gpus)
+    return found
 
 
 def _of_known_memory(uuids: Iterable[str], gpus: dict[str, Gpu | None]) -> list[Gpu]:
@@ -146,16 +171,8 @@ def _listed_gpus() -> dict[str, Gpu | None]:
     """
     problem = "no such command"
     if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", QUERY, "--format=csv,noheader,nounits"]
         try:
-            answer = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE,
-                check=False,
-            )
+            answer = _ask(QUERY)
         except subprocess.TimeoutExpired:
             problem = f"no answer within {PATIENCE} seconds"
         except OSError as error:
@@ -172,6 +189,13 @@ def _listed_gpus() -> dict[str, Gpu | None]:
             "or set CUDA_VISIBLE_DEVICES= (empty) to run without a GPU"
         )
     return {}
+
+
+def _ask(query: str) -> subprocess.CompletedProcess[str]:
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
+    )
 
 
 def _read(answer: str) -> dict[str, Gpu | None]:
@@ -195,7 +219,7 @@ def _read(answer: str) -> dict[str, Gpu | None]:
     return gpus
 
 
-def _uuid_named(part: str, gpus: dict[str, Gpu | None]) -> str | None:
+def _uuid_named(part: str, gpus: Mapping[str, object]) -> str | None:
     """Find the GPU of a part of CUDA_VISIBLE_DEVICES: a number, or the beginning of a UUID.
 
     Raises:

@@ -74,6 +74,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-id", metavar="RUN", help="the run with the adapters (default: the newest)"
     )
+    add_output_options(parser.add_mutually_exclusive_group())
 
 
 def add_blend_options(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +202,21 @@ def add_execution_options(parser: argparse.ArgumentParser) -> None:
         metavar="20min",
         help="name a notebook that has made no progress for so long (default: 20min)",
     )
-    execution.add_argument(
+    output = execution.add_mutually_exclusive_group()
+    output.add_argument(
         "--dry-run", action="store_true", help="show what would run or be reused; run nothing"
+    )
+    add_output_options(output)
+
+
+def add_output_options(output: argparse._MutuallyExclusiveGroup) -> None:
+    """Add the options for what a command prints."""
+    output.add_argument(
+        "--quiet", action="store_true", help="print the end, warnings and errors alone"
+    )
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="print an event a line as JSON (see vqa_utils/running/README.md); warnings go to "
+        "the standard error",
     )

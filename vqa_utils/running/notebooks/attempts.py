@@ -75,7 +75,7 @@ class Attempts:
         has_died = False
         while True:
             try:
-                with follow(progress, self.console, step.name, train_log):
+                with follow(progress, self.console, step.name, train_log, step.fold):
                     execute(step.stage.name, archived, parameters, process, self.cell_timeout)
                 return
             except DiskFull:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from vqa_utils.config import Config
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, Forecast, RowCounts, forecast
@@ -14,6 +13,7 @@ from vqa_utils.planning.machine.gpus import CONTEXT_GIB, Gpu, gpu_limits
 from vqa_utils.planning.memory import LORA
 from vqa_utils.planning.plan import Plan, largest_micro_batch, make_plan, resolve_batches
 from vqa_utils.planning.shapes import GROUPS, LAYERS, shape_of
+from vqa_utils.running.terminal.fitting import Column, print_columns
 from vqa_utils.setting_types import AUTO, GIB
 
 PEAK = "peak"
@@ -31,7 +31,7 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     limits = gpu_limits(config, gpus)
     config = resolve_batches(config, shape, limits)
     plan = make_plan(config, shape, limits)
-    console.print(_memory_table(config, plan, gpus))
+    _print_memory(console, config, plan, gpus)
     for number, gpu in enumerate(plan.gpus):
         console.print(f"GPU {number}: {_describe_layers(gpu)}")
     # May be more than the run's own micro-batch, if a preset or --set gives that
@@ -50,21 +50,20 @@ def print_plan(console: Console, config: Config, gpus: Sequence[Gpu]) -> Plan:
     return plan
 
 
-def _memory_table(config: Config, plan: Plan, gpus: Sequence[Gpu]) -> Table:
-    """Make the table of sizes in GiB; a row of zeros is left out."""
-    table = Table(
-        title=f"{config.preset}: {config.model}, {config.image_side} px, "
-        f"{_texts(config)}, micro-batch {config.micro_batch}{_at_a_time(plan)}",
-        title_justify="left",
+def _print_memory(console: Console, config: Config, plan: Plan, gpus: Sequence[Gpu]) -> None:
+    """Print the table of sizes in GiB; a row of zeros is left out."""
+    title = (
+        f"{config.preset}: {config.model}, {config.image_side} px, "
+        f"{_texts(config)}, micro-batch {config.micro_batch}{_at_a_time(plan)}"
     )
-    table.add_column("GiB")
+    rows = [(name, sizes) for name, sizes in _sizes_by_row(plan.gpus) if any(sizes)]
+    names = [name for name, _ in rows]
+    columns = [Column("GiB", names)]
     for number in range(len(plan.gpus)):  # `max_memory` may leave later GPUs without a share
-        table.add_column(f"GPU {number}: {gpus[number].name}", justify="right")
-    for name, sizes in _sizes_by_row(plan.gpus):
-        if any(sizes):
-            cells = [f"{size / GIB:.2f}" for size in sizes]
-            table.add_row(name, *cells, end_section=name in LAST_OF_A_SECTION)
-    return table
+        cells = [f"{sizes[number] / GIB:.2f}" for _, sizes in rows]
+        columns.append(Column(f"GPU {number}: {gpus[number].name}", cells, is_number=True))
+    section_ends = [place for place, name in enumerate(names) if name in LAST_OF_A_SECTION]
+    print_columns(console, title, columns, section_ends=section_ends)
 
 
 def _texts(config: Config) -> str:

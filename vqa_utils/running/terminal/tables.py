@@ -1,15 +1,26 @@
 """Print tables and presets."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from vqa_utils.config import SETTINGS, field_types
 from vqa_utils.metrics import number_text
 from vqa_utils.presets import PRESETS, preset
+from vqa_utils.running.terminal.fitting import Column, print_columns
 from vqa_utils.setting_types import PLACE, kind_name
+
+HEADS = {  # of columns with long names
+    "not_yes_no": "without yes/no",
+    "log_loss": "log loss",
+    "calibration_error": "ECE",
+    "mcnemar_p": "p",
+    "peak_gib": "GiB",
+}
+PRESET_COLUMNS = 13  # of the longest name, and a space
 
 
 def print_presets(console: Console) -> None:
@@ -21,8 +32,8 @@ def print_presets(console: Console) -> None:
             f"{config.effective_batch} rows per step, {config.epochs:g} epochs, "
             f"lr {config.learning_rate:g}"
         )
-        console.print(f"{name:<13}{described.for_what}")
-        console.print(f"{'':<13}{settings}", style="dim")
+        console.print(_beside(name, described.for_what, console.width))
+        console.print(_beside("", settings, console.width), style="dim")
 
 
 def print_settings(console: Console) -> None:
@@ -37,15 +48,35 @@ def print_settings(console: Console) -> None:
         console.print(f"    {about.meaning}{expected}", style="dim")
 
 
-def print_table(console: Console, title: str, frame: pd.DataFrame) -> None:
-    """Print a table; fractions have three decimals."""
-    table = Table(title=title, title_justify="left")
+def print_table(
+    console: Console, title: str, frame: pd.DataFrame, drop: Sequence[str] = ()
+) -> None:
+    """Print a table; fractions have three decimals.
+
+    Args:
+        console: the terminal.
+        title: stands above it.
+        frame: the table.
+        drop: heads of columns to leave out of a narrow terminal, the least important first.
+    """
+    columns = []
     for name in frame:
-        is_number = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name), justify="right" if is_number else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(_cell_text, row))
-    console.print(table)
+        head = HEADS.get(name, str(name))
+        cells = [_cell_text(value) for value in frame[name]]
+        columns.append(Column(head, cells, pd.api.types.is_numeric_dtype(frame[name])))
+    print_columns(console, title, columns, drop)
+
+
+def _beside(name: str, text: str, width: int) -> str:
+    """Wrap a text beside a name, at spaces alone."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=name.ljust(PRESET_COLUMNS),
+        subsequent_indent=" " * PRESET_COLUMNS,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _cell_text(value: Any) -> str:
