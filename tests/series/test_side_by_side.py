@@ -13,7 +13,8 @@ from vqa_utils.presets import preset
 from vqa_utils.running import runner
 from vqa_utils.running.notebooks import attempts
 from vqa_utils.running.notebooks import side_by_side as side_by_side_module
-from vqa_utils.running.notebooks.execution import KernelDied, NotebookError, OutOfMemory
+from vqa_utils.running.notebooks.execution import NotebookError, OutOfMemory
+from vqa_utils.running.notebooks.processes import KernelDied
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.shared_base import Sharing

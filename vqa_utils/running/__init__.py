@@ -2,6 +2,7 @@
 
 arguments        Parse run_all.py's command line. Standard library only
 _argument_types  Read the values of its options
+_argument_cluster Add the options for a run on several machines
 _argument_export Add the options of the commands that export
 resolution       Resolve a command's run: folder, settings, data, origin
 auto_settings    Replace "auto" by numbers for a run's data and machine
@@ -15,5 +16,6 @@ checking         Check a run's data, model and machine, and load nothing
 prediction       Answer another test set with a run's adapters
 terminal/        Print lines of running notebooks, tables, plans and results
 notebooks/       Execute notebooks: one, as often as it takes, or those of several folds at a time
+cluster/         Run the notebooks of folds on several machines, through Ray
 archive/         Keep what executed notebooks leave: their copies, and what they ran with
 """

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from vqa_utils.running._argument_cluster import add_cluster_options
 from vqa_utils.running._argument_export import add_kaggle_options
 from vqa_utils.running._argument_types import STALL_SECONDS, fold_numbers, gpu_count, path, seconds
 
@@ -137,6 +138,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="end by then (h, min or s from now): training stops at a checkpoint in time to score "
         "the folds that are trained, and to write a submission; --resume goes on with the rest",
     )
+    add_cluster_options(parser)
     _add_execution_options(parser)
 
 

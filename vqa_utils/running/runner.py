@@ -4,6 +4,7 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -19,11 +20,9 @@ from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.archive.changes import tell_changes
 from vqa_utils.running.notebooks.attempts import Attempts
-from vqa_utils.running.notebooks.execution import (
-    NotebookProcess,
-    NotebookStopped,
-)
+from vqa_utils.running.notebooks.execution import NotebookStopped
 from vqa_utils.running.notebooks.kernels import clean_environment
+from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
@@ -31,6 +30,9 @@ from vqa_utils.running.terminal.live import last_step, progress_lines
 from vqa_utils.running.terminal.tables import duration
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
+
+if TYPE_CHECKING:
+    from vqa_utils.running.cluster.ray_cluster import RayCluster
 
 SEEN_SECONDS = 20 * 60.0  # a notebook that was seen so long ago is not taken to be at work
 
@@ -46,6 +48,7 @@ class Runner:
         reuse: do not run a step again if its marker names these settings, inputs and outputs.
         ladder: after an out-of-memory error of a fold, try again with a rung.
         cell_timeout: the most seconds for a cell of a notebook; None sets no limit.
+        cluster: where the notebooks of folds run; None for this machine.
         clock: says the expected end, and leaves out steps for which a time budget has no time.
     """
 
@@ -65,6 +68,7 @@ class Runner:
         self.reuse = reuse
         self.ladder = ladder
         self.cell_timeout = cell_timeout
+        self.cluster: RayCluster | None = None
         self.clock = RunClock(paths, config, console)
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
@@ -173,10 +177,11 @@ class Runner:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         due = due_steps(steps, self.is_reused)
         groups = grouped(steps)
+        lent = [] if self.cluster else self._due_folds(steps)
         with (
             stoppable(self.paths),
             self.clock.watching(due),
-            early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
+            early_lender(self.paths, self.config, lent) as lender,
         ):
             for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
@@ -197,20 +202,30 @@ class Runner:
     def _run_folds(self, steps: Sequence[Step], lender: Lender | None) -> None:
         """Run steps of folds, side by side where that is possible."""
         folds = self._due_folds(steps)
+        if self.cluster:
+            self._run_side_by_side(steps, self.cluster.processes(len(folds)), ALONE)
+            return
         with shared_base(self.paths, self.config, folds, self.console, lender) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
-            with progress_lines(self.console) as progress:
-                if environments:
+            processes = [NotebookProcess(environment) for environment in environments]
+            self._run_side_by_side(steps, processes, sharing)
 
-                    def run_in(step: Step, process: NotebookProcess) -> None:
-                        self._run(step, progress, process, sharing)
+    def _run_side_by_side(
+        self, steps: Sequence[Step], processes: Sequence[Process], sharing: Sharing
+    ) -> None:
+        """Run steps in processes; without any, one after the other in this one."""
+        with progress_lines(self.console) as progress:
 
-                    self.clock.at_once = functools.partial(_at_once, sharing, len(environments))
-                    together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
-                    together.run(environments)
-                else:
-                    for step in steps:
-                        self._run(step, progress)
+            def run_in(step: Step, process: Process | None = None) -> None:
+                self._run(step, progress, process, sharing)
+
+            if processes:
+                self.clock.at_once = functools.partial(_at_once, sharing, len(processes))
+                together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
+                together.run(processes)
+                return
+            for step in steps:
+                run_in(step)
 
     def _is_skipped(self, step: Step) -> bool:
         """Tell whether a step needs no kernel: it is reused, or there is no time for it."""
@@ -220,7 +235,7 @@ class Runner:
         self,
         step: Step,
         progress: Progress,
-        process: NotebookProcess | None = None,
+        process: Process | None = None,
         sharing: Sharing = ALONE,
     ) -> None:
         """Reuse or execute one step.
