@@ -236,6 +236,7 @@ def test_a_lost_node_is_told_from_a_process_that_died(run, cluster, paths):
     with pytest.raises(NodeLost, match="03_train_fold-fold0: its node was lost"):
         run(WORKS)
     losing.join()
+    assert (paths.fold(0).folder / "pid").exists(), "what it had written came back before"
     run("(fold / 'out').write_text('on the other node')")
     assert (paths.fold(0).folder / "out").exists()
     shutil.rmtree(paths.folder)

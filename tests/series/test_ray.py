@@ -116,7 +116,11 @@ def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, in_turn,
     assert results(runs / "r") == in_turn
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    ("cluster", "number"),
+    [("shared", signal.SIGTERM), ("own", signal.SIGINT)],
+    indirect=["cluster"],
+)
 def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, number, in_turn):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -133,6 +137,7 @@ def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, 
     assert results(runs / "r") == in_turn
 
 
+@pytest.mark.parametrize("cluster", ["shared"], indirect=True)
 def test_a_fold_that_fails_is_named_with_its_notebook(cluster, folder, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
