@@ -79,7 +79,7 @@ def test_folds_on_two_nodes_give_the_same_bits(cluster, folder, in_turn, tmp_pat
     runs.mkdir()
     assert started(folder, runs, *on(cluster)).wait() == 0, output(runs)
     assert results(runs / "r") == in_turn
-    assert "2 nodes with 2 places for a fold" in output(runs)
+    assert "2 folds at a time at the most" in output(runs)
     first, second = (clock_of(runs / "r", fold) for fold in (0, 1))
     assert max(first["start_time"], second["start_time"]) < min(
         first["end_time"], second["end_time"]

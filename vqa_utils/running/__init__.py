@@ -2,7 +2,6 @@
 
 arguments        Parse run_all.py's command line. Standard library only
 _argument_types  Read the values of its options
-_argument_cluster Add the options for a run on several machines
 _argument_export Add the options of the commands that export
 resolution       Resolve a command's run: folder, settings, data, origin
 auto_settings    Replace "auto" by numbers for a run's data and machine

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from vqa_utils.running._argument_cluster import add_cluster_options
 from vqa_utils.running._argument_export import add_kaggle_options
 from vqa_utils.running._argument_types import STALL_SECONDS, fold_numbers, gpu_count, path, seconds
+from vqa_utils.running.cluster.options import add_cluster_options
 
 PROGRAM = "python run_all.py"
 Commands = dict[str, argparse.ArgumentParser]

@@ -1,5 +1,6 @@
 """Run the notebooks of folds on several machines, through Ray.
 
+options      Add the options for a run on several machines. Standard library only
 opening      Connect to a cluster where the command asks for one; without the package, say so
 ray_cluster  Look at a cluster's nodes: places for folds, GPUs, problems
 node_process Run a notebook on a node: the driver's side

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vqa_utils.config import Config
 from vqa_utils.errors import RunError
-from vqa_utils.running._argument_cluster import RAY
+from vqa_utils.running.cluster.options import RAY
 
 if TYPE_CHECKING:
     from vqa_utils.running.cluster.ray_cluster import RayCluster

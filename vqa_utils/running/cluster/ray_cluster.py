@@ -62,8 +62,9 @@ class RayCluster:
                 line = f"node {node.name} has other code or libraries: {', '.join(others)}"
                 console.print(line, style="yellow", markup=False)
         self.gpus = min(gpus, key=lambda of_node: sum(gpu.memory_gib for gpu in of_node))
-        places = sum(node.places for node in self._nodes)
-        console.print(f"cluster: {len(self._nodes)} nodes with {places} places for a fold")
+        names = ", ".join(node.name for node in self._nodes)
+        most = sum(node.places for node in self._nodes)
+        console.print(f"cluster: {most} folds at a time at the most, on {names}", markup=False)
 
     def one_fold_a_place(self, config: Config) -> Config:
         """Let no folds share a base: each has GPUs of its own."""
