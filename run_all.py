@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
-from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, parse_settings
+from vqa_utils.config import parse_settings
 from vqa_utils.errors import Stopped, VqaError
 from vqa_utils.running.command_line.arguments import PROGRAM, parse_arguments
 from vqa_utils.running.stages import STAGES, select_steps
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vqa_utils.artifacts.paths import RunPaths
     from vqa_utils.config import Config
-    from vqa_utils.planning.machine.gpus import Gpu
+    from vqa_utils.running.cluster.ray_cluster import RayCluster
 
 
 def main() -> None:
@@ -92,63 +92,53 @@ def run_series(args: "Namespace", console: "Console") -> None:
     """Start a run, or go on with one."""
     from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.auto_settings import for_machine
-    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.cluster.opening import cluster_of
+    from vqa_utils.running.resolution import resolve_run, tell_toy
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     tell_toy(args, config, console)
-    config = for_machine(config, find_gpus(), console, parse_settings(args.set))
-    run_steps(args, paths, config, console)
+    with cluster_of(args, config, console) as cluster:
+        if cluster:
+            config = cluster.one_fold_a_place(config)
+        gpus = cluster.gpus if cluster else find_gpus()
+        config = for_machine(config, gpus, console, parse_settings(args.set))
+        run_steps(args, paths, config, console, cluster)
 
 
 def show_plan(args: "Namespace", console: "Console") -> None:
     """Print the memory plan, and the expected minutes if the run fits; else exit with status 1."""
+    from vqa_utils.planning.machine.gpus import planned_gpus
     from vqa_utils.running.checking import print_whole_plan
     from vqa_utils.running.resolution import resolve_run
 
     _, config = resolve_run(args, new_id="planned")
-    if not print_whole_plan(config, gpus_to_plan_for(args), console, parse_settings(args.set)):
+    if not print_whole_plan(config, planned_gpus(args.t4), console, parse_settings(args.set)):
         sys.exit(1)
 
 
 def check(args: "Namespace", console: "Console") -> None:
     """Check data, model and memory of a run; exit with status 1 if it would be refused."""
+    from vqa_utils.planning.machine.gpus import planned_gpus
     from vqa_utils.running.checking import check_inputs
-    from vqa_utils.running.resolution import resolve_run
+    from vqa_utils.running.resolution import resolve_run, tell_toy
 
     _, config = resolve_run(args, new_id="checked")
     tell_toy(args, config, console)
-    if not check_inputs(config, gpus_to_plan_for(args), console, parse_settings(args.set)):
+    if not check_inputs(config, planned_gpus(args.t4), console, parse_settings(args.set)):
         sys.exit(1)
-
-
-def gpus_to_plan_for(args: "Namespace") -> "list[Gpu]":
-    """Return those of --t4, or of this machine, or else two T4."""
-    from vqa_utils.planning.machine.gpus import T4, find_gpus
-
-    return [T4] * args.t4 or find_gpus() or [T4, T4]  # [] without --t4: its default is 0
-
-
-def tell_toy(args: "Namespace", config: "Config", console: "Console") -> None:
-    """Say that the demo's base answers one's own questions, if no preset was asked for."""
-    is_own = config.model == DEMO_MODEL_NAME and config.data != DEMO_DATA
-    if is_own and args.preset is None and not args.resume:
-        console.print(
-            "the demo's toy base answers these questions, which only shows that all works; "
-            f"--preset safe takes Qwen3-VL ({PROGRAM} presets lists more)",
-            style="yellow",
-        )
 
 
 def show_status(args: "Namespace", console: "Console") -> None:
     """Print the state of each notebook of a run."""
     from vqa_utils.running.resolution import resolve_run
     from vqa_utils.running.runner import Runner
+    from vqa_utils.running.status import status_table
     from vqa_utils.running.terminal.tables import print_table
 
     paths, config = resolve_run(args, new_id="")
     runner = Runner(paths, config, console, reuse=True)
     steps = select_steps(STAGES, config.adapter_numbers)
-    print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
+    print_table(console, f"run {paths.run_id}", status_table(runner, steps), drop=["parameters"])
     runner.tell_changes(steps)
 
 
@@ -239,7 +229,13 @@ def show_presets(args: "Namespace", console: "Console") -> None:
     print_presets(console)
 
 
-def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "Console") -> None:
+def run_steps(
+    args: "Namespace",
+    paths: "RunPaths",
+    config: "Config",
+    console: "Console",
+    cluster: "RayCluster | None" = None,
+) -> None:
     """Execute the due notebooks of a run; with --dry-run, show them."""
     import psutil
 
@@ -248,6 +244,7 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
     from vqa_utils.running.resolution import with_data
     from vqa_utils.running.runner import Runner
     from vqa_utils.running.series import execute_steps
+    from vqa_utils.running.status import status_table
     from vqa_utils.running.terminal.tables import print_table
 
     steps = select_steps(
@@ -265,8 +262,11 @@ def run_steps(args: "Namespace", paths: "RunPaths", config: "Config", console: "
         ladder=not args.no_ladder,
         cell_timeout=args.cell_timeout,
     )
+    runner.cluster = cluster
     if args.dry_run:
-        print_table(console, f"run {paths.run_id}", runner.table(steps), drop=["parameters"])
+        print_table(
+            console, f"run {paths.run_id}", status_table(runner, steps), drop=["parameters"]
+        )
         runner.tell_changes(steps, strict=args.strict)
     refuse_unfit(runner, steps, looks_at_rows=args.dry_run)
     if args.dry_run:

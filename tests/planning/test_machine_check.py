@@ -147,7 +147,7 @@ def configs_of_runs(monkeypatch, *arguments, problem=""):
     monkeypatch.setattr("vqa_utils.running.auto_settings.sharing_problem", lambda gpus: problem)
     monkeypatch.setattr("vqa_utils.planning.machine.gpus.find_gpus", lambda: [T4, T4])
     monkeypatch.setattr(
-        run_all, "run_steps", lambda args, paths, config, console: seen.append(config)
+        run_all, "run_steps", lambda args, paths, config, console, cluster=None: seen.append(config)
     )
     monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
     run_all.main()

@@ -11,12 +11,12 @@ from vqa_utils.errors import RunError
 from vqa_utils.presets import preset
 from vqa_utils.running.notebooks import execution, kernels
 from vqa_utils.running.notebooks.execution import (
-    KernelDied,
     NotebookError,
     OutOfMemory,
     execute,
     where_memory_ran_out,
 )
+from vqa_utils.running.notebooks.processes import KernelDied
 from vqa_utils.running.stages import Stage, Step
 
 

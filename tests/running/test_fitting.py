@@ -19,6 +19,7 @@ from vqa_utils.presets import PRESETS, preset
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import select_steps
+from vqa_utils.running.status import status_table
 from vqa_utils.running.terminal.fitting import Column, fit
 from vqa_utils.running.terminal.plan_table import print_plan
 from vqa_utils.running.terminal.results import print_results
@@ -83,7 +84,7 @@ def test_times_states_and_the_comparison(run, narrow):
     times = time_table(paths.notebooks, [step.name for step in steps])
     elsewhere = times.assign(**{"executed in": RUN})
     print_table(narrow, "times", elsewhere, drop=SPLIT)
-    print_table(narrow, "states", runner.table(steps), drop=["parameters"])
+    print_table(narrow, "states", status_table(runner, steps), drop=["parameters"])
     compare_runs(narrow, [RUN])
     assert not broken(narrow, "notebook kernel start imports work total executed in", RUN)
     assert not broken(

@@ -12,7 +12,8 @@ import pytest
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.artifacts.stop import STEP
 from vqa_utils.running.notebooks import kernels
-from vqa_utils.running.notebooks.execution import NotebookError, NotebookProcess, execute
+from vqa_utils.running.notebooks.execution import NotebookError, execute
+from vqa_utils.running.notebooks.processes import NotebookProcess
 from vqa_utils.running.stages import Stage, Step
 
 pytestmark = pytest.mark.slow

@@ -17,6 +17,7 @@ from vqa_utils.running import runner, series
 from vqa_utils.running.resolution import start_run
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import STAGES, Stage, Step, select_steps
+from vqa_utils.running.status import status_table
 from vqa_utils.running.terminal.live import last_step
 
 pytestmark = pytest.mark.slow
@@ -175,15 +176,15 @@ def test_a_step_that_another_command_executes_is_shown_at_work(small_run, monkey
     training = Step(STAGES[2], 0)
     log = pd.DataFrame({"step": [1, 2], "max_steps": 4, "seconds_per_step": 2.0, "loss": 0.5})
     write_csv(paths.fold(0).train_log, log)
-    (line,) = make().table([training])["a run would"]
+    (line,) = status_table(make(), [training])["a run would"]
     assert line == "run"
     with stoppable(paths):
         monkeypatch.setenv(STEP_VARIABLE, training.name)
         must_stop(TRAINING)  # as a notebook does after each step
-        (line,) = make().table([training])["a run would"]
+        (line,) = status_table(make(), [training])["a run would"]
         assert line.startswith("at work, seen 0 s ago  step 2/4") and "0:04 left" in line
         monkeypatch.setattr(runner.time, "time", lambda: 1e10)
-        assert make().table([training])["a run would"].item() == "run", "long ago"
+        assert status_table(make(), [training])["a run would"].item() == "run", "long ago"
 
 
 def test_the_time_says_that_folds_ran_side_by_side():

@@ -13,7 +13,8 @@ from vqa_utils.presets import preset
 from vqa_utils.running import runner
 from vqa_utils.running.notebooks import attempts
 from vqa_utils.running.notebooks import side_by_side as side_by_side_module
-from vqa_utils.running.notebooks.execution import KernelDied, NotebookError, OutOfMemory
+from vqa_utils.running.notebooks.execution import NotebookError, OutOfMemory
+from vqa_utils.running.notebooks.processes import KernelDied, NodeLost
 from vqa_utils.running.stages import Stage, Step
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.shared_base import Sharing
@@ -88,6 +89,18 @@ def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):
     assert len(done) == 6
     for fold in (0, 1, 2):
         assert done.index(("train", fold)) < done.index(("score", fold))
+
+
+def test_a_fold_goes_on_however_many_nodes_are_lost(side_by_side):
+    lost = []
+
+    def work(name, fold):
+        if len(lost) < 3:
+            lost.append(fold)
+            raise NodeLost("train-fold0: its node was lost")
+
+    side_by_side(work, TRAIN, folds=(0,))
+    assert len(lost) == 3
 
 
 def wait_until(condition):

@@ -220,9 +220,9 @@ SLEEPS = "import os, time; open({file!r}, 'w').write(str(os.getpid())); time.sle
 RUNS = """
 import sys
 from pathlib import Path
-from vqa_utils.running.notebooks import execution
+from vqa_utils.running.notebooks import execution, processes
 execution.NOTEBOOKS = Path({folder!r})
-process = execution.NotebookProcess({{}})
+process = processes.NotebookProcess({{}})
 execution.import_ahead("sleeps", process, 2)  # the second one waits
 execution.execute("sleeps", Path({archived!r}), {{}}, process)
 """

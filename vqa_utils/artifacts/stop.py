@@ -38,7 +38,7 @@ class StopRequested(VqaError):
 @contextlib.contextmanager
 def stoppable(paths: RunPaths) -> Iterator[None]:
     """Let the signals ask the notebooks of a run to stop; a second signal ends this process at once."""
-    file = _file_of(paths)
+    file = file_to_stop(paths)
     file.parent.mkdir(parents=True, exist_ok=True)
     _forget(file)  # of a driver that was killed
 
@@ -66,10 +66,11 @@ def stoppable(paths: RunPaths) -> Iterator[None]:
 
 def last_seen(paths: RunPaths, step: str) -> float:
     """Return when a step of any driver's run was last seen to go on; 0 if it was not."""
-    return _modified(Path(f"{_file_of(paths)}@{step}"))
+    return _modified(Path(f"{file_to_stop(paths)}@{step}"))
 
 
-def _file_of(paths: RunPaths) -> Path:
+def file_to_stop(paths: RunPaths) -> Path:
+    """Return the file that asks a run to stop."""
     return paths.lock.parent / "stop" / paths.run_id.replace("/", "-")
 
 
@@ -94,6 +95,11 @@ def quiet_worker(before: Callable[[int], None] | None, number: int) -> None:
     leave_signals_to_the_driver()
     if before is not None:
         before(number)
+
+
+def ask_to_stop(number: int) -> None:
+    """Ask the notebooks of this driver's run to stop, as a signal does."""
+    Path(os.environ[VARIABLE]).write_text(str(number))
 
 
 def asked_by() -> int | None:

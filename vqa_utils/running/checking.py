@@ -83,7 +83,11 @@ def refuse_unfit(runner: Runner, steps: Sequence[Step], *, looks_at_rows: bool) 
     problems = problems_of([functools.partial(check_trackers, runner.config)])
     # Notebooks of a fold use the model; the others need neither GPU nor hub
     if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
-        problems += problems_of([functools.partial(check_run, runner.config, find_gpus())])
+        if runner.cluster:
+            check = functools.partial(runner.cluster.check, runner.config)
+        else:
+            check = functools.partial(check_run, runner.config, find_gpus())
+        problems += problems_of([check])
     if problems or looks_at_rows:
         problems += problems_of([functools.partial(check_rows, runner.config)])
     if problems:

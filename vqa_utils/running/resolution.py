@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, settings_to_json, write_json
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.places import portable
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
-from vqa_utils.config import Config, parse_settings
+from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, parse_settings
 from vqa_utils.data.challenge import (
     KNOWN_CHALLENGES,
     Challenge,
@@ -78,6 +80,17 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
     if args.preset is not None:
         changes = _changes_of_preset(args.preset) | changes  # the command line's own win
     return paths, with_changes(paths, read_config(paths), changes, is_named=is_named)
+
+
+def tell_toy(args: argparse.Namespace, config: Config, console: Console) -> None:
+    """Say that the demo's base answers one's own questions, if no preset was asked for."""
+    is_own = config.model == DEMO_MODEL_NAME and config.data != DEMO_DATA
+    if is_own and args.preset is None and not args.resume:
+        console.print(
+            "the demo's toy base answers these questions, which only shows that all works; "
+            "--preset safe takes Qwen3-VL (python run_all.py presets lists more)",
+            style="yellow",
+        )
 
 
 def _given_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,15 +4,14 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
 from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import RunPaths, shown
-from vqa_utils.artifacts.stop import end_if_asked, last_seen, stoppable
-from vqa_utils.artifacts.timings import duration
+from vqa_utils.artifacts.stop import end_if_asked, stoppable
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
@@ -20,23 +19,23 @@ from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.archive.changes import tell_changes
 from vqa_utils.running.notebooks.attempts import Attempts
-from vqa_utils.running.notebooks.execution import (
-    NotebookProcess,
-    NotebookStopped,
-)
+from vqa_utils.running.notebooks.execution import NotebookStopped
 from vqa_utils.running.notebooks.kernels import clean_environment
+from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
 from vqa_utils.running.stages import Step, built_on, due_steps, grouped
 from vqa_utils.running.terminal.events import tell, telling
-from vqa_utils.running.terminal.live import last_step, progress_lines
+from vqa_utils.running.terminal.live import progress_lines
 from vqa_utils.running.terminal.whole_run import WholeRun
 from vqa_utils.sharing.lender import Lender
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
 from vqa_utils.sharing.shared_base import ALONE, Sharing, early_lender, shared_base
 
+if TYPE_CHECKING:
+    from vqa_utils.running.cluster.ray_cluster import RayCluster
+
 ENDS_EARLY = (NotebookStopped, CrowdedOutOfMemory)  # a notebook goes on later
-SEEN_SECONDS = 20 * 60.0  # a notebook that was seen so long ago is not taken to be at work
 
 
 class Runner:
@@ -50,6 +49,7 @@ class Runner:
         reuse: do not run a step again if its marker names these settings, inputs and outputs.
         ladder: after an out-of-memory error of a fold, try again with a rung.
         cell_timeout: the most seconds for a cell of a notebook; None sets no limit.
+        cluster: where the notebooks of folds run; None for this machine.
         clock: says the expected end, and leaves out steps for which a time budget has no time.
     """
 
@@ -69,6 +69,7 @@ class Runner:
         self.reuse = reuse
         self.ladder = ladder
         self.cell_timeout = cell_timeout
+        self.cluster: RayCluster | None = None
         self.clock = RunClock(paths, config, console)
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
@@ -89,31 +90,6 @@ class Runner:
     def is_reused(self, step: Step) -> bool:
         """True if a step is complete, and is not to run again."""
         return self.reuse and self.is_done(step)
-
-    def table(self, steps: Sequence[Step]) -> pd.DataFrame:
-        """One line per step: `notebook`, `parameters`, `state`, `a run would` (its action)."""
-        would = {
-            DONE: "reuse" if self.reuse else "run again",
-            CHANGED: "run again",
-            MISSING: "run",
-        }
-        lines = []
-        for step in steps:
-            state = self.state(step)
-            given = step.parameters(self.paths.run_id)
-            parameters = " ".join(f"{name}={value}" for name, value in given.items())
-            doing = would[state] if state == DONE else self._at_work(step) or would[state]
-            lines.append((step.name, parameters, state, doing))
-        return pd.DataFrame(lines, columns=["notebook", "parameters", "state", "a run would"])
-
-    def _at_work(self, step: Step) -> str:
-        """Say how far a step is that another command executes; "" if none was seen to."""
-        ago = time.time() - last_seen(self.paths, step.name)
-        if ago > SEEN_SECONDS:
-            return ""
-        log = self.paths.fold(step.fold or 0).train_log
-        text = last_step(log).text if step.stage.trains and log.exists() else ""
-        return f"at work, seen {duration(ago)} ago  {text}".rstrip()
 
     def check_whole(self, steps: Sequence[Step]) -> None:
         """Check steps for files of other settings or inputs: later steps would not see it.
@@ -177,11 +153,12 @@ class Runner:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         due = due_steps(steps, self.is_reused)
         groups = grouped(steps)
+        lent = [] if self.cluster else self._due_folds(steps)
         with (
             stoppable(self.paths),
             self.clock.watching(due),
             WholeRun(self.clock, len(steps), self.console) as whole,
-            early_lender(self.paths, self.config, self._due_folds(steps)) as lender,
+            early_lender(self.paths, self.config, lent) as lender,
         ):
             for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
@@ -202,20 +179,30 @@ class Runner:
     def _run_folds(self, steps: Sequence[Step], lender: Lender | None, whole: WholeRun) -> None:
         """Run steps of folds, side by side where that is possible."""
         folds = self._due_folds(steps)
+        if self.cluster:
+            self._run_side_by_side(steps, self.cluster.processes(len(folds)), ALONE, whole)
+            return
         with shared_base(self.paths, self.config, folds, self.console, lender) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
-            with progress_lines(self.console, whole.text) as progress:
-                if environments:
+            processes = [NotebookProcess(environment) for environment in environments]
+            self._run_side_by_side(steps, processes, sharing, whole)
 
-                    def run_in(step: Step, process: NotebookProcess) -> None:
-                        self._run(step, progress, process, sharing)
+    def _run_side_by_side(
+        self, steps: Sequence[Step], processes: Sequence[Process], sharing: Sharing, whole: WholeRun
+    ) -> None:
+        """Run steps in processes; without any, one after the other in this one."""
+        with progress_lines(self.console, whole.text) as progress:
 
-                    self.clock.at_once = functools.partial(_at_once, sharing, len(environments))
-                    together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
-                    together.run(environments)
-                else:
-                    for step in steps:
-                        self._run(step, progress)
+            def run_in(step: Step, process: Process | None = None) -> None:
+                self._run(step, progress, process, sharing)
+
+            if processes:
+                self.clock.at_once = functools.partial(_at_once, sharing, len(processes))
+                together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
+                together.run(processes)
+                return
+            for step in steps:
+                run_in(step)
 
     def _is_skipped(self, step: Step) -> bool:
         """Tell whether a step needs no kernel: it is reused, or there is no time for it."""
@@ -225,7 +212,7 @@ class Runner:
         self,
         step: Step,
         progress: Progress,
-        process: NotebookProcess | None = None,
+        process: Process | None = None,
         sharing: Sharing = ALONE,
     ) -> None:
         """Reuse or execute one step.
@@ -264,7 +251,7 @@ class Runner:
         step: Step,
         markers: Markers,
         progress: Progress,
-        process: NotebookProcess | None,
+        process: Process | None,
         sharing: Sharing,
     ) -> None:
         origin = markers.begin(step)

@@ -101,6 +101,10 @@ def _check_disk(runner: Runner, steps: Sequence[Step]) -> None:
     paths, config = runner.paths, runner.config
     due = [step for step in steps if not runner.is_reused(step)]
     untrained = [step.fold for step in due if step.stage.trains and step.fold is not None]
-    at_once = max(config.sharing_folds, len(fold_environments(config, len(untrained))))
+    if runner.cluster:
+        processes = runner.cluster.places(len(untrained))
+    else:
+        processes = len(fold_environments(config, len(untrained)))
+    at_once = max(config.sharing_folds, processes)
     rows = rows_here(config)
     check_disk(paths, config, untrained, at_once, sum(rows) if rows else 0)

@@ -101,6 +101,11 @@ def _visible(gpus: Mapping[str, object], visible: str | None) -> list[str]:
     return found
 
 
+def planned_gpus(t4: int) -> list[Gpu]:
+    """Return so many T4 to plan for; for 0 those of this machine, or else two T4."""
+    return [T4] * t4 or find_gpus() or [T4, T4]
+
+
 def _of_known_memory(uuids: Iterable[str], gpus: dict[str, Gpu | None]) -> list[Gpu]:
     """Return GPUs by their UUIDs.
 

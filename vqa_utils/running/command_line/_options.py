@@ -2,6 +2,7 @@
 
 import argparse
 
+from vqa_utils.running.cluster.options import add_cluster_options
 from vqa_utils.running.command_line._types import (
     STALL_SECONDS,
     fold_numbers,
@@ -40,6 +41,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="end by then (h, min or s from now): training stops at a checkpoint in time to score "
         "the folds that are trained, and to write a submission; --resume goes on with the rest",
     )
+    add_cluster_options(parser)
     add_execution_options(parser)
 
 

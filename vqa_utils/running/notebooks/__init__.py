@@ -1,9 +1,9 @@
 """Execute notebooks: one, as often as it takes, or those of several folds at a time.
 
 attempts      Execute a step again in a fresh kernel: with less memory, or once if it died
-execution     Execute one notebook through papermill, in this process or in one with its share of
-              the machine
+execution     Execute one notebook through papermill, in this process or in another one
 kernels       Start kernels before their notebooks, which find there what they import
+processes     Keep a process for notebooks, with its share of the machine
 progress      Watch notebooks at work: name one that makes no progress, and a full disk
 side_by_side  Run steps of folds side by side, each in the next free process
 """

@@ -16,13 +16,8 @@ from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.plan import assumed_gpus, make_plan
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.running.archive.notebooks import keep_attempt
-from vqa_utils.running.notebooks.execution import (
-    KernelDied,
-    NotebookError,
-    NotebookProcess,
-    OutOfMemory,
-    execute,
-)
+from vqa_utils.running.notebooks.execution import NotebookError, OutOfMemory, execute
+from vqa_utils.running.notebooks.processes import KernelDied, NodeLost, Process
 from vqa_utils.running.stages import Step
 from vqa_utils.running.terminal.live import follow
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
@@ -48,7 +43,7 @@ class Attempts:
     """The most seconds for a cell."""
 
     def execute(
-        self, step: Step, archived: Path, progress: Progress, process: NotebookProcess | None
+        self, step: Step, archived: Path, progress: Progress, process: Process | None
     ) -> None:
         """Execute a notebook; again after an out-of-memory error of a fold, or once if it died.
 
@@ -86,7 +81,7 @@ class Attempts:
                 end_if_asked()  # a signal to all of the run's processes may have ended it
                 if has_died:
                     raise
-                has_died = True
+                has_died = not isinstance(error, NodeLost)  # machines may go as often as they like
                 keep_attempt(archived, "died")
                 how = str(error).splitlines()[0].removeprefix(f"{step.name}: ")
                 self.console.print(

@@ -1,13 +1,9 @@
 """Execute one notebook through papermill, in this process or another."""
 
 import math
-import multiprocessing
-import multiprocessing.util
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +13,7 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, shown
-from vqa_utils.artifacts.stop import STEP, StopRequested, leave_signals_to_the_driver
+from vqa_utils.artifacts.stop import STEP, StopRequested
 from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.disk import DiskFull, describe_full, is_full
 from vqa_utils.planning.machine.host import LowestMemory
@@ -26,12 +22,12 @@ from vqa_utils.running.notebooks.kernels import (
     KERNEL,
     QUIET,
     end_kernel,
-    end_kernels,
     end_of,
     first_line,
     start_kernels,
     take_kernel,
 )
+from vqa_utils.running.notebooks.processes import KernelDied, Process
 
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -43,7 +39,6 @@ FUNCTIONS_OF_PHASE = {
 }
 DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
 KERNEL_STARTS = 3  # tries
-Environment = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,6 @@ class OutOfMemory:
     gpu: int
     phase: str
     """"training", "scoring" or "loading"."""
-
-
-class KernelDied(RunError):
-    """A kernel, or the process that runs its notebook, has ended in the middle of a cell."""
 
 
 class NotebookStopped(RunError):
@@ -74,61 +65,7 @@ class NotebookError(RunError):
         return type(self), (str(self), self.out_of_memory)  # it crosses processes
 
 
-class NotebookProcess:
-    """A process for notebooks, with its share of the machine; another one starts if it dies.
-
-    papermill changes the working folder of its whole process, and kernels inherit the environment.
-    """
-
-    def __init__(self, environment: Environment):
-        """Prepare it; it starts with its first work."""
-        self._environment = environment
-        self._pool = self._new_pool()
-
-    def run(self, work: Callable[..., None], *args: Any) -> None:
-        """Do work in the process, and wait for it.
-
-        Raises:
-            KernelDied: the process has ended meanwhile.
-        """
-        try:
-            self._pool.submit(work, *args).result()
-        except BrokenProcessPool as error:
-            self._pool.shutdown(wait=False)
-            self._pool = self._new_pool()
-            raise KernelDied("the process that runs notebooks died") from error
-
-    def __enter__(self) -> "NotebookProcess":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),  # a fork beside threads can deadlock
-            initializer=_take,
-            initargs=(self._environment,),
-        )
-
-
-def _take(environment: Environment) -> None:
-    os.environ.update(environment)
-    leave_signals_to_the_driver()
-    multiprocessing.util.Finalize(None, end_kernels, exitpriority=1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when the driver ends, however it does; kernels end with their parents."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only a `NotebookProcess` comes here
-    parent.join()
-    os._exit(1)
-
-
-def import_ahead(name: str, process: NotebookProcess, kernels: int) -> None:
+def import_ahead(name: str, process: Process, kernels: int) -> None:
     """Let so many kernels wait in a process, which import what a notebook imports.
 
     Args:
@@ -143,7 +80,7 @@ def execute(
     name: str,
     archived: Path,
     parameters: dict[str, Any],
-    process: NotebookProcess | None = None,
+    process: Process | None = None,
     cell_timeout: float | None = None,
 ) -> None:
     """Run a notebook with papermill in `notebooks/`.

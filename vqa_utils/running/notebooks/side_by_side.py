@@ -14,12 +14,8 @@ from vqa_utils.config import Config
 from vqa_utils.planning.machine.gpus import find_gpus, visible_numbers
 from vqa_utils.planning.machine.host import folds_on_cpu
 from vqa_utils.planning.plan import fold_gpus
-from vqa_utils.running.notebooks.execution import (
-    Environment,
-    KernelDied,
-    NotebookProcess,
-    import_ahead,
-)
+from vqa_utils.running.notebooks.execution import import_ahead
+from vqa_utils.running.notebooks.processes import Environment, KernelDied, Process
 from vqa_utils.running.stages import Step
 from vqa_utils.setting_types import AUTO
 from vqa_utils.sharing.seats import CrowdedOutOfMemory
@@ -73,7 +69,7 @@ class SideBySide:
         self,
         steps: Sequence[Step],
         sharing: Sharing,
-        run_in: Callable[[Step, NotebookProcess], None],
+        run_in: Callable[[Step, Process], None],
         is_skipped: Callable[[Step], bool],
         console: Console,
     ):
@@ -82,25 +78,29 @@ class SideBySide:
         self.run_in = run_in
         self.is_skipped = is_skipped
         self.console = console
-        self._free: queue.Queue[NotebookProcess] = queue.Queue()
+        self._free: queue.Queue[Process] = queue.Queue()
         self._is_stopped = threading.Event()
 
-    def run(self, environments: Sequence[Environment]) -> None:
-        """Run the steps, in a process for each environment. All end before an error is raised."""
+    def run(self, processes: Sequence[Process]) -> None:
+        """Run the steps in these processes. All end before an error is raised."""
         latest: dict[int | None, Future] = {}  # by fold
         running = []
         with (
             # Contexts end in reverse: the threads' steps are through before the processes stop
-            contextlib.ExitStack() as processes,
-            ThreadPoolExecutor(max_workers=len(environments)) as threads,
+            contextlib.ExitStack() as opened,
+            ThreadPoolExecutor(max_workers=len(processes)) as threads,
         ):
-            for environment in environments:
-                self._free.put(processes.enter_context(NotebookProcess(environment)))
+            for process in processes:
+                self._free.put(opened.enter_context(process))
             for step in self.steps:
                 latest[step.fold] = threads.submit(self._run_step, step, latest.get(step.fold))
                 running.append(latest[step.fold])
             try:
                 wait(running)
+            except KeyboardInterrupt:
+                for process in processes:
+                    process.interrupt()
+                raise
             finally:  # Ctrl-C: steps that have not begun leave their files as they are
                 self._is_stopped.set()
                 self.sharing.seats.close()
@@ -123,9 +123,7 @@ class SideBySide:
             self._free.put(process)
         self._run_step(step, None)  # when another fold has ended
 
-    def _wait_for_its_turn(
-        self, step: Step, earlier: Future | None, process: NotebookProcess
-    ) -> None:
+    def _wait_for_its_turn(self, step: Step, earlier: Future | None, process: Process) -> None:
         """Wait for the fold's earlier step and a seat, while the step's kernel imports."""
         shares = self.sharing is not ALONE
         if shares and not asked_by() and not self.is_skipped(step):
