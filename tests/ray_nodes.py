@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,11 @@ SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 @contextlib.contextmanager
 def two_nodes(**environment):
     """Start a cluster, with more variables of its nodes; nothing is left of it."""
-    folder = Path(os.environ["TMPDIR"]) / "ray"  # Ray's own, and temporary ones of a lost node
-    folder.mkdir()
+    # Ray's own, and temporary ones of a lost node; short, as sockets have at most 107 letters
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     before = signal.getsignal(signal.SIGTERM)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_TMPDIR"] = str(folder)
     variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     cluster = Cluster()
     try:
@@ -28,6 +30,7 @@ def two_nodes(**environment):
     finally:
         cluster.shutdown()
         signal.signal(signal.SIGTERM, before)
+        del os.environ["RAY_TMPDIR"]
         shutil.rmtree(folder)
 
 
