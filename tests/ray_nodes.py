@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
 
+ALL = os.environ.get("VQA_RAY") == "all"  # each night: both kinds of nodes, and all tests
+SHARED, OWN = "shared", "own"  # own: the nodes do not see the driver's folder of runs
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 
 

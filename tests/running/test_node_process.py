@@ -14,7 +14,7 @@ import psutil
 import pytest
 import ray
 from nbformat.v4 import new_code_cell, new_notebook
-from ray_nodes import node_at_work, two_nodes
+from ray_nodes import ALL, OWN, SHARED, node_at_work, two_nodes
 from stand_in import KERNEL
 
 from vqa_utils.artifacts.paths import ROOT, RunPaths
@@ -44,7 +44,7 @@ while True:
 """
 
 
-@pytest.fixture(scope="module", params=["shared", "own"])
+@pytest.fixture(scope="module", params=[SHARED, OWN] if ALL else [OWN])
 def cluster(request):
     """Two nodes; `own`: without the driver's folder of runs."""
     with two_nodes(VQA_RUNS_DIR="" if request.param == "shared" else "/nowhere") as cluster:

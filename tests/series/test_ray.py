@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from korean_challenge import write_korean_challenge
-from ray_nodes import node_at_work, two_nodes
+from ray_nodes import ALL, OWN, SHARED, node_at_work, two_nodes
 
 from vqa_utils.artifacts.files import sha256
 from vqa_utils.artifacts.paths import ROOT
@@ -20,8 +20,6 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = ["--set", "n_folds=2", "--set", "epochs=4", "--set", "micro_batch=2"]
 SETTINGS += ["--set", "accumulation=2", "--set", "baselines=false"]
-ALL = os.environ.get("VQA_RAY") == "all"  # each night: both kinds of nodes, and all tests
-SHARED, OWN = "shared", "own"  # own: the nodes do not see the driver's folder of runs
 PATIENCE = 300  # seconds for a moment that does not come
 RESULTS = ("fold*/adapter/adapter_model.safetensors", "fold*/probs_*.csv", "submission_*.csv")
 
