@@ -77,6 +77,7 @@ def wait_until(condition, process):
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(not ALL, reason="each night")
 @of_kinds(SHARED)
 def test_folds_on_two_nodes_give_the_same_bits(cluster, folder, in_turn, tmp_path):
     runs = tmp_path / "runs"
