@@ -53,7 +53,9 @@ def test_trackers_are_told_of_all_folds_together_and_of_each_figure(report):
     report.add("Folds", table=scores)
     report.add("Right letters", figure=Figure())
     report.write()
-    events = EventAccumulator(str(report.paths.folder / "tensorboard" / "ensemble")).Reload()
+    events = EventAccumulator(
+        str(report.paths.folder.parent / "tensorboard" / "report" / "ensemble")
+    ).Reload()
     assert events.Scalars("out of fold/accuracy")[0].value == 0.75
     assert len(events.Images("Right letters")) == 1
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.manifest import MANIFEST
+from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.errors import RunError
+from vqa_utils.exporting.inputs import Place, find_model
 from vqa_utils.model.loading import load_packed
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model.preparing import prepare_base
@@ -33,6 +36,9 @@ def test_it_is_bitwise_what_a_run_packs(own, use_amp):
     assert is_packed(str(folder)) and (folder / MANIFEST).is_file()
     check_source(str(folder))
     assert [file.name for file in folder.parent.iterdir()] == ["base"], "no files of its own stay"
+    published = read_json(DEMO_MODEL / "config.json")
+    attached = Place("Kaggle", (folder.parent,), folder.parent)
+    assert find_model(attached, published) == folder, "a launcher takes it for the model"
 
     # As a GPU would load it; on a CPU the settings would ask for fp32
     packed = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map="cpu")

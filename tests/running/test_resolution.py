@@ -167,7 +167,23 @@ def test_a_picture_in_two_folds_is_found_before_anything_runs(command, folds_of_
 
 
 @pytest.mark.parametrize(
-    "name", ["latest", "demo-data", "a/b", "../x", ".", "..", ".locks", "", "x" * 151, "a b", "{x}"]
+    "name",
+    [
+        "latest",
+        "demo-data",
+        "tensorboard",
+        "trackio",
+        "wandb",
+        "a/b",
+        "../x",
+        ".",
+        "..",
+        ".locks",
+        "",
+        "x" * 151,
+        "a b",
+        "{x}",
+    ],
 )
 def test_a_run_id_is_a_plain_name(name):
     with pytest.raises(RunError, match=f"--run-id: .*{name}"):

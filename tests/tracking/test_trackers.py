@@ -35,17 +35,24 @@ def report(folder, figure, *names, part="fold0", step=0, losses=LOSSES):
 
 def test_tensorboard_has_settings_steps_and_figures(tmp_path, figure):
     report(tmp_path / "r", figure, "tensorboard")
-    events = EventAccumulator(str(tmp_path / "r" / "tensorboard" / "fold0")).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "r" / "fold0")).Reload()
     assert [event.value for event in events.Scalars("training/loss")] == LOSSES
     assert (events.Images("curves")[0].width, events.Images("curves")[0].height) == (200, 100)
     (settings,) = events.Tensors("settings/text_summary")
     assert "| image_side | 96 |" in settings.tensor_proto.string_val[0].decode()
 
 
+def test_a_runs_folder_stays_free_of_trackers_files(tmp_path, figure):
+    """They name the host."""
+    (tmp_path / "r").mkdir()
+    report(tmp_path / "r", figure, "tensorboard")
+    assert list((tmp_path / "r").iterdir()) == []
+
+
 def test_a_training_that_goes_on_replaces_its_later_steps(tmp_path, figure):
     report(tmp_path / "r", figure, "tensorboard")
     report(tmp_path / "r", figure, "tensorboard", step=1, losses=[3.0])
-    events = EventAccumulator(str(tmp_path / "r" / "tensorboard" / "fold0")).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "r" / "fold0")).Reload()
     assert [event.value for event in events.Scalars("training/loss")] == [2.0, 3.0]
 
 
@@ -93,7 +100,7 @@ def test_a_tracker_that_fails_costs_no_run(tmp_path, figure, monkeypatch, capsys
     report(tmp_path / "r", figure, "wandb", "tensorboard")
     printed = capsys.readouterr().out
     assert printed.count("wandb is told no more: ConnectionError: no network") == 1
-    events = EventAccumulator(str(tmp_path / "r" / "tensorboard" / "fold0")).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "r" / "fold0")).Reload()
     assert len(events.Scalars("training/loss")) == 3
 
 

@@ -18,7 +18,7 @@ def test_trackers_are_told_of_each_step_and_of_the_kept_epoch(config, encoder, c
     paths = FoldPaths(tmp_path / "r" / "fold0")
     train, held_out = challenge.train.head(16), challenge.train.tail(8)
     meta = train_fold(base_with_lora(config), config, encoder, train, held_out, paths)
-    events = EventAccumulator(str(tmp_path / "r" / "tensorboard" / "fold0")).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "r" / "fold0")).Reload()
     log = pd.read_csv(paths.train_log)
     losses = [event.value for event in events.Scalars("training/loss")]
     assert losses == pytest.approx(log["loss"].tolist()) and len(losses) == meta["steps"]

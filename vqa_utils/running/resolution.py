@@ -31,7 +31,13 @@ from vqa_utils.setting_types import AUTO, ConfigError, is_path
 
 # Kaggle mounts data sets below it, each in a folder of its own
 KAGGLE_INPUT = Path("/kaggle/input")
-RESERVED_IDS = (LATEST, "demo-data", "trackio")  # folders of runs/ that are no runs
+RESERVED_IDS = (
+    LATEST,
+    "demo-data",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)  # folders of runs/ that are no runs
 # Options that are settings by the same name
 OWN_ARGUMENTS = (
     *("data", "model", "limit", "cache_dir", "extra_train", "refit"),

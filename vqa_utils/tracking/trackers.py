@@ -16,6 +16,8 @@ from vqa_utils.config import Config
 from vqa_utils.errors import RunError
 
 PROJECT = "vqa"
+# Folders of trackers, beside those of runs
+TENSORBOARD, TRACKIO = "tensorboard", "trackio"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Tracked:
     settings: dict[str, Any]
     step: int = 0
     """From which it goes on."""
+
+    @property
+    def beside_runs(self) -> Path:
+        """The folder of runs: what trackers write names users and hosts."""
+        return self.folder.parent
 
     @property
     def group(self) -> str:
@@ -53,12 +60,12 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Files below `tensorboard/` of the run."""
+    """Files in `runs/tensorboard/<run>`: their names have the host's, which a run's have not."""
 
     def __init__(self, tracked: Tracked):
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = tracked.folder / "tensorboard" / tracked.part
+        folder = tracked.beside_runs / TENSORBOARD / tracked.group / tracked.part
         # One that goes on writes its later steps anew
         self.writer = SummaryWriter(folder, purge_step=tracked.step + 1)
         rows = [f"| {name} | {value} |" for name, value in tracked.settings.items()]
@@ -83,7 +90,7 @@ class Trackio:
 
     def __init__(self, tracked: Tracked):
         # It reads the variable as it is imported
-        os.environ.setdefault("TRACKIO_DIR", str(tracked.folder.parent / "trackio"))
+        os.environ.setdefault("TRACKIO_DIR", str(tracked.beside_runs / TRACKIO))
         import trackio
 
         self.trackio = trackio
@@ -120,7 +127,7 @@ class WeightsAndBiases:
             group=tracked.group,
             config=tracked.settings,
             resume="allow",
-            dir=tracked.folder,
+            dir=tracked.beside_runs,  # in its folder `wandb`
         )
 
     def log(self, values: dict[str, float], step: int) -> None:
