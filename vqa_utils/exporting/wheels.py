@@ -14,7 +14,7 @@ from vqa_utils.errors import RunError
 
 REQUIREMENTS = ROOT / "requirements.txt"
 LAST_LINES = 5  # of pip
-OF_THE_IMAGE = ("torch", "torchvision")  # 3 GB with CUDA, and Kaggle's fit its driver
+OF_THE_IMAGE = ("torch", "torchvision")  # gigabytes with CUDA, and those there fit the driver
 GLIBC = 35  # of Ubuntu 22.04, which Kaggle's and Colab's images build on
 OLDEST_GLIBC = 17
 PLATFORMS = [
