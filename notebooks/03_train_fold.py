@@ -19,6 +19,7 @@ from vqa_utils.data.fold_rows import rows_of_fold
 from vqa_utils.data.paraphrases import describe_wordings
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.adapter import add_lora
+from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.model.loading import load_base, load_processor
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import memory_plan
@@ -54,13 +55,14 @@ figures.label_mask(tokens, is_label)
 # ## The base
 #
 # The memory plan assigns each layer to a GPU; a CPU needs none. The table compares what was loaded,
-# and where, with the plan.
+# and where, with the plan. With `cache_features`, the vision tower has encoded the pictures and gone
+# by then.
 
 # %%
 plan = memory_plan(config)
 
 # %% tags=["nbval-ignore-output"]
-base = load_base(config, plan)
+base = load_base(config, plan, pictures_of(challenge.folder, [train, held_out]))
 loaded_weights(base, config)
 
 # %% [markdown]

@@ -15,8 +15,9 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.adapter import load_adapter
+from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.scoring.options import questions_of_fold, score_fold
+from vqa_utils.scoring.options import questions_of_fold, score_fold, shown_grey
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -25,12 +26,15 @@ predict: str = ""  # a folder with another test.csv to answer; empty for the run
 
 # %% tags=["nbval-ignore-output"]
 paths, run_config = open_run(run_id, fold)
-plan = memory_plan(run_config)
-model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, plan)
+folder, questions = questions_of_fold(paths, run_config, fold, predict)
 
 # %%
-folder, questions = questions_of_fold(paths, config, fold, predict)
 print({name: f"{len(rows)} rows" for name, rows in questions.items()})
+
+# %% tags=["nbval-ignore-output"]
+plan = memory_plan(run_config)
+pictures = pictures_of(folder, questions.values(), grey=shown_grey(questions, run_config))
+model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, plan, pictures)
 
 # %% [markdown]
 # The right answers are dropped before anything is scored. With `baselines` on, the held-out rows

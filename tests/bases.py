@@ -12,7 +12,7 @@ from vqa_utils.planning.plan import memory_plan
 
 def base_of(config, dtype=None):
     """The base of the settings."""
-    return load_base(config, memory_plan(config), dtype)
+    return load_base(config, memory_plan(config), dtype=dtype)
 
 
 def lora_on(base, config):

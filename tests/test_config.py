@@ -67,7 +67,8 @@ def test_settings_survive_json(name):
     assert from_dict(json.loads(json.dumps(to_dict(preset(name))))) == preset(name)
 
 
-CHOICES = {"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
+CHOICES = {
+    "cache_features": True,"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
            "text_tokens": 90, "longest_text": 700, "longest_test": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
            "report_to": ("wandb",), "lang": "ko"}  # fmt: skip

@@ -10,18 +10,18 @@ def test_a_question_is_followed_by_its_options():
 
 
 def test_the_common_part_of_option_orders_comes_first():
-    system, user = chat(ROW, "picture", max_pixels=9)
+    system, user = chat(ROW)
     assert system == {"role": "system", "content": INSTRUCTION}
     assert user["content"] == [
-        {"type": "image", "image": "picture", "max_pixels": 9},
+        {"type": "image"},
         {"type": "text", "text": question_text(ROW)},
     ]
 
 
 def test_an_answer_becomes_the_assistants_turn_and_changes_nothing_before_it():
-    assert chat(ROW, None, answer="b") == [*chat(ROW, None), {"role": "assistant", "content": "b"}]
+    assert chat(ROW, answer="b") == [*chat(ROW), {"role": "assistant", "content": "b"}]
     with pytest.raises(ValueError, match="a, b, c, d, found 'B'"):
-        chat(ROW, None, answer="B")
+        chat(ROW, answer="B")
 
 
 def test_turned_options_take_their_answer_along():

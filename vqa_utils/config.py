@@ -120,10 +120,18 @@ class Config:
     )
     cache_dir: str = setting(
         AUTO,
-        'a folder that keeps quantised weights for the next fold; "auto" takes a disk with room '
-        '(on Kaggle a temporary one), "" keeps none',
+        "a folder that keeps quantised weights and pictures' features for the next fold; "
+        '"auto" takes a disk with room (on Kaggle a temporary one), "" keeps none',
         PLACE,
         used_from=NO_NOTEBOOK,
+    )
+    cache_features: BoolOrAuto = setting(
+        AUTO,
+        "run the vision tower once for each picture and keep its output in `cache_dir`, so that it "
+        'takes no memory and no time in training and scoring; "auto" does so on a GPU, if a disk '
+        "has room",
+        used_from=NO_NOTEBOOK,
+        of_adapter=False,
     )
     device_map: str = setting(
         "plan",
@@ -338,6 +346,11 @@ class Config:
     def sharing_folds(self) -> int:
         """Folds at a time around one base; one while `folds_at_once` is still "auto"."""
         return 1 if self.folds_at_once == AUTO else self.folds_at_once
+
+    @property
+    def caches_features(self) -> bool:
+        """True if the vision tower is run before all else; not while it is still "auto"."""
+        return self.cache_features is True
 
     @property
     def micro_batch_rows(self) -> int:

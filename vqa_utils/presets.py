@@ -114,6 +114,13 @@ def preset(name: str, **changes: Any) -> Config:
     return Config(**{"preset": name, **preset_changes(name), **changes})
 
 
+# "auto" is replaced by a value for the data and the machine
+RESOLVED = (
+    *("score_batch", "folds_at_once", "cache_features"),
+    *("text_tokens", "longest_text", "longest_test"),
+)
+
+
 def differences(config: Config) -> dict[str, Any]:
     """The differences of a run's settings from its preset, the places of data and model aside.
 
@@ -127,7 +134,7 @@ def differences(config: Config) -> dict[str, Any]:
         expected = replace(
             expected, micro_batch=config.micro_batch, accumulation=config.accumulation
         )
-    for name in ("score_batch", "folds_at_once", "text_tokens", "longest_text", "longest_test"):
+    for name in RESOLVED:
         if getattr(expected, name) == AUTO:
             expected = replace(expected, **{name: getattr(config, name)})
     values = {name: getattr(config, name) for name in SETTINGS}

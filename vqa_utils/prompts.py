@@ -41,9 +41,7 @@ def instruction_of(row: Mapping[str, Any]) -> str:
     return row.get("instruction", INSTRUCTION)
 
 
-def chat(
-    row: Mapping[str, Any], image: Any, *, answer: str | None = None, **image_options: Any
-) -> list[dict[str, Any]]:
+def chat(row: Mapping[str, Any], answer: str | None = None) -> list[dict[str, Any]]:
     """Build one question as chat messages, in the order instruction, image, question, options.
 
     The common parts of several option orders come first: a prefix cache can share them.
@@ -51,9 +49,7 @@ def chat(
     Args:
         row: `question` and the options `a` to `d`; in training also an `instruction` in other
             words, or none.
-        image: any image for the processor (here a PIL image).
         answer: the right letter; it becomes the assistant's turn. None if the model is to answer.
-        image_options: keys for `qwen_vl_utils` beside the image, such as `max_pixels`.
 
     Raises:
         ValueError: `answer` is not one of the four letters.
@@ -61,7 +57,7 @@ def chat(
     if answer is not None and answer not in LETTERS:
         raise ValueError(f"answer: expected one of {', '.join(LETTERS)}, found {answer!r}")
     user = [
-        {"type": "image", "image": image, **image_options},
+        {"type": "image"},  # its place: the encoder knows the picture
         {"type": "text", "text": question_text(row)},
     ]
     messages: list[dict[str, Any]] = [

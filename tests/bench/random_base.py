@@ -16,6 +16,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from vqa_utils.config import Config
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.features.encoding import pictures_of, store_features
+from vqa_utils.model.features.store import FeatureStore
 from vqa_utils.model.loading import load_processor, loading_options
 from vqa_utils.model.nf4.quantizer import offloading
 from vqa_utils.planning.plan import memory_plan
@@ -80,6 +83,19 @@ def load_stock(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
             state_dict=checkpoint(read_shape(published)),
             **loading_options(config, plan),
         )
+
+
+def encode_pictures(
+    base: PreTrainedModel,
+    config: Config,
+    processor: Qwen3VLProcessor,
+    folder: Path,
+    rows: pd.DataFrame,
+) -> None:
+    """Put features of the rows' pictures in the vision tower's place, as `cache_features` does."""
+    encoder = Encoder(processor, folder, config.image_side)
+    store = FeatureStore(folder / "features")
+    store_features(base, store, pictures_of(folder, [rows]), encoder, config)
 
 
 def make_processor(patch_px: int) -> Qwen3VLProcessor:

@@ -13,6 +13,7 @@ case trains 32 rows and scores 64; with --long-row, one of each has a question s
 import argparse
 import gc
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from random_base import load_stock, make_processor, make_rows
+from random_base import encode_pictures, load_stock, make_processor, make_rows
 from recount import with_text
 from timing import GIB, GPU, idle
 from transformers import PreTrainedModel, Qwen3VLProcessor
@@ -48,9 +49,21 @@ SCORE_ROWS = 64
 Case = tuple[str, Config]  # its name on the command line, and its settings
 
 
-def load(config: Config, processor: Qwen3VLProcessor) -> PreTrainedModel:
+def load(
+    config: Config, processor: Qwen3VLProcessor, folder: Path, rows: pd.DataFrame
+) -> PreTrainedModel:
     """Load as `load_base` does, without a checkpoint on a disk."""
-    return finish(load_stock(config, processor), config, memory_plan(config))
+    base = load_stock(config, processor)
+    if config.caches_features:
+        encode_pictures(base, config, processor, folder, rows)
+    return finish(base, config, memory_plan(config))
+
+
+def picture_side(config: Config) -> int:
+    """Return the side of the largest square picture that is shown as it is, in px."""
+    shape = read_shape(published_config(config.model))
+    factor_px = math.isqrt(shape.pixels_per_token)
+    return config.image_side // factor_px * factor_px
 
 
 def run_case(
@@ -59,16 +72,15 @@ def run_case(
     processor: Qwen3VLProcessor,
     config: Config,
     folder: Path,
+    rows: pd.DataFrame,
     long_row: int,
 ) -> dict[str, Any]:
     """Train and score; return predicted and measured peaks in GiB, and seconds per row."""
-    images = processor.image_processor
-    factor_px = images.patch_size * images.merge_size
-    side = config.image_side // factor_px * factor_px
-    rows = make_rows(folder, side, SCORE_ROWS)
+    side = picture_side(config)
+    rows = rows.copy()
     rows.loc[[0, SCORE_ROWS - 1], "question"] += " circle" * long_row
     train, held_out = rows.head(TRAIN_ROWS), rows.tail(config.score_batch)
-    encoder = Encoder(processor, folder, config.image_side)
+    encoder = Encoder(processor, folder, config.image_side).for_model(base)
     shape = read_shape(published_config(config.model))
     image_tokens = side**2 // shape.pixels_per_token
     tokens = encoder.examples(train.tail(TRAIN_ROWS - 1).to_dict("records"))["input_ids"].shape[1]
@@ -188,7 +200,8 @@ def groups(cases: Sequence[str]) -> Iterable[list[Case]]:
         config = case[1]
         plan = memory_plan(config)
         cut = tuple(plan.device_map.items()) if plan else ()
-        base = config.model, config.max_memory, config.offload_experts, cut
+        shown = config.image_side, config.caches_features
+        base = config.model, config.max_memory, config.offload_experts, cut, shown
         by_base.setdefault(base, []).append(case)
     return by_base.values()
 
@@ -216,20 +229,22 @@ def main() -> None:
         _, config = cases[0]
         cap_gpus(config)
         processor = make_processor(read_shape(published_config(config.model)).patch_px)
-        timer = Timer()
-        base = load(config, processor)
-        loading = {
-            "load_s": round(timer.seconds(), 1),
-            "load_peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
-            "weights_gib": round(torch.cuda.memory_allocated() / GIB, 2),
-        }
-        print(loaded_weights(base, config), flush=True)
-        for name, case in cases:
-            with tempfile.TemporaryDirectory() as folder:
-                result = run_case(name, base, processor, case, Path(folder), args.long_row)
-            results.append({**loading, **result})
-            print(json.dumps(results[-1]), flush=True)
-            args.out.write_text(json.dumps(results, indent=1))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            rows = make_rows(folder, picture_side(config), SCORE_ROWS)
+            timer = Timer()
+            base = load(config, processor, folder, rows)
+            loading = {
+                "load_s": round(timer.seconds(), 1),
+                "load_peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+                "weights_gib": round(torch.cuda.memory_allocated() / GIB, 2),
+            }
+            print(loaded_weights(base, config), flush=True)
+            for name, case in cases:
+                result = run_case(name, base, processor, case, folder, rows, args.long_row)
+                results.append({**loading, **result})
+                print(json.dumps(results[-1]), flush=True)
+                args.out.write_text(json.dumps(results, indent=1))
         del base
         gc.collect()  # a model's hooks make cycles
         torch.cuda.empty_cache()

@@ -30,10 +30,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import peer
 import torch
 from floor import Measured, add_floors
-from random_base import make_rows
+from random_base import encode_pictures, make_rows
 from timing import GPU, measured, rates, rounded
 from transformers import BatchFeature
 from variants import Adapted, computing, prepared
@@ -224,6 +225,9 @@ def parse_arguments() -> argparse.Namespace:
         help="with so many rows per batch",
     )
     parser.add_argument(
+        "--features", action="store_true", help="of pictures, encoded before; of `ours` alone"
+    )
+    parser.add_argument(
         "--changes",
         nargs="*",
         default=[""],
@@ -245,7 +249,6 @@ def main() -> None:
     machine = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name() if GPU else ""}
     results: list[Measured] = [{**machine, **rate}]
     base, usual_config, processor = prepared(args.tiny)
-    adapted = Adapted(base, usual_config)
     # Each step has rows of its own: as many as timed are warm-up, and one is profiled
     needed = {case: case.rows * (2 * (args.steps or case.steps()) + 1) for case in cases}
     known = Batches()
@@ -255,10 +258,15 @@ def main() -> None:
         def pictures(side: int) -> list[Row]:
             return make_rows(Path(folder), side, max(needed.values())).to_dict("records")
 
+        if args.features:
+            shown = pd.DataFrame(pictures(usual_config.image_side))
+            encode_pictures(base, usual_config, processor, Path(folder), shown)
+            usual_config = replace(usual_config, cache_features=True)
+        adapted = Adapted(base, usual_config)
         for case, change in itertools.product(cases, args.changes):
             config = settings_of(case, change, usual_config)
             model = adapted.renew(config, ours=case.variant == "ours")
-            encoder = Encoder(processor, Path(folder), config.image_side)
+            encoder = Encoder(processor, Path(folder), config.image_side).for_model(model)
             rows = pictures(config.image_side)[: needed[case]]
             result: Measured = {"variant": case.variant, "rows": case.rows}
             if change:

@@ -2,6 +2,8 @@
 
     # The 30B's real shape, random weights, on two GPUs
     python tests/bench/two_gpus.py --out two_gpus.json --rows 64 16 --folds 1 2 3
+    # With the vision tower in each pass
+    python tests/bench/two_gpus.py --out two_gpus.json --tower
 
 A process loads the base and lends it, as in a run; each fold is a process that attaches it. Steps
 have no optimizer. A fold alone scores with one batch at a time and, where the plan says so, with
@@ -17,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sampler import Sampler
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.artifacts.stop import STEP
@@ -40,6 +43,8 @@ from vqa_utils.sharing.turns import Turns
 
 KEY = "random weights"
 KINDS = ("train", "score", "score in flight")
+ROWS = "rows.json"
+TEXT_TOKENS = 150  # of these rows
 BATCHES = 3  # different ones; each is a warm-up too
 
 Measured = dict[str, Any]
@@ -57,17 +62,30 @@ def settings(args: argparse.Namespace) -> Config:
         accumulation=1,
         score_batch=rows,
         use_gradient_checkpointing=True,
+        cache_features=not args.tower,
+        tta=args.orders,
+        text_tokens=TEXT_TOKENS,
     )
 
 
 def lend_base(args: argparse.Namespace) -> None:
-    """Load the base with random weights, and hand it to the driver."""
-    from random_base import load_stock, make_processor
+    """Load the base with random weights, make pictures, and hand the base to the driver."""
+    from random_base import encode_pictures, load_stock, make_processor, make_rows
 
     from vqa_utils.model.lending.lender import lend
 
     config = settings(args)
-    base, memories = lend(load_stock(config, make_processor(patch_px=16)), KEY)
+    processor = make_processor(patch_px=16)
+    rows = make_rows(args.pictures, config.image_side, max(args.rows) * BATCHES)
+    rows.to_json(args.pictures / ROWS)
+    model = load_stock(config, processor)
+    if config.caches_features:
+        start = time.perf_counter()
+        encode_pictures(model, config, processor, args.pictures, rows)
+        print(f"{len(rows)} pictures encoded in {time.perf_counter() - start:.1f} s", flush=True)
+    models = [model]
+    del model
+    base, memories = lend(models.pop(), KEY)
     connection = Connection(args.descriptor)
     connection.send_bytes(base.to_json().encode())
     send_descriptors(connection, [memory.export() for memory in memories])
@@ -75,23 +93,27 @@ def lend_base(args: argparse.Namespace) -> None:
 
 def run_fold(args: argparse.Namespace) -> None:
     """Train and score in each case of the command line; print what was measured, a line a case."""
+    import pandas as pd
     import torch
-    from random_base import make_processor, make_rows
+    from random_base import make_processor
     from speed import score_step, train_step
     from timing import on_device
 
     from vqa_utils.model import hand_over
     from vqa_utils.model.adapter import add_lora
     from vqa_utils.model.encoder import Encoder
+    from vqa_utils.model.features.store import FeatureStore
     from vqa_utils.model.lending.attach import attached, borrowed_bytes
     from vqa_utils.model.loading import finish, loading_options
     from vqa_utils.scoring._in_flight import in_flight
+    from vqa_utils.scoring._orders import encode_orders, shifts_of
 
     config = settings(args)
     plan = memory_plan(config)
     gpus = range(len(plan.gpus))
     start = time.perf_counter()
-    base = attached(KEY, loading_options(config, plan), "random")
+    store = FeatureStore(args.pictures / "features") if config.caches_features else None
+    base = attached(KEY, loading_options(config, plan), "random", store)
     model = add_lora(finish(base, config, plan), config, plan)
     attach_s = round(time.perf_counter() - start, 2)
     turns = hand_over.TURNS
@@ -112,42 +134,45 @@ def run_fold(args: argparse.Namespace) -> None:
         for _ in in_flight(model, score_one, batches):
             pass
 
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = Encoder(make_processor(patch_px=16), Path(folder), config.image_side)
-        most = max(args.rows) * BATCHES
-        made = make_rows(Path(folder), config.image_side, most).to_dict("records")
-        for rows, folds in itertools.product(args.rows, args.folds):
-            meet(args.folder, f"{rows} {folds} begin", max(args.folds))
-            if args.number >= folds:
-                meet(args.folder, f"{rows} {folds} end", max(args.folds))
-                continue
-            # A fold alone has the GPUs for itself, as without a server
-            hand_over.TURNS = turns if folds > 1 else None
-            parts = [made[first : first + rows] for first in range(0, rows * BATCHES, rows)]
-            found: dict[str, Any] = {"rows": rows, "folds": folds, "attach_s": attach_s}
-            kinds = [("train", train, encoder.examples), ("score", score, encoder.questions)]
-            if folds == 1 and model.batches_in_flight > 1:
-                kinds.append(("score in flight", score_in_flight, encoder.questions))
-            for kind, run, encode in kinds:
-                model.train(kind == "train")
-                batches = [encode(part) for part in parts]
-                run(batches)  # warm-up
-                for gpu in gpus:
-                    torch.cuda.synchronize(gpu)
-                    torch.cuda.reset_peak_memory_stats(gpu)
-                case = f"{rows} {folds} {kind}"
-                meet(args.folder, f"{case} warm", folds)
-                start = time.perf_counter()
-                run(itertools.islice(itertools.cycle(batches), args.steps))
-                for gpu in gpus:
-                    torch.cuda.synchronize(gpu)
-                took = time.perf_counter() - start
-                meet(args.folder, f"{case} done", folds)
-                own = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
-                found[kind] = {"took_s": took, "own_gib": [size / GIB for size in own]}
-            found["base_gib"] = [borrowed_bytes(gpu) / GIB for gpu in gpus]
-            print(json.dumps(found), flush=True)
+    def questions(rows: list[Any]) -> Any:
+        shifts = shifts_of(args.orders)
+        return encode_orders(encoder, rows, shifts) if args.orders > 1 else encoder.questions(rows)
+
+    plain = Encoder(make_processor(patch_px=16), args.pictures, config.image_side)
+    encoder = plain.for_model(model)
+    made = pd.read_json(args.pictures / ROWS, dtype=str).to_dict("records")
+    for rows, folds in itertools.product(args.rows, args.folds):
+        meet(args.folder, f"{rows} {folds} begin", max(args.folds))
+        if args.number >= folds:
             meet(args.folder, f"{rows} {folds} end", max(args.folds))
+            continue
+        # A fold alone has the GPUs for itself, as without a server
+        hand_over.TURNS = turns if folds > 1 else None
+        parts = [made[first : first + rows] for first in range(0, rows * BATCHES, rows)]
+        found: dict[str, Any] = {"rows": rows, "folds": folds, "attach_s": attach_s}
+        kinds = [("train", train, encoder.examples), ("score", score, questions)]
+        if folds == 1 and model.batches_in_flight > 1:
+            kinds.append(("score in flight", score_in_flight, questions))
+        for kind, run, encode in kinds:
+            model.train(kind == "train")
+            batches = [encode(part) for part in parts]
+            run(batches)  # warm-up
+            for gpu in gpus:
+                torch.cuda.synchronize(gpu)
+                torch.cuda.reset_peak_memory_stats(gpu)
+            case = f"{rows} {folds} {kind}"
+            meet(args.folder, f"{case} warm", folds)
+            start = time.perf_counter()
+            run(itertools.islice(itertools.cycle(batches), args.steps))
+            for gpu in gpus:
+                torch.cuda.synchronize(gpu)
+            took = time.perf_counter() - start
+            meet(args.folder, f"{case} done", folds)
+            own = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
+            found[kind] = {"took_s": took, "own_gib": [size / GIB for size in own]}
+        found["base_gib"] = [borrowed_bytes(gpu) / GIB for gpu in gpus]
+        print(json.dumps(found), flush=True)
+        meet(args.folder, f"{rows} {folds} end", max(args.folds))
 
 
 def meet(folder: Path, name: str, folds: int) -> None:
@@ -155,38 +180,6 @@ def meet(folder: Path, name: str, folds: int) -> None:
     (folder / f"{name} {os.getpid()}").touch()
     while len(list(folder.glob(f"{name} *"))) < folds:
         time.sleep(0.005)
-
-
-class Sampler(threading.Thread):
-    """Samples the GPUs' use, in percent, and memory, in MiB, while all folds of a case are at it."""
-
-    def __init__(self, folder: Path):
-        super().__init__(daemon=True)
-        self.folder = folder
-        self.samples: dict[str, list[list[float]]] = {}  # by case: use and memory of each GPU
-
-    def run(self) -> None:
-        """Sample until the process ends."""
-        query = "--query-gpu=utilization.gpu,memory.used"
-        command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-        while True:
-            time.sleep(0.1)
-            warm = {path.name.split(" warm")[0] for path in self.folder.glob("* warm *")}
-            done = {path.name.split(" done")[0] for path in self.folder.glob("* done *")}
-            for case in warm - done:
-                answer = subprocess.run(command, capture_output=True, text=True, check=True)
-                numbers = [float(part) for part in answer.stdout.replace(",", " ").split()]
-                self.samples.setdefault(case, []).append(numbers)
-
-    def of(self, case: str, gpus: int) -> dict[str, list[float]]:
-        """Return the mean use and the highest memory of each GPU."""
-        columns = list(zip(*self.samples.get(case, [[0.0, 0.0] * gpus]), strict=True))
-        use = [sum(column) / len(column) for column in columns[0 : 2 * gpus : 2]]
-        memory = [max(column) / 1024 for column in columns[1 : 2 * gpus : 2]]
-        return {
-            "use_percent": [round(value, 1) for value in use],
-            "used_gib": [round(value, 2) for value in memory],
-        }
 
 
 def together(found: list[dict[str, Any]], sampler: Sampler, args: argparse.Namespace) -> Measured:
@@ -237,11 +230,19 @@ def arguments_of(args: argparse.Namespace) -> list[str]:
     """Return the arguments that all parts share."""
     words = ["--limit", args.limit, "--gpus", str(args.gpus), "--steps", str(args.steps)]
     words += ["--rows", *map(str, args.rows), "--folds", *map(str, args.folds)]
-    return words
+    words += ["--orders", str(args.orders), "--pictures", str(args.pictures)]
+    return [*words, "--tower"] if args.tower else words
 
 
 def main(args: argparse.Namespace) -> None:
-    """Load the base once, and run all cases around it."""
+    """Load the base once, and run all cases around it, with a folder for pictures."""
+    with tempfile.TemporaryDirectory() as pictures:
+        args.pictures = Path(pictures)
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Run all cases around one base."""
     ours, theirs = Pipe()
     command = [sys.executable, __file__, "--part", "lend", *arguments_of(args)]
     command += ["--descriptor", str(theirs.fileno())]
@@ -264,6 +265,8 @@ def main(args: argparse.Namespace) -> None:
             "rows": max(args.rows),
             "planned_gib": [round(gpu.total / GIB, 2) for gpu in plan.gpus],
             "gives_back": plan.gives_back,
+            "experts_at_once": plan.experts_at_once,
+            "tower": args.tower,
         }
     ]
     print(json.dumps(results[0]), flush=True)
@@ -286,6 +289,9 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--limit", default="36GB", help="for each GPU")
     parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--tower", action="store_true", help="run the vision tower in each pass")
+    parser.add_argument("--orders", type=int, default=1, help="option orders that are scored")
+    parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)

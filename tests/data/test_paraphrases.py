@@ -22,7 +22,7 @@ from vqa_utils.data.paraphrases import (
     with_paraphrases,
     wordings_of,
 )
-from vqa_utils.planning.activations import LONGER_INSTRUCTION
+from vqa_utils.planning.batches import LONGER_INSTRUCTION
 from vqa_utils.presets import preset
 from vqa_utils.prompts import INSTRUCTION, chat
 from vqa_utils.running.resolution import start_run
@@ -182,7 +182,7 @@ def test_a_row_has_other_questions_or_other_instructions():
         assert {version["question"] for version in wordings_of(row)} == {row["question"]}
     assert KOREAN[0] == ENGLISH[0] == INSTRUCTION and len({*ENGLISH, *KOREAN}) == 9
     options = dict.fromkeys("abcd", "x")
-    said = [chat({**version, **options}, None)[0] for version in wordings_of(korean)]
+    said = [chat({**version, **options})[0] for version in wordings_of(korean)]
     assert said == [{"role": "system", "content": text} for text in KOREAN]
 
 

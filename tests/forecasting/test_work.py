@@ -11,7 +11,7 @@ from vqa_utils.config import parse_settings
 from vqa_utils.forecasting._expert_loads import expected_slots, expert_loads
 from vqa_utils.forecasting._work import Pass, Work, work_of
 from vqa_utils.forecasting.rates import RATES, SUSTAINED, Rates, Seconds, rates_of, seconds_of
-from vqa_utils.planning.activations import Batch, batch_of
+from vqa_utils.planning.batches import Batch, batch_of
 from vqa_utils.planning.expert_chunks import WORTH_ON_TURING, WORTH_SINCE_AMPERE
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of

@@ -21,7 +21,7 @@ def rows(challenge):
 
 def expected_ids(processor, row, image_tokens, answer):
     text = processor.apply_chat_template(
-        chat(row, None, answer=answer), tokenize=False, add_generation_prompt=answer is None
+        chat(row, answer=answer), tokenize=False, add_generation_prompt=answer is None
     )
     return processor.tokenizer(text.replace(IMAGE, IMAGE * image_tokens))["input_ids"]
 

@@ -8,23 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from bases import base_of, base_with_lora, lora_on
+from families import FAMILIES
 from stock import dense_weights
-from transformers import (
-    AutoModelForImageTextToText,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen3_5Config,
-    Qwen3_5ForConditionalGeneration,
-    Qwen3_5MoeConfig,
-    Qwen3_5MoeForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-)
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers import AutoModelForImageTextToText
 
 from vqa_utils.artifacts.paths import FoldPaths
 from vqa_utils.artifacts.places import portable
@@ -32,93 +18,16 @@ from vqa_utils.metrics import accuracy, log_loss
 from vqa_utils.model import hand_over
 from vqa_utils.model.adapter import load_adapter
 from vqa_utils.model.encoder import Encoder
-from vqa_utils.model.loading import load_processor
+from vqa_utils.model.features.encoding import pictures_of
+from vqa_utils.model.loading import load_base, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.planning.shapes import LAYERS
-from vqa_utils.prompts import LETTERS, cyclic_order, reorder_options
+from vqa_utils.prompts import LETTERS, chat, cyclic_order, reorder_options
 from vqa_utils.scoring._orders import can_share
 from vqa_utils.scoring.options import ScoringSettings, score_options
-from vqa_utils.tiny_base._architecture import SPECIAL
 from vqa_utils.training.fold import train_fold
 
 pytestmark = pytest.mark.slow
-
-TEXT = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
-
-
-def ids(tokenizer):
-    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
-    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(SPECIAL[2:])), strict=True))
-
-
-def qwen2_5_vl(tokenizer):
-    """Patches of 14 px, windows in the vision tower, whose MLP has a gate_proj as the language model's has."""
-    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14,
-              "fullatt_block_indexes": [1], "window_size": 56}  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    config = Qwen2_5_VLConfig(
-        text_config={**TEXT, "rope_parameters": rope}, vision_config=vision, **ids(tokenizer)
-    )
-    images = Qwen2VLImageProcessor(patch_size=14, merge_size=2)
-    processor = Qwen2_5_VLProcessor(
-        images, tokenizer, Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template
-    )
-    return Qwen2_5_VLForConditionalGeneration(config), processor
-
-
-def qwen3_vl(tokenizer):
-    """The dense Qwen3-VL, patches of 16 px."""
-    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
-              "deepstack_visual_indexes": [0], "num_position_embeddings": 64}  # fmt: skip
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 1e4,
-        "mrope_section": [4, 2, 2],
-        "mrope_interleaved": True,
-    }
-    text = {**TEXT, "head_dim": 16, "rope_parameters": rope}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids(tokenizer))
-    images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
-    processor = Qwen3VLProcessor(
-        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
-    )
-    return Qwen3VLForConditionalGeneration(config), processor
-
-
-def qwen3_5(tokenizer, config=Qwen3_5Config, model=Qwen3_5ForConditionalGeneration, **mlp):
-    """Linear attention in three of four layers, a gate on the queries of the fourth."""
-    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
-              "num_position_embeddings": 64}  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2], "mrope_interleaved": True,
-            "partial_rotary_factor": 0.5}  # fmt: skip
-    heads = {
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-    }
-    text = {**TEXT, "num_hidden_layers": 4, "head_dim": 16, "rope_parameters": rope, **heads, **mlp}
-    made = config(text_config=text, vision_config=vision, **ids(tokenizer))
-    images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
-    processor = Qwen3VLProcessor(
-        images, tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
-    )
-    return model(made), processor
-
-
-def qwen3_5_moe(tokenizer):
-    """The same with experts, and one that every token goes through."""
-    experts = {
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 48,
-        "shared_expert_intermediate_size": 96,
-    }
-    return qwen3_5(tokenizer, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, **experts)
-
-
-FAMILIES = [qwen2_5_vl, qwen3_vl, qwen3_5, qwen3_5_moe]
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
@@ -276,6 +185,32 @@ def test_the_positions_are_those_of_the_model(family, challenge):
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     wanted, _ = base_of(family).model.get_rope_index(**{name: batch[name] for name in names})
     assert torch.equal(batch["position_ids"], wanted)
+
+
+def test_a_batch_is_what_the_familys_own_processor_makes(family, challenge):
+    processor = load_processor(family)
+    encoder = Encoder(processor, challenge.folder, family.image_side)
+    rows = challenge.test.head(3).to_dict("records")
+    chats = [chat(row) for row in rows]
+    texts = processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    images = [encoder._image(row["path"]) for row in rows]
+    wanted = processor(
+        text=texts, images=images, do_resize=False, padding=True, padding_side="left", return_tensors="pt"
+    )  # fmt: skip
+    found = encoder.questions(rows)
+    assert set(found) == {*wanted, "position_ids"}
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_features_of_a_store_answer_as_the_tower_does(family, challenge, tmp_path):
+    cached = dataclasses.replace(family, cache_features=True, cache_dir=str(tmp_path / "kept"))
+    encoder = Encoder(load_processor(family), challenge.folder, family.image_side)
+    wanted = base_of(family)(**encoder.questions(challenge.test.to_dict("records")))
+    found = load_base(cached, None, pictures_of(challenge.folder, [challenge.test]))
+    batch = encoder.for_model(found).questions(challenge.test.to_dict("records"))
+    torch.testing.assert_close(found(**batch).logits, wanted.logits, rtol=0, atol=1e-5)
+    assert not any("visual" in name for name, _ in found.named_parameters())
 
 
 def test_experts_are_packed_wherever_they_are(family):

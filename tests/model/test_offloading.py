@@ -40,7 +40,7 @@ def gradients(base, config, batch):
 
 def test_offloaded_experts_compute_the_same_forward_and_backward(config, encoder, challenge):
     batch = encoder.examples(challenge.train.head(4).to_dict("records"))
-    plan = SimpleNamespace(device_map={"": "cpu"}, offloaded_layers=LAYERS)
+    plan = SimpleNamespace(device_map={"": "cpu"}, offloaded_layers=LAYERS, experts_at_once=64)
     base = load_base(config, plan)
     experts = expert_layers(base)
     in_host_memory = [name for name, module in experts.items() if module.host is not None]
@@ -52,6 +52,12 @@ def test_offloaded_experts_compute_the_same_forward_and_backward(config, encoder
     assert found.keys() == wanted.keys()
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=0)
+
+
+def test_so_many_experts_are_dense_at_a_time_as_the_plan_says(config):
+    plan = SimpleNamespace(device_map={"": "cpu"}, offloaded_layers=[], experts_at_once=3)
+    layers = expert_layers(load_base(config, plan)).values()
+    assert layers and {module.at_once for module in layers} == {3}
 
 
 def test_no_experts_are_offloaded_without_a_plan(config):

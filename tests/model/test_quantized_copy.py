@@ -13,7 +13,7 @@ from bases import base_of
 
 from vqa_utils.artifacts.manifest import MANIFEST
 from vqa_utils.artifacts.paths import DEMO_MODEL
-from vqa_utils.model import _quantized_copy as cache
+from vqa_utils.model import cache_folders as cache
 from vqa_utils.model import loading as model
 from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
 from vqa_utils.presets import preset

@@ -9,11 +9,8 @@ from recount import with_text
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.config import TEXT_TOKENS, parse_settings
-from vqa_utils.planning.activations import (
-    LONGER_INSTRUCTION,
-    batch_of,
-    held_in_scoring,
-)
+from vqa_utils.planning.activations import held_in_scoring
+from vqa_utils.planning.batches import LONGER_INSTRUCTION, batch_of
 from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.plan import make_plan

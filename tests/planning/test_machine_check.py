@@ -146,6 +146,8 @@ def configs_of_runs(monkeypatch, *arguments, problem=""):
     seen = []
     monkeypatch.setattr("vqa_utils.running.auto_settings.sharing_problem", lambda gpus: problem)
     monkeypatch.setattr("vqa_utils.planning.machine.gpus.find_gpus", lambda: [T4, T4])
+    monkeypatch.setattr("vqa_utils.running.auto_settings.free_memory", lambda: 29 * GIB)
+    monkeypatch.setattr("vqa_utils.running.auto_settings.has_room", lambda *args: True)
     monkeypatch.setattr(
         run_all, "run_steps", lambda args, paths, config, console, cluster=None: seen.append(config)
     )
@@ -157,7 +159,8 @@ def configs_of_runs(monkeypatch, *arguments, problem=""):
 @pytest.mark.slow
 def test_a_run_starts_with_a_number(monkeypatch):
     seen = configs_of_runs(monkeypatch, "--preset", "safe", "--dry-run")
-    assert seen == [resolve_for_machine(preset("safe", folds_at_once=2), [T4, T4])]
+    config = preset("safe", folds_at_once=3, cache_features=True)
+    assert seen == [resolve_for_machine(config, [T4, T4])]
     assert (seen[0].micro_batch, seen[0].accumulation) == (16, 1)
 
 
@@ -165,7 +168,8 @@ def test_a_run_starts_with_a_number(monkeypatch):
 def test_a_machine_that_cannot_share_memory_takes_one_fold_at_a_time(monkeypatch, capsys):
     arguments = ("--preset", "safe", "--dry-run")
     seen = configs_of_runs(monkeypatch, *arguments, problem="CUDA refuses")
-    assert seen == [resolve_for_machine(preset("safe", folds_at_once=1), [T4, T4])]
+    config = preset("safe", folds_at_once=1, cache_features=True)
+    assert seen == [resolve_for_machine(config, [T4, T4])]
     assert "CUDA refuses" in capsys.readouterr().out
     asked = configs_of_runs(
         monkeypatch, *arguments, "--set", "folds_at_once=2", problem="CUDA refuses"
@@ -176,7 +180,7 @@ def test_a_machine_that_cannot_share_memory_takes_one_fold_at_a_time(monkeypatch
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
 def test_a_run_that_goes_on_with_its_preset_keeps_its_rows_a_step(name, tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    saved = resolve_for_machine(preset(name, folds_at_once=2), [T4, T4])
+    saved = resolve_for_machine(preset(name, folds_at_once=3, cache_features=True), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
     assert configs_of_runs(monkeypatch, "--preset", name, "--run-id", "small", "--resume") == [
         saved
@@ -200,12 +204,12 @@ def test_folds_that_cannot_share_a_base_go_one_at_a_time_and_the_reason_is_told(
 
 def test_another_preset_for_a_run_chooses_its_folds_at_a_time_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    saved = resolve_for_machine(preset("safe", folds_at_once=3), [T4, T4])
+    saved = resolve_for_machine(preset("safe", folds_at_once=1), [T4, T4])
     write_json(RunPaths("small").config, to_dict(saved))
     resumed = ("--run-id", "small", "--resume", "--dry-run")
     (same,) = configs_of_runs(monkeypatch, *resumed)
     (config,) = configs_of_runs(monkeypatch, "--preset", "balanced", *resumed)
-    assert (same.folds_at_once, config.folds_at_once) == (3, 2)
+    assert (same.folds_at_once, config.folds_at_once) == (1, 2)
 
 
 def test_too_many_folds_at_a_time_are_told_as_the_reason():

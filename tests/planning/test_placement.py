@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from vqa_utils.planning._spread import layers_of_tower
-from vqa_utils.planning.activations import SAVED, Batch, batch_of, input_bytes, saved_bytes
+from vqa_utils.planning.activations import SAVED, input_bytes, saved_bytes
+from vqa_utils.planning.batches import Batch, batch_of
 from vqa_utils.planning.gpu_plan import RESERVE
 from vqa_utils.planning.machine.gpus import T4, gpu_limits
 from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, ROTARY
@@ -171,6 +172,21 @@ def test_folds_in_turns_have_a_cut_by_work_where_memory_allows():
     assert tight.leaves_reserve and tight.gives_back
     layers = [layer for gpu in tight.gpus for layer in gpu.layers]
     assert numbers(layers) == list(range(48))
+
+
+@pytest.mark.parametrize(
+    ("limit", "experts_at_once", "gives_back"), [(16e9, 64, False), (14e9, 32, False), (13e9, 64, True)]
+)  # fmt: skip
+def test_folds_in_turns_save_memory_in_the_order_of_what_it_costs(
+    limit, experts_at_once, gives_back
+):
+    settings = {"micro_batch": 16, "accumulation": 1, "score_batch": 16, "folds_at_once": 2}
+    plan = planned_of(limits=[limit] * 2, cache_features=True, **settings)
+    assert (plan.experts_at_once, plan.gives_back) == (experts_at_once, gives_back)
+    assert plan.leaves_reserve
+    assert [len(gpu.layers) for gpu in plan.gpus] == [24, 24], "no tower, so work is even"
+    dense = {gpu.training["dequantised weights"] for gpu in plan.gpus}
+    assert dense == {experts_at_once * 3 * 2 * 768 * 2048}
 
 
 def test_folds_in_turns_on_three_gpus_have_even_work():

@@ -15,7 +15,7 @@ from vqa_utils.data.pictures.files import PictureError
 from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
-from vqa_utils.planning import activations
+from vqa_utils.planning import activations, batches
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.prompts import LETTERS, chat
 from vqa_utils.scoring import options
@@ -75,9 +75,7 @@ def test_probabilities_are_the_softmax_of_the_four_letters_logits(
 ):
     row = challenge.test.iloc[0]
     image = encoder.questions([row.to_dict()])
-    text = processor.apply_chat_template(
-        chat(row, None), tokenize=False, add_generation_prompt=True
-    )
+    text = processor.apply_chat_template(chat(row), tokenize=False, add_generation_prompt=True)
     with_image = text.replace("<|image_pad|>", "<|image_pad|>" * 16)
     ids = processor.tokenizer(with_image, return_tensors="pt")
     with torch.no_grad():
@@ -278,7 +276,7 @@ def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypa
     monkeypatch.setattr(experts, "gate", counted)
     batch = forward()
     image_tokens = int(batch["mm_token_type_ids"].sum()) // len(rows)
-    size = activations.Batch(len(rows), image_tokens, batch["input_ids"].shape[1] - image_tokens)
+    size = batches.Batch(len(rows), image_tokens, batch["input_ids"].shape[1] - image_tokens)
     most, slots = max(found)
     slots_per_token = slots / size.tokens / shape.experts_per_token
     monkeypatch.setattr(activations, "SLOTS_PER_ROUTED_TOKEN", slots_per_token)

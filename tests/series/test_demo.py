@@ -120,7 +120,7 @@ def test_the_fast_forward_of_the_training_is_the_models_own(processor, monkeypat
     scenes = [draw_scene(seed) for seed in range(4)]
     rows = [ask(items, random.Random(seed)) for seed, (_, items) in enumerate(scenes)]
     texts = [
-        processor.apply_chat_template(chat(row, None), tokenize=False, add_generation_prompt=True)
+        processor.apply_chat_template(chat(row), tokenize=False, add_generation_prompt=True)
         for row in rows
     ]
     images = [Image.fromarray(pixels) for pixels, _ in scenes]

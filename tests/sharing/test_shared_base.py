@@ -154,7 +154,8 @@ def test_a_base_is_lent_to_folds_that_need_it_where_it_is(monkeypatch):
 
 
 def test_a_fold_that_gives_no_memory_back_does_not_stand_beside_those_that_do():
-    roomy = preset("safe", folds_at_once=2, max_memory=("14.2GB", "14.2GB"))
+    limits = ("13.3GB", "13.3GB")
+    roomy = preset("safe", folds_at_once=2, max_memory=limits, cache_features=True)
     config = resolve_for_machine(roomy, [T4, T4])
     smaller = config.with_micro_batch(8)
     plan, of_smaller = plan_for(config, [T4, T4]), plan_for(smaller, [T4, T4])

@@ -5,7 +5,7 @@ import torch
 from transformers import Trainer
 
 from vqa_utils.data.paraphrases import with_paraphrases
-from vqa_utils.planning.activations import LONGER_INSTRUCTION
+from vqa_utils.planning.batches import LONGER_INSTRUCTION
 from vqa_utils.training import _trainer
 from vqa_utils.training._trainer import make_trainer, training_arguments
 

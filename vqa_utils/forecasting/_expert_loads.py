@@ -34,7 +34,9 @@ class ExpertSlots(NamedTuple):
 
 
 @functools.cache
-def expected_slots(experts: int, per_token: int, tokens: int, padding_worth: int) -> ExpertSlots:
+def expected_slots(
+    experts: int, per_token: int, tokens: int, padding_worth: int, at_once: int = EXPERTS_AT_ONCE
+) -> ExpertSlots:
     """Cut the drawn layers' loads into chunks, and count their slots.
 
     Args:
@@ -42,12 +44,13 @@ def expected_slots(experts: int, per_token: int, tokens: int, padding_worth: int
         per_token: experts of each token.
         tokens: of a pass.
         padding_worth: as `expert_chunks.split` is told.
+        at_once: as `expert_chunks.split` is told.
     """
     slots = 0
     busy = 0
     chunk_count = 0
     for loads in expert_loads(experts, per_token, tokens):
-        chunks = split(loads, EXPERTS_AT_ONCE, padding_worth)
+        chunks = split(loads, at_once, padding_worth)
         chunk_count += len(chunks)
         for count, slots_each in chunks:
             slots += count * slots_each

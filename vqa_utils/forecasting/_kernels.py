@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vqa_utils.config import Config
 from vqa_utils.nf4_format import BLOCK
-from vqa_utils.planning.activations import LOGIT_POSITIONS, Batch
+from vqa_utils.planning.batches import LOGIT_POSITIONS, Batch
 from vqa_utils.planning.memory import FP16, FP32
 from vqa_utils.planning.shapes import VISION, ModelShape, Shape, is_matrix
 

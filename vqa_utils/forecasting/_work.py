@@ -11,7 +11,7 @@ from vqa_utils.forecasting import _kernels as kernels_of
 from vqa_utils.forecasting._expert_loads import expected_slots
 from vqa_utils.forecasting._kernels import BACKWARD, FORWARD, RECOMPUTATION, Kernel
 from vqa_utils.nf4_format import BLOCK
-from vqa_utils.planning.activations import Batch
+from vqa_utils.planning.batches import Batch
 from vqa_utils.planning.gpu_plan import GpuPlan
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.placement import HEAD
@@ -20,6 +20,7 @@ from vqa_utils.planning.shapes import VISION, ModelShape
 # By phase: how often a layer runs it, or how many kernels it launches
 ByPhase = Mapping[str, float]
 
+FORWARD_ONLY: ByPhase = {FORWARD: 1, RECOMPUTATION: 0, BACKWARD: 0}
 # Launches per layer: kernels, copies and memsets, counted from the code
 ATTENTION_LAUNCHES: ByPhase = {FORWARD: 18, RECOMPUTATION: 18, BACKWARD: 33}
 DENSE_MLP_LAUNCHES: ByPhase = {FORWARD: 17, RECOMPUTATION: 12, BACKWARD: 21}
@@ -98,12 +99,13 @@ def work_of(
     work = _summed(kernels_of.matrices(on_gpu, config, batch), {}, phase_counts)
     work += _attention(shape, config, one_pass, phase_counts) * layers
     if with_experts:
-        work += _experts(shape, batch, padding_worth, phase_counts) * with_experts
+        at_once = gpu.experts_at_once
+        work += _experts(shape, batch, padding_worth, phase_counts, at_once) * with_experts
     dense_mlp = _summed(kernels_of.dense_mlp(shape, batch), DENSE_MLP_LAUNCHES, phase_counts)
     work += dense_mlp * (layers - with_experts)
     work += _copied_experts(gpu, shape, one_pass)
-    if VISION in gpu.modules:
-        work += _vision(shape, batch, phase_counts)
+    if VISION in gpu.modules and not batch.has_features:
+        work += vision_work(shape, batch, phase_counts)
     if HEAD in gpu.modules:
         work += _summed(kernels_of.head(shape, batch), HEAD_LAUNCHES, phase_counts)
     return work
@@ -112,7 +114,7 @@ def work_of(
 def _phase_counts(gpu: GpuPlan, one_pass: Pass) -> ByPhase:
     """Count how often a layer runs each phase, on average over the GPU's layers."""
     if not one_pass.training:
-        return {FORWARD: 1, RECOMPUTATION: 0, BACKWARD: 0}
+        return FORWARD_ONLY
     uncheckpointed = len(gpu.uncheckpointed_layers) / max(1, len(gpu.layers))
     return {FORWARD: 1, RECOMPUTATION: 1 - uncheckpointed, BACKWARD: 1}
 
@@ -139,9 +141,13 @@ def _attention(shape: ModelShape, config: Config, one_pass: Pass, phase_counts: 
     return _summed(kernels, ATTENTION_LAUNCHES, phase_counts)
 
 
-def _experts(shape: ModelShape, batch: Batch, padding_worth: int, phase_counts: ByPhase) -> Work:
+def _experts(
+    shape: ModelShape, batch: Batch, padding_worth: int, phase_counts: ByPhase, at_once: int
+) -> Work:
     """Count the router and the experts of a layer."""
-    expected = expected_slots(shape.experts, shape.experts_per_token, batch.tokens, padding_worth)
+    expected = expected_slots(
+        shape.experts, shape.experts_per_token, batch.tokens, padding_worth, at_once
+    )
     kernels = [
         *kernels_of.routing(shape, batch),
         *kernels_of.expert_weights(shape, expected.busy),
@@ -160,8 +166,8 @@ def _copied_experts(gpu: GpuPlan, shape: ModelShape, one_pass: Pass) -> Work:
     return Work(copied=copies * packed * len(gpu.offloaded_layers))
 
 
-def _vision(shape: ModelShape, batch: Batch, phase_counts: ByPhase) -> Work:
-    """Count the vision tower."""
+def vision_work(shape: ModelShape, batch: Batch, phase_counts: ByPhase = FORWARD_ONLY) -> Work:
+    """Count the vision tower's forward for a batch."""
     block_launches = VISION_BLOCK_LAUNCHES * kernels_of.vision_blocks(shape)
     launches = {FORWARD: block_launches + OTHER_VISION_LAUNCHES}
     return _summed(kernels_of.vision(shape, batch), launches, phase_counts)

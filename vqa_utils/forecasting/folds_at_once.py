@@ -8,6 +8,7 @@ from joblib import cpu_count
 from vqa_utils.config import MOST_AT_ONCE, Config
 from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts, forecast
 from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
+from vqa_utils.planning.machine.host import host_memory
 from vqa_utils.planning.plan import can_lend, fold_gpus, make_plan, resolve_batches
 from vqa_utils.planning.shapes import ModelShape, shape_of
 from vqa_utils.setting_types import AUTO
@@ -16,7 +17,12 @@ from vqa_utils.setting_types import AUTO
 LEAST_SAVING = 0.05
 
 
-def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | None) -> Config:
+def with_folds_at_once(
+    config: Config,
+    gpus: Sequence[Gpu],
+    rows: RowCounts | None,
+    host_bytes: int | None = None,
+) -> Config:
     """Replace "auto" by a number of folds at a time.
 
     With unknown GPUs, these are as many as GPUs if that leaves the rows per pass as they are.
@@ -25,6 +31,7 @@ def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | No
         config: the run's settings; its batches may be "auto".
         gpus: the machine's; at least one.
         rows: of the run; None before its data is there.
+        host_bytes: free memory of the machine itself; None if it is not known.
     """
     if config.folds_at_once != AUTO:
         return config
@@ -40,7 +47,7 @@ def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | No
     most = adapters if len(gpu_limits(best, gpus)) > 1 else min(adapters, cpu_count())
     for count in range(2, min(most, MOST_AT_ONCE) + 1):
         candidate = replace(config, folds_at_once=count)
-        if not _has_room(candidate, shape, gpus):
+        if not _has_room(candidate, shape, gpus, host_bytes):
             continue
         expected = forecast(candidate, shape, gpus, rows)
         if expected is None or least is None:
@@ -51,9 +58,15 @@ def with_folds_at_once(config: Config, gpus: Sequence[Gpu], rows: RowCounts | No
     return best
 
 
-def _has_room(config: Config, shape: ModelShape, gpus: Sequence[Gpu]) -> bool:
+def _has_room(
+    config: Config, shape: ModelShape, gpus: Sequence[Gpu], host_bytes: int | None
+) -> bool:
     """Tell whether the folds fit, with the reserve, and nothing is offloaded."""
     plan = make_plan(config, shape, gpu_limits(config, gpus))
+    if host_bytes is not None:
+        needed = host_memory(config, shape, plan, config.sharing_folds)
+        if sum(needed.values()) > host_bytes:
+            return False
     return plan.fits and plan.leaves_reserve and can_lend(config, plan)
 
 

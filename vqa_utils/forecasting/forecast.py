@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vqa_utils.config import Config
-from vqa_utils.forecasting._work import Pass, work_of
+from vqa_utils.forecasting._work import Pass, vision_work, work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
-from vqa_utils.planning.activations import batch_of
+from vqa_utils.planning.batches import batch_of
 from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import FP16, weights_by_module
@@ -93,6 +93,7 @@ def forecast(
     lends = machine.lends and len(config.adapter_numbers) > 1 and can_lend(config, plan)
     starts = _start_seconds(config, shape, lends=lends)
     run = _run_seconds(machine, starts, train_seconds, score_seconds, training, scoring)
+    run += sum(rows) * row_times.encoding()  # a picture a row, at most
     return Forecast(training, scoring, epoch, run, machine.side_by_side)
 
 
@@ -218,6 +219,13 @@ class _RowTimes:
             return self._row(config.score_batch_rows, passes=config.tta)
         return self._row(config.score_batch_rows, orders=config.tta)
 
+    def encoding(self) -> float:
+        """Estimate the seconds of a picture in the vision tower, if it runs once for each."""
+        if not self.config.caches_features:
+            return 0.0
+        alone = batch_of(self.shape, self.config, 1)
+        return seconds_of([vision_work(self.shape, alone)], self.rates[:1]).wall
+
     def _row(
         self, rows: int, *, orders: int = 1, passes: int = 1, training: bool = False
     ) -> Seconds:
@@ -281,14 +289,12 @@ def _start_seconds(config: Config, shape: ModelShape, *, lends: bool) -> tuple[f
     Later ones take it from its quantised copy. If it is lent, kernels start while it is loaded or
     while other folds are at work: but for the last scoring, which waits for its training.
     """
-    # A published checkpoint is in 16 bits
-    checkpoint_bytes = FP16 * sum(math.prod(size) for size in shape.parameters.values())
-    copy_bytes = checkpoint_bytes
+    parameters = sum(math.prod(size) for size in shape.parameters.values())
+    checkpoint_bytes = copy_bytes = FP16 * parameters  # as it is published
     if config.quantization == "nf4" and config.cache_dir != "":
         modules = weights_by_module(shape, config).values()
         copy_bytes = sum(sum(groups.values()) for groups in modules)
     first_start = NOTEBOOK_START_SECONDS + checkpoint_bytes / DISK_BYTES_PER_SECOND
     if lends:
         return first_start + NOTEBOOK_START_SECONDS, ATTACH_SECONDS
-    later_start = NOTEBOOK_START_SECONDS + copy_bytes / DISK_BYTES_PER_SECOND
-    return first_start, later_start
+    return first_start, NOTEBOOK_START_SECONDS + copy_bytes / DISK_BYTES_PER_SECOND

@@ -22,6 +22,7 @@ from vqa_utils.artifacts.files import (
 from vqa_utils.artifacts.paths import CONFIG_BESIDE_ADAPTER
 from vqa_utils.artifacts.places import portable
 from vqa_utils.config import NOT_OF_THE_ADAPTER, Config
+from vqa_utils.model.features.encoding import Pictures
 from vqa_utils.model.loading import finish, load_base, load_processor
 from vqa_utils.planning.plan import Plan, memory_plan
 
@@ -124,7 +125,9 @@ def name_base_portably(folder: Path) -> None:
     write_json(file, values)
 
 
-def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> AdaptedModel:
+def load_adapter(
+    folder: Path, run_config: Config, plan: Plan | None = None, pictures: Pictures | None = None
+) -> AdaptedModel:
     """Load a fresh base with a trained adapter on it, as the settings beside the adapter say.
 
     Args:
@@ -132,6 +135,7 @@ def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> 
         run_config: the run's settings; they count where an adapter does not depend on them (data,
             memory limits, batch of the scoring).
         plan: of `run_config`; None on a CPU. Made again if the adapter's settings are others.
+        pictures: all that the model will be shown, for `cache_features`.
 
     Raises:
         ArtifactError: no trained adapter lies in `folder`.
@@ -145,5 +149,5 @@ def load_adapter(folder: Path, run_config: Config, plan: Plan | None = None) -> 
     config = dataclasses.replace(settings_of(read_json(beside), beside), **of_the_run)
     if config != run_config:
         plan = memory_plan(config)
-    model = PeftModel.from_pretrained(load_base(config, plan), folder).eval()
+    model = PeftModel.from_pretrained(load_base(config, plan, pictures), folder).eval()
     return AdaptedModel(finish(model, config, plan), load_processor(config), config)

@@ -2,23 +2,26 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 from tokenizers.decoders import DecodeStream
+from torch import nn
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.pictures.copies import open_picture, picture_size
 from vqa_utils.model._plain_text import as_plain_text, marks_of
+from vqa_utils.model.features.stand_in import store_of
+from vqa_utils.model.features.store import FeatureStore
 from vqa_utils.prompts import LETTERS, TEMPLATE_TOKENS, chat, instruction_of, question_text
 
 IGNORED = -100  # the label that the loss passes over
 PIECE = "…"  # shown for a token that begins a character, which a later token completes
+NO_WORDS = {"question": "", **dict.fromkeys(LETTERS, "")}  # a row
 BLANK = (128, 128, 128)  # the picture of the no-image baseline: mid-grey
 Row = dict[str, Any]
 
@@ -46,6 +49,7 @@ class Encoder:
         self.folder = folder
         self.image_side = image_side
         self.blank = False  # see `blanked`
+        self._store: FeatureStore | None = None  # see `for_model`
         self._marks = marks_of(processor.tokenizer)
         letter_token_ids(processor)  # for its check, before any batch is made
 
@@ -55,6 +59,12 @@ class Encoder:
         other.blank = True
         return other
 
+    def for_model(self, model: nn.Module) -> "Encoder":
+        """Return an encoder of what a model takes: pixels, or features of its store."""
+        other = copy.copy(self)
+        other._store = store_of(model)
+        return other
+
     def questions(self, rows: Sequence[Row]) -> BatchFeature:
         """Encode prompts, padded on the left, that end where the answer's letter follows.
 
@@ -62,15 +72,25 @@ class Encoder:
             rows: `path`, `question`, `a` to `d`.
 
         Returns:
-            input_ids, attention_mask [B, L], position_ids [3, B, L], pixel_values, image_grid_thw
-            and what else the processor gives.
+            input_ids, attention_mask, mm_token_type_ids [B, L], position_ids [3, B, L],
+            pixel_values (see `pixels`, or of a store [image tokens of all rows, 1 + D, H]) and
+            image_grid_thw [B, 3].
         """
-        chats = [self._chat(row, None) for row in rows]
-        return self._encode(chats, add_generation_prompt=True)
+        return self._encode(rows, [None] * len(rows))
+
+    def pixels(self, paths: Sequence[str]) -> BatchFeature:
+        """Return pictures as the vision tower takes them.
+
+        Returns:
+            pixel_values [patches of all pictures, pixels of a patch] and image_grid_thw
+            [pictures, 3], their frames (1), rows and columns of patches.
+        """
+        images = [self._image(path) for path in paths]  # of their size by now
+        return self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
 
     def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of the rows' prompts without padding; an image is one token."""
-        chats = [chat(as_plain_text(row, self._marks), None) for row in rows]
+        chats = [chat(as_plain_text(row, self._marks)) for row in rows]
         texts = [self._render(messages, add_generation_prompt=True) for messages in chats]
         return self.processor.tokenizer(texts)["input_ids"]
 
@@ -84,8 +104,7 @@ class Encoder:
         Raises:
             ValueError: the label of the batch's first row does not decode to its answer.
         """
-        chats = [self._chat(row, row["answer"]) for row in rows]
-        batch = self._encode(chats, add_generation_prompt=False)
+        batch = self._encode(rows, [row["answer"] for row in rows])
         from_end = len(self._after_letter()) + 1  # the letter's position
         labels = torch.full_like(batch["input_ids"], IGNORED)
         # Rows are padded on the left, so the letters of all rows are in one column
@@ -160,38 +179,45 @@ class Encoder:
         longest = most // self._factor**2 * self._factor
         return (longest, self._factor) if width > height else (self._factor, longest)
 
-    def _chat(self, row: Row, answer: str | None) -> list[dict]:
-        """Make a row's messages, with its image."""
-        picture = open_picture(self.folder / row["path"], self.image_side)
+    def _image(self, path: str) -> Image.Image:
+        """Open a picture at the size in which it is shown; `blanked`, a grey one of that size."""
+        picture = open_picture(self.folder / path, self.image_side)
         # As qwen_vl_utils would, but to the size for the whole picture, if this is a reduced copy
-        image = picture.image.resize(self._size(picture.width, picture.height))
-        if self.blank:
-            image = Image.new("RGB", image.size, BLANK)
-        return chat(
-            as_plain_text(row, self._marks),
-            image,
-            answer=answer,
-            max_pixels=self.image_side**2,
-            min_pixels=self._factor**2,
-        )
+        size = self._size(picture.width, picture.height)
+        return Image.new("RGB", size, BLANK) if self.blank else picture.image.resize(size)
 
-    def _encode(self, chats: list[list[dict]], *, add_generation_prompt: bool) -> BatchFeature:
-        images_of = self.processor.image_processor
-        images, _ = process_vision_info(chats, image_patch_size=images_of.patch_size)
-        texts = [self._render(messages, add_generation_prompt) for messages in chats]
-        batch = self.processor(
-            text=texts,
-            images=images,
-            do_resize=False,  # process_vision_info did
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
+    def _encode(self, rows: Sequence[Row], answers: Sequence[str | None]) -> BatchFeature:
+        """Encode rows with their answers, or without any.
+
+        As the processor would, which takes no features in place of images.
+        """
+        images = self._pictures([row["path"] for row in rows])
+        grids = images["image_grid_thw"][:, 1:] // self.processor.image_processor.merge_size
+        mark = self.processor.image_token
+        texts = []
+        for row, answer, image_tokens in zip(rows, answers, grids.prod(1).tolist(), strict=True):
+            messages = chat(as_plain_text(row, self._marks), answer=answer)
+            text = self._render(messages, add_generation_prompt=answer is None)
+            # One a row: its words have no marks
+            texts.append(text.replace(mark, mark * image_tokens))
+        words = self.processor.tokenizer(
+            texts, padding=True, padding_side="left", return_tensors="pt"
         )
-        grids = batch["image_grid_thw"][:, 1:] // images_of.merge_size  # [B, 2] image tokens
-        batch["position_ids"] = rope_positions(
-            batch["mm_token_type_ids"], batch["attention_mask"], grids
-        )
+        batch = BatchFeature({**words, **images})
+        is_image = batch["input_ids"] == self.processor.image_token_id
+        batch["mm_token_type_ids"] = is_image.long()
+        batch["position_ids"] = rope_positions(is_image.long(), batch["attention_mask"], grids)
         return batch
+
+    def _pictures(self, paths: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        """Return pictures' pixels, or their features of the store, and their grids [B, 3]."""
+        if self._store is None:
+            return self.pixels(paths)
+        features = [self._store.read(self.folder / path, grey=self.blank) for path in paths]
+        tokens = torch.cat([picture.tokens for picture in features])
+        grids = torch.stack([picture.grid for picture in features])
+        # Under the names that the model has for pixels: a `StoredFeatures` gets them
+        return {"pixel_values": tokens, "image_grid_thw": grids}
 
     def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
         return self.processor.apply_chat_template(
@@ -200,9 +226,8 @@ class Encoder:
 
     def _after_letter(self) -> list[int]:
         """Return the token ids that end the assistant's turn, after the letter."""
-        row = {"question": "", **dict.fromkeys(LETTERS, "")}
-        prompt = self._render(chat(row, None), add_generation_prompt=True)
-        full = self._render(chat(row, None, answer="a"), add_generation_prompt=False)
+        prompt = self._render(chat(NO_WORDS), add_generation_prompt=True)
+        full = self._render(chat(NO_WORDS, answer="a"), add_generation_prompt=False)
         if not full.startswith(prompt + "a"):
             raise ValueError(
                 "expected the chat with an answer to go on from the prompt "

@@ -12,12 +12,19 @@ from transformers.utils import cached_file
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.model._quantized_copy import cache_key, copy_folder, is_whole, new_copy
+from vqa_utils.model.cache_folders import cache_folder, source_key
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.fast._attention import use_repeated_heads
 from vqa_utils.model.fast.table import When, use_fast_forwards
+from vqa_utils.model.features.encoding import Pictures, store_features
+from vqa_utils.model.features.store import FeatureStore
 from vqa_utils.model.fp16 import keep_residual_stream_in_fp32
 from vqa_utils.model.hand_over import use_turns
 from vqa_utils.model.lending.attach import attached
 from vqa_utils.model.loading_check import LoadError, check_loaded
+from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.model.nf4.quantizer import nf4_config, offloading
+from vqa_utils.planning.images import feature_bytes
 from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import Plan
@@ -25,6 +32,9 @@ from vqa_utils.planning.shapes import shape_of
 from vqa_utils.planning.source.check import check_packing, is_packed, source_of
 from vqa_utils.sharing.client import is_shared
 
+FEATURES_FORMAT = 1  # to be raised when pictures or the tower's forward change
+# That decide how a picture looks, and what the tower makes of it
+OF_FEATURES = ("pillow", "qwen-vl-utils", "torch", "transformers")
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
 
 
@@ -93,7 +103,10 @@ def loading_options(
 
 
 def load_base(
-    config: Config, plan: Plan | None, dtype: torch.dtype | None = None
+    config: Config,
+    plan: Plan | None,
+    pictures: Pictures | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Load the base, frozen, packed as the settings say, spread over the GPUs (or on the CPU).
 
@@ -101,6 +114,8 @@ def load_base(
 
     Args:
         plan: of `memory_plan`.
+        pictures: all that it will be shown, for `cache_features`; without them it has its vision
+            tower in any case.
         dtype: `compute_dtype` unless it is given.
 
     Raises:
@@ -108,25 +123,43 @@ def load_base(
     """
     base = None
     if plan is None or not plan.offloaded_layers:
-        key = base_key(config, dtype or compute_dtype(config))
-        base = attached(key, loading_options(config, plan, dtype), model_path(config))
+        dtype = dtype or compute_dtype(config)
+        store = feature_store(config, dtype, pictures)
+        key = base_key(config, dtype, store)
+        base = attached(key, loading_options(config, plan, dtype), model_path(config), store)
     if base is None:
-        base = load_packed(config, plan, dtype)
+        base = load_packed(config, plan, pictures, dtype)
     return finish(base, config, plan)
 
 
-def base_key(config: Config, dtype: torch.dtype) -> str:
-    """Name all that the base's weights depend on."""
+def base_key(config: Config, dtype: torch.dtype, store: FeatureStore | None = None) -> str:
+    """Name all that the base's weights depend on.
+
+    Args:
+        config: the settings of the run.
+        dtype: of what is not packed.
+        store: in place of the vision tower.
+    """
     packing = "double" if config.use_double_quant else "single"
-    return f"{model_path(config)} {config.quantization} {packing} {dtype}"
+    tower = "with its tower" if store is None else store.folder.name
+    return f"{model_path(config)} {config.quantization} {packing} {dtype} {tower}"
 
 
 def load_packed(
-    config: Config, plan: Plan | None, dtype: torch.dtype | None = None
+    config: Config,
+    plan: Plan | None,
+    pictures: Pictures | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Load the base, quantised while it is read, in the state in which transformers leaves it.
 
-    What was quantised is kept under `cache_dir`, and the next load reads it from there.
+    What was quantised is kept under `cache_dir`, and the next load reads it from there. With
+    `cache_features`, the base has no vision tower any more, but the features of `pictures`.
+
+    Args:
+        plan: as of `load_base`.
+        pictures: as of `load_base`.
+        dtype: `compute_dtype` unless it is given.
     """
     source = model_path(config)
     is_prepared = is_packed(source)
@@ -146,6 +179,10 @@ def load_packed(
     elif copy is not None and not offloaded:
         # Not with offloaded layers, as their modules have empty tensors in place of experts
         _keep(model, copy)
+    store = feature_store(config, model.dtype, pictures)
+    if store is not None and pictures is not None:
+        encoder = Encoder(load_processor(config), pictures.folder, config.image_side)
+        store_features(model, store, pictures, encoder, config)
     return model
 
 
@@ -176,9 +213,48 @@ def finish(model: Any, config: Config, plan: Plan | None) -> Any:
     if model.dtype == torch.float16:
         # First: the check counts fp32 norms, and hooks of this kind stay around the fast forwards
         keep_residual_stream_in_fp32(model)
+    for module in model.modules():
+        if isinstance(module, NF4Experts) and plan is not None:
+            module.at_once = plan.experts_at_once
+    use_repeated_heads(model)  # for attention that has no fast forward
     use_fast_forwards(model, When.ON_THE_BASE)
     check_loaded(model, config, plan)  # before an hour is spent on the model
     return model.requires_grad_(False).eval()
+
+
+def feature_store(
+    config: Config, dtype: torch.dtype, pictures: Pictures | None
+) -> FeatureStore | None:
+    """Return the place of pictures' features; None where the vision tower makes them in each pass.
+
+    Args:
+        config: the settings of the run.
+        dtype: of the features.
+        pictures: of the run.
+
+    Raises:
+        LoadError: no disk has room for them.
+    """
+    if not config.caches_features or pictures is None:
+        return None
+    source = _source_folder(config)
+    key = source_key(source, [str(dtype), config.image_side, FEATURES_FORMAT], OF_FEATURES)
+    name = f"{Path(model_path(config)).name}-features-{config.image_side}px-{key}"
+    size = len(pictures.paths) * feature_bytes(shape_of(config), config)
+    folder = cache_folder(config, name, size, Path.is_dir)
+    if folder is None:
+        raise LoadError(
+            f"cache_features: expected a disk with room for {size / 10**9:.1f} GB of features of "
+            f"{len(pictures.paths):,} pictures, found none with cache_dir={config.cache_dir!r}; "
+            "--set cache_dir=FOLDER names another, and --set cache_features=false runs the vision "
+            "tower in each pass"
+        )
+    return FeatureStore(folder)
+
+
+def _source_folder(config: Config) -> Path:
+    """Return the folder of the checkpoint, in the hub's cache for a name on the hub."""
+    return Path(cached_file(model_path(config), "config.json")).parent
 
 
 def _kept_copy(config: Config, dtype: str) -> Path | None:
@@ -188,7 +264,7 @@ def _kept_copy(config: Config, dtype: str) -> Path | None:
     packed = 0  # bytes
     for groups in weights_by_module(shape_of(config), config).values():
         packed += sum(groups.values())
-    source = Path(cached_file(model_path(config), "config.json")).parent
+    source = _source_folder(config)
     name = f"{Path(model_path(config)).name}-{cache_key(config, source, dtype)}"
     return copy_folder(config, name, packed)
 

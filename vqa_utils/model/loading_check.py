@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
+from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.planning.memory import weight_bytes
 from vqa_utils.planning.plan import Plan
@@ -66,7 +67,7 @@ def loaded_weights(model: PreTrainedModel, config: Config) -> pd.DataFrame:
 
     Tensors that NF4 keeps beside its weights count as the weights' own.
     """
-    return _table(_sums(model, config, _weights(model), _planned_shapes(config)))
+    return _table(_sums(model, config, _weights(model), _planned_shapes(model, config)))
 
 
 def check_loaded(model: PreTrainedModel, config: Config, plan: Plan | None) -> None:
@@ -77,7 +78,7 @@ def check_loaded(model: PreTrainedModel, config: Config, plan: Plan | None) -> N
             another device than the device map says, or a group of another size.
     """
     weights = _weights(model)
-    shapes = _planned_shapes(config)
+    shapes = _planned_shapes(model, config)
     problems = [
         *_missing(weights, shapes),
         *_not_packed(weights, config),
@@ -185,12 +186,15 @@ def _table(sums: dict[tuple[str, str], _Sum]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _planned_shapes(config: Config) -> dict[str, Shape]:
+def _planned_shapes(model: PreTrainedModel, config: Config) -> dict[str, Shape]:
     """Return each parameter's planned shape; no shapes for a family that accelerate places."""
     try:
-        return shape_of(config).parameters
+        shapes = shape_of(config).parameters
     except ShapeError:
         return {}
+    if store_of(model) is None:
+        return shapes
+    return {name: size for name, size in shapes.items() if group_of(name) != "vision"}
 
 
 def _weights(model: PreTrainedModel) -> list[_Weight]:

@@ -5,16 +5,23 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vqa_utils.config import Config
-from vqa_utils.planning.activations import Batch
+from vqa_utils.planning.batches import Batch
 from vqa_utils.planning.gpu_plan import RESERVE, GpuPlan, Plan
-from vqa_utils.planning.memory import Bytes
+from vqa_utils.planning.memory import FEWER_EXPERTS_AT_ONCE, Bytes
 from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.shapes import VISION, ModelShape, is_matrix
 
 # A decoder layer's work in forwards: one in scoring, nearly three in training; runs have both
 PASSES = 2
+# Ways of folds in turns to need less memory, each slower than the one before; the first costs nothing
+SAVINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"experts_at_once": FEWER_EXPERTS_AT_ONCE},
+    {"gives_back": True},
+)
 # Plans a GPU with these modules and this limit: `Placement.with_offloading`, or without
 PlanGpu = Callable[[Sequence[str], int], GpuPlan]
 # Plans GPU `number` with the decoder layers from `start` up to `end`
@@ -34,12 +41,12 @@ def spread(config: Config, shape: ModelShape, limits: Sequence[int]) -> Plan:
     Returns:
         The plan; some layers may skip activation checkpointing. It may not fit.
     """
-    placement = Placement(config, shape)
-    plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+    for saving in SAVINGS if takes_turns(config, limits) else SAVINGS[:1]:
+        placement = Placement(config, shape, **saving)
+        plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
+        if plan.leaves_reserve:
+            break
     if takes_turns(config, limits):
-        if not plan.leaves_reserve:
-            placement = Placement(config, shape, gives_back=True)
-            plan = Plan(tuple(spread_evenly(placement.without_offloading, placement, limits)))
         gpus = spread_work(placement, limits)
         plan = Plan(tuple(gpus)) if gpus else plan
     if config.offload_experts and not plan.leaves_reserve:
@@ -87,8 +94,10 @@ def spread_work(placement: Placement, limits: Sequence[int]) -> list[GpuPlan]:
 def layers_of_tower(shape: ModelShape, batch: Batch) -> float:
     """Compute how many decoder layers take as long as the vision tower, by their products.
 
-    The tower runs once, and a layer `PASSES` times.
+    The tower runs once, and a layer `PASSES` times; 0 where pictures come as features.
     """
+    if batch.has_features:
+        return 0.0
     tower = 0.0  # multiplications for a patch
     layer = 0.0  # for a token
     first_layer = f"{shape.layer_names[0]}."
@@ -213,7 +222,9 @@ def without_needless_checkpointing(plan: Plan, config: Config, shape: ModelShape
     Without it, a layer saves more for the backward, and is not recomputed there. A GPU with
     offloaded experts checkpoints all its layers: its memory is for experts.
     """
-    placement = Placement(config, shape, gives_back=plan.gives_back)
+    placement = Placement(
+        config, shape, gives_back=plan.gives_back, experts_at_once=plan.experts_at_once
+    )
     return Plan(tuple(_skipping_checkpoints(gpu, placement) for gpu in plan.gpus))
 
 

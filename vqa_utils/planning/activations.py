@@ -1,4 +1,4 @@
-"""Count a GPU's bytes besides the weights: in training, scoring, the vision tower, loading.
+"""Count a GPU's bytes besides the weights: in training, scoring, loading.
 
 Of the mixture of experts, each tensor of the fused decoder layer is counted (fp16 products over an
 fp32 residual stream, activation checkpointing by layer). A dense layer is transformers' own: its
@@ -11,21 +11,15 @@ Most counts are bytes per token, in the order of a layer's work:
     [hidden] fp32      fp16    fp16       fp16         fp32                           fp32
 """
 
-import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vqa_utils.config import Config
+from vqa_utils.planning import images
+from vqa_utils.planning.batches import LOGIT_POSITIONS, Batch
 from vqa_utils.planning.memory import EXPERTS_AT_ONCE, FP16, FP32, Bytes
 from vqa_utils.planning.shapes import ModelShape
 
 INT64 = 8  # bytes
-
-# Tokens that the longest instruction of `paraphrase` has beyond the usual one (Qwen's vocabulary)
-LONGER_INSTRUCTION = 8
-# Share of a row's text in its options and what follows them: each further option order adds it
-OPTIONS_SHARE = 80 / 128
-# Positions of a row that get logits: the letter, the two tokens that end the turn, one before them
-LOGIT_POSITIONS = 4
 
 # Expert slots per routed token, padding included: 1.20 was recorded at 16 rows a pass. A T4's
 # chunks have less padding
@@ -43,63 +37,25 @@ PIXELS = "images"
 LOGITS = "logits"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The rows of one pass through the model."""
+class Share(NamedTuple):
+    """A GPU's share of a model."""
 
-    rows: int
-    image_tokens: int
-    """Per row."""
-    text_tokens: int
-    """Per row."""
-
-    @property
-    def tokens(self) -> int:
-        """Count the tokens of all rows."""
-        return self.rows * (self.image_tokens + self.text_tokens)
-
-
-def batch_of(
-    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
-) -> Batch:
-    """Make the batch to plan for: every image at its maximum size, every text as long as usual.
-
-    In training, `paraphrase` may draw a longer instruction.
-
-    Args:
-        orders: option orders in one pass.
-    """
-    # image_side**2 px limits the area, so no aspect ratio has more tokens
-    image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
-    further_orders = math.ceil((orders - 1) * OPTIONS_SHARE * config.usual_text)
-    text_tokens = config.usual_text + further_orders
-    if training and config.paraphrase:
-        text_tokens += LONGER_INSTRUCTION
-    return Batch(rows, image_tokens, text_tokens)
-
-
-def batches_of(
-    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
-) -> list[Batch]:
-    """Make the batches that have to fit: the usual one, and the longest row alone if it has more.
-
-    A pass of outliers has no more tokens than one of these (`PassSize`), and one option order.
-    """
-    usual = batch_of(shape, config, rows, orders=orders, training=training)
-    most_text = config.trained_text if training else config.scored_text
-    longest = Batch(1, usual.image_tokens, most_text)
-    return [usual, longest] if longest.tokens > usual.tokens else [usual]
+    layers: int
+    """Decoder layers."""
+    uncheckpointed: int
+    """How many of these skip activation checkpointing."""
+    has_tower: bool
+    """The vision tower is here, or was: a step holds its images to the end."""
+    has_head: bool
+    """And so the logits."""
 
 
 def training_bytes(
     shape: ModelShape,
     config: Config,
     batch: Batch,
-    layers: int,
-    uncheckpointed: int,
-    *,
-    first: bool,
-    head: bool,
+    share: Share,
+    experts_at_once: int = EXPERTS_AT_ONCE,
 ) -> Bytes:
     """Count the activations at the peak of a training step: in the backward of a GPU's last layer.
 
@@ -109,21 +65,20 @@ def training_bytes(
         shape: the model's.
         config: the settings of the run.
         batch: one pass of training.
-        layers: the GPU's decoder layers.
-        uncheckpointed: how many of these skip activation checkpointing.
-        first: True for the GPU with the vision tower: a step holds its images to the end.
-        head: True for the GPU with the head, and so with the logits.
+        share: the GPU's.
+        experts_at_once: of `dense_bytes`.
     """
-    saved = layers * input_bytes(shape, batch) + uncheckpointed * saved_bytes(shape, config, batch)
+    saved = share.layers * input_bytes(shape, batch)
+    saved += share.uncheckpointed * saved_bytes(shape, config, batch)
     working = 0
     dense = 0
-    has_layers = layers > 0
-    if has_layers:
-        per_token = _working_in_backward(shape, config, checkpointed=uncheckpointed == 0)
+    if share.layers:
+        is_checkpointed = share.uncheckpointed == 0
+        per_token = _working_in_backward(shape, config, checkpointed=is_checkpointed)
         working = int(per_token) * batch.tokens
-        dense = dense_bytes(shape)
-    pixels = _patches(shape, batch) * _pixel_bytes(shape) if first else 0
-    logits = max(0, logits_bytes(shape, batch) - working - dense) if head else 0
+        dense = dense_bytes(shape, experts_at_once)
+    pixels = images.input_bytes(shape, batch) if share.has_tower else 0
+    logits = max(0, logits_bytes(shape, batch) - working - dense) if share.has_head else 0
     return {SAVED: saved, PIXELS: pixels, WORKING: working, DENSE: dense, LOGITS: logits}
 
 
@@ -201,13 +156,13 @@ def _experts_working(shape: ModelShape, *, training: bool) -> float:
     return SLOTS_PER_ROUTED_TOKEN * shape.experts_per_token * slot
 
 
-def dense_bytes(shape: ModelShape) -> int:
+def dense_bytes(shape: ModelShape, experts_at_once: int = EXPERTS_AT_ONCE) -> int:
     """Count the bytes of the dense 16-bit weights held at once: a group of experts, or a matrix."""
     matrix = FP16 * shape.mlp_width * shape.hidden
     if not shape.experts:
         return matrix
     gate_up_and_down = 3
-    return min(EXPERTS_AT_ONCE, shape.experts) * gate_up_and_down * matrix
+    return min(experts_at_once, shape.experts) * gate_up_and_down * matrix
 
 
 def logits_bytes(shape: ModelShape, batch: Batch) -> int:
@@ -217,7 +172,9 @@ def logits_bytes(shape: ModelShape, batch: Batch) -> int:
     return logits * (FP16 + FP32 + FP32 + FP32)
 
 
-def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
+def scoring_bytes(
+    shape: ModelShape, batch: Batch, *, first: bool, experts_at_once: int = EXPERTS_AT_ONCE
+) -> int:
     """Count the bytes besides the weights in a layer's forward without gradients.
 
     Args:
@@ -225,6 +182,7 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
         batch: one pass of scoring.
         first: True for the GPU with the vision tower and the embeddings. The forward holds images
             and embeddings to its end.
+        experts_at_once: of `dense_bytes`.
     """
     tokens_per_row = batch.tokens // batch.rows
     # Bytes per token with several option orders or with padding: bool, and an fp16 bias
@@ -237,51 +195,21 @@ def scoring_bytes(shape: ModelShape, batch: Batch, *, first: bool) -> int:
         return dense_layer * batch.tokens + dense_bytes(shape)
     # The residual stream before, within and after the layer, and the norm of the second half
     streams = (3 * FP32 + FP16) * shape.hidden
-    images = 0
+    of_images = 0
     if first:
         # The embeddings as made and as moved, and the stream before DeepStack's last addition
         streams += 3 * FP32 * shape.hidden
-        images = _image_bytes(shape, batch)
+        of_images = images.image_bytes(shape, batch)
     attention = 5 * FP16 * shape.attention_width  # q, k and v, and sdpa's k, v and output
     working = mask + streams + max(attention, _experts_working(shape, training=False))
-    return int(working) * batch.tokens + dense_bytes(shape) + images
+    return int(working) * batch.tokens + dense_bytes(shape, experts_at_once) + of_images
 
 
 def held_in_scoring(shape: ModelShape, batch: Batch) -> int:
     """Count the bytes that a forward holds on the first GPU while it is on another."""
     embeddings = 3 * FP32 * shape.hidden  # as made and as moved, and the stream at the cut
     mask = (1 + FP16) * (batch.tokens // batch.rows)  # of several option orders, and its bias
-    return (embeddings + mask) * batch.tokens + _image_bytes(shape, batch)
-
-
-def _image_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the bytes of pixels, the tower's residual stream, its features and DeepStack's."""
-    stream = FP32 * shape.vision_hidden  # per patch
-    features = (FP32 + FP16 * shape.deepstack_layers) * shape.hidden  # per image token
-    image_tokens = batch.rows * batch.image_tokens
-    return _patches(shape, batch) * (_pixel_bytes(shape) + stream) + image_tokens * features
-
-
-def vision_bytes(shape: ModelShape, batch: Batch) -> int:
-    """Count the bytes of the vision tower's forward: pixels, residual stream, a block's temporaries.
-
-    All terms are bytes per patch.
-    """
-    streams = 2 * FP32 * shape.vision_hidden
-    attention = 9 * FP32 * shape.vision_hidden  # of a block
-    mlp = 3 * FP16 * shape.vision_mlp_width  # of a block
-    return _patches(shape, batch) * (_pixel_bytes(shape) + streams + max(attention, mlp))
-
-
-def _patches(shape: ModelShape, batch: Batch) -> int:
-    """Count the patches of all images."""
-    pixels = batch.rows * batch.image_tokens * shape.pixels_per_token
-    return pixels // shape.patch_px**2
-
-
-def _pixel_bytes(shape: ModelShape) -> int:
-    """Count the bytes per patch: three colours of two frames in fp32."""
-    return 3 * 2 * shape.patch_px**2 * FP32
+    return (embeddings + mask) * batch.tokens + images.image_bytes(shape, batch)
 
 
 def loading_bytes(shape: ModelShape) -> int:

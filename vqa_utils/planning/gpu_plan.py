@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vqa_utils.planning import activations
-from vqa_utils.planning.memory import LORA, Bytes
+from vqa_utils.planning.memory import EXPERTS_AT_ONCE, LORA, NORMS, Bytes
 from vqa_utils.planning.shapes import LAYERS
 
 # Share of a GPU's limit to leave free wherever the plan has a choice: what the allocator holds and
@@ -23,8 +23,9 @@ class GpuPlan:
         | weights by group | LoRA and its optimizer | activations ... |   left   |
 
     Folds that share the base are taken to be in the same phase, as each keeps what its highest
-    peak took. Unless they give back what they do not need between their turns: then the working
-    memory of one is counted, and what the others have saved for their backward.
+    peak took, and has fp32 norms and a router of its own. Unless they give back what they do not
+    need between their turns: then the working memory of one is counted, and what the others have
+    saved for their backward.
 
         | weights | LoRA, activations of fold A | the same of fold B | left |
         | weights | LoRA, saved of fold A | the same of fold B | working memory of one |   left   |
@@ -50,12 +51,15 @@ class GpuPlan:
     """Decoder layers that skip activation checkpointing: the backward does not recompute them."""
     held_in_scoring: int = 0
     """What a pass of scoring holds on the first GPU while it is on another."""
+    experts_at_once: int = EXPERTS_AT_ONCE
+    """Experts of a layer whose weights are dense at a time."""
 
     @property
     def peaks(self) -> Bytes:
         """The peak of each phase, weights included."""
         base = sum(self.weights.values()) - self.weights.get(LORA, 0)
-        others = (self.folds - 1) * (self.kept if self.gives_back else self.of_one_fold)
+        of_another = self.kept if self.gives_back else self.of_one_fold
+        others = (self.folds - 1) * (of_another + self.weights.get(NORMS, 0))
         return {"training": base + others + self.of_one_fold, **self.other_peaks}
 
     @property
@@ -136,6 +140,11 @@ class Plan:
     def gives_back(self) -> bool:
         """True if folds that share the base give unused memory back after each turn."""
         return any(gpu.gives_back for gpu in self.gpus)
+
+    @property
+    def experts_at_once(self) -> int:
+        """Experts of a layer whose weights are dense at a time."""
+        return min((gpu.experts_at_once for gpu in self.gpus), default=EXPERTS_AT_ONCE)
 
     @property
     def device_map(self) -> dict[str, int]:

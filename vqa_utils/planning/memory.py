@@ -18,6 +18,8 @@ FP16 = 2
 
 # Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB per layer
 EXPERTS_AT_ONCE = 64
+# The same where folds in turns lack the memory: more launches, and less than giving memory back
+FEWER_EXPERTS_AT_ONCE = 32
 
 # Bytes of a LoRA weight: itself in fp32, its gradient, AdamW's two moments, autocast's fp16 copy
 LORA_BYTES = FP32 + FP32 + 2 * FP32 + FP16
@@ -27,6 +29,7 @@ PAGED_LORA_BYTES = FP32 + FP32 + FP16
 # Names of groups of weights: LoRA's own, and one of `shapes.GROUPS`
 LORA = "LoRA and its optimizer"
 EXPERTS = "experts"
+NORMS = "norms and router"
 ROUTER = ".mlp.gate.weight"  # a weight's name ends with it
 
 # Bytes by name: of a group of weights, of a kind of activations, or of a phase
@@ -47,7 +50,7 @@ def weight_bytes(name: str, shape: Shape, config: Config, element_bytes: int = 0
         # Each expert of a stack [E, out, in] is packed as a tensor of its own
         tensors = shape[0] if len(shape) == 3 else 1
         return tensors * nf4_bytes(count // tensors, config.use_double_quant)
-    if group_of(name) == "norms and router":
+    if group_of(name) == NORMS:
         return count * FP32
     if not element_bytes:
         element_bytes = FP16 if config.use_amp else FP32

@@ -2,11 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vqa_utils.config import Config
 from vqa_utils.planning import activations
+from vqa_utils.planning.batches import batches_of
 from vqa_utils.planning.gpu_plan import RESERVE, GpuPlan
-from vqa_utils.planning.memory import EXPERTS, LORA, Bytes, weights_by_module
+from vqa_utils.planning.images import vision_bytes
+from vqa_utils.planning.memory import (
+    EXPERTS,
+    EXPERTS_AT_ONCE,
+    LORA,
+    NORMS,
+    Bytes,
+    weights_by_module,
+)
 from vqa_utils.planning.shapes import LAYERS, VISION, ModelShape
 
 EMBEDDINGS = "model.language_model.embed_tokens"
@@ -27,25 +37,34 @@ class Placement:
         last: the modules after them, for the last GPU.
     """
 
-    def __init__(self, config: Config, shape: ModelShape, *, gives_back: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        shape: ModelShape,
+        *,
+        gives_back: bool = False,
+        experts_at_once: int = EXPERTS_AT_ONCE,
+    ):
         """Prepare the counts.
 
         Args:
             config: settings with a number for each batch.
             shape: the model's.
             gives_back: folds that share the base give unused memory back after each turn.
+            experts_at_once: experts of a layer whose weights are dense at a time.
         """
         self.gives_back = gives_back
+        self.experts_at_once = experts_at_once
         self.config = config
         self.shape = shape
         self.layers = shape.layer_names
-        self.weights = weights_by_module(shape, config)  # bytes by module and group
-        self.training = activations.batches_of(
-            shape, config, config.micro_batch_rows, training=True
-        )
-        self.scoring = activations.batches_of(
-            shape, config, config.score_batch_rows, orders=config.tta
-        )
+        weights = weights_by_module(shape, config)  # bytes by module and group
+        self.tower = sum(weights[VISION].values())  # bytes
+        # A tower that is not kept has gone by the time of training and scoring
+        is_kept = not config.caches_features
+        self.weights = {name: weights[name] for name in weights if is_kept or name != VISION}
+        self.training = batches_of(shape, config, config.micro_batch_rows, training=True)
+        self.scoring = batches_of(shape, config, config.score_batch_rows, orders=config.tta)
         self.first = [VISION, EMBEDDINGS, ROTARY]
         self.last = [NORM]
         is_tied = HEAD not in self.weights
@@ -108,16 +127,17 @@ class Placement:
         layers = tuple(module for module in modules if module.startswith(LAYERS))
         if self.config.use_gradient_checkpointing is False:
             uncheckpointed = layers
+        share = activations.Share(
+            len(layers), len(uncheckpointed), VISION in modules, NORM in modules
+        )
         training = max(
             (
                 activations.training_bytes(
                     self.shape,
                     self.config,
                     batch,
-                    len(layers),
-                    len(uncheckpointed),
-                    first=VISION in modules,
-                    head=NORM in modules,
+                    share,
+                    self.experts_at_once,
                 )
                 for batch in self.training
             ),
@@ -136,6 +156,7 @@ class Placement:
             self.gives_back,
             uncheckpointed,
             self._held_in_scoring() if VISION in modules else 0,
+            self.experts_at_once,
         )
 
     def _held_in_scoring(self) -> int:
@@ -158,7 +179,7 @@ class Placement:
 
         def with_others(own: int) -> int:
             of_each = lora + kept if self.gives_back else own
-            return base + own + others * of_each
+            return base + own + others * (of_each + weights.get(NORMS, 0))
 
         has_vision = VISION in modules
         # While layers are loaded, there is no LoRA yet, and no tower: it is loaded last
@@ -167,12 +188,17 @@ class Placement:
         if has_layers:
             loading += activations.loading_bytes(self.shape)
             scoring += max(
-                activations.scoring_bytes(self.shape, batch, first=has_vision)
+                activations.scoring_bytes(
+                    self.shape, batch, first=has_vision, experts_at_once=self.experts_at_once
+                )
                 for batch in self.scoring
             )
         peaks = {"loading": loading, "scoring": with_others(scoring)}
-        if has_vision:
+        if has_vision and self.config.caches_features:
+            alone = replace(self.scoring[0], rows=1)  # one picture at a time, and no fold yet
+            peaks["vision tower"] = base + self.tower + vision_bytes(self.shape, alone)
+        elif has_vision:
             batches = [*self.training, *self.scoring]
-            tower = max(activations.vision_bytes(self.shape, batch) for batch in batches)
+            tower = max(vision_bytes(self.shape, batch) for batch in batches)
             peaks["vision tower"] = with_others(lora + tower)
         return peaks

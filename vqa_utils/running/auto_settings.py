@@ -8,14 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
-from vqa_utils.config import Config
+from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.data.challenge import DataError, data_dir, read_questions
 from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-from vqa_utils.forecasting.forecast import RowCounts
+from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts
+from vqa_utils.model.cache_folders import has_room
+from vqa_utils.planning.images import feature_bytes
 from vqa_utils.planning.machine.gpus import Gpu
+from vqa_utils.planning.machine.host import free_memory
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
+from vqa_utils.planning.shapes import shape_of
 from vqa_utils.planning.source.check import source_of, tokenizer_of
 from vqa_utils.running.resolution import with_data
 from vqa_utils.setting_types import AUTO
@@ -78,17 +82,30 @@ def with_text_lengths(config: Config, console: Console, given: Container[str] = 
     return dataclasses.replace(config, **changes)
 
 
+def with_feature_cache(config: Config, gpus: Sequence[Gpu]) -> Config:
+    """Replace "auto" of `cache_features`: on a GPU, if a disk has room for all pictures' features."""
+    if config.cache_features != AUTO:
+        return config
+    is_worth_it = bool(gpus) and config.model != DEMO_MODEL_NAME and is_planned(config)
+    if not is_worth_it:
+        return dataclasses.replace(config, cache_features=False)
+    rows = rows_here(config) or ASSUMED_ROWS
+    size = sum(rows) * feature_bytes(shape_of(config), config)  # a picture a row, at most
+    found = has_room(config, size, f"*-features-{config.image_side}px-*")
+    return dataclasses.replace(config, cache_features=found)
+
+
 def for_machine(
     config: Config, gpus: Sequence[Gpu], console: Console, given: Container[str] = ()
 ) -> Config:
-    """Replace each "auto" of texts, folds at a time and batches by a number for data and GPUs.
+    """Replace each "auto" of texts, features, folds at a time and batches for data and GPUs.
 
     One fold at a time where folds cannot share a base here; the reason is printed.
     """
-    config = with_text_lengths(config, console, given)
+    config = with_feature_cache(with_text_lengths(config, console, given), gpus)
     if not gpus or not is_planned(config):
         return resolve_for_machine(config, gpus)
-    chosen = with_folds_at_once(config, gpus, rows_here(config))
+    chosen = with_folds_at_once(config, gpus, rows_here(config), free_memory())
     if chosen.sharing_folds > 1 and config.folds_at_once == AUTO:
         problem = sharing_problem(len(gpus))
         if problem:

@@ -17,9 +17,10 @@ from vqa_utils.errors import RunError, VqaError, problems_of
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
 from vqa_utils.planning.machine.check import check_run, check_targets
 from vqa_utils.planning.machine.gpus import Gpu, find_gpus
+from vqa_utils.planning.machine.host import free_memory
 from vqa_utils.planning.plan import is_planned
 from vqa_utils.planning.source.check import check_source, source_of, tokenizer_of
-from vqa_utils.running.auto_settings import rows_here, with_text_lengths
+from vqa_utils.running.auto_settings import rows_here, with_feature_cache, with_text_lengths
 from vqa_utils.running.resolution import with_data
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import Step, due_steps
@@ -99,7 +100,9 @@ def print_whole_plan(
 ) -> bool:
     """Print the memory plan, and the expected minutes if the run fits; return whether it does."""
     rows = rows_here(config)
-    config = with_folds_at_once(with_text_lengths(config, console, given), gpus, rows)
+    config = with_feature_cache(with_text_lengths(config, console, given), gpus)
+    is_here = bool(gpus) and list(gpus) == find_gpus()
+    config = with_folds_at_once(config, gpus, rows, free_memory() if is_here else None)
     fits = print_plan(console, config, gpus).fits
     if fits:
         print_forecast(console, config, gpus, rows)

@@ -120,6 +120,7 @@ def _changes_of_preset(name: str) -> dict[str, Any]:
     settings = preset(name)
     batch = {
         "folds_at_once": settings.folds_at_once,
+        "cache_features": settings.cache_features,
         "micro_batch": settings.micro_batch,
         "accumulation": settings.accumulation,
     }

@@ -24,7 +24,7 @@ from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.stages import Step, built_on, due_steps, grouped
+from vqa_utils.running.stages import Step, built_on, due_steps, grouped, predicted_folder
 from vqa_utils.running.terminal.events import tell, telling
 from vqa_utils.running.terminal.live import progress_lines
 from vqa_utils.running.terminal.whole_run import WholeRun
@@ -158,7 +158,7 @@ class Runner:
             stoppable(self.paths),
             self.clock.watching(due),
             WholeRun(self.clock, len(steps), self.console) as whole,
-            early_lender(self.paths, self.config, lent) as lender,
+            early_lender(self.paths, self.config, lent, predicted_folder(steps)) as lender,
         ):
             for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
@@ -182,7 +182,8 @@ class Runner:
         if self.cluster:
             self._run_side_by_side(steps, self.cluster.processes(len(folds)), ALONE, whole)
             return
-        with shared_base(self.paths, self.config, folds, self.console, lender) as sharing:
+        predict = predicted_folder(steps)
+        with shared_base(self.paths, self.config, folds, self.console, lender, predict) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
             processes = [NotebookProcess(environment) for environment in environments]
             self._run_side_by_side(steps, processes, sharing, whole)

@@ -205,6 +205,11 @@ def grouped(steps: Sequence[Step]) -> list[list[Step]]:
     return groups
 
 
+def predicted_folder(steps: Sequence[Step]) -> str:
+    """The folder with another test.csv that all of these steps answer; "" for the run's own."""
+    return steps[0].predict if steps else ""
+
+
 def takes_folds_as_they_are(steps: Sequence[Step]) -> bool:
     """True if steps read the folds and none makes them."""
     reads = any(FOLDS_FILE in step.stage.reads for step in steps)

@@ -122,8 +122,8 @@ def score_fold(
         by_order[name] = score_orders(model, encoder, rows, settings)
 
     probs = {name: averaged(orders) for name, orders in by_order.items()}
-    if config.baselines and "oof" in questions:
-        held_out = questions["oof"]
+    held_out = shown_grey(questions, config)
+    if held_out is not None:
         with model.disable_adapter():
             probs["zero_shot"] = score_options(model, encoder, held_out, settings)
         probs["blank"] = score_options(model, encoder.blanked(), held_out, settings)
@@ -134,6 +134,11 @@ def score_fold(
     for name, orders in by_order.items():
         write_orders(out.orders(name), orders)
     return probs
+
+
+def shown_grey(questions: dict[str, pd.DataFrame], config: Config) -> pd.DataFrame | None:
+    """Select the rows of a fold whose pictures are shown grey too: with `baselines`, held-out ones."""
+    return questions.get("oof") if config.baselines else None
 
 
 def score_options(
@@ -181,17 +186,17 @@ def score_orders(
     shifts = shifts_of(settings.orders)
     size = PassSize(settings.batch_size, row_tokens(settings.text_tokens, encoder, records))
     batches = size.passes([row["length"] for row in records])
-    encoded = EncodedPasses(encoder, size, shifts, can_share(model))
-    loader = loader_of(records, batches, encoded, settings.num_workers)
-    letters = letter_token_ids(encoder.processor)
+    encode = EncodedPasses(encoder.for_model(model), size, shifts, can_share(model))
+    loader = loader_of(records, batches, encode, settings.num_workers)
     probs = np.empty((len(shifts), len(records), len(LETTERS)))  # [orders, N, 4]
 
     # Of a batch's passes, [B, orders, 4]
+    letters = letter_token_ids(encoder.processor)
     score = functools.partial(
         letter_probabilities, model, letters=letters, use_amp=settings.use_amp
     )
     scored = in_flight(model, score, loader)
-    for done, (chosen, at_places) in enumerate(zip(batches, scored, strict=True), start=1):
+    for done, (chosen, at_places) in enumerate(zip(batches, scored, strict=True), 1):
         stop_if_asked(SCORING)
         tell_by_hand(done, len(batches), "scored batch")
         probs[:, chosen] = _of_own_options(at_places, shifts)  # `chosen` has B row numbers

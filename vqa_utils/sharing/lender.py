@@ -45,15 +45,20 @@ class Lender:
         has_failed: its log has the reason.
     """
 
-    def __init__(self, paths: RunPaths):
-        """Start it; the run's settings are written."""
+    def __init__(self, paths: RunPaths, predict: str = ""):
+        """Start it; the run's settings are written.
+
+        Args:
+            paths: the run.
+            predict: a folder with another test.csv to answer.
+        """
         self.is_stopped = self.has_failed = False
         self._paths = paths
         self._log = paths.folder / "lender.log"
         self._ours, theirs = Pipe()
         with self._log.open("w") as output, theirs:
             self._process = subprocess.Popen(
-                [*LENDER, paths.run_id, str(theirs.fileno())],
+                [*LENDER, paths.run_id, str(theirs.fileno()), predict],
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,

@@ -39,7 +39,7 @@ ALONE = Sharing([], Seats(1), 0, lambda: None)
 
 @contextlib.contextmanager
 def early_lender(
-    paths: RunPaths, config: Config, folds: Sequence[Config]
+    paths: RunPaths, config: Config, folds: Sequence[Config], predict: str = ""
 ) -> Iterator[Lender | None]:
     """Load the base while notebooks that need no GPU run; None if `shared_base` lends none.
 
@@ -47,8 +47,9 @@ def early_lender(
         paths: the run, with its settings written.
         config: its settings.
         folds: the settings of each fold that will have notebooks to run.
+        predict: a folder with another test.csv to answer.
     """
-    lender = Lender(paths) if lends(config, folds) else None
+    lender = Lender(paths, predict) if lends(config, folds) else None
     try:
         yield lender
     finally:
@@ -63,6 +64,7 @@ def shared_base(
     folds: Sequence[Config],
     console: Console,
     lender: Lender | None,
+    predict: str = "",
 ) -> Iterator[Sharing]:
     """Lend one base to folds while this is open, and let them take turns on the GPUs.
 
@@ -75,6 +77,7 @@ def shared_base(
         folds: the settings of each fold with notebooks to run.
         console: the terminal.
         lender: of `early_lender`.
+        predict: as of `early_lender`.
 
     Yields:
         `ALONE` if each fold loads for itself: one fold, or folds that need another placement of
@@ -85,7 +88,7 @@ def shared_base(
             lender.close()
         yield ALONE
         return
-    lender = lender or Lender(paths)
+    lender = lender or Lender(paths, predict)
     seats = Seats(min(config.sharing_folds, len(folds)))
     turns = Turns(functools.partial(_report_stall, console))
     with Server(turns) as server:

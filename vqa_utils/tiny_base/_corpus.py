@@ -62,7 +62,7 @@ def make_example(processor: Qwen3VLProcessor, seed: int) -> Example:
     pixels, items = draw_scene(seed)
     rng = random.Random(seed)
     rows = [ask(items, rng) for _ in range(QUESTIONS)]
-    chats = [chat(row, None) for row in rows]
+    chats = [chat(row) for row in rows]
     texts = processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     image_tokens = "<|image_pad|>" * IMAGE_TOKENS
     texts = [text.replace("<|image_pad|>", image_tokens) for text in texts]

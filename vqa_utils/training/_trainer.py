@@ -21,7 +21,7 @@ from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.fp16 import grad_scaler
 from vqa_utils.model.hand_over import end_turn
 from vqa_utils.model.pass_size import row_tokens
-from vqa_utils.planning.activations import LONGER_INSTRUCTION
+from vqa_utils.planning.batches import LONGER_INSTRUCTION
 from vqa_utils.training._loss import answer_loss, held_out_scores, letter_logits
 from vqa_utils.training._option_shuffling import ShuffledOptions, ShuffledSteps
 from vqa_utils.training._passes import ExamplePasses, passes_of
@@ -133,7 +133,7 @@ def make_trainer(
     trainer = StepTrainer(
         model=model,
         args=arguments,
-        data_collator=ExamplePasses(encoder, most_tokens),
+        data_collator=ExamplePasses(encoder.for_model(model), most_tokens),
         train_dataset=training_rows(config, encoder, train),
         eval_dataset=longest_first,
         compute_loss_func=answer_loss,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from vqa_utils.model.fast._attention import attention_forward, use_repeated_heads
+from vqa_utils.model.fast._attention import attention_forward
 from vqa_utils.model.fast._layer import has_fast_parts, layer_forward, prepare_layer
 from vqa_utils.model.fast._lora import has_plain_lora, lora_forward, prepare_lora_layer
 from vqa_utils.model.fast._padding import language_model_forward
@@ -75,7 +75,7 @@ def _is_fast_moe_layer(name: str, module: nn.Module) -> bool:
 TABLE = (
     Row(
         When.ON_THE_BASE,
-        named("visual"),
+        in_tower_with("patch_embed"),
         tower_forward,
         "the positions of all patches at once; what its blocks share lives for one forward",
         wraps=True,
@@ -130,8 +130,6 @@ TABLE = (
 
 def use_fast_forwards(model: nn.Module, when: When) -> None:
     """Apply the table's rows of this moment, one after the other, to all modules they match."""
-    if when is When.ON_THE_BASE:
-        use_repeated_heads(model)  # for attention that has no row
     for row in TABLE:
         if row.when is not when:
             continue

@@ -9,6 +9,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from vqa_utils.errors import RunError
+from vqa_utils.model.features.stand_in import StoredFeatures
+from vqa_utils.model.features.store import FeatureStore
 from vqa_utils.model.lending.blocks import mapped
 from vqa_utils.model.lending.fingerprint import fingerprint
 from vqa_utils.model.nf4.quantizer import borrowing
@@ -24,13 +26,16 @@ class MappedBase(NamedTuple):
     """uint8 [size] each, read-only"""
 
 
-def attached(key: str, options: dict[str, Any], name: str) -> PreTrainedModel | None:
+def attached(
+    key: str, options: dict[str, Any], name: str, store: FeatureStore | None = None
+) -> PreTrainedModel | None:
     """Build a base around the weights that the run's server lends, without a copy.
 
     Args:
         key: of the base that is needed, as the lender has it.
         options: of `from_pretrained`.
         name: of the model, for its adapters.
+        store: of the features of pictures, if the base is lent without its vision tower.
 
     Returns:
         None without a server, or if it lends no such base.
@@ -50,7 +55,9 @@ def attached(key: str, options: dict[str, Any], name: str) -> PreTrainedModel | 
     config = model_class.config_class.from_dict(content)
     # The configuration has the packing's
     options = {option: options[option] for option in options if option != "quantization_config"}
-    with borrowing():
+    merge = content["vision_config"]["spatial_merge_size"]
+    tower = None if store is None else StoredFeatures(store, options["dtype"], merge)
+    with borrowing(tower):
         model = model_class.from_pretrained(None, config=config, state_dict=state, **options)
     model.name_or_path = name
     return model

@@ -1,6 +1,8 @@
 """Load the base, pack it into blocks, hand them to the driver, exit. A program.
 
-    python -m vqa_utils.model.lending.lender RUN FD     FD: the driver's connection
+    python -m vqa_utils.model.lending.lender RUN FD PREDICT
+
+FD is the driver's connection, PREDICT a folder with another test.csv to answer, or "".
 
 When it exits, its CUDA memory is free, but for the blocks.
 """
@@ -13,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -20,9 +23,12 @@ from transformers import PreTrainedModel
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
 from vqa_utils.artifacts.stop import leave_signals_to_the_driver
+from vqa_utils.config import Config
+from vqa_utils.data.challenge import load_challenge, load_test
+from vqa_utils.model.features.encoding import Pictures, pictures_of
 from vqa_utils.model.lending.blocks import Memory, allocate
 from vqa_utils.model.lending.fingerprint import fingerprint
-from vqa_utils.model.loading import base_key, compute_dtype, load_packed
+from vqa_utils.model.loading import base_key, compute_dtype, feature_store, load_packed
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
@@ -119,6 +125,16 @@ def lend(model: PreTrainedModel, key: str) -> tuple[LentBase, list[Memory]]:
     return LentBase(key, content, tuple(blocks), tensors), memories
 
 
+def pictures_of_run(paths: RunPaths, config: Config, predict: str) -> Pictures:
+    """List all pictures that the folds of a run show: its own, or those of a folder to answer."""
+    if predict:
+        test, _ = load_test(Path(predict), paths.predicting(predict).images)
+        return pictures_of(Path(predict), [test])
+    challenge = load_challenge(config)
+    tables = [challenge.train, challenge.extra, challenge.test]
+    return pictures_of(challenge.folder, tables, grey=challenge.train if config.baselines else None)
+
+
 def end_with(connection: Connection) -> None:
     """Exit when the driver's end of the connection is closed."""
     try:
@@ -130,16 +146,19 @@ def end_with(connection: Connection) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the program."""
-    run_id, descriptor = arguments
+    run_id, descriptor, predict = arguments
     leave_signals_to_the_driver()
     connection = Connection(int(descriptor))
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
-    config = read_config(RunPaths(run_id))
+    paths = RunPaths(run_id)
+    config = read_config(paths)
     plan = memory_plan(config)
     self_test(range(len(plan.gpus)) if plan else [])
-    key = base_key(config, compute_dtype(config))
-    base, memories = lend(load_packed(config, plan), key)
+    pictures = pictures_of_run(paths, config, predict) if config.caches_features else None
+    dtype = compute_dtype(config)
+    key = base_key(config, dtype, feature_store(config, dtype, pictures))
+    base, memories = lend(load_packed(config, plan, pictures), key)
     base = dataclasses.replace(base, seconds=time.monotonic() - start)
     connection.send_bytes(base.to_json().encode())
     send_descriptors(connection, [memory.export() for memory in memories])

@@ -34,9 +34,10 @@ from transformers.utils.quantization_config import QuantizationMethod
 from vqa_utils.model.nf4._offloading import ExpertOffloader
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.nf4_format import METHOD
+from vqa_utils.planning.shapes import VISION
 
 # Naming any module replaces transformers' own list, so the head is named too
-KEPT_IN_16_BITS = ("model.visual", "lm_head")
+KEPT_IN_16_BITS = (VISION, "lm_head")
 IN_A_STOCK_CONFIG = ("load_in_4bit", "_load_in_4bit")
 
 
@@ -90,6 +91,9 @@ class NF4Quantizer(Bnb4BitHfQuantizer):
     """bitsandbytes' 4-bit quantizer that takes the fused experts along."""
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        tower = _tower.get()
+        if tower is not None:
+            model.set_submodule(VISION, tower)
         super()._process_model_before_weight_loading(model, **kwargs)
         # Keeps `model.to(dtype)` refused
         model.quantization_method = QuantizationMethod.BITS_AND_BYTES
@@ -157,18 +161,24 @@ def offloading(layers: Collection[str]) -> Iterator[None]:
         _offloaded_layers.reset(token)
 
 
-# As above: whether the weights are in memory that the process maps
+# As above: whether the weights are in memory that the process maps, and what is no weight there
 _borrows: ContextVar[bool] = ContextVar("weights are borrowed", default=False)
+_tower: ContextVar[nn.Module | None] = ContextVar("in place of the vision tower", default=None)
 
 
 @contextmanager
-def borrowing() -> Iterator[None]:
-    """Reserve no memory for the weights of a model that is loaded meanwhile: they are there."""
-    token = _borrows.set(True)
+def borrowing(tower: nn.Module | None) -> Iterator[None]:
+    """Reserve no memory for the weights of a model that is loaded meanwhile: they are there.
+
+    Args:
+        tower: takes the place of the vision tower, if its weights are not.
+    """
+    tokens = _borrows.set(True), _tower.set(tower)
     try:
         yield
     finally:
-        _borrows.reset(token)
+        _borrows.reset(tokens[0])
+        _tower.reset(tokens[1])
 
 
 # As above: a folder for what is quantised

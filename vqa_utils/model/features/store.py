@@ -1,0 +1,92 @@
+"""Keep pictures' features in a folder: a file a picture, which all runs of one model share."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vqa_utils.artifacts.files import write_atomically
+from vqa_utils.data.pictures.files import stamp_of
+from vqa_utils.errors import RunError
+from vqa_utils.planning.machine.disk import DiskFull, describe_full, is_full
+
+TOKENS, GRID = "tokens", "grid"  # names of a file's tensors
+
+
+class Features(NamedTuple):
+    """What the vision tower makes of a picture."""
+
+    tokens: torch.Tensor
+    """[image tokens, 1 + D, H]: those at the image's place, and DeepStack's for D layers"""
+    grid: torch.Tensor
+    """[3], int64: the picture's frames (1), rows and columns of patches"""
+
+
+class FeatureStore:
+    """The features of pictures, each in a file that is whole or not there.
+
+    Picklable, for DataLoader workers.
+
+    Attributes:
+        folder: of the files. Its name has all that features depend on besides the picture.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def file_of(self, picture: Path) -> Path:
+        """Return the file for a picture.
+
+        It is named after the picture's place and stamp, so that it is never outdated.
+        """
+        parts = (str(picture.resolve()), *map(str, stamp_of(picture)))
+        return self._named("|".join(parts))
+
+    def grey_file_of(self, picture: Path) -> Path:
+        """Return the file for a grey picture of this one's size; that of this one is there."""
+        grid = self._tensors(picture, GRID)[GRID]
+        return self._named(f"grey {grid.tolist()}")
+
+    def write(self, file: Path, features: Features) -> None:
+        """Write a file, at once or not at all.
+
+        Raises:
+            DiskFull: its disk is.
+        """
+        tensors = {TOKENS: features.tokens.contiguous(), GRID: features.grid}
+        try:
+            write_atomically(file, lambda draft: save_file(tensors, draft))
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            raise DiskFull(
+                f"{describe_full(self.folder)}; --set cache_features=false needs no disk"
+            ) from error
+
+    def read(self, picture: Path, *, grey: bool = False) -> Features:
+        """Read the features of a picture, or of a grey one of its size.
+
+        Raises:
+            RunError: there are none, or they cannot be read.
+        """
+        tensors = self._tensors(picture, TOKENS, GRID, grey=grey)
+        return Features(tensors[TOKENS], tensors[GRID])
+
+    def _tensors(self, picture: Path, *names: str, grey: bool = False) -> dict[str, torch.Tensor]:
+        """Read some of the tensors of a picture's file, and nothing of the others."""
+        file = self.grey_file_of(picture) if grey else self.file_of(picture)
+        try:
+            with safe_open(file, "pt") as tensors:
+                return {name: tensors.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{picture}: expected its features in {file}, found none ({error}); either the "
+                "picture has changed since the model was loaded, or the file was deleted: "
+                "python run_all.py --resume makes it anew"
+            ) from error
+
+    def _named(self, text: str) -> Path:
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"

@@ -1,0 +1,64 @@
+"""Make the batches that a run is planned for."""
+
+import math
+from dataclasses import dataclass, replace
+
+from vqa_utils.config import Config
+from vqa_utils.planning.shapes import ModelShape
+
+# Tokens that the longest instruction of `paraphrase` has beyond the usual one (Qwen's vocabulary)
+LONGER_INSTRUCTION = 8
+# Share of a row's text in its options and what follows them: each further option order adds it
+OPTIONS_SHARE = 80 / 128
+# Positions of a row that get logits: the letter, the two tokens that end the turn, one before them
+LOGIT_POSITIONS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one pass through the model."""
+
+    rows: int
+    image_tokens: int
+    """Per row."""
+    text_tokens: int
+    """Per row."""
+    has_features: bool = False
+    """Pictures come as features of a store, not as pixels for the vision tower."""
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of all rows."""
+        return self.rows * (self.image_tokens + self.text_tokens)
+
+
+def batch_of(
+    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
+) -> Batch:
+    """Make the batch to plan for: every image at its maximum size, every text as long as usual.
+
+    In training, `paraphrase` may draw a longer instruction.
+
+    Args:
+        orders: option orders in one pass.
+    """
+    # image_side**2 px limits the area, so no aspect ratio has more tokens
+    image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
+    further_orders = math.ceil((orders - 1) * OPTIONS_SHARE * config.usual_text)
+    text_tokens = config.usual_text + further_orders
+    if training and config.paraphrase:
+        text_tokens += LONGER_INSTRUCTION
+    return Batch(rows, image_tokens, text_tokens, config.caches_features)
+
+
+def batches_of(
+    shape: ModelShape, config: Config, rows: int, *, orders: int = 1, training: bool = False
+) -> list[Batch]:
+    """Make the batches that have to fit: the usual one, and the longest row alone if it has more.
+
+    A pass of outliers has no more tokens than one of these (`PassSize`), and one option order.
+    """
+    usual = batch_of(shape, config, rows, orders=orders, training=training)
+    most_text = config.trained_text if training else config.scored_text
+    longest = replace(usual, rows=1, text_tokens=most_text)
+    return [usual, longest] if longest.tokens > usual.tokens else [usual]
