@@ -78,8 +78,9 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(monkeypatch):
         ("GPU-1, 40960, 500, NVIDIA A100-SXM4-40GB", ["safe", "--set", "max_memory="]),
         (T4, ["dense_8b"]),
         ("GPU-1, 15360, 266, Tesla T4\\nGPU-2, 15360, 266, Tesla T4", ["safe"]),
-        ("GPU-1, 8192, 200, Quadro", ["single_gpu"]),
-        ("GPU-1, 4096, 200, Quadro", None),
+        ("GPU-1, 8192, 200, Quadro", ["dense_8b"]),
+        ("GPU-1, 6144, 200, Quadro", ["single_gpu"]),
+        ("GPU-1, 3072, 200, Quadro", None),
     ],
 )
 def test_the_preset_with_the_largest_model_that_fits_is_taken(nvidia_smi, memory, words):

@@ -42,7 +42,7 @@ def test_it_is_bitwise_what_a_run_packs(own, use_amp):
 
     # As a GPU would load it; on a CPU the settings would ask for fp32
     packed = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map="cpu")
-    expected = load_packed(config, None, dtype).state_dict()
+    expected = load_packed(config, None, dtype=dtype).state_dict()
     found = packed.state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -8,15 +8,16 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.places import located, portable
 from vqa_utils.config import PLACES, Config, from_dict, to_dict
 from vqa_utils.errors import VqaError
 from vqa_utils.setting_types import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "missing"  # in place of the hash of a file that is not there
 MADE_AGAIN = "delete it, and python run_all.py --resume makes it again"
@@ -80,7 +81,7 @@ def read_json(path: Path, *, mend: str = MADE_AGAIN) -> Any:
 
 def read_table(
     path: Path, columns: Sequence[str] = (), *, mend: str = MADE_AGAIN, **options: Any
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Read a CSV file that `write_csv` wrote.
 
     Args:
@@ -92,6 +93,8 @@ def read_table(
     Raises:
         TornFile: it is no CSV, ends within a line, or lacks a column.
     """
+    import pandas as pd  # 30 MB, which processes that only run notebooks need not have
+
     if not path.read_bytes().endswith(b"\n"):
         raise _torn(path, "whole lines, found an end within one", mend)
     try:
@@ -130,7 +133,7 @@ def settings_of(values: dict[str, Any], file: Path) -> Config:
         raise ConfigError(f"{shown(file)}: {error}") from error
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write a CSV file atomically, without an index, every value as it is.
 
     For files that a stage or Kaggle reads: they compare ids.
@@ -138,7 +141,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
-def write_sheet(path: Path, frame: pd.DataFrame) -> None:
+def write_sheet(path: Path, frame: "pd.DataFrame") -> None:
     """Write a CSV file atomically for people, whose spreadsheet runs no text of it as a formula.
 
     Such a text gets an apostrophe before it. No stage reads these files.

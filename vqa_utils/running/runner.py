@@ -20,6 +20,7 @@ from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.archive.changes import tell_changes
 from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import NotebookStopped
+from vqa_utils.running.notebooks.forked_kernels import forked_kernels
 from vqa_utils.running.notebooks.kernels import clean_environment
 from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
@@ -185,8 +186,9 @@ class Runner:
         predict = predicted_folder(steps)
         with shared_base(self.paths, self.config, folds, self.console, lender, predict) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
-            processes = [NotebookProcess(environment) for environment in environments]
-            self._run_side_by_side(steps, processes, sharing, whole)
+            with forked_kernels(environments) as environments:
+                processes = [NotebookProcess(environment) for environment in environments]
+                self._run_side_by_side(steps, processes, sharing, whole)
 
     def _run_side_by_side(
         self, steps: Sequence[Step], processes: Sequence[Process], sharing: Sharing, whole: WholeRun

@@ -54,9 +54,7 @@ class Server:
         self.descriptors: list[int] = []
         self.lent = 0
         self._has_loaded = threading.Event()
-        # For this user alone, and not below a long TMPDIR: a socket's path has 107 bytes
-        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_PARENT else "/tmp"
-        self._folder = Path(tempfile.mkdtemp(prefix="vqa-sharing-", dir=parent))
+        self._folder = socket_folder("vqa-sharing-")
         self._key = secrets.token_bytes(32)
         address = str(self._folder / "socket")
         self._listener = Listener(address, "AF_UNIX", authkey=self._key)
@@ -133,6 +131,13 @@ class Server:
         self.lent += 1
         connection.send_bytes(self.base.to_json().encode())
         send_descriptors(connection, self.descriptors)
+
+
+def socket_folder(prefix: str) -> Path:
+    """Make a temporary folder for a socket, for this user alone."""
+    # Not below a long TMPDIR: a socket's path has 107 bytes
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_PARENT else "/tmp"
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
 def send_descriptors(connection: Connection, descriptors: list[int]) -> None:

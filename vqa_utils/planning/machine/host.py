@@ -20,7 +20,10 @@ LOADING = 2.5  # reads the base and packs it
 AT_WORK = 2.4  # a kernel that trains
 DECODING = 1.2  # for each of `num_workers`
 WAITING = 1.0  # a kernel that has imported, until its turn comes
-ON_CPU = 0.95  # the demo's model trains in it, with the process that runs its notebooks
+# Of folds side by side on a CPU: what their kernels share, and what each has of its own, with the
+# process that runs its notebooks
+SHARED_ON_CPU = 0.65
+ON_CPU = 0.35
 
 MEMORY_SAMPLES = 10  # the latest ones count
 SECONDS_BETWEEN = 0.5  # of two samples
@@ -55,7 +58,7 @@ def _free_of_container(folder: Path, limit_file: str, used_file: str, free: int)
 
 def folds_on_cpu() -> int:
     """Return for how many folds, trained side by side on a CPU, there is memory; at least one."""
-    return max(1, int((free_memory() / GIB - DRIVER) / ON_CPU))
+    return max(1, int((free_memory() / GIB - DRIVER - SHARED_ON_CPU) / ON_CPU))
 
 
 def host_memory(config: Config, shape: ModelShape, plan: Plan, folds: int) -> Bytes:

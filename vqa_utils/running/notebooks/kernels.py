@@ -15,6 +15,7 @@ from nbclient.util import run_sync
 
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.stop import SIGNALS, STEP
+from vqa_utils.running.notebooks.forked_kernels import forked, parent_of_kernels
 
 KERNEL = "python3"
 # Of kernel specs. None: one of this name in a user's folders may be of another Python, and without
@@ -51,7 +52,7 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 
 def first_line() -> str:
     """Return the argument for what a kernel of this process does first."""
-    code = FIRST_CODE.format(signals=list(map(int, SIGNALS)), parent=os.getpid())
+    code = FIRST_CODE.format(signals=list(map(int, SIGNALS)), parent=parent_of_kernels())
     return f"--IPKernelApp.exec_lines=exec({code!r}, {{}})"
 
 
@@ -81,7 +82,7 @@ def start_kernels(source: Path, count: int) -> None:
 def new_kernel() -> AsyncKernelManager:
     """Prepare a kernel of this Python; it starts with its notebook."""
     specs = KernelSpecManager(kernel_dirs=SPEC_FOLDERS)
-    return AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs)
+    return forked(AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs))
 
 
 def take_kernel(name: str) -> AsyncKernelManager:
