@@ -19,12 +19,13 @@ from vqa_utils.running.notebooks.kernels import QUIET, end_kernel, end_of, first
 
 pytestmark = pytest.mark.slow
 TWO = [{"OMP_NUM_THREADS": "1", "OF_A_FOLD": "yes"}] * 2
+SERIES = [NOTEBOOKS / "03_train_fold.ipynb", NOTEBOOKS / "04_infer.ipynb"]
 PATIENCE = 60  # seconds
 
 
 @pytest.fixture(scope="module")
 def environments():
-    with forked_kernels(TWO) as environments:
+    with forked_kernels(TWO, SERIES) as environments:
         yield environments
 
 
@@ -144,7 +145,7 @@ def test_a_kernel_ends_with_the_process_that_runs_its_notebook(server):
 DRIVER = """
 import sys
 from vqa_utils.running.notebooks.forked_kernels import VARIABLE, forked_kernels
-with forked_kernels([{}]) as environments:
+with forked_kernels([{}], []) as environments:
     print(environments[0][VARIABLE], flush=True)
     sys.stdin.read()
 """
@@ -174,7 +175,7 @@ def test_all_kernels_end_with_the_driver(end, monkeypatch):
 
 
 def test_where_the_server_has_gone_a_kernel_starts_as_ever(monkeypatch):
-    with forked_kernels([{}]) as environments:
+    with forked_kernels([{}], []) as environments:
         name = environments[0][VARIABLE]
         monkeypatch.setenv(VARIABLE, name)
         forking._connected.cache_clear()
@@ -201,11 +202,11 @@ def ended_or_zombie(number):
     "environments", [[], [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]]
 )
 def test_without_folds_side_by_side_or_for_unlike_ones_there_is_no_server(environments):
-    with forked_kernels(environments) as found:
+    with forked_kernels(environments, SERIES) as found:
         assert found == environments
 
 
 def test_on_a_gpu_there_is_no_server(monkeypatch):
     monkeypatch.setattr(forking, "find_gpus", lambda: [Gpu("Tesla T4", 14.7)])
-    with forked_kernels(TWO) as found:
+    with forked_kernels(TWO, SERIES) as found:
         assert found == TWO

@@ -18,6 +18,7 @@ from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.archive.changes import tell_changes
+from vqa_utils.running.notebooks import execution
 from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import NotebookStopped
 from vqa_utils.running.notebooks.forked_kernels import forked_kernels
@@ -186,7 +187,9 @@ class Runner:
         predict = predicted_folder(steps)
         with shared_base(self.paths, self.config, folds, self.console, lender, predict) as sharing:
             environments = sharing.environments or fold_environments(self.config, len(folds))
-            with forked_kernels(environments) as environments:
+            names = dict.fromkeys(step.stage.name for step in steps)
+            notebooks = [execution.NOTEBOOKS / f"{name}.ipynb" for name in names]
+            with forked_kernels(environments, notebooks) as environments:
                 processes = [NotebookProcess(environment) for environment in environments]
                 self._run_side_by_side(steps, processes, sharing, whole)
 

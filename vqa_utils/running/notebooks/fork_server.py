@@ -1,8 +1,8 @@
 """Fork kernels that have imported by then, and share the memory of it. A program.
 
-    python -m vqa_utils.running.notebooks.fork_server FD
+    python -m vqa_utils.running.notebooks.fork_server FD NOTEBOOK...
 
-FD is a socket that listens. A client's connection to it takes requests, a line of JSON each, and
+It imports what the notebooks import. FD is a socket that listens. A client's connection to it takes requests, a line of JSON each, and
 gives an answer of a line to each:
 
     {"argv": [...], "cwd": "...", "env": {...}}   ->  {"pid": 7}         starts a kernel
@@ -29,15 +29,9 @@ from typing import Any, NoReturn
 
 from vqa_utils.artifacts.stop import leave_signals_to_the_driver
 from vqa_utils.running.notebooks.forked_kernels import LAUNCHER
+from vqa_utils.running.notebooks.kernels import import_code
 
-# All that kernels of folds import, with torch and transformers
-SHARED = (
-    "ipykernel.kernelapp",
-    "vqa_utils.analysis.figures",
-    "vqa_utils.analysis.error_analysis",
-    "vqa_utils.scoring.options",
-    "vqa_utils.training.fold",
-)
+KERNEL = "ipykernel.kernelapp"
 BACKEND = "module://matplotlib_inline.backend_inline"  # of a notebook's figures, as kernels set it
 MADV_PAGEOUT = 21  # of Linux's asm-generic/mman-common.h
 SECONDS_BETWEEN = 0.2  # of two looks for kernels that have ended
@@ -158,13 +152,14 @@ def drop_files() -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the program."""
-    (descriptor,) = arguments
+    descriptor, *notebooks = arguments
     leave_signals_to_the_driver()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the driver's terminal
     with socket.socket(fileno=int(descriptor)) as listener:
         os.environ["MPLBACKEND"] = BACKEND  # matplotlib looks once
-        for name in SHARED:  # clients wait meanwhile
-            importlib.import_module(name)
+        importlib.import_module(KERNEL)  # clients wait meanwhile
+        for notebook in notebooks:
+            exec(import_code(Path(notebook)), {})
         gc.collect()
         gc.freeze()  # a collection would write to what is shared
         drop_files()

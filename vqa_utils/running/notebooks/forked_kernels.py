@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,16 @@ Environment = dict[str, str]
 
 
 @contextlib.contextmanager
-def forked_kernels(environments: list[Environment]) -> Iterator[list[Environment]]:
+def forked_kernels(
+    environments: list[Environment], notebooks: Iterable[Path]
+) -> Iterator[list[Environment]]:
     """Let processes fork their kernels of one server while this is open.
 
     Not where there is a GPU: CUDA does not survive a fork.
 
     Args:
         environments: of the processes.
+        notebooks: kernels import what these do.
 
     Yields:
         The environments, with the server's name; as they are without a server.
@@ -54,7 +57,7 @@ def forked_kernels(environments: list[Environment]) -> Iterator[list[Environment
             listener.bind(str(folder / "socket"))
             listener.listen()  # before the server is there, so that nobody comes too early
             server = subprocess.Popen(
-                [sys.executable, "-m", SERVER, str(listener.fileno())],
+                [sys.executable, "-m", SERVER, str(listener.fileno()), *map(str, notebooks)],
                 cwd=ROOT,
                 env=os.environ | environments[0],
                 stdin=subprocess.PIPE,
