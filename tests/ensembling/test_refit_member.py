@@ -137,7 +137,10 @@ def test_a_refit_holds_out_no_row_and_scores_the_test_set_alone(scored_run):
     assert {name: len(rows) for name, rows in questions.items()} == {"test": 8}
     for k, of_another in ((2, train["id"][:8]), (1, [])):
         write_json(paths.fold(k).meta, {"held_out_ids": ids_hash(of_another)})
-        with pytest.raises(ArtifactError, match=f"fold{k}/meta.json"):
+        with pytest.raises(ArtifactError, match=rf"fold{k}/meta\.json.*held out others"):
+            questions_of_fold(paths, config, k)
+        paths.fold(k).meta.unlink()
+        with pytest.raises(ArtifactError, match=rf"fold{k}/meta\.json.*found none.*03_train_fold"):
             questions_of_fold(paths, config, k)
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from lending import lent_here
 
 from vqa_utils.artifacts.paths import NOTEBOOKS, ROOT
 from vqa_utils.model.lending import attach, lender
@@ -14,11 +15,8 @@ from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.running.notebooks.kernels import import_code
-from vqa_utils.sharing import client
 from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lender import sharing_problem
-from vqa_utils.sharing.server import Server
-from vqa_utils.sharing.turns import Turns
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,20 +35,12 @@ def plan(one_gpu):
 
 
 @pytest.fixture
-def lent(one_gpu, plan, monkeypatch):
+def lent(one_gpu, plan):
     """Lends the demo's base to this process."""
     key = base_key(one_gpu, compute_dtype(one_gpu))
     base, memories = lender.lend(load_packed(one_gpu, plan), key)
-    with Server(Turns(print)) as server:
-        server.lend(base, [memory.export() for memory in memories])
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        client._connection.cache_clear()
-        attach._mapped_base.cache_clear()
-        monkeypatch.setattr(attach, "_mapped", [])
+    with lent_here(base, memories) as server:
         yield server
-    client._connection.cache_clear()
-    attach._mapped_base.cache_clear()
 
 
 def test_a_lent_base_is_the_loaded_one_and_takes_no_memory(one_gpu, plan, lent, encoder, challenge):

@@ -5,15 +5,13 @@ import gc
 
 import pytest
 import torch
+from lending import lent_here
 
 from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.model.features.stand_in import store_of
-from vqa_utils.model.lending import attach, lender
+from vqa_utils.model.lending import lender
 from vqa_utils.model.loading import base_key, compute_dtype, feature_store, load_base, load_packed
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.sharing import client
-from vqa_utils.sharing.server import Server
-from vqa_utils.sharing.turns import Turns
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,20 +61,12 @@ def test_the_tower_leaves_no_memory_behind(cached, pictures):
     assert taken[2] - taken[3] == pytest.approx(size, rel=0.05)
 
 
-def test_a_base_is_lent_without_its_tower(cached, encoder, challenge, pictures, monkeypatch):
+def test_a_base_is_lent_without_its_tower(cached, encoder, challenge, pictures):
     plan, dtype = memory_plan(cached), compute_dtype(cached)
     key = base_key(cached, dtype, feature_store(cached, dtype, pictures))
     base, memories = lender.lend(load_packed(cached, plan, pictures), key)
-    with monkeypatch.context() as patch, Server(Turns(print)) as server:
-        server.lend(base, [memory.export() for memory in memories])
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        client._connection.cache_clear()
-        attach._mapped_base.cache_clear()
-        patch.setattr(attach, "_mapped", [])
+    with lent_here(base, memories) as server:
         found = answers(load_base(cached, plan, pictures), encoder, challenge)
         assert server.lent == 1
-    client._connection.cache_clear()
-    attach._mapped_base.cache_clear()
     wanted = answers(load_base(cached, plan, pictures), encoder, challenge)
     assert torch.equal(found, wanted)

@@ -16,6 +16,7 @@ from vqa_utils.running import auto_settings
 from vqa_utils.running.auto_settings import with_feature_cache
 
 TWO_T4 = [T4, T4]
+PACKED = 18.0092e9  # bytes of the packed base
 PICTURE = 2_359_296  # bytes: 144 tokens, four times 2,048 numbers of 16 bits
 
 
@@ -44,7 +45,9 @@ def test_a_picture_of_safe_takes_2_4_megabytes():
 
 def test_it_is_chosen_where_a_disk_has_room_for_the_pictures_of_all_rows(free, tmp_path):
     assert chosen(preset("safe")) is True
-    free(1.05 * 1000 * PICTURE)
+    free(1.1 * (PACKED + 1000 * PICTURE) + 10**7)
+    assert chosen(preset("safe")) is True
+    free(1.1 * (PACKED + 1000 * PICTURE) - 10**8)
     assert chosen(preset("safe")) is False
     features = tmp_path / cache_folders.FOLDER / "Qwen3-VL-30B-A3B-Instruct-features-384px-0"
     features.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Kernels that are forks of one process, which has imported for all of them."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -100,6 +101,35 @@ def test_kernels_share_the_memory_of_their_imports(server):
     assert max(own) < 0.25 * together
 
 
+DROPS = """
+import sys
+import numpy as np
+from vqa_utils.running.notebooks.fork_server import drop_files
+def resident():
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Rss:"))) // 1024
+table = np.memmap(sys.argv[1], mode="r")
+total = int(table.sum())
+before = resident()
+drop_files()
+print(before - resident(), int(table.sum()) == total)
+"""
+
+
+def test_the_server_lets_go_of_files_that_it_has_read(tmp_path):
+    file = tmp_path / "library"
+    file.write_bytes(os.urandom(2**20) * 64)
+    answer = subprocess.run(
+        [sys.executable, "-c", DROPS, str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    dropped, is_same = answer.stdout.split()
+    assert int(dropped) > 50 and is_same == "True", "MiB of the file's 64"
+
+
 @pytest.mark.parametrize(
     ("code", "end"),
     [("os.kill(os.getpid(), 9)", "signal 9 (SIGKILL)"), ("os._exit(3)", "exit status 3")],
@@ -196,6 +226,18 @@ def ended_or_zombie(number):
             return True
         time.sleep(0.05)
     return False
+
+
+def test_a_notebook_that_cannot_be_imported_leaves_a_server(tmp_path, monkeypatch):
+    """It fails in its own kernel, with its own words."""
+    broken = tmp_path / "broken.ipynb"
+    cell = {"cell_type": "code", "metadata": {}, "source": ["!pip list"]}
+    broken.write_text(json.dumps({"cells": [cell]}))
+    with forked_kernels([{}], [broken]) as environments:
+        monkeypatch.setenv(VARIABLE, environments[0][VARIABLE])
+        forking._connected.cache_clear()
+        assert forking.parent_of_kernels() == int(environments[0][VARIABLE].split()[0])
+    forking._connected.cache_clear()
 
 
 @pytest.mark.parametrize(

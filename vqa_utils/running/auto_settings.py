@@ -18,6 +18,7 @@ from vqa_utils.model.cache_folders import has_room
 from vqa_utils.planning.images import feature_bytes
 from vqa_utils.planning.machine.gpus import Gpu
 from vqa_utils.planning.machine.host import free_memory
+from vqa_utils.planning.memory import weights_by_module
 from vqa_utils.planning.plan import is_planned, resolve_for_machine, shares_base
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.planning.source.check import source_of, tokenizer_of
@@ -83,15 +84,21 @@ def with_text_lengths(config: Config, console: Console, given: Container[str] = 
 
 
 def with_feature_cache(config: Config, gpus: Sequence[Gpu]) -> Config:
-    """Replace "auto" of `cache_features`: on a GPU, if a disk has room for all pictures' features."""
+    """Replace "auto" of `cache_features`: on a GPU, if a disk has room for all pictures' features.
+
+    And for the packed base, which is kept there too.
+    """
     if config.cache_features != AUTO:
         return config
     is_worth_it = bool(gpus) and config.model != DEMO_MODEL_NAME and is_planned(config)
     if not is_worth_it:
         return dataclasses.replace(config, cache_features=False)
+    shape = shape_of(config)
     rows = rows_here(config) or ASSUMED_ROWS
-    size = sum(rows) * feature_bytes(shape_of(config), config)  # a picture a row, at most
-    found = has_room(config, size, f"*-features-{config.image_side}px-*")
+    features = sum(rows) * feature_bytes(shape, config)  # a picture a row, at most
+    groups = weights_by_module(shape, config).values()
+    packed = sum(sum(group.values()) for group in groups)  # its copy may come to the same disk
+    found = has_room(config, features + packed, f"*-features-{config.image_side}px-*")
     return dataclasses.replace(config, cache_features=found)
 
 

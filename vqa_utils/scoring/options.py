@@ -48,15 +48,20 @@ def questions_of_fold(
         The folder that the images are relative to, and the rows by set.
 
     Raises:
-        ArtifactError: the fold's adapter held out other rows than folds.csv says now.
+        ArtifactError: the fold has no adapter, or one that held out other rows than folds.csv says
+            now.
     """
     if predict:
         test, _ = load_test(Path(predict), paths.predicting(predict).images)
         return Path(predict), {"test": test}
     challenge = load_challenge(config)
     held_out = challenge.train[held_out_rows(paths.folds, challenge.train, config, fold)]
-    meta = read_json(paths.fold(fold).meta) if paths.fold(fold).meta.exists() else {}
-    if meta.get("held_out_ids") != ids_hash(held_out["id"]):
+    if not paths.fold(fold).meta.exists():
+        raise ArtifactError(
+            f"{paths.fold(fold).meta}: expected a trained adapter, found none; "
+            "run notebook 03_train_fold first"
+        )
+    if read_json(paths.fold(fold).meta).get("held_out_ids") != ids_hash(held_out["id"]):
         raise ArtifactError(
             f"{paths.fold(fold).meta}: expected an adapter that held out the rows of fold {fold} in "
             "folds.csv, found one that held out others, and may have trained on these; "

@@ -159,7 +159,9 @@ def main(arguments: list[str]) -> None:
         os.environ["MPLBACKEND"] = BACKEND  # matplotlib looks once
         importlib.import_module(KERNEL)  # clients wait meanwhile
         for notebook in notebooks:
-            exec(import_code(Path(notebook)), {})
+            # What fails here fails in the notebook too, and is told there; a cell's ! is IPython's
+            with contextlib.suppress(ImportError, SyntaxError):
+                exec(import_code(Path(notebook)), {})
         gc.collect()
         gc.freeze()  # a collection would write to what is shared
         drop_files()

@@ -38,7 +38,7 @@ def forked_kernels(
 ) -> Iterator[list[Environment]]:
     """Let processes fork their kernels of one server while this is open.
 
-    Not where there is a GPU: CUDA does not survive a fork.
+    On Linux, and not where there is a GPU: CUDA does not survive a fork.
 
     Args:
         environments: of the processes.
@@ -48,7 +48,7 @@ def forked_kernels(
         The environments, with the server's name; as they are without a server.
     """
     is_alike = all(environment == environments[0] for environment in environments)
-    if not environments or not is_alike or not hasattr(os, "fork") or find_gpus():
+    if not environments or not is_alike or sys.platform != "linux" or find_gpus():
         yield environments
         return
     folder = socket_folder("vqa-kernels-")
@@ -64,8 +64,11 @@ def forked_kernels(
                 pass_fds=[listener.fileno()],
             )
         name = f"{server.pid} {folder / 'socket'}"
-        with server:  # waits for its end, once standard input is closed
-            yield [environment | {VARIABLE: name} for environment in environments]
+        with server:
+            try:
+                yield [environment | {VARIABLE: name} for environment in environments]
+            finally:
+                server.kill()  # the processes that run notebooks have ended, and so have kernels
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
