@@ -68,7 +68,7 @@ class StandIn:
             [],
         )
 
-    def execute(self, name, archived, parameters, process=None, cell_timeout=None):
+    def execute(self, name, archived, parameters, process=None, cell_timeout=None, following=""):
         paths, config = open_run(parameters["run_id"])
         self.executed.append(f"{paths.run_id} {archived.stem}")
         challenge = load_challenge(config)

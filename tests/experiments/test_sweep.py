@@ -105,7 +105,7 @@ def test_a_failed_point_ends_alone_and_the_same_command_goes_on(command, states,
 def test_a_stopped_sweep_goes_on_without_repeating_a_notebook(
     command, states, stand_in, monkeypatch
 ):
-    def stopped(name, archived, parameters, process=None, cell_timeout=None):
+    def stopped(name, archived, parameters, process=None, cell_timeout=None, following=""):
         if len(stand_in.executed) == NOTEBOOKS + 5:
             raise KeyboardInterrupt
         stand_in.execute(name, archived, parameters, process)

@@ -1,5 +1,6 @@
 """The vision tower runs once for each picture; after that, the model takes its output from files."""
 
+import copy
 import dataclasses
 import errno
 import pickle
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -18,12 +20,13 @@ from vqa_utils.model import cache_folders, loading
 from vqa_utils.model.adapter import add_lora, load_adapter
 from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.features import encoding, store
-from vqa_utils.model.features.encoding import Pictures, pictures_of
+from vqa_utils.model.features.encoding import Pictures, pictures_of, prepare_tower, run_tower
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.loading import LoadError, base_key, compute_dtype, feature_store, load_base
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.machine.disk import DiskFull
+from vqa_utils.planning.shapes import VISION
 from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.training.fold import train_fold
@@ -65,6 +68,20 @@ def test_a_base_with_features_answers_as_the_one_with_a_tower(
         batch.questions(rows)["pixel_values"] for batch in (of_store.blanked(), of_store)
     )
     assert not torch.equal(grey, shown)
+
+
+def test_a_tower_of_its_own_has_no_hooks(base, encoder, challenge):
+    """accelerate puts one on each module of a model on several GPUs: 99 calls for a picture."""
+    tower = copy.deepcopy(base.get_submodule(VISION))
+    (path,) = challenge.train["path"].head(1)
+    pixels = encoder.pixels([path])
+    wanted = run_tower(tower, pixels, torch.float32)
+    for module in tower.modules():
+        add_hook_to_module(module, ModelHook())
+    prepare_tower(tower, torch.float32)
+    assert not any(hasattr(module, "_hf_hook") for module in tower.modules())
+    found = run_tower(tower, pixels, torch.float32)
+    torch.testing.assert_close(found.tokens, wanted.tokens)
 
 
 def test_a_batch_is_that_of_the_processor_but_for_the_pictures(

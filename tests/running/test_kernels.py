@@ -11,6 +11,8 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.artifacts.stop import STEP
+from vqa_utils.planning.machine.gpus import T4
+from vqa_utils.running import runner
 from vqa_utils.running.notebooks import kernels
 from vqa_utils.running.notebooks.execution import NotebookError, execute
 from vqa_utils.running.notebooks.processes import NotebookProcess
@@ -25,6 +27,12 @@ has_imported = "wave" in sys.modules
 names = [name for name in globals() if not name.startswith("_")]
 print(json.dumps([os.getpid(), has_imported, names, os.environ["{holder}"], os.getcwd()]))
 """
+
+
+def kernels_here():
+    """List the kernels that this process has started, itself or through others."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "ipykernel_launcher" in child.cmdline()]
 
 
 @pytest.fixture
@@ -71,6 +79,71 @@ def test_a_notebook_finds_its_imports_done_and_nothing_else(waiting_kernels, loo
     assert found not in started and not has_imported, "papermill starts one where none waits"
 
 
+IMPORTS = """
+import os, wave
+with open({out!r}, "a") as file:
+    print({name!r}, os.environ[{holder!r}], os.getpid(), file=file)
+"""
+
+
+@pytest.fixture
+def series_of_three(notebooks, tmp_path):
+    """Writes notebooks that tell when their kernels import; the second fails if it is told to."""
+
+    def write(*, fails=False):
+        out = tmp_path / "imports.txt"
+        for name in ("first", "second", "third"):
+            notebooks(name, "raise ValueError" if fails and name == "second" else "pass")
+            path = tmp_path / f"{name}.ipynb"
+            notebook = nbformat.read(path, 4)
+            code = IMPORTS.format(out=str(out), name=name, holder=STEP)
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(code))
+            nbformat.write(notebook, path)
+        return out
+
+    return write
+
+
+STEPS = [Step(Stage(name)) for name in ("first", "second", "third")]
+
+
+def test_the_next_notebooks_kernel_imports_while_one_is_at_work(small_run, series_of_three):
+    out = series_of_three()
+    make, _, _ = small_run
+    make().run(STEPS)
+    told = [line.split() for line in out.read_text().splitlines()]
+    by_kernel = {}
+    for name, step, pid in told:
+        by_kernel.setdefault(pid, []).append((name, step))
+    assert sorted(by_kernel.values()) == [
+        [("first", "first")],
+        [("second", "first"), ("second", "second")],  # during the step before, and in its own
+        [("third", "second"), ("third", "third")],
+    ]
+
+
+def test_a_kernel_that_waits_ends_with_a_run_that_fails(small_run, series_of_three):
+    series_of_three(fails=True)
+    make, _, _ = small_run
+    with pytest.raises(NotebookError, match="second failed"):
+        make().run(STEPS)
+    assert not kernels._waiting and not kernels_here()
+
+
+def test_a_kernel_imports_beside_folds_where_there_is_a_gpu(small_run, monkeypatch):
+    """On a CPU, folds need the host's memory."""
+    make, _, _ = small_run
+    before, fold, after = (STEPS[0], Step(Stage("folds", per_fold=True), 0), STEPS[2])
+    one = make()
+    one._followed_by = {before: fold, fold: after}
+    assert one._imports_meanwhile(before, None) == "", "kernels of folds have their own way"
+    assert one._imports_meanwhile(fold, None) == "third"
+    elsewhere = NotebookProcess({})
+    assert one._imports_meanwhile(fold, elsewhere) == ""
+    monkeypatch.setattr(runner, "find_gpus", lambda: [T4])
+    assert one._imports_meanwhile(fold, elsewhere) == "third"
+
+
 def test_a_failing_import_is_the_notebooks_error(waiting_kernels, tmp_path, capfd):
     waiting_kernels("import no_such_module", 1)
     with pytest.raises(NotebookError, match="No module named 'no_such_module'"):
@@ -89,8 +162,7 @@ def test_kernels_that_nobody_took_end_with_their_process(waiting_kernels, tmp_pa
     waiting_kernels("import time; time.sleep(600)", 0)
     with NotebookProcess({}) as process:
         process.run(kernels.start_kernels, tmp_path / "imports.ipynb", 2)
-        children = psutil.Process().children(recursive=True)
-        started = [child for child in children if "ipykernel_launcher" in child.cmdline()]
+        started = kernels_here()
         assert len(started) == 2
     _, alive = psutil.wait_procs(started, PATIENCE)
     assert not alive

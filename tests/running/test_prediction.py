@@ -99,7 +99,7 @@ def test_a_setting_of_the_scoring_answers_anew(run, answer, hidden, stand_in):
 def test_memory_that_runs_out_takes_a_rung(run, answer, hidden, stand_in, monkeypatch):
     run()
 
-    def execute(name, archived, parameters, process=None, cell_timeout=None):
+    def execute(name, archived, parameters, process=None, cell_timeout=None, following=""):
         if open_run("r", parameters["fold"])[1].score_batch > 16:
             stand_in.archive(archived, parameters)
             raise NotebookError("04_infer failed", OutOfMemory(0, "scoring"))

@@ -32,7 +32,7 @@ def side_by_side(small_run, monkeypatch):
     monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
 
     def run(work, *stages, folds):
-        def execute(name, archived, parameters, process, cell_timeout):
+        def execute(name, archived, parameters, process, cell_timeout, following):
             fold = parameters["fold"]
             work(name, fold)
             write_text(paths.fold(fold).folder / f"{name}.txt", "whole")

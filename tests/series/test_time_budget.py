@@ -33,7 +33,7 @@ def test_the_submission_is_of_the_folds_that_were_trained_in_time(
     """The time for training is up in fold 1; the same command goes on with folds 1 and 2."""
     is_short = True
 
-    def execute(name, archived, parameters, process=None, cell_timeout=None):
+    def execute(name, archived, parameters, process=None, cell_timeout=None, following=""):
         if is_short and archived.stem == "03_train_fold-fold1":
             runner.clock._end(TRAINING)
             raise NotebookStopped(f"{archived.stem} failed: StopRequested")
@@ -108,7 +108,7 @@ def test_without_time_to_score_anything_an_earlier_submission_stays(
 def test_a_notebook_that_fails_when_its_time_is_up_has_failed(
     stand_in, korean_folder, console, monkeypatch
 ):
-    def execute(name, archived, parameters, process=None, cell_timeout=None):
+    def execute(name, archived, parameters, process=None, cell_timeout=None, following=""):
         if name == "03_train_fold":
             runner.clock._end(TRAINING)
             raise NotebookError("ValueError: of its own")

@@ -1,7 +1,9 @@
 """Run steps: reuse complete ones, execute the others in their order, folds side by side."""
 
+import contextlib
 import copy
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -16,13 +18,14 @@ from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
 from vqa_utils.ensembling.members import scored_adapters
 from vqa_utils.errors import RunError
+from vqa_utils.planning.machine.gpus import find_gpus
 from vqa_utils.running._markers import CHANGED, DONE, MISSING, Markers
 from vqa_utils.running.archive.changes import tell_changes
 from vqa_utils.running.notebooks import execution
 from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import NotebookStopped
 from vqa_utils.running.notebooks.forked_kernels import forked_kernels
-from vqa_utils.running.notebooks.kernels import clean_environment
+from vqa_utils.running.notebooks.kernels import clean_environment, end_kernels
 from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
@@ -73,6 +76,7 @@ class Runner:
         self.cell_timeout = cell_timeout
         self.cluster: RayCluster | None = None
         self.clock = RunClock(paths, config, console)
+        self._followed_by: dict[Step, Step] = {}
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
 
@@ -154,14 +158,17 @@ class Runner:
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
         due = due_steps(steps, self.is_reused)
+        self._followed_by = dict(itertools.pairwise(due))
         groups = grouped(steps)
         lent = [] if self.cluster else self._due_folds(steps)
         with (
+            contextlib.ExitStack() as at_the_end,
             stoppable(self.paths),
             self.clock.watching(due),
             WholeRun(self.clock, len(steps), self.console) as whole,
             early_lender(self.paths, self.config, lent, predicted_folder(steps)) as lender,
         ):
+            at_the_end.callback(end_kernels)
             for number, together in enumerate(groups):
                 if together[0].stage.per_fold:
                     later = [step for group in groups[number:] for step in group]
@@ -261,13 +268,14 @@ class Runner:
         sharing: Sharing,
     ) -> None:
         origin = markers.begin(step)
+        following = self._imports_meanwhile(step, process)
         try:
             attempts = Attempts(
                 self.paths, self.config, self.console, self.ladder, sharing, self.cell_timeout
             )
             archived = markers.archived(step)
             with self.clock.working(step, archived), telling(self.console, step.name, ENDS_EARLY):
-                attempts.execute(step, archived, progress, process)
+                attempts.execute(step, archived, progress, process, following)
         except NotebookStopped:
             end_if_asked()
             self.clock.leave_out(step)
@@ -278,6 +286,16 @@ class Runner:
             raise
         self._check_outputs(step)
         markers.write(step, origin)
+
+    def _imports_meanwhile(self, step: Step, process: Process | None) -> str:
+        """Name the notebook that follows a step, if its kernel may import beside it; else "".
+
+        Those of folds have their own way. Where folds need the host's memory, it waits for them.
+        """
+        following = self._followed_by.get(step)
+        if following is None or following.stage.per_fold or (process and not find_gpus()):
+            return ""
+        return following.stage.name
 
     def _check_outputs(self, step: Step) -> None:
         absent = [path for path in step.outputs(self.out.folder) if not path.exists()]

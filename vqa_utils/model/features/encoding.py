@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from accelerate.hooks import remove_hook_from_module
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel
@@ -83,7 +84,11 @@ def store_features(
 
 
 def prepare_tower(tower: nn.Module, dtype: torch.dtype) -> None:
-    """Prepare a tower to run without the rest of its model, as `finish` prepares it within."""
+    """Prepare a tower to run without the rest of its model, as `finish` prepares it within.
+
+    It is on one device, and so needs none of accelerate's hooks, 99 for a picture.
+    """
+    remove_hook_from_module(tower, recurse=True)
     alone = nn.Module()
     alone.visual = tower.requires_grad_(False).eval()  # a tower is known by this name
     if dtype == torch.float16:

@@ -43,7 +43,12 @@ class Attempts:
     """The most seconds for a cell."""
 
     def execute(
-        self, step: Step, archived: Path, progress: Progress, process: Process | None
+        self,
+        step: Step,
+        archived: Path,
+        progress: Progress,
+        process: Process | None,
+        following: str = "",
     ) -> None:
         """Execute a notebook; again after an out-of-memory error of a fold, or once if it died.
 
@@ -52,6 +57,7 @@ class Attempts:
             archived: its copy. Those of earlier attempts lie beside it.
             progress: gets its live line.
             process: runs it; this process if not given.
+            following: the name of a notebook for this process, whose kernel imports meanwhile.
 
         Raises:
             KernelDied: twice.
@@ -71,7 +77,8 @@ class Attempts:
         while True:
             try:
                 with follow(progress, self.console, step.name, train_log, step.fold):
-                    execute(step.stage.name, archived, parameters, process, self.cell_timeout)
+                    name = step.stage.name
+                    execute(name, archived, parameters, process, self.cell_timeout, following)
                 return
             except DiskFull:
                 if fold is not None:

@@ -82,6 +82,7 @@ def execute(
     parameters: dict[str, Any],
     process: Process | None = None,
     cell_timeout: float | None = None,
+    following: str = "",
 ) -> None:
     """Run a notebook with papermill in `notebooks/`.
 
@@ -93,6 +94,7 @@ def execute(
         parameters: of its parameters cell.
         process: runs it; this process if not given.
         cell_timeout: the most seconds for a cell; None sets no limit.
+        following: the name of a notebook for this process, whose kernel imports meanwhile.
 
     Raises:
         NotebookError: an error in a cell, or one that took too long.
@@ -102,9 +104,12 @@ def execute(
         RunError: an unknown parameter.
     """
     source = NOTEBOOKS / f"{name}.ipynb"
+    ahead = NOTEBOOKS / f"{following}.ipynb" if following else None
     if process is None:
-        _execute(source, archived, parameters, cell_timeout)
+        _execute(source, archived, parameters, cell_timeout, ahead)
     else:
+        if ahead:
+            start_kernels(ahead, 1)
         with LowestMemory() as memory:
             try:
                 process.run(_execute, source, archived, parameters, cell_timeout)
@@ -117,7 +122,11 @@ def execute(
 
 
 def _execute(
-    source: Path, archived: Path, parameters: dict[str, Any], cell_timeout: float | None
+    source: Path,
+    archived: Path,
+    parameters: dict[str, Any],
+    cell_timeout: float | None,
+    ahead: Path | None = None,
 ) -> None:
     known = papermill.inspect_notebook(_as_it_is(source))
     # papermill would only warn, and the notebook run with its defaults
@@ -131,6 +140,8 @@ def _execute(
 
     def run() -> None:
         kernel = take_kernel(archived.stem)
+        if ahead:
+            start_kernels(ahead, 1)
         try:
             papermill.execute_notebook(
                 _as_it_is(source),
