@@ -14,6 +14,7 @@ from vqa_utils.artifacts.stop import STEP
 from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.running import runner
 from vqa_utils.running.notebooks import kernels
+from vqa_utils.running.notebooks.attempts import Attempts
 from vqa_utils.running.notebooks.execution import NotebookError, execute
 from vqa_utils.running.notebooks.processes import NotebookProcess
 from vqa_utils.running.stages import Stage, Step
@@ -130,18 +131,23 @@ def test_a_kernel_that_waits_ends_with_a_run_that_fails(small_run, series_of_thr
     assert not kernels._waiting and not kernels_here()
 
 
-def test_a_kernel_imports_beside_folds_where_there_is_a_gpu(small_run, monkeypatch):
+@pytest.mark.parametrize(("gpus", "expected"), [([], ""), ([T4], "third")])
+def test_a_kernel_imports_beside_folds_where_there_is_a_gpu(
+    small_run, console, monkeypatch, gpus, expected
+):
     """On a CPU, folds need the host's memory."""
     make, _, _ = small_run
-    before, fold, after = (STEPS[0], Step(Stage("folds", per_fold=True), 0), STEPS[2])
-    one = make()
-    one._followed_by = {before: fold, fold: after}
-    assert one._imports_meanwhile(before, None) == "", "kernels of folds have their own way"
-    assert one._imports_meanwhile(fold, None) == "third"
-    elsewhere = NotebookProcess({})
-    assert one._imports_meanwhile(fold, elsewhere) == ""
-    monkeypatch.setattr(runner, "find_gpus", lambda: [T4])
-    assert one._imports_meanwhile(fold, elsewhere) == "third"
+    ahead = {}
+
+    def execute(self, step, archived, progress, process, following):
+        ahead[step.name] = following
+
+    monkeypatch.setattr(Attempts, "execute", execute)
+    monkeypatch.setattr(runner, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(runner, "fold_environments", lambda *args: [{}, {}])
+    folds = Stage("folds", per_fold=True)
+    make().run([STEPS[0], Step(folds, 0), Step(folds, 1), STEPS[2]])
+    assert ahead == {"first": "", "folds-fold0": "", "folds-fold1": expected, "third": ""}
 
 
 def test_a_failing_import_is_the_notebooks_error(waiting_kernels, tmp_path, capfd):

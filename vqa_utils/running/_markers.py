@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vqa_utils.artifacts.files import TornFile, hashes, read_json, write_atomically, write_json
-from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.config import Config
+from vqa_utils.errors import RunError
 from vqa_utils.planning.source.identity import record_model
 from vqa_utils.running.archive.origin import Origin, hash_of_cells, origin_of
 from vqa_utils.running.notebooks import execution
@@ -98,7 +99,17 @@ class Markers:
         return _read_origin(self._marker(step))
 
     def write(self, step: Step, origin: Origin) -> None:
-        """Mark a step as complete."""
+        """Mark a step as complete.
+
+        Raises:
+            RunError: it has not written its files.
+        """
+        absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
+        if absent:
+            raise RunError(
+                f"{shown(self.archived(step))}: expected it to write "
+                f"{', '.join(map(shown, absent))}, found nothing there"
+            )
         write_json(self._marker(step), self._record(step) | dict(origin))
         record_model(self.paths, self.config)  # its files may not have been here before
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vqa_utils.artifacts.fold_settings import fold_config
-from vqa_utils.artifacts.paths import RunPaths, shown
+from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.stop import end_if_asked, stoppable
 from vqa_utils.config import Config
 from vqa_utils.data.fingerprint import data_hash
@@ -29,7 +28,14 @@ from vqa_utils.running.notebooks.kernels import clean_environment, end_kernels
 from vqa_utils.running.notebooks.processes import NotebookProcess, Process
 from vqa_utils.running.notebooks.side_by_side import SideBySide, fold_environments
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.stages import Step, built_on, due_steps, grouped, predicted_folder
+from vqa_utils.running.stages import (
+    Step,
+    built_on,
+    due_steps,
+    grouped,
+    next_notebook,
+    predicted_folder,
+)
 from vqa_utils.running.terminal.events import tell, telling
 from vqa_utils.running.terminal.live import progress_lines
 from vqa_utils.running.terminal.whole_run import WholeRun
@@ -76,7 +82,7 @@ class Runner:
         self.cell_timeout = cell_timeout
         self.cluster: RayCluster | None = None
         self.clock = RunClock(paths, config, console)
-        self._followed_by: dict[Step, Step] = {}
+        self._due: list[Step] = []
         # Only pictures that have changed are read
         self._hash_data = functools.cache(functools.partial(data_hash, images=paths.images))
 
@@ -157,14 +163,13 @@ class Runner:
             self._markers.set_checkpoints_aside(steps)
         if steps:
             self._hash_data(self.config)  # now: its progress bar and the notebooks' lines would mix
-        due = due_steps(steps, self.is_reused)
-        self._followed_by = dict(itertools.pairwise(due))
+        self._due = due_steps(steps, self.is_reused)
         groups = grouped(steps)
         lent = [] if self.cluster else self._due_folds(steps)
         with (
             contextlib.ExitStack() as at_the_end,
             stoppable(self.paths),
-            self.clock.watching(due),
+            self.clock.watching(self._due),
             WholeRun(self.clock, len(steps), self.console) as whole,
             early_lender(self.paths, self.config, lent, predicted_folder(steps)) as lender,
         ):
@@ -268,7 +273,8 @@ class Runner:
         sharing: Sharing,
     ) -> None:
         origin = markers.begin(step)
-        following = self._imports_meanwhile(step, process)
+        waits = process and not find_gpus()  # on a CPU, folds need the host's memory
+        following = "" if waits else next_notebook(step, self._due)
         try:
             attempts = Attempts(
                 self.paths, self.config, self.console, self.ladder, sharing, self.cell_timeout
@@ -284,26 +290,7 @@ class Runner:
         except RunError:
             end_if_asked()  # it has ended early, or a signal to all processes has ended its kernel
             raise
-        self._check_outputs(step)
         markers.write(step, origin)
-
-    def _imports_meanwhile(self, step: Step, process: Process | None) -> str:
-        """Name the notebook that follows a step, if its kernel may import beside it; else "".
-
-        Those of folds have their own way. Where folds need the host's memory, it waits for them.
-        """
-        following = self._followed_by.get(step)
-        if following is None or following.stage.per_fold or (process and not find_gpus()):
-            return ""
-        return following.stage.name
-
-    def _check_outputs(self, step: Step) -> None:
-        absent = [path for path in step.outputs(self.out.folder) if not path.exists()]
-        if absent:
-            raise RunError(
-                f"{shown(self._markers.archived(step))}: expected it to write "
-                f"{', '.join(map(shown, absent))}, found nothing there"
-            )
 
 
 def _at_once(sharing: Sharing, processes: int) -> int:

@@ -3,6 +3,7 @@
 Standard library only: `run_all.py --help` answers at once.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,14 @@ def _is_built_on(step: Step, earlier: Step) -> bool:
     if not earlier.stage.writes:
         return False
     return earlier.fold is None or step.fold in (None, earlier.fold)
+
+
+def next_notebook(step: Step, due: Sequence[Step]) -> str:
+    """Name the notebook after a step, if it is of no fold and its kernel can start before; else ""."""
+    for earlier, later in itertools.pairwise(due):
+        if earlier == step and later.fold is None:
+            return later.stage.name
+    return ""
 
 
 def grouped(steps: Sequence[Step]) -> list[list[Step]]:

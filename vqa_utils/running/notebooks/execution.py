@@ -1,5 +1,6 @@
 """Execute one notebook through papermill, in this process or another."""
 
+import functools
 import math
 import os
 import re
@@ -138,38 +139,10 @@ def _execute(
     archived.parent.mkdir(parents=True, exist_ok=True)
     os.environ[STEP] = archived.stem
 
-    def run() -> None:
-        kernel = take_kernel(archived.stem)
-        if ahead:
-            start_kernels(ahead, 1)
-        try:
-            papermill.execute_notebook(
-                _as_it_is(source),
-                _as_it_is(archive_name(archived, parameters)),
-                parameters,
-                cwd=str(source.parent),
-                km=kernel,
-                kernel_name=KERNEL,
-                progress_bar=False,
-                execution_timeout=math.ceil(cell_timeout) if cell_timeout else None,
-                extra_arguments=[QUIET, first_line()],
-            )
-        except CellTimeoutError as error:
-            raise NotebookError(
-                f"{archived.stem}: a cell took longer than {cell_timeout:g} s (--cell-timeout)\n"
-                f"notebook: {shown(archived)}"
-            ) from error
-        except DeadKernelError as error:
-            raise KernelDied(
-                f"{archived.stem}: its kernel died ({end_of(kernel)}); {memory.lowest()}\n"
-                f"notebook: {shown(archived)}"
-            ) from error
-        finally:
-            end_kernel(kernel)
-
     try:
         with LowestMemory() as memory:
-            _until_its_kernel_starts(run, archived)
+            run = functools.partial(_run_in_a_kernel, source, archived, parameters, cell_timeout)
+            _until_its_kernel_starts(lambda: run(ahead, memory), archived)
     except (OSError, papermill.PapermillExecutionError) as error:
         if is_full(error):
             full = describe_full(archived, parameters.get("run_id"))
@@ -178,6 +151,43 @@ def _execute(
         if isinstance(error, OSError):
             raise
         raise _error_in_a_cell(error, archived) from error
+
+
+def _run_in_a_kernel(
+    source: Path,
+    archived: Path,
+    parameters: dict[str, Any],
+    cell_timeout: float | None,
+    ahead: Path | None,
+    memory: LowestMemory,
+) -> None:
+    kernel = take_kernel(archived.stem)
+    if ahead:
+        start_kernels(ahead, 1)
+    try:
+        papermill.execute_notebook(
+            _as_it_is(source),
+            _as_it_is(archive_name(archived, parameters)),
+            parameters,
+            cwd=str(source.parent),
+            km=kernel,
+            kernel_name=KERNEL,
+            progress_bar=False,
+            execution_timeout=math.ceil(cell_timeout) if cell_timeout else None,
+            extra_arguments=[QUIET, first_line()],
+        )
+    except CellTimeoutError as error:
+        raise NotebookError(
+            f"{archived.stem}: a cell took longer than {cell_timeout:g} s (--cell-timeout)\n"
+            f"notebook: {shown(archived)}"
+        ) from error
+    except DeadKernelError as error:
+        raise KernelDied(
+            f"{archived.stem}: its kernel died ({end_of(kernel)}); {memory.lowest()}\n"
+            f"notebook: {shown(archived)}"
+        ) from error
+    finally:
+        end_kernel(kernel)
 
 
 def _error_in_a_cell(error: papermill.PapermillExecutionError, archived: Path) -> RunError:
