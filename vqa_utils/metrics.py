@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
-from sklearn.metrics import log_loss as sklearn_log_loss
+import scipy  # it loads scipy.stats, half a second, when that is named first
 
 from vqa_utils.prompts import LETTERS
 
@@ -104,7 +103,9 @@ def accuracy_interval(right: np.ndarray | pd.Series, level: float = 0.95) -> Int
     """
     if not len(right):
         return Interval(float("nan"), float("nan"))
-    found = binomtest(int(np.sum(right)), len(right)).proportion_ci(level, method="wilson")
+    found = scipy.stats.binomtest(int(np.sum(right)), len(right)).proportion_ci(
+        level, method="wilson"
+    )
     return Interval(float(found.low), float(found.high))
 
 
@@ -151,6 +152,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
     """Mean negative log-probability of the answer, in nats (chance on four options: 1.386)."""
     # With `labels`, a letter that is no row's answer keeps its column
+    from sklearn.metrics import log_loss as sklearn_log_loss  # as slow, and few commands need it
+
     return float(sklearn_log_loss(answers, option_matrix(probs), labels=list(LETTERS)))
 
 
@@ -164,7 +167,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     differing = only_first + only_second
     if differing == 0:
         return 1.0
-    return float(binomtest(only_first, differing).pvalue)
+    return float(scipy.stats.binomtest(only_first, differing).pvalue)
 
 
 def reliability(probs: pd.DataFrame, answers: pd.Series, bins: int = 10) -> pd.DataFrame:

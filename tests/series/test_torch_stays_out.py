@@ -1,5 +1,6 @@
 """What looks at data, plans and results starts without torch: in seconds, and on a machine that has none."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -75,6 +76,19 @@ def test_a_command_that_does_not_train(arguments, tmp_path, monkeypatch):
         to_dict(preset("demo", data=str(write_korean_challenge(tmp_path / "data")))),
     )
     assert heavy_modules(COMMAND.format(report=REPORT), ROOT, *arguments) == "heavy: []"
+
+
+@pytest.mark.parametrize("arguments", [["plan", "--preset", "safe", "--t4", "2"], ["status"]])
+@pytest.mark.slow
+def test_a_command_that_looks_starts_in_a_second(arguments, tmp_path, monkeypatch):
+    """JupyterLab brings rfc3987-syntax, whose parser (lark) jsonschema builds as it is imported."""
+    importlib.metadata.version("rfc3987-syntax")  # in tests/requirements.txt, through JupyterLab
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    challenge = write_korean_challenge(tmp_path / "data")
+    write_json(RunPaths("small").config, to_dict(preset("demo", data=str(challenge))))
+    slow = {"lark", "scipy.stats", "sklearn", *TORCH}
+    report = f"print(sorted({slow} & set(sys.modules)), 'jsonschema' in sys.modules)"
+    assert heavy_modules(COMMAND.format(report=report), ROOT, *arguments) == "[] True"
 
 
 def test_the_help_needs_no_library():

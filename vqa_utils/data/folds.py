@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from vqa_utils.artifacts.files import read_table
 from vqa_utils.config import Config
@@ -54,6 +53,9 @@ def _fold_numbers(
     train: pd.DataFrame, groups: list[str], config: Config, *, by_group: bool
 ) -> np.ndarray:
     """The fold of each row, int [N]."""
+    # Half a second, and most commands make no folds
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     # Without k-fold, a held-out share of 0.2 is one part of five
     parts = config.n_folds if config.use_kfold else round(1 / config.holdout_fraction)
     # scikit-learn refuses if every answer has fewer rows than there are parts; with fewer

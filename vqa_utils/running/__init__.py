@@ -18,3 +18,10 @@ notebooks/       Execute notebooks: one, as often as it takes, or those of sever
 cluster/         Run the notebooks of folds on several machines, through Ray
 archive/         Keep what executed notebooks leave: their copies, and what they ran with
 """
+
+import sys
+from types import ModuleType
+
+# Notebooks are checked against a schema without IRIs, and jsonschema prepares to check some as it is
+# imported: 1.4 s for each process, where JupyterLab has brought this package. An empty one is absent
+sys.modules.setdefault("rfc3987_syntax", ModuleType("rfc3987_syntax"))
