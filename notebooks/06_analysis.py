@@ -29,6 +29,7 @@ from vqa_utils.ensembling.temperature import (
     describe_calibration_effect,
     read_temperatures,
 )
+from vqa_utils.language import speak
 from vqa_utils.metrics import correct, predictions
 
 # %% tags=["parameters"]
@@ -36,6 +37,7 @@ run_id: str = "interactive"  # the run's folder below runs/
 
 # %%
 paths, config = open_run(run_id)
+speak(config.lang)
 challenge = load_challenge(config, images=paths.images)
 train, folds = challenge.train, read_folds(paths.folds, challenge.train)
 scored, missing = scored_folds(paths, config)

@@ -15,18 +15,22 @@ from vqa_utils.data.challenge import load_challenge
 from vqa_utils.presets import preset
 
 pytest_plugins = ("tests.isolated_runs",)  # before any kernel starts
+LONGEST = ("series", "exporting", "gpu")  # rooms with files of a minute and more
 
 
 def pytest_collection_modifyitems(items):
     """Mark nbval's cells as slow; keep theirs and those of `in_order` in their order.
 
-    In random order, the others are shuffled by pytest-randomly before.
+    Rooms with the longest files come first, so that no process is left with one at the end. In
+    random order, the files are shuffled by pytest-randomly before.
     """
     cells = [item for item in items if item.path.suffix == ".ipynb"]
     for cell in cells:
         cell.add_marker(pytest.mark.slow)  # each notebook starts a kernel and imports
     cells.sort(key=lambda cell: (cell.path, cell.cell_num))
-    items[:] = cells + [item for item in items if item.path.suffix != ".ipynb"]
+    others = [item for item in items if item.path.suffix != ".ipynb"]
+    others.sort(key=lambda item: item.path.parent.name not in LONGEST)
+    items[:] = cells + others
     places = [place for place, item in enumerate(items) if item.get_closest_marker("in_order")]
     in_order = sorted((items[place] for place in places), key=_written)
     for place, item in zip(places, in_order, strict=True):

@@ -2,6 +2,8 @@
 
 config         settings of a run: type, default, meaning, rule
 errors         base classes of errors shown without a traceback
+korean         sentences of reports and launchers, by the English ones
+language       the language of a run: it says a sentence
 metrics        scores of option probabilities, with intervals and tests
 nf4_format     block sizes of bitsandbytes' NF4
 presets        named settings, differences from config's defaults

@@ -5,8 +5,9 @@ import re
 import pytest
 from page_runs import new_run
 
-from vqa_utils.analysis.page.words import COLUMNS, LANGUAGES, WORDS, speaking
+from vqa_utils.analysis.page.words import COLUMNS, LANGUAGES, WORDS
 from vqa_utils.analysis.page.writing import write_page
+from vqa_utils.language import speaking
 
 FIELD = re.compile(r"{\w+}")
 OTHERS = [pytest.param(module, id=name) for name, module in LANGUAGES.items() if name != "en"]

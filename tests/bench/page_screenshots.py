@@ -1,6 +1,7 @@
 """Photograph the page of a run for the README: `python tests/bench/page_screenshots.py RUN [FOLDER]`.
 
-Writes page_wide.png, page_phone.png and page_dark.png. Needs Chromium, and pillow to make them small.
+Writes page_wide.png, page_phone.png and page_dark.png; of a run with `--lang ko` page_korean.png.
+Needs Chromium, and pillow to make them small.
 """
 
 import io
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.chromium import CHROMIUM  # noqa: E402
 from vqa_utils.artifacts.paths import RunPaths  # noqa: E402  (the package is not installed)
-from vqa_utils.artifacts.run import named_run  # noqa: E402
+from vqa_utils.artifacts.run import named_run, read_config  # noqa: E402
 
 COLOURS = 96  # of a palette; a page has few
 
@@ -30,12 +31,14 @@ class Shot(NamedTuple):
     scheme: str
     part: str
     """the place to begin with; "" for the head"""
+    lang: str = "en"
 
 
 SHOTS = (
     Shot("page_wide", 1280, 1400, "light", ""),
     Shot("page_phone", 390, 844, "light", ""),
     Shot("page_dark", 1280, 1400, "dark", "#part-1"),
+    Shot("page_korean", 1280, 1400, "light", "", "ko"),
 )
 
 
@@ -54,13 +57,14 @@ def photograph(browser: Browser, paths: RunPaths, shot: Shot, folder: Path) -> P
 
 
 def main() -> None:
-    """Write all views."""
+    """Write the views of a run in its language."""
     paths = named_run(sys.argv[1] if len(sys.argv) > 1 else "latest")
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
+    lang = read_config(paths).lang
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for shot in SHOTS:
+        for shot in (shot for shot in SHOTS if shot.lang == lang):
             file = photograph(browser, paths, shot, folder)
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 

@@ -7,7 +7,17 @@ from torch_libraries import TORCH
 
 from vqa_utils.artifacts.paths import ROOT
 
-TOP = {"errors", "setting_types", "config", "presets", "prompts", "metrics", "nf4_format"}
+TOP = {
+    "errors",
+    "setting_types",
+    "config",
+    "presets",
+    "prompts",
+    "metrics",
+    "nf4_format",
+    "korean",
+    "language",
+}
 ROOMS = ("artifacts", "data", "planning", "forecasting", "sharing", "ops", "model", "tracking", "training", "scoring", "ensembling", "analysis",
          "running", "experiments", "exporting", "tiny_base")  # fmt: skip
 WITH_TORCH = {"ops", "model", "tracking", "training", "scoring", "tiny_base"}

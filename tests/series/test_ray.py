@@ -60,11 +60,11 @@ def results(run):
 
 
 @pytest.fixture(scope="module")
-def in_turn(folder, tmp_path_factory):
-    """The results of one fold after the other, without Ray."""
+def on_one_machine(folder, tmp_path_factory):
+    """The results without Ray."""
     runs = tmp_path_factory.mktemp("alone") / "runs"
     runs.mkdir()
-    assert started(folder, runs, *SETTINGS, "--set", "folds_at_once=1").wait() == 0, output(runs)
+    assert started(folder, runs, *SETTINGS).wait() == 0, output(runs)
     found = results(runs / "r")
     assert len(found) == 7
     return found
@@ -79,11 +79,11 @@ def wait_until(condition, process):
 
 @pytest.mark.skipif(not ALL, reason="each night")
 @of_kinds(SHARED)
-def test_folds_on_two_nodes_give_the_same_bits(cluster, folder, in_turn, tmp_path):
+def test_folds_on_two_nodes_give_the_same_bits(cluster, folder, on_one_machine, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     assert started(folder, runs, *on(cluster)).wait() == 0, output(runs)
-    assert results(runs / "r") == in_turn
+    assert results(runs / "r") == on_one_machine
     assert "2 folds at a time at the most" in output(runs)
     first, second = (clock_of(runs / "r", fold) for fold in (0, 1))
     assert max(first["start_time"], second["start_time"]) < min(
@@ -100,7 +100,7 @@ def clock_of(run, fold):
 
 
 @of_kinds(OWN)
-def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, in_turn, tmp_path):
+def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, on_one_machine, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     process = started(folder, runs, *on(cluster))
@@ -119,7 +119,7 @@ def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, in_turn,
     log = pd.read_csv(runs / "r" / fold / "train_log.csv")
     assert log["ended"].iloc[0] < killed < log["ended"].iloc[-1], "it went on, not anew"
     assert (runs / "r" / "notebooks" / f"03_train_fold-{fold}-died1.ipynb").exists()
-    assert results(runs / "r") == in_turn
+    assert results(runs / "r") == on_one_machine
 
 
 @pytest.mark.skipif(not ALL, reason="each night")
@@ -128,7 +128,7 @@ def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, in_turn,
     [(SHARED, signal.SIGTERM), (OWN, signal.SIGINT)],
     indirect=["cluster"],
 )
-def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, number, in_turn):
+def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, number, on_one_machine):
     runs = tmp_path / "runs"
     runs.mkdir()
     process = started(folder, runs, *on(cluster))
@@ -141,7 +141,7 @@ def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, 
     assert not [name for name in names if "ipykernel" in name or "OnNode" in name]
     assert list(runs.glob("r/fold*/checkpoints/*/*/manifest.json"))
     assert started(folder, runs, "--resume", *on(cluster)).wait() == 0, output(runs)
-    assert results(runs / "r") == in_turn
+    assert results(runs / "r") == on_one_machine
 
 
 @pytest.mark.skipif(not ALL, reason="each night")

@@ -11,10 +11,10 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.ensembling.members import has_split, pooled, rows_of
+from vqa_utils.language import called, said
 from vqa_utils.metrics import (
     BEYOND_CHANCE,
     accuracy_interval,
-    asked_text,
     correct,
     expected_calibration_error,
     log_loss,
@@ -67,19 +67,34 @@ def describe_baselines(table: pd.DataFrame) -> str:
     A p-value that misses the level stands beside it: 0.018 alone reads as a difference.
     """
     tuned, *others = table.to_dict("records")
-    lines = [
-        f"fine-tuned: {tuned['accuracy']:.3f} right "
-        f"(95 % interval {tuned['low']:.3f} to {tuned['high']:.3f})"
-    ]
+    first = said(
+        "fine-tuned: {accuracy} right (95 % interval {low} to {high})",
+        accuracy=f"{tuned['accuracy']:.3f}",
+        low=f"{tuned['low']:.3f}",
+        high=f"{tuned['high']:.3f}",
+    )
+    lines = [first]
     for other in others:
         gap = (tuned["accuracy"] - other["accuracy"]) * 100  # points
-        verdict, asked = "beyond", ""
-        if other["mcnemar_p"] >= BEYOND_CHANCE:
-            verdict, asked = "not beyond", asked_text(BEYOND_CHANCE, "several are compared")
-        lines.append(
-            f"{other['model']}: {other['accuracy']:.3f}, {gap:+.1f} points for the fine-tuned, "
-            f"{verdict} chance ({p_text(other['mcnemar_p'])}{asked})"
-        )
+        fields = {
+            "model": called(other["model"]),
+            "accuracy": f"{other['accuracy']:.3f}",
+            "gap": f"{gap:+.1f}",
+            "p": p_text(other["mcnemar_p"]),
+        }
+        if other["mcnemar_p"] < BEYOND_CHANCE:
+            line = said(
+                "{model}: {accuracy}, {gap} points for the fine-tuned, beyond chance ({p})",
+                **fields,
+            )
+        else:
+            line = said(
+                "{model}: {accuracy}, {gap} points for the fine-tuned, not beyond chance "
+                "({p}; below {level} is asked for, as several are compared)",
+                **fields,
+                level=BEYOND_CHANCE,
+            )
+        lines.append(line)
     return "\n".join(lines)
 
 

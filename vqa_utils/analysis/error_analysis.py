@@ -9,6 +9,7 @@ from scipy.stats import hypergeom
 
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.ensembling.members import rows_of
+from vqa_utils.language import called, said
 from vqa_utils.metrics import (
     accuracy_interval,
     at_letter,
@@ -66,21 +67,28 @@ def describe_groups(table: pd.DataFrame) -> str:
     """Name the hardest group, and all that are worse than the rest beyond chance."""
     tested = table.dropna(subset="p_worse")
     if tested.empty:
-        return (
-            f"No group has {MIN_ROWS} rows and others to compare with: "
-            "too few to call one the hardest."
+        return said(
+            "No group has {least} rows and others to compare with: too few to call one the hardest.",
+            least=MIN_ROWS,
         )
     hardest = tested.loc[tested["accuracy"].idxmin()]
     worse = tested[tested["worse"]].sort_values("accuracy")
     names = []
     for line in worse.to_dict("records"):
         names.append(f"{line['by']}: {line['group']} ({line['accuracy']:.1%})")
-    return (
-        f"Hardest of the {len(tested)} groups with {MIN_ROWS} rows or more: "
-        f"{hardest['by']}: {hardest['group']}, {hardest['accuracy']:.1%} right of "
-        f"{hardest['rows']} rows (95 % interval {hardest['low']:.1%} to {hardest['high']:.1%}), "
-        f"{hardest['rest']:.1%} of the others.\n"
-        f"Worse than the rest beyond chance: {'; '.join(names) or 'none'}."
+    return said(
+        "Hardest of the {groups} groups with {least} rows or more: {name}, {accuracy} right of "
+        "{rows} rows (95 % interval {low} to {high}), {rest} of the others.\n"
+        "Worse than the rest beyond chance: {worse}.",
+        groups=len(tested),
+        least=MIN_ROWS,
+        name=f"{hardest['by']}: {hardest['group']}",
+        accuracy=f"{hardest['accuracy']:.1%}",
+        rows=hardest["rows"],
+        low=f"{hardest['low']:.1%}",
+        high=f"{hardest['high']:.1%}",
+        rest=f"{hardest['rest']:.1%}",
+        worse="; ".join(names) or called("none"),
     )
 
 
@@ -88,16 +96,25 @@ def describe_spread(table: pd.DataFrame) -> str:
     """Give the lowest and highest accuracy of the groups with enough rows, in words."""
     enough = table[table["rows"] >= MIN_ROWS]
     if enough.empty:
-        return f"No group has {MIN_ROWS} rows; the bars of so few say little."
-    low, high = enough["accuracy"].min(), enough["accuracy"].max()
-    if len(enough) == 1:
-        spread = f"The one group here with {MIN_ROWS} rows or more has {low:.1%} right"
-    else:
-        spread = (
-            f"The {len(enough)} groups here with {MIN_ROWS} rows or more "
-            f"lie between {low:.1%} and {high:.1%}"
+        return said(
+            "No group has {least} rows; the bars of so few say little.",
+            least=MIN_ROWS,
         )
-    return f"{spread}; lines are 95 % intervals."
+    low, high = f"{enough['accuracy'].min():.1%}", f"{enough['accuracy'].max():.1%}"
+    if len(enough) == 1:
+        return said(
+            "The one group here with {least} rows or more has {low} right; lines are 95 % intervals.",
+            least=MIN_ROWS,
+            low=low,
+        )
+    return said(
+        "The {groups} groups here with {least} rows or more lie between {low} and {high}; "
+        "lines are 95 % intervals.",
+        groups=len(enough),
+        least=MIN_ROWS,
+        low=low,
+        high=high,
+    )
 
 
 def reliability_table(sets: Mapping[str, pd.DataFrame], answers: pd.Series) -> pd.DataFrame:
@@ -134,15 +151,21 @@ def describe_confidence(table: pd.DataFrame) -> str:
     """Compare the most with the least confident rows, in words."""
     least, most = table.iloc[0], table.iloc[-1]
     if len(table) == 1:
-        return (
-            f"All rows have a confidence of {least['confidence']}; "
-            f"{least['accuracy']:.1%} of them are right."
+        return said(
+            "All rows have a confidence of {band}; {right} of them are right.",
+            band=least["confidence"],
+            right=f"{least['accuracy']:.1%}",
         )
     share = most["rows"] / table["rows"].sum()
-    return (
-        f"{share:.1%} of the rows have a confidence of {most['confidence']}, "
-        f"and {most['accuracy']:.1%} of these are right; "
-        f"at {least['confidence']} it is {least['accuracy']:.1%} of {least['rows']} rows."
+    return said(
+        "{share} of the rows have a confidence of {most}, and {right} of these are right; "
+        "at {least} it is {least_right} of {rows} rows.",
+        share=f"{share:.1%}",
+        most=most["confidence"],
+        right=f"{most['accuracy']:.1%}",
+        least=least["confidence"],
+        least_right=f"{least['accuracy']:.1%}",
+        rows=least["rows"],
     )
 
 
@@ -201,9 +224,13 @@ def describe_letters(table: pd.DataFrame) -> str:
     _, first, *_, last = table.columns
     gap = table[last] - table[first]
     line = table.loc[gap.abs().idxmax()]
-    return (
-        f"Largest difference between {first} and {last}: {line['letter']}, "
-        f"{line[first]:.1%} and {line[last]:.1%}."
+    return said(
+        "Largest difference between {first} and {last}: {letter}, {share} and {last_share}.",
+        first=called(first),
+        last=called(last),
+        letter=line["letter"],
+        share=f"{line[first]:.1%}",
+        last_share=f"{line[last]:.1%}",
     )
 
 
@@ -219,9 +246,11 @@ def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     """Give the share of right rows, and the most frequent pair of mixed-up letters, in words."""
     right = correct(probs, answers)
     low, high = accuracy_interval(right)
-    share = (
-        f"{right.mean():.1%} of the rows are right (95 % interval {low:.1%} to {high:.1%}); "
-        "they are on the diagonal."
+    share = said(
+        "{right} of the rows are right (95 % interval {low} to {high}); they are on the diagonal.",
+        right=f"{right.mean():.1%}",
+        low=f"{low:.1%}",
+        high=f"{high:.1%}",
     )
     if right.all():
         return share
@@ -229,10 +258,15 @@ def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     pairs = pd.DataFrame({"answer": answers.to_numpy(), "chosen": chosen})
     counts = pairs[~right].value_counts()  # the most frequent pair first
     answer, letter = counts.index[0]
-    return (
-        f"{share}\nOf the {(~right).sum()} others, {letter} instead of {answer} is the most "
-        f"frequent kind: {counts.iloc[0]} rows."
+    frequent = said(
+        "Of the {wrong} others, {letter} instead of {answer} is the most frequent kind: "
+        "{rows} rows.",
+        wrong=(~right).sum(),
+        letter=letter,
+        answer=answer,
+        rows=counts.iloc[0],
     )
+    return f"{share}\n{frequent}"
 
 
 def worst_mistakes(
@@ -270,12 +304,15 @@ def describe_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
     """Give the number of mistakes listed and of all, and the model's confidence in them."""
     wrong = int((~right).sum())
     if wrong == 0:
-        return f"None of the {len(right)} rows is wrong."
-    sure = (mistakes["p_chosen"] > SURE).sum()
-    return (
-        f"{len(mistakes)} of {wrong} mistakes, the least probable right option (✓) first, "
-        f"{mistakes['p_answer'].iloc[0]:.1%} of the probability; "
-        f"{sure} of them chose another (bold) with more than {SURE:.0%}."
+        return said("None of the {rows} rows is wrong.", rows=len(right))
+    return said(
+        "{listed} of {wrong} mistakes, the least probable right option (✓) first, {least} of the "
+        "probability; {sure} of them chose another (bold) with more than {level}.",
+        listed=len(mistakes),
+        wrong=wrong,
+        least=f"{mistakes['p_answer'].iloc[0]:.1%}",
+        sure=(mistakes["p_chosen"] > SURE).sum(),
+        level=f"{SURE:.0%}",
     )
 
 

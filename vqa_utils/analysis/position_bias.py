@@ -11,6 +11,7 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_orders
 from vqa_utils.config import Config
 from vqa_utils.ensembling.members import rows_of, scored_folds
+from vqa_utils.language import called, said
 from vqa_utils.metrics import (
     DECIMALS,
     correct,
@@ -74,34 +75,47 @@ class PositionBias:
             f"{least['position']} {_in_points(least, 'excess')}"
         )
         if self.order_count == 1:
-            return (
+            shares = said(
                 "All rows share no more than one order of their options (as with tta=1), which "
                 "cannot tell a position from the options there. For a letter, the share of rows "
-                "with it chosen minus the share where it is right, in points: "
-                f"{extremes}. {self._describe_chance()}"
+                "with it chosen minus the share where it is right, in points: {extremes}.",
+                extremes=extremes,
             )
-        pairs = ""
-        if self.order_count == 2:
-            pairs = " Two orders only set a against c and b against d."
-        return (
-            f"Over {self.order_count} orders, the excess probability by position is, in points: "
-            f"{extremes}. {self._describe_chance()}{pairs}"
+            return f"{shares} {self._describe_chance()}"
+        excess = said(
+            "Over {orders} orders, the excess probability by position is, in points: {extremes}.",
+            orders=self.order_count,
+            extremes=extremes,
         )
+        sentences = [excess, self._describe_chance()]
+        if self.order_count == 2:
+            sentences.append(said("Two orders only set a against c and b against d."))
+        return " ".join(sentences)
 
     def _describe_chance(self) -> str:
         if self.rows < MIN_ROWS:
-            return f"With {self.rows} rows, fewer than {MIN_ROWS}, that says nothing beyond chance."
+            return said(
+                "With {rows} rows, fewer than {least}, that says nothing beyond chance.",
+                rows=self.rows,
+                least=MIN_ROWS,
+            )
         excludes_zero = (self.positions["low"] > 0) | (self.positions["high"] < 0)
-        biased = ", ".join(self.positions["position"][excludes_zero]) or "none"
-        return f"Beyond chance, at 95 % for all four together: {biased}."
+        biased = ", ".join(self.positions["position"][excludes_zero]) or called("none")
+        return said("Beyond chance, at 95 % for all four together: {biased}.", biased=biased)
 
     def _describe_orders(self) -> str:
         first = self.orders.iloc[0]
         gain = _in_points(first, "against_mean")
-        return (
-            f"The answer changes with the order in {self.changed:.1%} of the rows. With the "
-            f"{AS_WRITTEN} alone, {first['accuracy']:.1%} are right, {gain.value} points (95 % "
-            f"interval {gain.low} to {gain.high}) against the mean of all orders."
+        return said(
+            "The answer changes with the order in {changed} of the rows. With the {order} alone, "
+            "{right} are right, {points} points (95 % interval {low} to {high}) against the mean "
+            "of all orders.",
+            changed=f"{self.changed:.1%}",
+            order=called(AS_WRITTEN),
+            right=f"{first['accuracy']:.1%}",
+            points=gain.value,
+            low=gain.low,
+            high=gain.high,
         )
 
 

@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from vqa_utils.ensembling.members import Member
 from vqa_utils.ensembling.temperature import scaled, temperature_of
+from vqa_utils.language import said
 from vqa_utils.metrics import P_FLOOR, one_hot, option_matrix, predictions, with_options
 
 # The weight of the mean beside the votes, in votes: enough to decide between letters with as many
@@ -123,8 +124,10 @@ def describe_agreement(table: pd.DataFrame) -> str:
 def describe_unanimity(members: Sequence[Member]) -> str:
     """Say how often all members agree."""
     if len(members) < 2:
-        return "There is one member; agreement takes two."
-    return (
-        f"All {len(members)} members choose the same letter in {unanimity(members):.1%} "
-        f"of {len(members[0].test)} test rows."
+        return said("There is one member; agreement takes two.")
+    return said(
+        "All {members} members choose the same letter in {share} of {rows} test rows.",
+        members=len(members),
+        share=f"{unanimity(members):.1%}",
+        rows=len(members[0].test),
     )

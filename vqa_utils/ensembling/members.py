@@ -10,6 +10,7 @@ from vqa_utils.artifacts.fold_settings import fold_config
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
+from vqa_utils.language import said
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ def read_members(paths: RunPaths, config: Config, test_ids: Iterable[str]) -> li
 def describe_refit(paths: RunPaths, config: Config) -> str:
     """Say if a model of all rows is a member, and if any score judges it."""
     if not config.refit:
-        return "No model is refitted on all rows."
+        return said("No model is refitted on all rows.")
     number = config.adapter_numbers[-1]
     name = config.adapter_name(number)
     if number not in scored_adapters(paths, config):
-        return f"{name}: not scored yet, and no member."
-    return (
-        f"{name}: trained on all rows, a member for the test rows alone; "
-        "out-of-fold scores judge the folds' models, not it."
+        return said("{name}: not scored yet, and no member.", name=name)
+    return said(
+        "{name}: trained on all rows, a member for the test rows alone; "
+        "out-of-fold scores judge the folds' models, not it.",
+        name=name,
     )
 
 

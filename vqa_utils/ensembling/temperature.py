@@ -13,6 +13,7 @@ from sklearn.model_selection import GroupKFold
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
+from vqa_utils.language import called, said
 from vqa_utils.metrics import (
     P_FLOOR,
     at_letter,
@@ -123,14 +124,18 @@ def describe_calibration_effect(sets: dict[str, pd.DataFrame], answers: pd.Serie
     lines = []
     for name, probs in sets.items():
         error = expected_calibration_error(probs, answers)
-        lines.append(
-            f"Probabilities {name}: log loss {log_loss(probs, answers):.3f}, "
-            f"confidence off by {error:.1%} on average (expected calibration error)."
+        line = said(
+            "Probabilities {name}: log loss {loss}, confidence off by {error} on average "
+            "(expected calibration error).",
+            name=called(name),
+            loss=f"{log_loss(probs, answers):.3f}",
+            error=f"{error:.1%}",
         )
+        lines.append(line)
     if len(sets) > 1:
-        lines.append("Each row was calibrated by a fit that did not see it.")
+        lines.append(said("Each row was calibrated by a fit that did not see it."))
     else:
-        lines.append("No calibration of these rows is in use.")
+        lines.append(said("No calibration of these rows is in use."))
     return "\n".join(lines)
 
 

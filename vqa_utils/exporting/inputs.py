@@ -12,6 +12,7 @@ from typing import Any
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.errors import VqaError
+from vqa_utils.language import said
 
 DEPTH = 6  # folders below an input: a drive has many
 DATA = ("train.csv", "test.csv")
@@ -71,8 +72,12 @@ def find_data(place: Place) -> Path | None:
             found += _folders_with(DATA, [unpacked])
     if len(found) > 1:
         raise LaunchError(
-            f"expected one folder with {' and '.join(DATA)}, found {', '.join(map(str, found))}; "
-            'name it in ARGUMENTS: ["--data", "FOLDER"]'
+            said(
+                'expected one folder with {files}, found {found}; name it in ARGUMENTS: ["--data", '
+                '"FOLDER"]',
+                files=", ".join(DATA),
+                found=", ".join(map(str, found)),
+            )
         )
     return found[0] if found else None
 
@@ -94,8 +99,11 @@ def find_model(place: Place, expected: dict[str, Any]) -> Path | None:
             found.append(folder)
     if len(found) > 1:
         raise LaunchError(
-            f"expected one model of these sizes, found {', '.join(map(str, found))}; "
-            'name it in ARGUMENTS: ["--model", "FOLDER"]'
+            said(
+                "expected one model of these sizes, found {found}; name it in ARGUMENTS: "
+                '["--model", "FOLDER"]',
+                found=", ".join(map(str, found)),
+            )
         )
     return found[0] if found else None
 

@@ -24,6 +24,7 @@ from vqa_utils.exporting.inputs import (
     roomiest_disk,
     this_place,
 )
+from vqa_utils.language import ENGLISH, called, said, speak
 from vqa_utils.setting_types import AUTO
 
 BEGUN = time.time()  # of the launcher: an installation counts for the time budget too
@@ -49,6 +50,7 @@ def launch(
     Raises:
         LaunchError: the machine, the packages, the data or the run have a problem.
     """
+    speak(_language_of(arguments))
     place = this_place()
     if t4:
         check_gpus(t4, gpus_here())
@@ -66,7 +68,11 @@ def launch(
     status = _run(command, environment, place.output)
     submission = _keep_submission(place)
     if status or submission is None:
-        raise LaunchError(f"run_all.py ended with exit status {status}; its last lines say why")
+        raise LaunchError(
+            said(
+                "run_all.py ended with exit status {status}; its last lines say why", status=status
+            )
+        )
     return submission
 
 
@@ -92,8 +98,13 @@ def check_gpus(count: int, found: Sequence[tuple[str, str]]) -> None:
         return
     names = ", ".join(f"{name} (compute capability {number})" for name, number in found)
     raise LaunchError(
-        f"expected {count} T4 (compute capability {T4_CAPABILITY}), found {names or 'no GPU'}; "
-        "on Kaggle: Settings, Accelerator, GPU T4 x2, and start again"
+        said(
+            "expected {count} T4 (compute capability {capability}), found {found}; "
+            "on Kaggle: Settings, Accelerator, GPU T4 x2, and start again",
+            count=count,
+            capability=T4_CAPABILITY,
+            found=names or called("no GPU"),
+        )
     )
 
 
@@ -115,9 +126,12 @@ def install_packages() -> None:
         return
     last = "\n".join((found.stdout + found.stderr).strip().splitlines()[-LAST_LINES:])
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    hint = f"if the wheels are of another Python: export them with --python {here}"
-    without = "switch the internet on, or export with --offline"
-    raise LaunchError(f"pip install failed:\n{last}\n{hint if wheels.is_dir() else without}")
+    hint = said("switch the internet on, or export with --offline")
+    if wheels.is_dir():
+        hint = said(
+            "if the wheels are of another Python: export them with --python {version}", version=here
+        )
+    raise LaunchError(said("pip install failed:\n{last}\n{hint}", last=last, hint=hint))
 
 
 def run_arguments(place: Place, preset: str, given: Collection[str] = ()) -> list[str]:
@@ -140,9 +154,12 @@ def run_arguments(place: Place, preset: str, given: Collection[str] = ()) -> lis
         data = find_data(place)
         if data is None and preset != "demo":
             raise LaunchError(
-                f"expected a folder or zip with {' and '.join(DATA)} below "
-                f"{', '.join(map(str, place.inputs))}, found none; attach the challenge, or name "
-                'it in ARGUMENTS: ["--data", "FOLDER"]'
+                said(
+                    "expected a folder or zip with {files} below {inputs}, found none; attach the "
+                    'challenge, or name it in ARGUMENTS: ["--data", "FOLDER"]',
+                    files=", ".join(DATA),
+                    inputs=", ".join(map(str, place.inputs)),
+                )
             )
         arguments += ["--data", str(data)] if data else []
     expected = published_config(settings_of(preset).model)
@@ -165,12 +182,29 @@ def _preset_that_fits() -> list[str]:
     plan = [sys.executable, str(ROOT / "run_all.py"), "plan", "--preset"]
     for words in LARGEST_FIRST if gpus else ():
         if subprocess.run([*plan, *words], capture_output=True, check=False).returncode == 0:
-            print(f"preset: {' '.join(words)}, the largest that fits {gpus}", flush=True)
+            fits = said(
+                "preset: {words}, the largest that fits {gpus}", words=" ".join(words), gpus=gpus
+            )
+            print(fits, flush=True)
             return words
     names = ", ".join(dict.fromkeys(words[0] for words in LARGEST_FIRST))
     raise LaunchError(
-        f"expected a GPU that holds one of the presets {names}, found {gpus or 'no GPU'}"
+        said(
+            "expected a GPU that holds one of the presets {names}, found {gpus}",
+            names=names,
+            gpus=gpus or called("no GPU"),
+        )
     )
+
+
+def _language_of(arguments: Sequence[str]) -> str:
+    """Return the language that run_all.py's arguments ask for."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word.startswith("--lang="):
+            return word.removeprefix("--lang=")
+        if word == "--lang":
+            return following
+    return ENGLISH
 
 
 def _run(command: Sequence[str], environment: dict[str, str], folder: Path) -> int:

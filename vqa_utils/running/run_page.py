@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 
@@ -35,8 +36,9 @@ from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.plan import make_plan
 from vqa_utils.planning.shapes import shape_of
+from vqa_utils.running.archive.html_copies import write_html_copies
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.stages import Step
+from vqa_utils.running.stages import ANALYSIS, Step
 from vqa_utils.running.terminal.events import tell
 from vqa_utils.setting_types import GIB
 
@@ -88,6 +90,8 @@ class RunPage:
         """Write the page of a run that has ended, in one way or another."""
         self._is_over.set()
         self._watcher.join()
+        if Step(ANALYSIS) in self.clock.through:
+            self._do(write_html_copies, self.paths.notebooks)
         if error is None:
             self._do(self._write, STOPPED if self.clock.left_out else FINISHED)
         elif isinstance(error, KeyboardInterrupt):
@@ -102,7 +106,7 @@ class RunPage:
             if is_due or self._states != self._states_now():
                 self._do(self._write, RUNNING)
 
-    def _do(self, work: Callable[..., None], *arguments: str) -> None:
+    def _do(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do work in the writer's thread, and say once for each kind that it has failed."""
         problem = self._writer.submit(work, *arguments).exception()
         if problem is not None and repr(problem) not in self._problems:
@@ -175,6 +179,7 @@ def show_in_browser(paths: RunPaths) -> None:
         progress = read_progress(paths)
         if progress is not None and progress.state == RUNNING:  # its driver was killed
             write_progress(paths, dataclasses.replace(progress, state=STOPPED))
+        write_html_copies(paths.notebooks)
         write_page(paths)
     if sys.platform != "linux" or any(os.environ.get(name) for name in SCREENS):
         webbrowser.open(paths.page.as_uri())

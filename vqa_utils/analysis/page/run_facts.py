@@ -61,7 +61,8 @@ class Notebook:
     state: str
     seconds: float
     """0 before it has ended"""
-    is_there: bool
+    file: str
+    """the archived copy to read, as HTML where it is there; "" before there is one"""
     is_earlier: bool
     """an attempt that ended early, beside a later one"""
 
@@ -106,13 +107,14 @@ def folds_of(paths: RunPaths, config: Config) -> list[FoldFacts]:
 def notebooks_of(paths: RunPaths, progress: RunProgress | None) -> list[Notebook]:
     """List the notebooks of the last command and all archived ones, by their names."""
     states = progress.steps if progress else {}
-    archived = {file.stem for file in paths.notebooks.glob("*.ipynb")}
+    archived = {file.stem: file.name for file in paths.notebooks.glob("*.ipynb")}
+    archived |= {file.stem: file.name for file in paths.notebooks.glob("*.html")}
     notebooks = []
     for name in sorted({*states, *archived}):
         seconds = seconds_of(paths.notebooks, [name])
         state = states.get(name) or (FINISHED if seconds else STOPPED)
         is_earlier = "-out-of-memory" in name or "-died" in name
-        notebooks.append(Notebook(name, state, seconds, name in archived, is_earlier))
+        notebooks.append(Notebook(name, state, seconds, archived.get(name, ""), is_earlier))
     return notebooks
 
 

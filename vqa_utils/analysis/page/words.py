@@ -1,25 +1,12 @@
-"""Speak the language of a page: words of the page, of its tables' columns and of yes and no."""
+"""Say the words of a page, of its tables' columns and of yes and no, in the language that is spoken."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from vqa_utils.analysis.page.languages import en, ko
+from vqa_utils.language import spoken
 
 LANGUAGES = {"en": en, "ko": ko}  # as HTML names them
-
-_language: ContextVar[str] = ContextVar("language", default="en")
-
-
-@contextmanager
-def speaking(language: str) -> Iterator[None]:
-    """Speak a language meanwhile."""
-    token = _language.set(language)
-    try:
-        yield
-    finally:
-        _language.reset(token)
 
 
 class _Spoken(Mapping[Any, str]):
@@ -30,7 +17,7 @@ class _Spoken(Mapping[Any, str]):
 
     @property
     def _words(self) -> Mapping[Any, str]:
-        return self._by_language[_language.get()]
+        return self._by_language[spoken()]
 
     def __getitem__(self, key: Any) -> str:
         return self._words[key]

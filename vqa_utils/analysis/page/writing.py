@@ -18,11 +18,12 @@ from vqa_utils.analysis.page.run_facts import (
     versions_of,
 )
 from vqa_utils.analysis.page.verdict import verdict_of
-from vqa_utils.analysis.page.words import WORDS, speaking
+from vqa_utils.analysis.page.words import WORDS
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
 from vqa_utils.config import Config
+from vqa_utils.language import speaking
 from vqa_utils.presets import differences
 
 REFRESH_SECONDS = 20  # between two loads of the page while its run goes on
