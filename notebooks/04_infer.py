@@ -8,7 +8,7 @@
 import sys
 
 sys.path[:0] = [".", ".."]  # the package, from the repository or from here
-from vqa_utils.analysis import error_analysis, figures
+from vqa_utils.analysis import confidence, figures
 from vqa_utils.analysis.gallery import gallery
 from vqa_utils.artifacts.paths import shown
 from vqa_utils.artifacts.run import open_run
@@ -52,7 +52,7 @@ for name, frame in probs.items():
     print(f"{name}: {len(frame)} rows, probabilities sum to {sums.mean():.3f}")
 
 # %% tags=["nbval-ignore-output"]
-confidences = error_analysis.confidences(probs)
+confidences = confidence.confidences(probs)
 mean = confidences.loc["test", "mean"]
 print(f"The chosen option of a test row has probability {mean:.3f} on average.")
 confidences
@@ -64,7 +64,7 @@ figures.confidences(probs)
 # ## The least certain test rows
 
 # %% tags=["nbval-ignore-output"]
-least = error_analysis.least_certain(questions["test"], probs["test"], count=6)
+least = confidence.least_certain(questions["test"], probs["test"], count=6)
 gallery(least, folder)
 
 # %%

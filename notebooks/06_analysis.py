@@ -8,7 +8,7 @@
 import sys
 
 sys.path[:0] = [".", ".."]  # the package, from the repository or from here
-from vqa_utils.analysis import error_analysis, figures
+from vqa_utils.analysis import confidence, error_analysis, figures
 from vqa_utils.analysis.baselines import baseline_table, describe_baselines
 from vqa_utils.analysis.blind_answers import answers_without_images
 from vqa_utils.analysis.clusters import question_clusters
@@ -156,7 +156,7 @@ report.add("Groups", figure=figures.accuracy_by(bars, "Accuracy by group"))
 # %% tags=["nbval-ignore-output"]
 sets = before_and_after(paths, probs)
 words = describe_calibration_effect(sets, rows["answer"])
-table = error_analysis.reliability_table(sets, rows["answer"])
+table = confidence.reliability_table(sets, rows["answer"])
 figure = figures.reliability_diagrams(sets, rows["answer"])
 report.add("Reliability", words, table, figure)
 
@@ -164,8 +164,8 @@ report.add("Reliability", words, table, figure)
 # Accuracy by confidence, before calibration:
 
 # %% tags=["nbval-ignore-output"]
-bands = error_analysis.confidence_table(probs, right)
-report.add("Confidence", error_analysis.describe_confidence(bands), table=bands)
+bands = confidence.confidence_table(probs, right)
+report.add("Confidence", confidence.describe_confidence(bands), table=bands)
 
 # %% [markdown]
 # ## The worst mistakes

@@ -7,13 +7,17 @@ import pandas as pd
 import pytest
 
 from vqa_utils.analysis.baselines import describe_baselines
+from vqa_utils.analysis.confidence import BANDS
+from vqa_utils.analysis.position_bias import AS_WRITTEN, _order_name
+from vqa_utils.analysis.question_groups import ALL_ALIKE, LENGTH_RANKS
 from vqa_utils.artifacts.paths import ROOT
+from vqa_utils.data.question_kinds import QUESTION_PATTERNS
 from vqa_utils.exporting import launcher
 from vqa_utils.exporting.launcher import LaunchError, launch
 from vqa_utils.korean import SENTENCES
 from vqa_utils.language import called, said, speak, speaking, spoken
 
-FIELD = re.compile(r"{\w+}")
+FIELD = re.compile(r"{\w+(?::[^}]*)?}")
 
 
 def calls_of(name):
@@ -43,6 +47,12 @@ def test_each_sentence_is_there_in_korean_with_its_fields(sentence):
 def test_no_sentence_is_left_over():
     used = {sentence.value for _, sentence in SAID}
     assert {sentence for sentence in SENTENCES if "{" in sentence} <= used
+
+
+def test_names_of_results_are_there_in_korean():
+    names = [*BANDS, *LENGTH_RANKS, ALL_ALIKE, *QUESTION_PATTERNS, "yes/no", "other", AS_WRITTEN]
+    names += [_order_name(shift) for shift in range(4)]
+    assert [name for name in names if not re.search("[가-힣~]", SENTENCES[name])] == []
 
 
 def test_a_sentence_is_said_in_the_language_that_is_spoken():

@@ -18,6 +18,34 @@ SENTENCES = {
     "most frequent letter": "가장 잦은 글자",
     "longest option": "가장 긴 보기",
     "text alone (TF-IDF)": "글만 보는 모델(TF-IDF)",
+    "all": "전체",
+    "options shifted by 1": "보기를 1칸 옮김",
+    "options shifted by 2": "보기를 2칸 옮김",
+    "options shifted by 3": "보기를 3칸 옮김",
+    "up to 0.5": "0.5 이하",
+    "0.5 to 0.7": "0.5~0.7",
+    "0.7 to 0.9": "0.7~0.9",
+    "0.9 to 0.99": "0.9~0.99",
+    "above 0.99": "0.99 초과",
+    # Groups of questions
+    "kind": "유형",
+    "cluster": "비슷한 질문",
+    "right option": "정답 보기",
+    "image": "그림",
+    "right letter": "정답 글자",
+    "question has": "질문에 있음",
+    "yes/no": "예/아니요",
+    "counting": "개수",
+    "colour": "색",
+    "shape": "모양",
+    "text": "글자",
+    "other": "기타",
+    "negation": "부정",
+    "longest": "가장 긺",
+    "second": "두 번째로 긺",
+    "third": "세 번째로 긺",
+    "shortest": "가장 짧음",
+    "all alike": "모두 같음",
     # The folds and the baselines
     "There is one member; agreement takes two.": "멤버가 하나뿐이라 일치도를 볼 수 없습니다.",
     "All {members} members choose the same letter in {share} of {rows} test rows.": "멤버 {members}개가 "
@@ -35,36 +63,37 @@ SENTENCES = {
     "asked for, as several are compared)": "{model}: {accuracy}, 파인튜닝이 {gap}포인트, 우연을 넘지 않음"
     "({p}. 여러 번 비교하므로 {level} 미만이어야 합니다)",
     # Where it is wrong
-    "{right} of the rows are right (95 % interval {low} to {high}); they are on the diagonal.": "행의 "
-    "{right}가 정답이며(95 % 구간 {low}~{high}) 대각선에 있습니다.",
+    "{right:.1%} of the rows are right (95 % interval {low:.1%} to {high:.1%}); they are on the "
+    "diagonal.": "행의 {right:.1%}가 정답이며(95 % 구간 {low:.1%}~{high:.1%}) 대각선에 있습니다.",
     "Of the {wrong} others, {letter} instead of {answer} is the most frequent kind: {rows} rows.": "나머지 "
     "{wrong}개 중에서는 {answer} 대신 {letter}를 고른 것이 {rows}개로 가장 많습니다.",
-    "Largest difference between {first} and {last}: {letter}, {share} and {last_share}.": "{first} 비율과 "
-    "{last} 비율의 차이가 가장 큰 글자: {letter}, {share}와 {last_share}.",
+    "Largest difference between {first} and {last}: {letter}, {share:.1%} and {last_share:.1%}.": "{first} "
+    "비율과 {last} 비율의 차이가 가장 큰 글자: {letter}, {share:.1%}와 {last_share:.1%}.",
     "No group has {least} rows and others to compare with: too few to call one the hardest.": "행이 "
     "{least}개 이상이면서 비교할 다른 행이 있는 그룹이 없어, 가장 어려운 그룹을 말할 수 없습니다.",
-    "Hardest of the {groups} groups with {least} rows or more: {name}, {accuracy} right of {rows} rows "
-    "(95 % interval {low} to {high}), {rest} of the others.\n"
-    "Worse than the rest beyond chance: {worse}.": "행이 {least}개 이상인 그룹 {groups}개 중 가장 어려운 그룹: "
-    "{name}, 행 {rows}개 중 {accuracy} 정답(95 % 구간 {low}~{high}), 나머지는 {rest}.\n"
-    "우연을 넘어 나머지보다 낮은 그룹: {worse}.",
+    "Hardest of the {groups} groups with {least} rows or more: {name}, {accuracy:.1%} right of {rows} "
+    "rows (95 % interval {low:.1%} to {high:.1%}), {rest:.1%} of the others.\n"
+    "Worse than the rest beyond chance: {names}.": "행이 {least}개 이상인 그룹 {groups}개 중 가장 어려운 그룹: "
+    "{name}, 행 {rows}개 중 {accuracy:.1%} 정답(95 % 구간 {low:.1%}~{high:.1%}), 나머지는 {rest:.1%}.\n"
+    "우연을 넘어 나머지보다 낮은 그룹: {names}.",
     "No group has {least} rows; the bars of so few say little.": "행이 {least}개 이상인 그룹이 없어 막대로 알 수 "
     "있는 것이 적습니다.",
-    "The one group here with {least} rows or more has {low} right; lines are 95 % intervals.": "행이 "
-    "{least}개 이상인 그룹은 하나이고 {low}가 정답입니다. 선은 95 % 구간입니다.",
-    "The {groups} groups here with {least} rows or more lie between {low} and {high}; lines are 95 % "
-    "intervals.": "행이 {least}개 이상인 그룹 {groups}개는 {low}에서 {high} 사이입니다. 선은 95 % 구간입니다.",
+    "The one group here with {least} rows or more has {low:.1%} right; lines are 95 % intervals.": "행이 "
+    "{least}개 이상인 그룹은 하나이고 {low:.1%}가 정답입니다. 선은 95 % 구간입니다.",
+    "The {groups} groups here with {least} rows or more lie between {low:.1%} and {high:.1%}; lines are "
+    "95 % intervals.": "행이 {least}개 이상인 그룹 {groups}개는 {low:.1%}에서 {high:.1%} 사이입니다. 선은 95 % "
+    "구간입니다.",
     "None of the {rows} rows is wrong.": "행 {rows}개 중 틀린 것이 없습니다.",
-    "{listed} of {wrong} mistakes, the least probable right option (✓) first, {least} of the "
-    "probability; {sure} of them chose another (bold) with more than {level}.": "오답 {wrong}개 중 {listed}개를 "
-    "정답(✓)의 확률이 낮은 순서로 보입니다. 가장 낮은 확률은 {least}이고, {sure}개는 다른 보기(굵게)를 {level}가 넘는 "
-    "확률로 골랐습니다.",
+    "{listed} of {wrong} mistakes, the least probable right option (✓) first, {least:.1%} of the "
+    "probability; {sure} of them chose another (bold) with more than {level:.0%}.": "오답 {wrong}개 중 "
+    "{listed}개를 정답(✓)의 확률이 낮은 순서로 보입니다. 가장 낮은 확률은 {least:.1%}이고, {sure}개는 다른 보기(굵게)를 "
+    "{level:.0%}가 넘는 확률로 골랐습니다.",
     # Confidence
-    "All rows have a confidence of {band}; {right} of them are right.": "모든 행의 확신도가 {band}이고, {right}가 "
-    "정답입니다.",
-    "{share} of the rows have a confidence of {most}, and {right} of these are right; at {least} it is "
-    "{least_right} of {rows} rows.": "행의 {share}는 확신도가 {most}이고 그중 {right}가 정답입니다. {least}에서는 행 "
-    "{rows}개 중 {least_right}가 정답입니다.",
+    "All rows have a confidence of {band}; {right:.1%} of them are right.": "모든 행의 확신도가 {band}이고, "
+    "{right:.1%}가 정답입니다.",
+    "{share:.1%} of the rows have a confidence of {most}, and {right:.1%} of these are right; at {least} "
+    "it is {least_right:.1%} of {rows} rows.": "행의 {share:.1%}는 확신도가 {most}이고 그중 {right:.1%}가 정답입니다. "
+    "{least}에서는 행 {rows}개 중 {least_right:.1%}가 정답입니다.",
     "Probabilities {name}: log loss {loss}, confidence off by {error} on average (expected calibration "
     "error).": "확률({name}): 로그 손실 {loss}, 확신도는 평균 {error} 어긋납니다(기대 보정 오차).",
     "Each row was calibrated by a fit that did not see it.": "각 행은 그 행을 보지 않은 적합으로 보정했습니다.",

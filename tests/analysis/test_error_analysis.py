@@ -5,15 +5,11 @@ from scipy.stats import fisher_exact
 
 from vqa_utils.analysis.error_analysis import (
     MIN_ROWS,
-    confidence_table,
-    confidences,
-    describe_confidence,
     describe_confusion,
     describe_groups,
     describe_mistakes,
     describe_spread,
     group_table,
-    least_certain,
     worst_mistakes,
 )
 
@@ -94,35 +90,6 @@ def test_the_spread_is_that_of_the_groups_with_enough_rows():
     assert "50.0%" in describe_spread(table) and "70.0%" in describe_spread(table)
     one = describe_spread(table.head(2))
     assert "50.0%" in one and "70.0%" not in one
-
-
-def test_bands_of_confidence_without_empty_ones():
-    probs = probabilities("pqr", (0.4, 0.2, 0.2, 0.2), (0.5, 0.5, 0, 0), (1, 0, 0, 0))
-    table = confidence_table(probs, np.array([True, False, True]))
-    assert table["confidence"].tolist() == ["up to 0.5", "above 0.99"]
-    assert table["rows"].tolist() == [2, 1] and table["accuracy"].tolist() == [0.5, 1]
-    said = describe_confidence(table)
-    for datum in ("33.3%", "above 0.99", "100.0%", "up to 0.5", "50.0%", "2 rows"):
-        assert datum in said
-    alone = describe_confidence(table.tail(1))
-    assert "above 0.99" in alone and "up to 0.5" not in alone
-
-
-def test_confidences_are_summarised_by_set():
-    test = probabilities("pqr", RIGHT, WRONG, (0.4, 0.2, 0.2, 0.2))
-    table = confidences({"oof": test.head(1), "test": test})
-    assert table.index.tolist() == ["oof", "test"]
-    assert table["rows"].tolist() == [1, 3]
-    assert table["mean"].tolist() == pytest.approx([0.7, 0.65])
-    assert table["min"].tolist() == [0.7, 0.4]
-    assert table["median"].tolist() == [0.7, 0.7]
-
-
-def test_the_least_certain_rows_come_first():
-    rows = pd.DataFrame({"id": list("pqr")}, index=[7, 8, 9])
-    least = least_certain(rows, probabilities("pqr", RIGHT, WRONG, (0.2, 0.4, 0.2, 0.2)), count=2)
-    assert least.to_numpy().tolist() == [["r", "b", 0.4], ["p", "a", 0.7]]
-    assert least.columns.tolist() == ["id", "chosen", "p_chosen"]
 
 
 def test_the_most_frequent_confusion_is_named():

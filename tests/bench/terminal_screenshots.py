@@ -3,7 +3,8 @@
     terminal_running.png   while the folds train
     terminal_end.png       the end
 
-The demo runs in a terminal of 80 columns, whose screen pyte keeps. Needs pyte, Chromium, and pillow.
+The demo runs as the run `demo` in a terminal of 80 columns, whose screen pyte keeps. Needs pyte,
+Chromium, and pillow.
 """
 
 import io
@@ -11,7 +12,6 @@ import os
 import pty
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,12 +26,12 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.chromium import CHROMIUM  # noqa: E402
-from vqa_utils.artifacts.paths import RUNS_VARIABLE  # noqa: E402  (the package is not installed)
+from tests.chromium import CHROMIUM  # noqa: E402  (the package is not installed)
 
 COLUMNS, LINES = 80, 200  # a screen that does not scroll
 SECONDS_UNTIL_FOLDS_TRAIN = 45
-END_LINES = 34
+RUN_ID = "demo"
+BEGINS_WITH = "folds, probabilities"  # the end's first line
 COLOURS = 48
 
 
@@ -116,14 +116,15 @@ def photograph(lines: list[Text], file: Path) -> None:
 def main() -> None:
     """Run the demo, and write both pictures."""
     folder = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as runs:
-        environment = os.environ | {RUNS_VARIABLE: runs, "TERM": "xterm-256color"}
-        recorded = Recorded([sys.executable, "run_all.py", "--run-id", "demo"], environment)
-        time.sleep(SECONDS_UNTIL_FOLDS_TRAIN)
-        while_training = recorded.lines()
-        recorded.wait()
-        photograph(while_training, folder / "terminal_running.png")
-        photograph(recorded.lines()[-END_LINES:], folder / "terminal_end.png")
+    environment = os.environ | {"TERM": "xterm-256color"}
+    recorded = Recorded([sys.executable, "run_all.py", "--run-id", RUN_ID], environment)
+    time.sleep(SECONDS_UNTIL_FOLDS_TRAIN)
+    while_training = recorded.lines()
+    recorded.wait()
+    whole = recorded.lines()
+    first = next(n for n, line in enumerate(whole) if line.plain.startswith(BEGINS_WITH))
+    photograph(while_training, folder / "terminal_running.png")
+    photograph(whole[first:], folder / "terminal_end.png")
 
 
 if __name__ == "__main__":

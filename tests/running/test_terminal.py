@@ -1,9 +1,11 @@
 """Tables and presets in the terminal."""
 
+import io
 import re
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import run_all
 from vqa_utils.presets import PRESETS, preset
@@ -46,6 +48,24 @@ def test_a_notebook_that_ends_early_has_no_full_bar(console):
     whole, stopped = progress.tasks
     assert whole.finished and not stopped.finished
     assert stopped.completed == 0 and stopped.fields["text"] == "not finished"
+
+
+@pytest.mark.parametrize(("columns", "has_bar"), [(80, False), (120, True)])
+def test_a_trainings_line_fits_the_terminal(columns, has_bar):
+    console = Console(file=io.StringIO(), width=columns, force_terminal=True)
+    with progress_lines(console) as progress:
+        task = progress.add_task("03_train_fold-fold12", total=114, text="")
+        progress.update(task, completed=99, text="step 99/114  loss 0.055  0.48 s/step  0:38 left")
+        (line,) = (line for line in lines_of(progress) if "03_train" in line)
+    assert "0:00:00" in line and line.rstrip().endswith("0.48 s/step  0:38 left")
+    assert ("━" in line) == has_bar and len(line.rstrip()) <= columns
+
+
+def lines_of(progress):
+    """The lines that a terminal of the progress's width shows."""
+    shown = Console(file=io.StringIO(), width=progress.console.width)
+    shown.print(progress.get_renderable())
+    return shown.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", "[/red]", ":smile:", "{0}", "%s", "[b"])

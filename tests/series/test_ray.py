@@ -128,7 +128,9 @@ def test_a_lost_nodes_fold_goes_on_from_its_checkpoint(cluster, folder, on_one_m
     [(SHARED, signal.SIGTERM), (OWN, signal.SIGINT)],
     indirect=["cluster"],
 )
-def test_a_signal_saves_the_folds_and_leaves_no_task(cluster, folder, tmp_path, number, on_one_machine):
+def test_a_signal_saves_the_folds_and_leaves_no_task(
+    cluster, folder, tmp_path, number, on_one_machine
+):
     runs = tmp_path / "runs"
     runs.mkdir()
     process = started(folder, runs, *on(cluster))

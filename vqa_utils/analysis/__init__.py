@@ -4,7 +4,8 @@ _templates       Render this folder's HTML templates, with every value escaped
 baselines        Compare a score with the base, blank images and blind answers
 blind_answers    Answer without the image: by letter frequency, option length and words
 clusters         Cluster questions by their words
-error_analysis   Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes
+confidence       Compare the model's confidence with its accuracy
+error_analysis   Analyse wrong answers: hard groups beyond chance, mixed-up letters, worst mistakes
 figures          Draw the notebooks' figures
 fonts/           Hangul for the figures, with its licence
 gallery          Show rows as cards: picture, question, options

@@ -1,4 +1,4 @@
-"""Analyse wrong answers: hard groups beyond chance, confidence, worst mistakes."""
+"""Analyse wrong answers: hard groups beyond chance, mixed-up letters, worst mistakes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,15 +18,12 @@ from vqa_utils.metrics import (
     one_hot,
     option_matrix,
     predictions,
-    reliability,
 )
 from vqa_utils.prompts import LETTERS
 
 MIN_ROWS = 20  # of a smaller group, accuracy is known to no better than 20 points
 LEVEL = 0.05
 SURE = 0.9  # a wrong answer with so much confidence is one that no threshold would catch
-BAND_EDGES = (0, 0.5, 0.7, 0.9, 0.99, 2)  # the last one above 1: rounding may lift a sure row
-BANDS = ("up to 0.5", "0.5 to 0.7", "0.7 to 0.9", "0.9 to 0.99", "above 0.99")
 
 
 def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +41,7 @@ def group_table(right: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
     """
     lines = []
     for by, group in groups.columns:
-        line = _accuracy_line(right[groups[by, group]])
+        line = accuracy_line(right[groups[by, group]])
         lines.append({"by": by, "group": group, **line})
     table = pd.DataFrame(lines)
 
@@ -75,136 +72,44 @@ def describe_groups(table: pd.DataFrame) -> str:
     worse = tested[tested["worse"]].sort_values("accuracy")
     names = []
     for line in worse.to_dict("records"):
-        names.append(f"{line['by']}: {line['group']} ({line['accuracy']:.1%})")
+        names.append(f"{_group_name(line)} ({line['accuracy']:.1%})")
     return said(
-        "Hardest of the {groups} groups with {least} rows or more: {name}, {accuracy} right of "
-        "{rows} rows (95 % interval {low} to {high}), {rest} of the others.\n"
-        "Worse than the rest beyond chance: {worse}.",
+        "Hardest of the {groups} groups with {least} rows or more: {name}, {accuracy:.1%} right of "
+        "{rows} rows (95 % interval {low:.1%} to {high:.1%}), {rest:.1%} of the others.\n"
+        "Worse than the rest beyond chance: {names}.",
         groups=len(tested),
         least=MIN_ROWS,
-        name=f"{hardest['by']}: {hardest['group']}",
-        accuracy=f"{hardest['accuracy']:.1%}",
-        rows=hardest["rows"],
-        low=f"{hardest['low']:.1%}",
-        high=f"{hardest['high']:.1%}",
-        rest=f"{hardest['rest']:.1%}",
-        worse="; ".join(names) or called("none"),
+        name=_group_name(hardest),
+        names="; ".join(names) or called("none"),
+        **hardest[["accuracy", "rows", "low", "high", "rest"]],
     )
+
+
+def _group_name(line: Mapping[str, Any]) -> str:
+    return f"{called(line['by'])}: {called(line['group'])}"
 
 
 def describe_spread(table: pd.DataFrame) -> str:
     """Give the lowest and highest accuracy of the groups with enough rows, in words."""
     enough = table[table["rows"] >= MIN_ROWS]
     if enough.empty:
-        return said(
-            "No group has {least} rows; the bars of so few say little.",
-            least=MIN_ROWS,
-        )
-    low, high = f"{enough['accuracy'].min():.1%}", f"{enough['accuracy'].max():.1%}"
+        return said("No group has {least} rows; the bars of so few say little.", least=MIN_ROWS)
+    low, high = enough["accuracy"].min(), enough["accuracy"].max()
     if len(enough) == 1:
         return said(
-            "The one group here with {least} rows or more has {low} right; lines are 95 % intervals.",
+            "The one group here with {least} rows or more has {low:.1%} right; lines are 95 % "
+            "intervals.",
             least=MIN_ROWS,
             low=low,
         )
     return said(
-        "The {groups} groups here with {least} rows or more lie between {low} and {high}; "
+        "The {groups} groups here with {least} rows or more lie between {low:.1%} and {high:.1%}; "
         "lines are 95 % intervals.",
         groups=len(enough),
         least=MIN_ROWS,
         low=low,
         high=high,
     )
-
-
-def reliability_table(sets: Mapping[str, pd.DataFrame], answers: pd.Series) -> pd.DataFrame:
-    """Compare confidence with accuracy in several sets of probabilities of the same rows.
-
-    Returns:
-        `probabilities` (the set), `confidence`, `accuracy`, `rows`: one line per set and bin.
-    """
-    tables = []
-    for name, probs in sets.items():
-        table = reliability(probs, answers)
-        table.insert(0, "probabilities", name)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def confidence_table(probs: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
-    """Accuracy by band of confidence, without empty bands.
-
-    Returns:
-        `confidence` (the band), `rows`, `accuracy`, `low`, `high`.
-    """
-    confidence = option_matrix(probs).max(axis=1)  # [N]
-    band_of_row = pd.cut(confidence, BAND_EDGES, labels=BANDS)  # closed above: 0.9 is in 0.7 to 0.9
-    lines = []
-    for band in BANDS:
-        in_band = band_of_row == band
-        if in_band.any():
-            lines.append({"confidence": band, **_accuracy_line(right[in_band])})
-    return pd.DataFrame(lines)
-
-
-def describe_confidence(table: pd.DataFrame) -> str:
-    """Compare the most with the least confident rows, in words."""
-    least, most = table.iloc[0], table.iloc[-1]
-    if len(table) == 1:
-        return said(
-            "All rows have a confidence of {band}; {right} of them are right.",
-            band=least["confidence"],
-            right=f"{least['accuracy']:.1%}",
-        )
-    share = most["rows"] / table["rows"].sum()
-    return said(
-        "{share} of the rows have a confidence of {most}, and {right} of these are right; "
-        "at {least} it is {least_right} of {rows} rows.",
-        share=f"{share:.1%}",
-        most=most["confidence"],
-        right=f"{most['accuracy']:.1%}",
-        least=least["confidence"],
-        least_right=f"{least['accuracy']:.1%}",
-        rows=least["rows"],
-    )
-
-
-def confidences(probs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Summarise the confidence in each set of rows.
-
-    Args:
-        probs: `a` to `d`, by set.
-
-    Returns:
-        `rows`, and the `mean`, `min` and `median` probability of the chosen option; a line for each
-        set.
-    """
-    lines = {}
-    for name, frame in probs.items():
-        confidence = option_matrix(frame).max(axis=1)  # [N]
-        lines[name] = {
-            "rows": len(confidence),
-            "mean": confidence.mean(),
-            "min": confidence.min(),
-            "median": np.median(confidence),
-        }
-    return pd.DataFrame.from_dict(lines, orient="index")
-
-
-def least_certain(rows: pd.DataFrame, probs: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the rows with the lowest confidence, at most `count`, the lowest first.
-
-    Args:
-        rows: such as those of test.csv.
-        probs: `a` to `d`, in the order of `rows`.
-        count: of rows at most.
-
-    Returns:
-        The rows' columns, the `chosen` letter and `p_chosen` (the confidence).
-    """
-    chosen = predictions(probs).to_numpy()
-    confidence = option_matrix(probs).max(axis=1)  # [N]
-    return rows.assign(chosen=chosen, p_chosen=confidence).nsmallest(count, "p_chosen")
 
 
 def letter_table(sets: Mapping[str, pd.Series]) -> pd.DataFrame:
@@ -225,12 +130,12 @@ def describe_letters(table: pd.DataFrame) -> str:
     gap = table[last] - table[first]
     line = table.loc[gap.abs().idxmax()]
     return said(
-        "Largest difference between {first} and {last}: {letter}, {share} and {last_share}.",
+        "Largest difference between {first} and {last}: {letter}, {share:.1%} and {last_share:.1%}.",
         first=called(first),
         last=called(last),
         letter=line["letter"],
-        share=f"{line[first]:.1%}",
-        last_share=f"{line[last]:.1%}",
+        share=line[first],
+        last_share=line[last],
     )
 
 
@@ -247,10 +152,11 @@ def describe_confusion(probs: pd.DataFrame, answers: pd.Series) -> str:
     right = correct(probs, answers)
     low, high = accuracy_interval(right)
     share = said(
-        "{right} of the rows are right (95 % interval {low} to {high}); they are on the diagonal.",
-        right=f"{right.mean():.1%}",
-        low=f"{low:.1%}",
-        high=f"{high:.1%}",
+        "{right:.1%} of the rows are right (95 % interval {low:.1%} to {high:.1%}); they are on the "
+        "diagonal.",
+        right=right.mean(),
+        low=low,
+        high=high,
     )
     if right.all():
         return share
@@ -306,17 +212,17 @@ def describe_mistakes(mistakes: pd.DataFrame, right: np.ndarray) -> str:
     if wrong == 0:
         return said("None of the {rows} rows is wrong.", rows=len(right))
     return said(
-        "{listed} of {wrong} mistakes, the least probable right option (✓) first, {least} of the "
-        "probability; {sure} of them chose another (bold) with more than {level}.",
+        "{listed} of {wrong} mistakes, the least probable right option (✓) first, {least:.1%} of "
+        "the probability; {sure} of them chose another (bold) with more than {level:.0%}.",
         listed=len(mistakes),
         wrong=wrong,
-        least=f"{mistakes['p_answer'].iloc[0]:.1%}",
+        least=mistakes["p_answer"].iloc[0],
         sure=(mistakes["p_chosen"] > SURE).sum(),
-        level=f"{SURE:.0%}",
+        level=SURE,
     )
 
 
-def _accuracy_line(right: np.ndarray) -> dict[str, Any]:
-    """The accuracy of some rows, with Wilson's 95 % interval."""
+def accuracy_line(right: np.ndarray) -> dict[str, Any]:
+    """Return `rows`, `accuracy` and its 95 % interval, `low` to `high` (Wilson), of bool [N]."""
     low, high = accuracy_interval(right)
     return {"rows": len(right), "accuracy": right.mean(), "low": low, "high": high}

@@ -12,6 +12,7 @@ from vqa_utils.analysis.page.tables import Table, table_of
 from vqa_utils.analysis.page.verdict import CHANCE, accuracy_bars
 from vqa_utils.analysis.page.words import WORDS
 from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.language import called
 
 # In their order on the page; results of other names follow
 ORDER = ("groups", "confusion", "positions", "orders", "letters", "reliability", "confidence")
@@ -87,13 +88,16 @@ def _group_bars(records: list[Record]) -> Bars:
     hardest = sorted(tested or records, key=lambda line: line["accuracy"])[:MOST_GROUPS]
     named = []
     for line in hardest:
-        named.append(line | {"group": f"{line['by']}: {line['group']} ({line['rows']})"})
+        group = f"{called(line['by'])}: {called(line['group'])}"
+        named.append(line | {"group": f"{group} ({line['rows']})"})
     note = WORDS["hard"] if any(line["worse"] for line in named) else ""
     return dataclasses.replace(accuracy_bars(named, "group"), note=note)
 
 
 def _confidence_bars(records: list[Record]) -> Bars:
-    named = [line | {"band": f"{line['confidence']} ({line['rows']})"} for line in records]
+    named = []
+    for line in records:
+        named.append(line | {"band": f"{called(line['confidence'])} ({line['rows']})"})
     return accuracy_bars(named, "band")
 
 
@@ -110,7 +114,7 @@ def _difference_bars(label: str, value: str) -> Callable[[list[Record]], Bars]:
         for line in records:
             place = scale.percent(line[value])
             bar = Bar(
-                label=str(line[label]),
+                label=called(line[label]),
                 text=points(line[value]),
                 start=min(place, zero),
                 length=abs(place - zero),
@@ -140,10 +144,10 @@ def _letter_bars(records: list[Record]) -> Bars:
                 start=0.0,
                 length=scale.percent(line[name]),
                 style=f"s{number}",
-                series=name,
+                series=called(name),
             )
             bars.append(bar)
-    return Bars(bars, scale.percent(CHANCE), WORDS["chance"], tuple(sets))
+    return Bars(bars, scale.percent(CHANCE), WORDS["chance"], tuple(map(called, sets)))
 
 
 def _heat(records: list[Record]) -> Heat:

@@ -6,6 +6,7 @@ from typing import Any
 from vqa_utils.analysis.page.numbers import cell_text, interval
 from vqa_utils.analysis.page.results import Record, Result
 from vqa_utils.analysis.page.words import COLUMN_KINDS, COLUMNS, FLAGS
+from vqa_utils.language import called
 
 IN_POINTS = ("positions", "orders")  # results whose intervals are of differences
 
@@ -67,5 +68,7 @@ def _cell(name: str, record: Record, kind_of_interval: str) -> Cell:
 def _value_cell(value: Any, kind: str) -> Cell:
     if isinstance(value, bool):
         return Cell(FLAGS[value])
+    if isinstance(value, str):
+        return Cell(called(value))
     number = value if isinstance(value, int | float) else None
     return Cell(cell_text(value, kind), number)

@@ -6,6 +6,7 @@ from vqa_utils.analysis.page.charts import Bar, Bars, Scale
 from vqa_utils.analysis.page.numbers import SPACE, interval, p_value, percent, points
 from vqa_utils.analysis.page.results import BASELINES, FINE_TUNED, Record, Result
 from vqa_utils.analysis.page.words import WORDS
+from vqa_utils.language import called
 from vqa_utils.prompts import LETTERS
 
 BEYOND_CHANCE = 0.01  # as `metrics` has it, which imports scipy
@@ -46,7 +47,7 @@ def accuracy_bars(records: list[Record], label: str) -> Bars:
     for line in records:
         name = str(line[label])
         bar = Bar(
-            label=WORDS.get(name, name[:1].upper() + name[1:]),
+            label=WORDS.get(name) or _capitalized(called(name)),
             text=percent(line["accuracy"]),
             start=0.0,
             length=SHARES.percent(line["accuracy"]),
@@ -56,6 +57,10 @@ def accuracy_bars(records: list[Record], label: str) -> Bars:
         )
         bars.append(bar)
     return Bars(bars, SHARES.percent(CHANCE), WORDS["chance_25"].format(space=SPACE))
+
+
+def _capitalized(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _style(line: Record, name: str) -> str:

@@ -19,6 +19,7 @@ from vqa_utils.running.terminal.events import tell
 
 POLL_SECONDS = 0.5  # a step of the demo takes 0.2 s, of the 30B some seconds
 EVENT_SECONDS = 5  # between events of a training's steps
+WITH_BARS = 102  # columns; in a narrower terminal a bar takes the room of the times
 LINE_SECONDS = 60  # between lines if the output is no terminal (a notebook's `!`, a log file)
 
 
@@ -62,10 +63,11 @@ def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress
         whole: returns the line of the whole run, for a live terminal alone: plain output has what
             is left at the end. "" for none.
     """
+    bar = [BarColumn(20)] if console.width >= WITH_BARS else []
     progress = _LinesOfARun(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(20),
+        *bar,
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
         console=console,
@@ -147,7 +149,7 @@ def follow(
         fold: of the training.
     """
     stop = threading.Event()
-    task = progress.add_task(f"{name:<22}", total=None, text="")
+    task = progress.add_task(f"{name:<20}", total=None, text="")
     thread: threading.Thread | None = None
     if train_log:
         training = _Training(progress, task, console, name, fold, train_log)

@@ -96,12 +96,14 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
     print_table(console, "folds, probabilities as scored", scores)
     baselines = baseline_table(paths, config, folds, train)
     print_table(console, "out of fold, against the baselines", baselines)
-    console.print(describe_baselines(baselines), markup=False)
+    soft_wrap = not console.is_terminal  # which would break words
+    console.print(describe_baselines(baselines), markup=False, soft_wrap=soft_wrap)
 
     oof = pooled(paths, config, folds, "oof")
     answers = rows_of(oof, train)["answer"]
     probs = before_and_after(paths, oof)
-    console.print(describe_calibration_effect(probs, answers), markup=False)
+    effect = describe_calibration_effect(probs, answers)
+    console.print(effect, markup=False, soft_wrap=soft_wrap)
 
     missing = scored_folds(paths, config)[1]
     if missing:
