@@ -92,9 +92,8 @@ def test_a_run_writes_exactly_these_files(paths):
     expected |= {
         f"ensemble/{name}" for name in ("probs_oof.csv", "probs_test.csv", "members.json")
     } | {f"report/{name}" for name in REPORT}
-    expected |= {f"notebooks/{name}.ipynb" for name in NOTEBOOKS} | {
-        f"stages/{name}.json" for name in NOTEBOOKS
-    }
+    for name in NOTEBOOKS:
+        expected |= {f"notebooks/{name}.ipynb", f"notebooks/{name}.html", f"stages/{name}.json"}
     for k in (0, 1):
         expected |= {f"fold{k}/{name}" for name in FOLD} | {
             f"fold{k}/adapter/{name}" for name in ADAPTER
