@@ -84,7 +84,8 @@ def test_a_palettes_transparent_colour_is_put_on_white(tmp_path):
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
     image.save(tmp_path / "p.png", transparency=0)
-    assert list(seen(tmp_path / "p.png").get_flattened_data()) == [(255, 255, 255), (0, 0, 255)]
+    pixels = np.asarray(seen(tmp_path / "p.png"))
+    assert pixels.tolist() == [[[255, 255, 255], [0, 0, 255]]]
 
 
 @pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.tif"), ("CMYK", "a.jpg"), ("1", "a.png")])
