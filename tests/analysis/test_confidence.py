@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_probabilities import RIGHT, WRONG, probabilities
 
 from vqa_utils.analysis.confidence import (
     confidence_table,
@@ -8,12 +9,6 @@ from vqa_utils.analysis.confidence import (
     describe_confidence,
     least_certain,
 )
-
-RIGHT, WRONG = (0.7, 0.1, 0.1, 0.1), (0.05, 0.05, 0.85, 0.05)
-
-
-def probabilities(ids, *rows):
-    return pd.DataFrame(rows, columns=list("abcd")).assign(id=list(ids))
 
 
 def test_bands_of_confidence_without_empty_ones():

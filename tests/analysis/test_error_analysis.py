@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_probabilities import RIGHT, WRONG, probabilities
 from scipy.stats import fisher_exact
 
 from vqa_utils.analysis.error_analysis import (
@@ -12,12 +13,6 @@ from vqa_utils.analysis.error_analysis import (
     group_table,
     worst_mistakes,
 )
-
-RIGHT, WRONG = (0.7, 0.1, 0.1, 0.1), (0.05, 0.05, 0.85, 0.05)
-
-
-def probabilities(ids, *rows):
-    return pd.DataFrame(rows, columns=list("abcd")).assign(id=list(ids))
 
 
 def masks(total, **sizes):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import nbformat
 import pytest
@@ -14,9 +15,10 @@ from vqa_utils.presets import preset
 from vqa_utils.running import run_page
 from vqa_utils.running.archive.html_copies import write_html_copies
 from vqa_utils.running.run_clock import RunClock
-from vqa_utils.running.run_page import RunPage
+from vqa_utils.running.run_page import RunPage, show_in_browser
 from vqa_utils.running.stages import ANALYSIS, ENSEMBLE, Step
 
+UNVERSIONED = '{"cells": [], "metadata": {}, "nbformat": 4}'
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -63,13 +65,29 @@ def test_a_copy_is_made_anew_when_its_notebook_is_newer(notebook):
     assert "<h1" in copy.read_text(encoding="utf-8")
 
 
-def test_the_page_links_to_the_copy_where_it_is_there(notebook, paths):
-    other = paths.notebooks / "01_eda.ipynb"
-    other.write_text(notebook.read_text())
+def test_the_page_links_to_copies_that_are_current(notebook, paths):
+    """One that has run again since, and may have failed, is shown itself."""
+    for name in ("01_eda", "05_ensemble"):
+        (paths.notebooks / f"{name}.ipynb").write_text(notebook.read_text())
     write_html_copies(paths.notebooks)
     (paths.notebooks / "01_eda.html").unlink()
+    later = time.time() + 60
+    os.utime(paths.notebooks / "05_ensemble.ipynb", (later, later))
     files = {found.name: found.file for found in notebooks_of(paths, None)}
-    assert files == {"01_eda": "01_eda.ipynb", "06_analysis": "06_analysis.html"}
+    assert files == {
+        "01_eda": "01_eda.ipynb",
+        "05_ensemble": "05_ensemble.ipynb",
+        "06_analysis": "06_analysis.html",
+    }
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"metadata": {}}', UNVERSIONED])
+def test_a_torn_notebook_is_in_no_others_way(notebook, paths, monkeypatch, torn):
+    monkeypatch.setattr(run_page.webbrowser, "open", lambda address: None)
+    (paths.notebooks / "01_eda.ipynb").write_text(torn)
+    show_in_browser(paths)
+    assert notebook.with_suffix(".html").exists() and paths.page.exists()
+    assert not (paths.notebooks / "01_eda.html").exists()
 
 
 @pytest.mark.parametrize("through", [ANALYSIS, ENSEMBLE])

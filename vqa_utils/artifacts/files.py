@@ -53,6 +53,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_current(copy: Path, source: Path) -> bool:
+    """Tell whether a copy is there, and not older than its source."""
+    return copy.exists() and copy.stat().st_mtime >= source.stat().st_mtime
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vqa_utils.analysis.page.progress import FINISHED, STOPPED, RunProgress
-from vqa_utils.artifacts.files import TornFile, read_json
+from vqa_utils.artifacts.files import TornFile, is_current, read_json
 from vqa_utils.artifacts.fold_settings import read_rungs
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.places import portable
@@ -62,7 +62,7 @@ class Notebook:
     seconds: float
     """0 before it has ended"""
     file: str
-    """the archived copy to read, as HTML where it is there; "" before there is one"""
+    """the archived copy to read, as HTML where that is current; "" before there is one"""
     is_earlier: bool
     """an attempt that ended early, beside a later one"""
 
@@ -107,8 +107,10 @@ def folds_of(paths: RunPaths, config: Config) -> list[FoldFacts]:
 def notebooks_of(paths: RunPaths, progress: RunProgress | None) -> list[Notebook]:
     """List the notebooks of the last command and all archived ones, by their names."""
     states = progress.steps if progress else {}
-    archived = {file.stem: file.name for file in paths.notebooks.glob("*.ipynb")}
-    archived |= {file.stem: file.name for file in paths.notebooks.glob("*.html")}
+    archived = {}
+    for file in paths.notebooks.glob("*.ipynb"):
+        html = file.with_suffix(".html")
+        archived[file.stem] = html.name if is_current(html, file) else file.name
     notebooks = []
     for name in sorted({*states, *archived}):
         seconds = seconds_of(paths.notebooks, [name])
