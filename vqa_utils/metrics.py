@@ -151,9 +151,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def log_loss(probs: pd.DataFrame, answers: pd.Series) -> float:
     """Mean negative log-probability of the answer, in nats (chance on four options: 1.386)."""
-    # With `labels`, a letter that is no row's answer keeps its column
     from sklearn.metrics import log_loss as sklearn_log_loss  # as slow, and few commands need it
 
+    # With `labels`, a letter that is no row's answer keeps its column
     return float(sklearn_log_loss(answers, option_matrix(probs), labels=list(LETTERS)))
 
 

@@ -22,6 +22,6 @@ archive/         Keep what executed notebooks leave: their copies, and what they
 import sys
 from types import ModuleType
 
-# Notebooks are checked against a schema without IRIs, and jsonschema prepares to check some as it is
-# imported: 1.4 s for each process, where JupyterLab has brought this package. An empty one is absent
+# Where JupyterLab has brought this package, jsonschema takes 1.4 s in each process to prepare for IRIs,
+# which the schema of notebooks has not. An empty module in its place has nothing to prepare
 sys.modules.setdefault("rfc3987_syntax", ModuleType("rfc3987_syntax"))
