@@ -1,13 +1,16 @@
 """The page says in each language what it says in English."""
 
+import dataclasses
 import re
 
 import pytest
-from page_runs import new_run
+from page_runs import new_run, whole_run
 
+from vqa_utils.analysis.page.verdict import accuracy_bars
 from vqa_utils.analysis.page.words import COLUMNS, LANGUAGES, WORDS
-from vqa_utils.analysis.page.writing import write_page
-from vqa_utils.language import speaking
+from vqa_utils.analysis.page.writing import render_page, write_page
+from vqa_utils.artifacts.run import read_config
+from vqa_utils.language import called, speaking
 
 FIELD = re.compile(r"{\w+}")
 OTHERS = [pytest.param(module, id=name) for name, module in LANGUAGES.items() if name != "en"]
@@ -34,3 +37,23 @@ def test_a_page_is_in_its_runs_language(tmp_path, monkeypatch):
     page = write_page(new_run("r", lang="ko")).read_text(encoding="utf-8")
     assert '<html lang="ko">' in page
     assert LANGUAGES["ko"].WORDS["no_results"] in page and "No results yet" not in page
+
+
+def test_names_of_results_are_in_its_language_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
+    paths = whole_run()
+    with speaking("ko"):
+        named = {name: called(name) for name in ("yes/no", "right in train", "as scored", "all")}
+    texts = {}
+    for lang in ("en", "ko"):
+        config = dataclasses.replace(read_config(paths), lang=lang)
+        texts[lang] = render_page(paths, config)
+    for english, korean in named.items():
+        assert english != korean and f">{korean}<" in texts["ko"]
+        assert f">{korean}<" not in texts["en"] and f">{english}<" not in texts["ko"]
+    # Bars of the groups, with the rows of each
+    assert "유형: 예/아니요 (296)" in texts["ko"] and "Kind: yes/no (296)" in texts["en"]
+    rule = {"model": "longest option", "accuracy": 0.2, "low": 0.1, "high": 0.3}
+    with speaking("ko"):
+        assert accuracy_bars([rule], "model").bars[0].label == called("longest option")
+    assert accuracy_bars([rule], "model").bars[0].label == "Longest option"

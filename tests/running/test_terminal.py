@@ -11,6 +11,7 @@ import run_all
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.running.terminal import tables
 from vqa_utils.running.terminal.live import follow, progress_lines
+from vqa_utils.running.terminal.results import print_words
 from vqa_utils.running.terminal.tables import print_presets, print_table
 
 
@@ -59,6 +60,17 @@ def test_a_trainings_line_fits_the_terminal(columns, has_bar):
         (line,) = (line for line in lines_of(progress) if "03_train" in line)
     assert "0:00:00" in line and line.rstrip().endswith("0.48 s/step  0:38 left")
     assert ("━" in line) == has_bar and len(line.rstrip()) <= columns
+
+
+@pytest.mark.parametrize(("is_terminal", "lines"), [(True, 2), (False, 1)])
+def test_sentences_are_broken_between_words_in_a_terminal_alone(is_terminal, lines):
+    words = " ".join(["extraordinary"] * 6)  # 83 letters
+    console = Console(
+        file=io.StringIO(), width=80, soft_wrap=True, highlight=False, force_terminal=is_terminal
+    )
+    print_words(console, words)
+    printed = console.file.getvalue().splitlines()
+    assert len(printed) == lines and " ".join(line.strip() for line in printed) == words
 
 
 def lines_of(progress):

@@ -23,7 +23,7 @@ from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
 from vqa_utils.config import Config
-from vqa_utils.language import speaking
+from vqa_utils.language import called, speaking
 from vqa_utils.presets import differences
 
 REFRESH_SECONDS = 20  # between two loads of the page while its run goes on
@@ -135,7 +135,7 @@ def _with_filters(record: Record, card: Record) -> dict[str, Any]:
         **card,
         "id": record["id"],
         "fold": "" if fold is None else str(fold),
-        "kind": record.get("kind") or "",
+        "kind": called(record.get("kind") or ""),
         "answer": record.get("answer") or "",
         "confidence": record.get("p_chosen"),
     }

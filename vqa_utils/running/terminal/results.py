@@ -86,6 +86,11 @@ def next_commands(paths: RunPaths, config: Config, *, is_whole: bool) -> dict[st
     return following
 
 
+def print_words(console: Console, words: str) -> None:
+    """Print sentences, in lines that fit a terminal: it would break words. A file has them whole."""
+    console.print(words, markup=False, soft_wrap=not console.is_terminal)
+
+
 def print_results(paths: RunPaths, config: Config, console: Console) -> None:
     """Print the scores of the scored folds, against the baselines."""
     if not has_scores(paths, config):
@@ -96,14 +101,12 @@ def print_results(paths: RunPaths, config: Config, console: Console) -> None:
     print_table(console, "folds, probabilities as scored", scores)
     baselines = baseline_table(paths, config, folds, train)
     print_table(console, "out of fold, against the baselines", baselines)
-    soft_wrap = not console.is_terminal  # which would break words
-    console.print(describe_baselines(baselines), markup=False, soft_wrap=soft_wrap)
+    print_words(console, describe_baselines(baselines))
 
     oof = pooled(paths, config, folds, "oof")
     answers = rows_of(oof, train)["answer"]
     probs = before_and_after(paths, oof)
-    effect = describe_calibration_effect(probs, answers)
-    console.print(effect, markup=False, soft_wrap=soft_wrap)
+    print_words(console, describe_calibration_effect(probs, answers))
 
     missing = scored_folds(paths, config)[1]
     if missing:
