@@ -93,7 +93,7 @@ def write_challenge(folder: Path, side: int, train: int) -> None:
 
 
 def run_series(args: argparse.Namespace, name: str, *, alone: bool) -> dict[str, Any]:
-    """Execute a run and time it; its words go to a file beside the results."""
+    """Execute a run and time it; its words go beside the results, each line with its second."""
     code = f"{NO_LENDER}; {SERIES}" if alone else SERIES
     folds_at_once = 1 if alone else args.folds_at_once
     changes = {
@@ -105,20 +105,25 @@ def run_series(args: argparse.Namespace, name: str, *, alone: bool) -> dict[str,
     command += ["--model", str(args.folder / "model"), "--data", str(args.folder / "data")]
     for setting, value in changes.items():
         command += ["--set", f"{setting}={value}"]
+    words = args.out.with_name(f"{name}.log")
     start = time.perf_counter()
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {RUNS_VARIABLE: str(args.folder / "runs")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    with (
+        words.open("w") as log,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {RUNS_VARIABLE: str(args.folder / "runs")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(f"{time.perf_counter() - start:6.1f} {line}")
     took = time.perf_counter() - start
-    args.out.with_name(f"{name}.log").write_text(ended.stdout)
-    if ended.returncode:
-        raise SystemExit(ended.stdout[-5000:])
+    if process.returncode:
+        raise SystemExit(words.read_text()[-5000:])
     return {"run": name, "folds_at_once": folds_at_once, "seconds": round(took, 1)}
 
 

@@ -10,7 +10,14 @@ from lending import lent_here
 from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.lending import lender
-from vqa_utils.model.loading import base_key, compute_dtype, feature_store, load_base, load_packed
+from vqa_utils.model.loading import (
+    base_key,
+    compute_dtype,
+    feature_store,
+    load_base,
+    load_packed,
+    with_features,
+)
 from vqa_utils.planning.plan import memory_plan
 
 pytestmark = [
@@ -64,7 +71,7 @@ def test_the_tower_leaves_no_memory_behind(cached, pictures):
 def test_a_base_is_lent_without_its_tower(cached, encoder, challenge, pictures):
     plan, dtype = memory_plan(cached), compute_dtype(cached)
     key = base_key(cached, dtype, feature_store(cached, dtype, pictures))
-    base, memories = lender.lend(load_packed(cached, plan, pictures), key)
+    base, memories = lender.lend(with_features(load_packed(cached, plan), cached, pictures), key)
     with lent_here(base, memories) as server:
         found = answers(load_base(cached, plan, pictures), encoder, challenge)
         assert server.lent == 1

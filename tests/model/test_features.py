@@ -23,7 +23,14 @@ from vqa_utils.model.features import encoding, store
 from vqa_utils.model.features.encoding import Pictures, pictures_of, prepare_tower, run_tower
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.lending import attach, lender
-from vqa_utils.model.loading import LoadError, base_key, compute_dtype, feature_store, load_base
+from vqa_utils.model.loading import (
+    LoadError,
+    base_key,
+    compute_dtype,
+    feature_store,
+    load_base,
+    with_features,
+)
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.machine.disk import DiskFull
 from vqa_utils.planning.shapes import VISION
@@ -224,7 +231,9 @@ def lent(cached, pictures, monkeypatch):
     """Lends the base without its tower, and lists the bases that are loaded all the same."""
     dtype = compute_dtype(cached)
     key = base_key(cached, dtype, feature_store(cached, dtype, pictures))
-    base, memories = lender.lend(loading.load_packed(cached, None, pictures), key)
+    base, memories = lender.lend(
+        with_features(loading.load_packed(cached, None), cached, pictures), key
+    )
     assert not any("visual" in name for name in base.tensors)
     description = LentBase.from_json(base.to_json())
     files = [memory.export() for memory in memories]

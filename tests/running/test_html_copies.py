@@ -6,6 +6,7 @@ import time
 
 import nbformat
 import pytest
+from nbconvert.exporters import TemplateExporter, templateexporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vqa_utils.analysis.page.run_facts import notebooks_of
@@ -51,6 +52,14 @@ def test_a_copy_shows_all_of_a_notebook_without_network(notebook):
     assert "<h1" in html and "<td>bold</td>" in html and "&lt;script&gt;printed" in html
     assert f"data:image/png;base64,{PNG}" in html
     assert not re.findall(r"""(?:src|href)=["']?https?:""", html)
+
+
+def test_a_copy_needs_no_templates_below_the_python(notebook, monkeypatch):
+    """`pip install --target` puts them elsewhere."""
+    monkeypatch.setattr(templateexporter, "jupyter_path", lambda *names: [])
+    monkeypatch.setattr(TemplateExporter, "get_prefix_root_dirs", lambda exporter: [])
+    write_html_copies(notebook.parent)
+    assert "<h1" in notebook.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_a_copy_is_made_anew_when_its_notebook_is_newer(notebook):

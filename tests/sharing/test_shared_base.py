@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -65,7 +66,8 @@ def test_a_lender_ends_once_it_has_lent(run, console, as_a_fold):
         first, second = sharing.environments
         assert first == second and sharing.seats.count == 2
         as_a_fold(first)
-        sharing.seats.take("a fold")  # once the base is there
+        sharing.seats.take("a fold")
+        assert client.lent_base("another") is None, "once the base is there"
         children = [child.cmdline() for child in psutil.Process().children()]
         assert not any("vqa_utils.model.lending.lender" in words for words in children)
     assert "loaded once" in console.file.getvalue()
@@ -103,9 +105,16 @@ def test_the_last_words_of_a_lender_are_told(run, monkeypatch, code, said):
     monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
     paths, _ = run()
     with pytest.raises(LenderError, match=said):
-        Lender(paths).receive()
+        Lender(paths).wait_until_loaded()
 
 
+# Programs that take a lender's place, with its arguments
+HAS_LOADED = """
+import sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[2]))
+connection.send_bytes(b"loaded")
+"""
 LOADS_FOR_EVER = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
@@ -135,6 +144,29 @@ def test_an_early_lender_is_the_one_that_lends(run, console, monkeypatch):
             assert early._process.poll() is None
         assert early._process.poll() == -signal.SIGKILL
     assert "killed" not in console.file.getvalue(), "nobody waited for it"
+
+
+def test_folds_begin_while_pictures_are_encoded(run, console, monkeypatch):
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", HAS_LOADED + "time.sleep(600)"))
+    paths, config = run()
+    with shared_base(paths, config, [config] * 2, console, None) as sharing:
+        taken = threading.Thread(target=sharing.seats.take, args=["a fold"], daemon=True)
+        taken.start()
+        taken.join(60)
+        assert not taken.is_alive() and sharing.seats.count == 2
+
+
+def test_a_lender_that_fails_with_the_pictures_leaves_folds_to_themselves(
+    run, console, monkeypatch, as_a_fold
+):
+    code = HAS_LOADED + "raise OSError('a picture')"
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
+    paths, config = run()
+    with shared_base(paths, config, [config] * 2, console, None) as sharing:
+        as_a_fold(sharing.environments[0])
+        assert client.lent_base("any") is None
+        assert sharing.seats.count == 1
+    assert "each fold loads the base for itself: OSError: a picture" in console.file.getvalue()
 
 
 def lends(config, *folds):
@@ -183,6 +215,7 @@ time.sleep(600)
 """
 DRIVER = """
 import sys
+import threading
 from multiprocessing import Pipe
 import subprocess
 ours, theirs = Pipe()
@@ -220,6 +253,7 @@ def test_a_lender_ends_with_its_driver():
 SLEEPS = "import os, time; open({file!r}, 'w').write(str(os.getpid())); time.sleep(600)"
 RUNS = """
 import sys
+import threading
 from pathlib import Path
 from vqa_utils.running.notebooks import execution, processes
 execution.NOTEBOOKS = Path({folder!r})

@@ -128,7 +128,7 @@ def load_base(
         key = base_key(config, dtype, store)
         base = attached(key, loading_options(config, plan, dtype), model_path(config), store)
     if base is None:
-        base = load_packed(config, plan, pictures, dtype)
+        base = with_features(load_packed(config, plan, dtype), config, pictures)
     return finish(base, config, plan)
 
 
@@ -146,19 +146,14 @@ def base_key(config: Config, dtype: torch.dtype, store: FeatureStore | None = No
 
 
 def load_packed(
-    config: Config,
-    plan: Plan | None,
-    pictures: Pictures | None = None,
-    dtype: torch.dtype | None = None,
+    config: Config, plan: Plan | None, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """Load the base, quantised while it is read, in the state in which transformers leaves it.
 
-    What was quantised is kept under `cache_dir`, and the next load reads it from there. With
-    `cache_features`, the base has no vision tower any more, but the features of `pictures`.
+    What was quantised is kept under `cache_dir`, and the next load reads it from there.
 
     Args:
         plan: as of `load_base`.
-        pictures: as of `load_base`.
         dtype: `compute_dtype` unless it is given.
     """
     source = model_path(config)
@@ -179,6 +174,19 @@ def load_packed(
     elif copy is not None and not offloaded:
         # Not with offloaded layers, as their modules have empty tensors in place of experts
         _keep(model, copy)
+    return model
+
+
+def with_features(
+    model: PreTrainedModel, config: Config, pictures: Pictures | None
+) -> PreTrainedModel:
+    """Put the features of pictures in the vision tower's place, with `cache_features`.
+
+    Args:
+        model: of `load_packed`.
+        config: the settings of the run.
+        pictures: as of `load_base`.
+    """
     store = feature_store(config, model.dtype, pictures)
     if store is not None and pictures is not None:
         encoder = Encoder(load_processor(config), pictures.folder, config.image_side)

@@ -1,9 +1,11 @@
 """Start the process that loads the base, and receive what it lends."""
 
+import contextlib
 import functools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from multiprocessing import Pipe
 
 from vqa_utils.artifacts.files import write_text
@@ -65,15 +67,32 @@ class Lender:
                 pass_fds=[theirs.fileno()],
             )
 
-    def receive(self) -> tuple[LentBase, list[int]]:
-        """Wait for the base: its description, and its blocks' descriptors.
+    def wait_until_loaded(self) -> None:
+        """Wait until the model is loaded, which is what goes wrong, if anything does.
 
         Raises:
             LenderError: with the last words of the lender, and its log.
         """
-        try:
+        with self._explained():
+            self._ours.recv_bytes()
+
+    def receive(self) -> tuple[LentBase, list[int]]:
+        """Wait for the base, once it is loaded: its description, and its blocks' descriptors.
+
+        Raises:
+            LenderError: with the last words of the lender, and its log.
+        """
+        with self._explained():
             base = LentBase.from_json(self._ours.recv_bytes().decode())
             descriptors = receive_descriptors(self._ours, len(base.blocks))
+        self._process.wait()
+        return base, descriptors
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell why the lender has ended early, if it has."""
+        try:
+            yield
         except EOFError:
             self.has_failed = True
             status = self._process.wait()
@@ -83,8 +102,6 @@ class Lender:
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
             raise LenderError(f"{problem} ({shown(self._log)})") from None
-        self._process.wait()
-        return base, descriptors
 
     def stop(self) -> None:
         """End it, if it is still at work; `receive` in another thread ends too."""

@@ -113,8 +113,13 @@ def shared_base(
 
 
 def _lend(lender: Lender, server: Server, seats: Seats, console: Console, folds: int) -> None:
-    """Lend the base once it is there; without one, let folds load for themselves, one at a time."""
+    """Lend the base once it is there; without one, let folds load for themselves, one at a time.
+
+    Folds begin while the lender encodes pictures: they read their rows first, and wait for the base.
+    """
     try:
+        lender.wait_until_loaded()
+        seats.open()
         base, descriptors = lender.receive()
         server.lend(base, descriptors)
         console.print(

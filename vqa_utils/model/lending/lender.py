@@ -28,12 +28,18 @@ from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.model.features.encoding import Pictures, pictures_of
 from vqa_utils.model.lending.blocks import Memory, allocate
 from vqa_utils.model.lending.fingerprint import fingerprint
-from vqa_utils.model.loading import base_key, compute_dtype, feature_store, load_packed
+from vqa_utils.model.loading import (
+    base_key,
+    compute_dtype,
+    feature_store,
+    load_packed,
+    with_features,
+)
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
-from vqa_utils.sharing.server import send_descriptors
+from vqa_utils.sharing.server import LOADED, send_descriptors
 
 ALIGNMENT = 256  # bytes, as CUDA's own allocations
 
@@ -112,7 +118,7 @@ def _rounded(size: int, unit: int) -> int:
 def lend(model: PreTrainedModel, key: str) -> tuple[LentBase, list[Memory]]:
     """Pack a model that was just loaded into blocks.
 
-    The caller hands over its only reference: `lend(load_packed(...), key)`.
+    The caller hands over its only reference: `lend(load(), key)`.
     """
     content = model.config.to_diff_dict()
     content["architectures"] = [type(model).__name__]
@@ -158,10 +164,17 @@ def main(arguments: list[str]) -> None:
     pictures = pictures_of_run(paths, config, predict) if config.caches_features else None
     dtype = compute_dtype(config)
     key = base_key(config, dtype, feature_store(config, dtype, pictures))
-    base, memories = lend(load_packed(config, plan, pictures), key)
+
+    def load() -> PreTrainedModel:
+        model = load_packed(config, plan)
+        connection.send_bytes(LOADED)
+        return with_features(model, config, pictures)
+
+    base, memories = lend(load(), key)
     base = dataclasses.replace(base, seconds=time.monotonic() - start)
     connection.send_bytes(base.to_json().encode())
     send_descriptors(connection, [memory.export() for memory in memories])
+    os._exit(0)  # the driver waits for its GPU memory; to end in order takes a second more
 
 
 if __name__ == "__main__":

@@ -20,12 +20,27 @@ def write_html_copies(folder: Path) -> None:
     due = {notebook: copy for notebook, copy in copies.items() if not is_current(copy, notebook)}
     if not due:
         return
-    from nbconvert import HTMLExporter  # most of a second, and few commands need it
+    import nbconvert  # most of a second, and few commands need it
 
-    exporter = HTMLExporter(mathjax_url="", require_js_url="")  # of other machines
+    templates = _templates_beside(Path(nbconvert.__file__))
+    exporter = nbconvert.HTMLExporter(
+        mathjax_url="",
+        require_js_url="",  # of other machines
+        extra_template_basedirs=templates,  # to find one by its name
+        extra_template_paths=templates,  # for what it includes of another
+    )
     for notebook, copy in due.items():
         try:
             html, _ = exporter.from_filename(str(notebook))
         except (ValueError, ValidationError):  # the page links to it as it is
             continue
         write_text(copy, html)
+
+
+def _templates_beside(package: Path) -> list[str]:
+    """Find the templates that were installed with nbconvert.
+
+    It looks below `sys.prefix` itself, which `pip install --target` and PYTHONPATH pass by.
+    """
+    folders = [parent / "share/jupyter/nbconvert/templates" for parent in package.parents]
+    return [str(folder) for folder in folders if folder.is_dir()]
