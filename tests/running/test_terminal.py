@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 import run_all
+from vqa_utils.errors import RunError
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.running.terminal import tables
 from vqa_utils.running.terminal.live import follow, progress_lines
@@ -49,6 +50,16 @@ def test_a_notebook_that_ends_early_has_no_full_bar(console):
     whole, stopped = progress.tasks
     assert whole.finished and not stopped.finished
     assert stopped.completed == 0 and stopped.fields["text"] == "not finished"
+
+
+def test_plain_output_has_a_line_as_soon_as_a_notebook_ends(console):
+    """Of folds side by side, the first to end is not kept back until the last has."""
+    with progress_lines(console) as progress, follow(progress, console, "03-fold0", None):
+        with pytest.raises(RunError), follow(progress, console, "03-fold1", None):
+            raise RunError
+        ended = console.file.getvalue()
+    assert re.fullmatch(r"  03-fold1 +0:00:0\d  not finished\n", ended)
+    assert re.fullmatch(r"  03-fold0 +0:00:0\d\n", console.file.getvalue()[len(ended) :])
 
 
 @pytest.mark.parametrize(("columns", "has_bar"), [(80, False), (120, True)])

@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from vqa_utils.forecasting.pace import LATEST_STEPS
-from vqa_utils.running.terminal.console import SparseConsole
 from vqa_utils.running.terminal.events import tell
 
 POLL_SECONDS = 0.5  # a step of the demo takes 0.2 s, of the 30B some seconds
@@ -60,8 +60,7 @@ def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress
 
     Args:
         console: the terminal.
-        whole: returns the line of the whole run, for a live terminal alone: plain output has what
-            is left at the end. "" for none.
+        whole: returns the line of the whole run; "" for none.
     """
     bar = [BarColumn(20)] if console.width >= WITH_BARS else []
     progress = _LinesOfARun(
@@ -71,7 +70,7 @@ def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
         console=console,
-        disable=isinstance(console, SparseConsole),
+        disable=not console.is_terminal,  # there, `follow` prints a line as a notebook ends
     )
     progress.whole = whole
     return progress
@@ -143,7 +142,7 @@ def follow(
 
     Args:
         progress: of `progress_lines`.
-        console: gets one plain line per minute if it is no terminal.
+        console: if it is no terminal, it gets a plain line per minute of training, and at the end.
         name: the notebook's.
         train_log: its training log; its steps are shown as soon as the notebook writes to it.
         fold: of the training.
@@ -167,6 +166,10 @@ def follow(
             progress.update(task, completed=1, total=1)
         else:  # it has failed, or was stopped: its bar stays where it is
             progress.update(task, total=progress.tasks[task].total or 1, text="not finished")
+        if not console.is_terminal:
+            ended = progress.tasks[task]
+            elapsed = timedelta(seconds=int(ended.elapsed or 0))
+            console.print(f"  {name:<22} {elapsed}  {ended.fields['text']}".rstrip())
 
 
 def _modified(path: Path) -> int:
