@@ -42,17 +42,19 @@ def qwen2_5_vl(tokenizer):
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def qwen3_vl(tokenizer):
+def qwen3_vl(tokenizer, **sizes):
     """The dense Qwen3-VL, patches of 16 px."""
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
               "deepstack_visual_indexes": [0], "num_position_embeddings": 64}  # fmt: skip
-    rope = {
+    text = {**TEXT, "head_dim": 16, **sizes}
+    head = text["head_dim"]
+    text["rope_parameters"] = {
         "rope_type": "default",
         "rope_theta": 1e4,
-        "mrope_section": [4, 2, 2],
+        "mrope_section": [head // 4, head // 8, head // 8],
         "mrope_interleaved": True,
     }
-    text = {**TEXT, "head_dim": 16, "rope_parameters": rope}
+    vision["out_hidden_size"] = text["hidden_size"]
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids(tokenizer))
     images = Qwen2VLImageProcessor(patch_size=16, merge_size=2)
     processor = Qwen3VLProcessor(

@@ -20,8 +20,9 @@ from vqa_utils.config import (
 from vqa_utils.presets import PRESETS, preset
 from vqa_utils.setting_types import ConfigError, setting_text, size_in_bytes
 
-B30, B8, B3 = (
+B30, B32, B8, B3 = (
     "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "Qwen/Qwen3-VL-32B-Instruct",
     "Qwen/Qwen3-VL-8B-Instruct",
     "Qwen/Qwen2.5-VL-3B-Instruct",
 )
@@ -33,6 +34,7 @@ TABLE = {
     "low_memory": (B30, 320, 4, 8, 4, 8, 2, 5e-5, ("12GB", "12GB")),
     "single_gpu": (B3, 512, 16, 32, "auto", 8, 2, 1e-4, ("14GB",)),
     "dense_8b": (B8, 448, 16, 32, "auto", 16, 2, 1e-4, ("14GB",)),
+    "dense_32b": (B32, 384, 8, 16, "auto", 16, 2, 5e-5, ("14GB", "14GB")),
 }
 
 

@@ -1,4 +1,4 @@
-"""A decoder layer as one node against transformers' own, on the demo's base, in fp32."""
+"""A decoder layer as one node against transformers' own, in fp32: the demo's mixture, and a dense model."""
 
 import contextlib
 import dataclasses
@@ -8,21 +8,38 @@ import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from bases import base_of, base_with_lora, lora_on
+from families import qwen3_vl
 from torch import nn
 from transformers import DynamicCache
 
+from vqa_utils.artifacts.places import portable
+from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.fast import _layer as fast
 from vqa_utils.model.fast._projection import Projection
 from vqa_utils.model.fast._shared import one_forward
+from vqa_utils.model.loading import load_processor
+from vqa_utils.planning import memory
 
 pytestmark = pytest.mark.slow
 
 DROPOUT = 0.25
 
 
-@pytest.fixture
-def settings(config):
-    return dataclasses.replace(config, lora_dropout=0.0)
+@pytest.fixture(params=["mixture", "dense", "dense in chunks"])
+def settings(request, config, processor, tmp_path, monkeypatch):
+    """Settings of the demo's base, or of a new small dense Qwen3-VL."""
+    if request.param == "mixture":
+        return dataclasses.replace(config, lora_dropout=0.0)
+    sizes = {}
+    if request.param == "dense in chunks":
+        monkeypatch.setattr(memory, "DENSE_AT_ONCE", 2**15)
+        sizes = {"hidden_size": 256, "intermediate_size": 512}
+        assert memory.chunks_of_rows(512, 256) == memory.chunks_of_rows(256, 512) == 4
+    torch.manual_seed(5)
+    model, its_processor = qwen3_vl(processor.tokenizer, **sizes)
+    model.save_pretrained(tmp_path / "dense")
+    its_processor.save_pretrained(tmp_path / "dense")
+    return dataclasses.replace(config, model=portable(str(tmp_path / "dense")), lora_dropout=0.0)
 
 
 def tuned_model(settings, **changes):
@@ -72,7 +89,8 @@ def assert_equal(found, wanted):
 
 
 @pytest.fixture
-def batch(encoder, challenge):
+def batch(settings, challenge):
+    encoder = Encoder(load_processor(settings), challenge.folder, settings.image_side)
     return encoder.examples(challenge.train.head(6).to_dict("records"))
 
 
@@ -192,14 +210,13 @@ def test_evaluation_between_forward_and_backward_changes_no_gradient(settings, b
     assert_equal(*found)
 
 
-def test_recomputation_stops_before_the_experts(settings, batch, monkeypatch):
-    made, compute = [], fast.expert_math.compute
-    monkeypatch.setattr(
-        fast.expert_math,
-        "compute",
-        lambda *args, **kwargs: made.append(1) or compute(*args, **kwargs),
-    )
+def test_recomputation_stops_before_the_second_half(settings, batch, monkeypatch):
     tuned = tuned_model(settings, use_gradient_checkpointing=True)
+    kind = type(layers_of(tuned)[0].second_half)
+    made, forward = [], kind.forward
+    monkeypatch.setattr(
+        kind, "forward", lambda *args, **save: made.append(1) or forward(*args, **save)
+    )
     logits_and_gradients(tuned, batch)
     assert len(made) == len(layers_of(tuned))
 

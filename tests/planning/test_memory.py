@@ -5,7 +5,13 @@ from math import prod
 
 import pytest
 
-from vqa_utils.planning.memory import LORA, nf4_bytes, weight_bytes, weights_by_module
+from vqa_utils.planning.memory import (
+    LORA,
+    chunks_of_rows,
+    nf4_bytes,
+    weight_bytes,
+    weights_by_module,
+)
 from vqa_utils.planning.shapes import group_of, shape_of
 from vqa_utils.presets import preset
 
@@ -59,3 +65,18 @@ def test_modules_have_all_weights_once():
     routers = 48 * 128 * 2048  # weights; each is there in two fp16 parts too
     assert without_lora == total(SAFE) + 2 * 2 * routers
     assert len([module for module in modules if ".layers." in module]) == 48
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "chunks"),
+    [
+        (25600, 5120, 4),  # the 32B's gate and up: 131 million weights
+        (5120, 25600, 4),  # its down
+        (12288, 4096, 2),
+        (1024, 1024, 1),
+        (99991, 4096, 1),  # a prime number of rows
+    ],
+)
+def test_a_fused_mlps_matrix_is_dense_in_chunks_of_whole_groups(rows, columns, chunks):
+    assert chunks_of_rows(rows, columns) == chunks
+    assert chunks == 1 or rows // chunks * columns % (64 * 256) == 0

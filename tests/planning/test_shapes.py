@@ -17,6 +17,7 @@ from vqa_utils.planning.shapes import (
 
 PUBLISHED = (
     "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "Qwen/Qwen3-VL-32B-Instruct",
     "Qwen/Qwen3-VL-8B-Instruct",
     "Qwen/Qwen2.5-VL-3B-Instruct",
 )
@@ -54,7 +55,7 @@ def test_parameter_counts_are_the_published_ones():
         for name, shape in read_shape(published_config(model)).parameters.items():
             counts[model][group_of(name)] += torch.Size(shape).numel()
     billions = [round(sum(groups.values()) / 1e9, 2) for groups in counts.values()]
-    assert billions == [31.07, 8.77, 3.75]
+    assert billions == [31.07, 33.36, 8.77, 3.75]
     assert counts[PUBLISHED[0]]["experts"] == 48 * 128 * 3 * 2048 * 768  # 28.99 billion
 
 

@@ -284,5 +284,5 @@ def test_scoring_holds_what_the_plan_counts(config, encoder, challenge, monkeypa
         4 * shape.hidden + 3 * batch["input_ids"].shape[1]
     ) * size.tokens  # the layer's output; there is no mask
     assert len(found) == 4 and most == pytest.approx(
-        activations.scoring_bytes(shape, size, first=True) - not_yet, rel=0.05
+        activations.scoring_bytes(shape, config, size, first=True) - not_yet, rel=0.05
     )

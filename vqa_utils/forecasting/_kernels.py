@@ -260,6 +260,22 @@ def dense_mlp(shape: ModelShape, batch: Batch) -> list[Kernel]:
     ]
 
 
+def fused_mlp(shape: ModelShape, batch: Batch) -> list[Kernel]:
+    """List the kernels of a fused layer's MLP, without its matrices; units are tokens."""
+    tokens = batch.tokens
+    wide = FP32 * shape.hidden  # bytes per token
+    narrow = FP16 * shape.hidden
+    gate = FP16 * shape.mlp_width  # bytes of gate, of up or of their product
+    forward = (FORWARD,)
+    backward = (BACKWARD,)
+    return [
+        Kernel("gate times up", tokens, forward, reads=2 * gate, writes=gate),
+        Kernel("sum onto the residual stream", tokens, forward, reads=wide + narrow, writes=wide),
+        Kernel("gradient to fp16", tokens, backward, reads=wide, writes=narrow),
+        Kernel("gate times up", tokens, backward, reads=3 * gate, writes=2 * gate),
+    ]
+
+
 def head(shape: ModelShape, batch: Batch) -> list[Kernel]:
     """List the head's product, once forward and once backward; units are its weights."""
     weights = shape.vocabulary * shape.hidden

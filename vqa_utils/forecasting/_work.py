@@ -24,6 +24,7 @@ FORWARD_ONLY: ByPhase = {FORWARD: 1, RECOMPUTATION: 0, BACKWARD: 0}
 # Launches per layer: kernels, copies and memsets, counted from the code
 ATTENTION_LAUNCHES: ByPhase = {FORWARD: 18, RECOMPUTATION: 18, BACKWARD: 33}
 DENSE_MLP_LAUNCHES: ByPhase = {FORWARD: 17, RECOMPUTATION: 12, BACKWARD: 21}
+FUSED_MLP_LAUNCHES: ByPhase = {FORWARD: 10, RECOMPUTATION: 4, BACKWARD: 10}
 # Router, routing, and kernels over all slots. A recomputation ends before them.
 EXPERTS_LAUNCHES: ByPhase = {FORWARD: 16, BACKWARD: 12}
 # Per chunk: its products, most with a memset before them
@@ -101,8 +102,7 @@ def work_of(
     if with_experts:
         at_once = gpu.experts_at_once
         work += _experts(shape, batch, padding_worth, phase_counts, at_once) * with_experts
-    dense_mlp = _summed(kernels_of.dense_mlp(shape, batch), DENSE_MLP_LAUNCHES, phase_counts)
-    work += dense_mlp * (layers - with_experts)
+    work += _dense_mlp(shape, config, batch, phase_counts) * (layers - with_experts)
     work += _copied_experts(gpu, shape, one_pass)
     if VISION in gpu.modules and not batch.has_features:
         work += vision_work(shape, batch, phase_counts)
@@ -139,6 +139,13 @@ def _attention(shape: ModelShape, config: Config, one_pass: Pass, phase_counts: 
         kernels += kernels_of.attention_backward(shape, batch, causal=one_pass.causal)
         kernels += kernels_of.lora(shape, config, batch)
     return _summed(kernels, ATTENTION_LAUNCHES, phase_counts)
+
+
+def _dense_mlp(shape: ModelShape, config: Config, batch: Batch, phase_counts: ByPhase) -> Work:
+    """Count the MLP of a layer without experts, without its matrices."""
+    if shape.is_fused(config):
+        return _summed(kernels_of.fused_mlp(shape, batch), FUSED_MLP_LAUNCHES, phase_counts)
+    return _summed(kernels_of.dense_mlp(shape, batch), DENSE_MLP_LAUNCHES, phase_counts)
 
 
 def _experts(

@@ -1,9 +1,9 @@
 """Count a GPU's bytes besides the weights: in training, scoring, loading.
 
-Of the mixture of experts, each tensor of the fused decoder layer is counted (fp16 products over an
-fp32 residual stream, activation checkpointing by layer). A dense layer is transformers' own: its
+Each tensor of the fused decoder layer is counted (fp16 products over an fp32 residual stream,
+activation checkpointing by layer). Qwen2.5's and Qwen3.5's dense layers are transformers' own: their
 temporaries, the factors FITTED_*, were fitted on measured peaks. All were checked on measured
-peaks, within 2 % (mixture) and 4 % (dense): tests/bench/README.md.
+peaks: tests/bench/README.md.
 
 Most counts are bytes per token, in the order of a layer's work:
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vqa_utils.config import Config
 from vqa_utils.planning import images
 from vqa_utils.planning.batches import LOGIT_POSITIONS, Batch
-from vqa_utils.planning.memory import EXPERTS_AT_ONCE, FP16, FP32, Bytes
+from vqa_utils.planning.memory import EXPERTS_AT_ONCE, FP16, FP32, Bytes, chunks_of_rows
 from vqa_utils.planning.shapes import ModelShape
 
 INT64 = 8  # bytes
@@ -25,7 +25,7 @@ INT64 = 8  # bytes
 # chunks have less padding
 SLOTS_PER_ROUTED_TOKEN = 1.25
 
-# Temporaries of a dense layer's attention, in bytes per token and unit of query width; fitted
+# Temporaries of the attention in transformers' own layer, in bytes per token and unit of query width; fitted
 FITTED_ATTENTION_BACKWARD = 28
 FITTED_ATTENTION_FORWARD = 35
 
@@ -76,7 +76,7 @@ def training_bytes(
         is_checkpointed = share.uncheckpointed == 0
         per_token = _working_in_backward(shape, config, checkpointed=is_checkpointed)
         working = int(per_token) * batch.tokens
-        dense = dense_bytes(shape, experts_at_once)
+        dense = dense_bytes(shape, experts_at_once, fused=shape.is_fused(config))
     pixels = images.input_bytes(shape, batch) if share.has_tower else 0
     logits = max(0, logits_bytes(shape, batch) - working - dense) if share.has_head else 0
     return {SAVED: saved, PIXELS: pixels, WORKING: working, DENSE: dense, LOGITS: logits}
@@ -92,7 +92,7 @@ def input_bytes(shape: ModelShape, batch: Batch) -> int:
 
 def saved_bytes(shape: ModelShape, config: Config, batch: Batch) -> int:
     """Count the bytes that an uncheckpointed layer saves in addition to `input_bytes`."""
-    return (_attention_saved(shape, config) + _mlp_saved(shape)) * batch.tokens
+    return (_attention_saved(shape, config) + _mlp_saved(shape, config)) * batch.tokens
 
 
 def _attention_saved(shape: ModelShape, config: Config) -> int:
@@ -106,15 +106,17 @@ def _attention_saved(shape: ModelShape, config: Config) -> int:
     saved += 4 * FP16 * queries  # sdpa's q, its k and v (repeated for all heads), its output
     if config.lora_dropout:
         saved += FP16 * queries  # the output after dropout, for the LoRA of o
-    if shape.experts:
-        saved += FP16 * hidden  # the experts' input
+    if shape.is_fused(config):
+        saved += FP16 * hidden  # the input of the second half
     return saved
 
 
-def _mlp_saved(shape: ModelShape) -> int:
+def _mlp_saved(shape: ModelShape, config: Config) -> int:
     """Count the bytes per token that a dense MLP saves for its backward; 0 for experts."""
     if shape.experts:
         return 0
+    if shape.is_fused(config):
+        return FP16 * 2 * shape.mlp_width  # gate and up
     saved = FP32 * shape.hidden  # the norm's input
     saved += FP16 * shape.mlp_width  # gate
     saved += FP16 * shape.mlp_width  # its activation
@@ -127,27 +129,35 @@ def _working_in_backward(shape: ModelShape, config: Config, *, checkpointed: boo
 
     A checkpointed layer recomputes the tensors of its attention. Others count them as saved.
     """
-    if shape.experts:
+    if shape.is_fused(config):
         # Gradients of the residual stream after the layer and between its halves, in two types
         streams = 2 * (FP32 + FP16) * shape.hidden
         # At most six: gradients of sdpa's output, its q, k and v, and of q, k and v before them
         attention = 6 * FP16 * shape.attention_width
-        working = streams + max(attention, _experts_working(shape, training=True))
-        return working + _attention_saved(shape, config) if checkpointed else working
+        second_half = _second_half_working(shape, training=True)
+        if checkpointed:
+            return streams + max(attention, second_half) + _attention_saved(shape, config)
+        # Gate and up were counted as saved, and are gone by the time of the attention's backward
+        if not shape.experts:
+            second_half -= FP16 * 2 * _mlp_chunk(shape)
+        return streams + max(attention - _mlp_saved(shape, config), second_half)
     attention = FITTED_ATTENTION_BACKWARD * shape.attention_width
     mlp = 2 * FP32 * shape.hidden + 6 * FP16 * shape.mlp_width
     working = max(attention, mlp)
     if checkpointed:
         return working + _attention_saved(shape, config)
     # What the MLP saved is gone by the time of the attention's backward
-    return working - _mlp_saved(shape)
+    return working - _mlp_saved(shape, config)
 
 
-def _experts_working(shape: ModelShape, *, training: bool) -> float:
-    """Count the bytes per token of the experts' slots in use.
+def _second_half_working(shape: ModelShape, *, training: bool) -> float:
+    """Count the bytes per token of a fused layer's MLP, or of its experts' slots in use.
 
     Nearly all slots belong to the first, busiest group of experts; all count as live at once.
     """
+    if not shape.experts:
+        # The product of gate and up, or its gradient, whole; of a chunk, gate and up, and it again
+        return FP16 * (shape.mlp_width + 3 * _mlp_chunk(shape))
     slot = FP16 * shape.hidden  # the token's input, or later its output
     if training:
         slot += FP16 * shape.hidden  # its gradient
@@ -156,11 +166,21 @@ def _experts_working(shape: ModelShape, *, training: bool) -> float:
     return SLOTS_PER_ROUTED_TOKEN * shape.experts_per_token * slot
 
 
-def dense_bytes(shape: ModelShape, experts_at_once: int = EXPERTS_AT_ONCE) -> int:
+def _mlp_chunk(shape: ModelShape) -> int:
+    """Count the hidden values that a fused MLP computes at a time, for a token."""
+    return shape.mlp_width // chunks_of_rows(shape.mlp_width, shape.hidden)
+
+
+def dense_bytes(
+    shape: ModelShape, experts_at_once: int = EXPERTS_AT_ONCE, *, fused: bool = True
+) -> int:
     """Count the bytes of the dense 16-bit weights held at once: a group of experts, or a matrix."""
     matrix = FP16 * shape.mlp_width * shape.hidden
-    if not shape.experts:
+    if not shape.experts and not fused:
         return matrix
+    if not shape.experts:
+        qkv = FP16 * (shape.attention_width + 2 * shape.key_value_width) * shape.hidden
+        return max(qkv, matrix // chunks_of_rows(shape.mlp_width, shape.hidden))
     gate_up_and_down = 3
     return min(experts_at_once, shape.experts) * gate_up_and_down * matrix
 
@@ -173,12 +193,18 @@ def logits_bytes(shape: ModelShape, batch: Batch) -> int:
 
 
 def scoring_bytes(
-    shape: ModelShape, batch: Batch, *, first: bool, experts_at_once: int = EXPERTS_AT_ONCE
+    shape: ModelShape,
+    config: Config,
+    batch: Batch,
+    *,
+    first: bool,
+    experts_at_once: int = EXPERTS_AT_ONCE,
 ) -> int:
     """Count the bytes besides the weights in a layer's forward without gradients.
 
     Args:
         shape: the model's.
+        config: the settings of the run.
         batch: one pass of scoring.
         first: True for the GPU with the vision tower and the embeddings. The forward holds images
             and embeddings to its end.
@@ -187,12 +213,12 @@ def scoring_bytes(
     tokens_per_row = batch.tokens // batch.rows
     # Bytes per token with several option orders or with padding: bool, and an fp16 bias
     mask = (1 + FP16) * tokens_per_row if batch.rows > 1 else 0
-    if not shape.experts:
+    if not shape.is_fused(config):
         streams = 3 * FP32 * shape.hidden
         attention = FITTED_ATTENTION_FORWARD * shape.attention_width
         mlp = 2 * FP32 * shape.hidden + 4 * FP16 * shape.mlp_width
         dense_layer = mask + streams + max(attention, mlp)
-        return dense_layer * batch.tokens + dense_bytes(shape)
+        return dense_layer * batch.tokens + dense_bytes(shape, fused=False)
     # The residual stream before, within and after the layer, and the norm of the second half
     streams = (3 * FP32 + FP16) * shape.hidden
     of_images = 0
@@ -201,7 +227,7 @@ def scoring_bytes(
         streams += 3 * FP32 * shape.hidden
         of_images = images.image_bytes(shape, batch)
     attention = 5 * FP16 * shape.attention_width  # q, k and v, and sdpa's k, v and output
-    working = mask + streams + max(attention, _experts_working(shape, training=False))
+    working = mask + streams + max(attention, _second_half_working(shape, training=False))
     return int(working) * batch.tokens + dense_bytes(shape, experts_at_once) + of_images
 
 

@@ -17,6 +17,8 @@ FP32 = 4
 FP16 = 2
 
 # Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB per layer
+DENSE_AT_ONCE = 2**25  # weights of a fused MLP's matrix, 64 MiB
+MOST_CHUNKS = 64
 EXPERTS_AT_ONCE = 64
 # The same where folds in turns lack the memory: more launches, and less than giving memory back
 FEWER_EXPERTS_AT_ONCE = 32
@@ -72,6 +74,19 @@ def nf4_bytes(count: int, double_quant: bool) -> int:
     scales_of_scales = math.ceil(blocks / GROUP)
     offset = FP32
     return packed + blocks + FP32 * scales_of_scales + offset
+
+
+def chunks_of_rows(rows: int, columns: int) -> int:
+    """Count the chunks in which a packed matrix of a fused MLP is made dense, a few rows at a time.
+
+    Each has whole groups of scales, or there is one.
+    """
+    for count in range(1, MOST_CHUNKS + 1):
+        weights = rows // count * columns
+        has_whole_groups = rows % count == 0 and weights % (BLOCK * GROUP) == 0
+        if has_whole_groups and weights <= DENSE_AT_ONCE:
+            return count
+    return 1
 
 
 def module_of(name: str) -> str:

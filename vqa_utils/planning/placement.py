@@ -189,7 +189,11 @@ class Placement:
             loading += activations.loading_bytes(self.shape)
             scoring += max(
                 activations.scoring_bytes(
-                    self.shape, batch, first=has_vision, experts_at_once=self.experts_at_once
+                    self.shape,
+                    self.config,
+                    batch,
+                    first=has_vision,
+                    experts_at_once=self.experts_at_once,
                 )
                 for batch in self.scoring
             )

@@ -15,6 +15,8 @@ from vqa_utils.planning.source.check import config_of, source_of
 FAMILIES = ("qwen3_vl_moe", "qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
 GROUPS = ("experts", "attention", "mlp", "embeddings", "head", "vision", "norms and router")
 
+# Of LoRA, with which a dense layer is fused
+ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 # The group of a parameter by a part of its name; the first that fits
 _GROUP_OF_PART = {
     "embed_tokens": "embeddings",
@@ -42,6 +44,8 @@ class ShapeError(VqaError):
 class ModelShape:
     """The sizes of a model to plan with, in elements."""
 
+    family: str
+    """The model_type."""
     parameters: dict[str, Shape]
     """Each parameter's shape by its name in transformers' model."""
     hidden: int
@@ -62,6 +66,13 @@ class ModelShape:
     """An image token stands for a square of merged patches."""
     deepstack_layers: int
     """The first decoder layers, to which features of the vision tower are added."""
+
+    def is_fused(self, config: Config) -> bool:
+        """Tell whether decoder layers are one node of autograd each: model/fast/_layer.py."""
+        if self.experts:
+            return True
+        has_all = set(config.target_modules) == set(ATTENTION_TARGETS)
+        return self.family == "qwen3_vl" and config.quantization == "nf4" and has_all
 
     @property
     def layer_names(self) -> list[str]:
@@ -130,6 +141,7 @@ def _shape(family: str, text: dict[str, Any], vision: dict[str, Any], *, tied: b
     head = head_size(text)
     mlp_field = "moe_intermediate_size" if text["num_experts"] else "intermediate_size"
     return ModelShape(
+        family=family,
         parameters=dict(model_parameters(family, text, vision, tied=tied)),
         hidden=text["hidden_size"],
         layers=text["num_hidden_layers"],

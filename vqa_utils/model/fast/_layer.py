@@ -1,4 +1,4 @@
-"""Compute a decoder layer of Qwen3-VL's mixture of experts as one node of autograd.
+"""Compute a decoder layer of Qwen3-VL, a mixture or dense, as one node of autograd.
 
 transformers' layer is dozens of operations, each with a node, saved tensors and, under activation
 checkpointing, hooks: a host takes longer to queue them than a GPU to compute them. Here the
@@ -7,8 +7,8 @@ dropout's seed), and under checkpointing recomputes only the attention half:
 
     x -> norm -> q, k, v -> heads -> attention -> o -> + x = middle      attention half:
                                                                          recomputed in the backward
-    middle -> norm -> router -> experts -> + middle = y                  experts half:
-                                                                         computed once
+    middle -> norm -> experts, or an MLP -> + middle = y                 second half: computed
+                                                                         once (_second_half.py)
 """
 
 from dataclasses import dataclass
@@ -20,28 +20,22 @@ from torch import nn
 from vqa_utils.model.fast._attention import as_bias, attend, has_cache
 from vqa_utils.model.fast._lora import projection_of
 from vqa_utils.model.fast._projection import AdapterUse, Projection
+from vqa_utils.model.fast._second_half import SecondHalf, second_half_of
 from vqa_utils.model.fast._shared import shared
-from vqa_utils.model.nf4 import forward as expert_math
-from vqa_utils.model.nf4.experts import NF4Experts
-from vqa_utils.ops.choose_experts import choose_experts, choose_experts_backward
-from vqa_utils.ops.expert_slots import Routing
 from vqa_utils.ops.heads import HeadNorms, split_heads, split_heads_backward
 from vqa_utils.ops.norms import add_norm, norm_backward
-from vqa_utils.ops.router_logits import router_logits, split_weight
 
 Angles = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [B, L, d] each
 
 
 def has_fast_parts(layer: nn.Module) -> bool:
-    """Tell whether a layer has experts in NF4, and fast LoRA on its q, k, v and o."""
-    return _projections(layer) is not None
+    """Tell whether a layer has fast LoRA on its q, k, v and o, and a second half in NF4."""
+    return _projections(layer) is not None and second_half_of(layer.mlp) is not None
 
 
 def _projections(layer: nn.Module) -> tuple[Projection, Projection] | None:
     """Return the product of q, k and v, and that of o; None if one of them is not fast."""
     attention = layer.self_attn
-    if not isinstance(getattr(layer.mlp, "experts", None), NF4Experts):
-        return None
     qkv = projection_of((attention.q_proj, attention.k_proj, attention.v_proj))
     out = projection_of((attention.o_proj,))
     if qkv is None or out is None:
@@ -53,8 +47,8 @@ def prepare_layer(layer: nn.Module) -> None:
     """Take over activation checkpointing: the layer does its own recomputation."""
     layer.is_checkpointed = layer.gradient_checkpointing
     layer.gradient_checkpointing = False
-    # A plain attribute: no part of the state, and moved by nothing
-    layer.mlp.gate.split = split_weight(layer.mlp.gate.weight)
+    layer.second_half = second_half_of(layer.mlp)
+    layer.second_half.prepare(layer.mlp)
 
 
 def layer_forward(
@@ -92,7 +86,7 @@ def layer_forward(
         self,
         ProjectionUse(qkv, qkv.next_use()),
         ProjectionUse(out, out.next_use()),
-        as_bias(mask, self.mlp.experts.compute_dtype),
+        as_bias(mask, self.second_half.dtype),
         angles,
         needs_backward=torch.is_grad_enabled(),
     )
@@ -158,24 +152,14 @@ class AttentionHalfOutput(NamedTuple):
     saved: SavedAttentionHalf | None
 
 
-@dataclass
-class SavedRouting:
-    """The router's choice, saved for the backward."""
-
-    weights: torch.Tensor
-    """[T, k], of the chosen experts"""
-    index: torch.Tensor
-    """[T, k], the chosen experts"""
-    routing: Routing
-
-
 class LayerOutput(NamedTuple):
     """A layer's output, and the tensors that its backward needs."""
 
     y: torch.Tensor
     """[B, L, H], the residual stream after the layer"""
     saved: SavedAttentionHalf | None
-    saved_routing: SavedRouting
+    saved_half: Any
+    """Of the second half."""
 
 
 @dataclass
@@ -205,18 +189,12 @@ class Layer:
         Args:
             save: True to return the attention half's tensors for the backward too.
         """
-        mlp = self.module.mlp
-        middle, normed, rest, saved = self.attention_half(x, save=save, rest=True)
-        # The router reads fp32, as model/fp16.py has it
-        logits = router_logits(normed, rest, mlp.gate.weight, mlp.gate.split)  # [T, E]
-        del rest  # [B, L, H], which would lie beside the experts' dense weights
-        weights, index = choose_experts(logits, mlp.gate.top_k)  # [T, k] each
-        del logits
-        routing = expert_math.routed(index, mlp.experts)
-        y = expert_math.compute(
-            normed.flatten(0, -2), weights, routing, mlp.experts, onto=middle.flatten(0, -2)
-        )  # [T, H]
-        return LayerOutput(y.view_as(x), saved, SavedRouting(weights, index, routing))
+        second_half = self._second_half
+        middle, normed, rest, saved = self.attention_half(x, save=save, rest=second_half.reads_rest)
+        saved_half = second_half.begin(normed, rest)
+        del rest  # [B, L, H], which would lie beside dense weights
+        y = second_half.forward(normed, saved_half, middle, save=save)
+        return LayerOutput(y, saved, saved_half)
 
     def attention_half(self, x: torch.Tensor, *, save: bool, rest: bool) -> AttentionHalfOutput:
         """Compute the residual stream after the attention, and its norms.
@@ -266,7 +244,7 @@ class Layer:
         grad: torch.Tensor,
         x: torch.Tensor,
         saved: SavedAttentionHalf,
-        saved_routing: SavedRouting,
+        saved_half: Any,
         *,
         needs_x: bool,
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
@@ -276,7 +254,9 @@ class Layer:
             needs_x: otherwise the first result is None.
         """
         # [B, L, H] each: fp32 for the residual stream, fp16 for the product of o (on a GPU)
-        grad_middle, grad_delta = self._backward_of_experts(grad.contiguous(), saved, saved_routing)
+        grad_middle, grad_delta = self._backward_of_second_half(
+            grad.contiguous(), saved, saved_half
+        )
         grad_attended, grads_out = self.out.projection.backward(
             grad_delta, self.out.use, saved.out_dropped, saved.out_low
         )  # [B, L, q_heads d]
@@ -294,29 +274,23 @@ class Layer:
         grad_x, _ = norm_backward(x, self.module.input_layernorm, grad_normed, grad_middle)
         return grad_x, grads
 
-    def _backward_of_experts(
-        self, grad: torch.Tensor, saved: SavedAttentionHalf, saved_routing: SavedRouting
+    def _backward_of_second_half(
+        self, grad: torch.Tensor, saved: SavedAttentionHalf, saved_half: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradient of `middle`: in the residual stream's type, and in the products'."""
-        mlp = self.module.mlp
-        normed = saved.normed.flatten(0, -2)  # [T, H]
-        grad_normed, grad_weights = expert_math.gradients(
-            grad.flatten(0, -2), normed, saved_routing.weights, saved_routing.routing, mlp.experts
-        )  # [T, H], [T, k]
-        grad_logits = choose_experts_backward(
-            grad_weights, saved_routing.weights, saved_routing.index, mlp.experts.num_experts
-        )  # [T, E]
-        # The norm feeds both: the experts and, through the logits, the router
-        grad_normed = grad_normed.to(mlp.gate.weight.dtype)
-        grad_normed = torch.addmm(grad_normed, grad_logits, mlp.gate.weight).view_as(grad)
+        grad_normed = self._second_half.gradient(grad, saved.normed, saved_half)
         norm = self.module.post_attention_layernorm
-        # y = middle + experts(norm(middle)), so grad itself goes on beside the norm's
-        return norm_backward(saved.middle, norm, grad_normed, grad, normed.dtype)
+        # y = middle + half(norm(middle)), so grad itself goes on beside the norm's
+        return norm_backward(saved.middle, norm, grad_normed, grad, self._dtype)
+
+    @property
+    def _second_half(self) -> SecondHalf:
+        return self.module.second_half
 
     @property
     def _dtype(self) -> torch.dtype:
         """Return the type of the products."""
-        return self.module.mlp.experts.compute_dtype
+        return self._second_half.dtype
 
     @property
     def _head_norms(self) -> HeadNorms:
@@ -335,16 +309,16 @@ class _Compute(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.layer = layer
         ctx.saved = output.saved
-        ctx.saved_routing = output.saved_routing
+        ctx.saved_half = output.saved_half
         return output.y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        saved, saved_routing = ctx.saved, ctx.saved_routing
+        layer, saved, saved_half = ctx.layer, ctx.saved, ctx.saved_half
         # Free the layer's tensors with this layer's backward, not with the complete graph
-        ctx.saved = ctx.saved_routing = None
-        if saved_routing is None:
+        ctx.layer = ctx.saved = ctx.saved_half = None
+        if layer is None:
             raise RuntimeError(
                 "expected one backward through a layer, found a second; "
                 "a layer's saved tensors are dropped in its first backward"
@@ -353,6 +327,6 @@ class _Compute(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             if saved is None:
                 # The routing is kept, so the router's norm is not made again
-                saved = ctx.layer.attention_half(x, save=True, rest=False).saved
-            grad_x, grads = ctx.layer.backward(grad, x, saved, saved_routing, needs_x=needs_x)
+                saved = layer.attention_half(x, save=True, rest=False).saved
+            grad_x, grads = layer.backward(grad, x, saved, saved_half, needs_x=needs_x)
         return grad_x, None, None, *grads

@@ -68,8 +68,9 @@ def _is_patch_embedding(name: str, module: nn.Module) -> bool:
     )
 
 
-def _is_fast_moe_layer(name: str, module: nn.Module) -> bool:
-    return type(module).__name__ == "Qwen3VLMoeTextDecoderLayer" and has_fast_parts(module)
+def _is_fast_layer(name: str, module: nn.Module) -> bool:
+    classes = ("Qwen3VLTextDecoderLayer", "Qwen3VLMoeTextDecoderLayer")
+    return type(module).__name__ in classes and has_fast_parts(module)
 
 
 TABLE = (
@@ -120,7 +121,7 @@ TABLE = (
     ),
     Row(
         When.ON_THE_ADAPTED_MODEL,  # after the row of LoRA, on which it stands
-        _is_fast_moe_layer,
+        _is_fast_layer,
         layer_forward,
         "one node of autograd per layer, with a backward that recomputes half of it at most",
         prepare=prepare_layer,
