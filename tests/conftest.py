@@ -5,6 +5,7 @@ import io
 
 import nbformat
 import pytest
+from joblib import cpu_count
 from korean_challenge import write_korean_challenge
 from nbformat.v4 import new_code_cell, new_notebook
 from rich.console import Console
@@ -16,6 +17,11 @@ from vqa_utils.presets import preset
 
 pytest_plugins = ("tests.isolated_runs",)  # before any kernel starts
 LONGEST = ("series", "exporting", "gpu")  # rooms with files of a minute and more
+
+
+def pytest_xdist_auto_num_workers():
+    """A process more than cores: a third of the time, tests wait for other processes."""
+    return cpu_count() + 1
 
 
 def pytest_collection_modifyitems(items):
