@@ -44,7 +44,7 @@ print(describe_wordings(train))
 # alone.
 
 # %%
-encoder = Encoder(load_processor(config), challenge.folder, config.image_side)
+encoder = Encoder(load_processor(config), challenge.folder, config.image_side, config.prompt)
 tokens, is_label = encoder.example_tokens(train.iloc[0].to_dict())
 print(f"{sum(is_label)} of {len(tokens)} tokens has a label: {tokens[is_label.index(True)]!r}")
 

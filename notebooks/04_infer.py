@@ -43,7 +43,7 @@ model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, pl
 
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
-encoder = Encoder(processor, folder, config.image_side)
+encoder = Encoder(processor, folder, config.image_side, config.prompt)
 probs = score_fold(model, encoder, questions, config, out)
 
 # %%

@@ -8,7 +8,7 @@
 import sys
 
 sys.path[:0] = [".", ".."]  # the package, from the repository or from here
-from vqa_utils.analysis import confidence, error_analysis, figures
+from vqa_utils.analysis import confidence, error_analysis, figures, suspect_labels
 from vqa_utils.analysis.baselines import baseline_table, describe_baselines
 from vqa_utils.analysis.blind_answers import answers_without_images
 from vqa_utils.analysis.clusters import question_clusters
@@ -177,6 +177,19 @@ more = {"cluster": clusters, "pixels": pixels}
 mistakes = error_analysis.worst_mistakes(probs, train, count=50, more=more)
 report.add("Worst mistakes", error_analysis.describe_mistakes(mistakes, right), table=mistakes)
 gallery(mistakes.head(8), challenge.folder)
+
+# %% [markdown]
+# ## Do labels look wrong?
+#
+# Rows whose label the out-of-fold models reject with confidence, and those that contradict another
+# row. The first eight; `report/suspect_labels.csv` lists up to 200.
+
+# %% tags=["nbval-ignore-output"]
+pictures = challenge.images_of(train)["hash"]
+suspects = suspect_labels.find_suspects(probs, train, pictures, most=200)
+words = suspect_labels.describe_suspects(suspects, probs, rows["answer"])
+report.add("Suspect labels", words, table=suspects if len(suspects) else None, pictures=False)
+gallery(suspects.head(8), challenge.folder)
 
 # %%
 print("wrote", shown(report.write()))

@@ -28,6 +28,7 @@ def arguments(**given):
         "preset": None,
         "cache_dir": None,
         "extra_train": None,
+        "drop": None,
         "report_to": None,
         "lang": None,
         "refit": None,

@@ -128,6 +128,7 @@ def test_no_setting_is_a_flag_that_nothing_reads():
     ]
     # As fold_numbers, trained_text and scored_text
     read_by_config_itself = {"use_kfold", "n_folds", "longest_text", "longest_test"}
+    read_by_config_itself |= {"instruction", "ask_twice"}
     assert set(unread) <= read_by_config_itself
 
 
@@ -238,6 +239,17 @@ def test_a_saved_config_of_another_version_is_refused():
     with pytest.raises(ConfigError, match="lacks calibrate, seed,") as error:
         from_dict(values)
     assert "it has" not in str(error.value)
+
+
+def test_a_run_of_a_version_without_an_added_setting_goes_on():
+    """Its markers have the hashes of that time."""
+    values = to_dict(preset("demo"))
+    added = [name for name, about in SETTINGS.items() if about.is_added]
+    assert "drop" in added
+    config = from_dict({name: value for name, value in values.items() if name not in added})
+    assert config == preset("demo")
+    hashes = config.hash_for("03_train_fold"), config.hash_for("06_analysis"), config.training_hash
+    assert hashes == ("b651e72c32179dbd", "f14dcfd0a86c4fdb", "c1191f1d9a09adab")
 
 
 def test_gb_is_decimal_and_gib_binary():

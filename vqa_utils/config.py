@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa_utils.errors import did_you_mean, listed
+from vqa_utils.prompts import INSTRUCTION, Prompt
 from vqa_utils.setting_types import (
     ABOVE_ZERO,
     AUTO,
@@ -38,6 +39,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 MOST_ROWS = 10**5  # of a pass or of an optimizer step
 MOST_TOKENS = 10**6  # of a row
 LONGEST_SHOWN = 120  # characters of a value in a message
+LONGEST_INSTRUCTION = 4000  # characters
 MOST_AT_ONCE = 4  # folds around one base
 # Tokens of a long row's question, four options and chat template, until they are measured. More of
 # them cost little
@@ -96,11 +98,33 @@ class Config:
         PLACE,
     )
 
+    drop: str = setting(
+        "",
+        "a CSV of ids: train.csv and extra_train go without these rows, such as those of an earlier "
+        "run's report/suspect_labels.csv",
+        PLACE,
+        is_added=True,
+    )
+
     # Images
     image_side: int = setting(
         384,
         "px; an image gets at most image_side squared pixels and keeps its aspect ratio",
         between(32, 8192, "px (one merged patch of Qwen3-VL, and the largest of cameras)"),
+    )
+
+    # The prompt
+    instruction: str = setting(
+        "",
+        'the system\'s words in each prompt, in training and scoring; "" takes the built-in ones',
+        Rule(
+            f"up to {LONGEST_INSTRUCTION:,} characters",
+            lambda text: len(text) <= LONGEST_INSTRUCTION,
+        ),
+        is_added=True,
+    )
+    ask_twice: bool = setting(
+        False, "put the question before the image too, in training and scoring", is_added=True
     )
 
     # The frozen base, and its place on the machine
@@ -331,6 +355,11 @@ class Config:
         return f"fold {number}" if number in self.fold_numbers else f"refit (fold {number})"
 
     @property
+    def prompt(self) -> Prompt:
+        """How questions are put."""
+        return Prompt(self.instruction or INSTRUCTION, self.ask_twice)
+
+    @property
     def effective_batch(self) -> int:
         """Rows per optimizer step."""
         if self.micro_batch == AUTO:
@@ -397,20 +426,27 @@ class Config:
         values = to_dict(self)
         # Names compare by their numbers: "04_infer" < "05_ensemble", and "" comes before all
         used = {name: values[name] for name in values if USED_FROM.get(name, "") <= notebook}
-        return _hash(used)
+        return _hash(_without_added(used))
 
     @property
     def training_hash(self) -> str:
         """Name the settings of an adapter by 16 hex digits."""
         values = to_dict(self)
         of_adapter = {name: values[name] for name in values if name not in NOT_OF_THE_ADAPTER}
-        return _hash(of_adapter)
+        return _hash(_without_added(of_adapter))
 
 
 SETTINGS: dict[str, Setting] = {
     field.name: field.metadata["setting"] for field in dataclasses.fields(Config)
 }
-PLACES = ("data", "model", "model_dir", "extra_train", "cache_dir")  # settings that may be paths
+PLACES = (
+    "data",
+    "model",
+    "model_dir",
+    "extra_train",
+    "drop",
+    "cache_dir",
+)  # settings that may be paths
 # The notebook that uses a setting first. One that is not named here counts for all of them
 USED_FROM = {name: about.used_from for name, about in SETTINGS.items() if about.used_from}
 # What may differ between the run that trained an adapter and the run that uses it
@@ -485,8 +521,18 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _is_free(name: str) -> bool:
-    """Tell whether no result depends on a setting: an earlier version did as its default does."""
-    return SETTINGS[name].used_from == NO_NOTEBOOK
+    """Tell whether a version without a setting did as its default does."""
+    return SETTINGS[name].used_from == NO_NOTEBOOK or SETTINGS[name].is_added
+
+
+def _without_added(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out settings that a version has added, at their defaults: its hashes are the ones before."""
+    kept = {}
+    for name, value in values.items():
+        about = SETTINGS[name]
+        if not (about.is_added and value == about.default):
+            kept[name] = value
+    return kept
 
 
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:

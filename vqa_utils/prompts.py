@@ -1,7 +1,7 @@
 """Write the chat of training and inference, in one place: the two cannot drift apart."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 # Also the options' columns in every CSV, and the order of the last axis of [N, 4] arrays
 LETTERS = ("a", "b", "c", "d")
@@ -10,6 +10,18 @@ INSTRUCTION = "Look at the image and answer with the letter of the right option.
 # Of Qwen's chat, around instruction, image, words and answer: 18 of Qwen3-VL, and four more where
 # the answer comes after an empty thought
 TEMPLATE_TOKENS = 22
+
+
+class Prompt(NamedTuple):
+    """How all questions of a run are put, in training and in scoring."""
+
+    instruction: str = INSTRUCTION
+    """The system's words."""
+    asks_twice: bool = False
+    """The question stands before the image too, so that the image is read with it in mind."""
+
+
+USUAL = Prompt()
 
 
 def cyclic_order(shift: int) -> list[int]:
@@ -36,12 +48,19 @@ def question_text(row: Mapping[str, Any]) -> str:
     return "\n".join([str(row["question"]), *options])
 
 
-def instruction_of(row: Mapping[str, Any]) -> str:
-    """The system's words: the usual ones, unless the row brings its own."""
-    return row.get("instruction", INSTRUCTION)
+def text_before_image(row: Mapping[str, Any], prompt: Prompt) -> str:
+    """Write the user's words above the image: the question, if it is asked twice."""
+    return f"{row['question']}\n" if prompt.asks_twice else ""
 
 
-def chat(row: Mapping[str, Any], answer: str | None = None) -> list[dict[str, Any]]:
+def instruction_of(row: Mapping[str, Any], prompt: Prompt = USUAL) -> str:
+    """The system's words: the prompt's, unless the row brings its own."""
+    return row.get("instruction", prompt.instruction)
+
+
+def chat(
+    row: Mapping[str, Any], answer: str | None = None, prompt: Prompt = USUAL
+) -> list[dict[str, Any]]:
     """Build one question as chat messages, in the order instruction, image, question, options.
 
     The common parts of several option orders come first: a prefix cache can share them.
@@ -50,6 +69,7 @@ def chat(row: Mapping[str, Any], answer: str | None = None) -> list[dict[str, An
         row: `question` and the options `a` to `d`; in training also an `instruction` in other
             words, or none.
         answer: the right letter; it becomes the assistant's turn. None if the model is to answer.
+        prompt: of the run.
 
     Raises:
         ValueError: `answer` is not one of the four letters.
@@ -60,8 +80,11 @@ def chat(row: Mapping[str, Any], answer: str | None = None) -> list[dict[str, An
         {"type": "image"},  # its place: the encoder knows the picture
         {"type": "text", "text": question_text(row)},
     ]
+    before = text_before_image(row, prompt)
+    if before:
+        user.insert(0, {"type": "text", "text": before})
     messages: list[dict[str, Any]] = [
-        {"role": "system", "content": instruction_of(row)},
+        {"role": "system", "content": instruction_of(row, prompt)},
         {"role": "user", "content": user},
     ]
     if answer is not None:

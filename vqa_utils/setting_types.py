@@ -47,6 +47,8 @@ class Setting:
     """the first notebook that uses it, such as "04_infer"; "" if all do"""
     of_adapter: bool
     """whether a trained adapter depends on it"""
+    is_added: bool
+    """whether runs of versions without it did as its default does, and go on with this one"""
 
 
 def setting(
@@ -56,12 +58,13 @@ def setting(
     *,
     used_from: str = "",
     of_adapter: bool = True,
+    is_added: bool = False,
 ) -> Any:
     """Define a field of `Config`; the arguments are those of `Setting`.
 
     A setting first used after the training is no part of the adapter.
     """
-    about = Setting(default, meaning, rule, used_from, of_adapter and not used_from)
+    about = Setting(default, meaning, rule, used_from, of_adapter and not used_from, is_added)
     return dataclasses.field(default=default, metadata={"setting": about})
 
 

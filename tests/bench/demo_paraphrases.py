@@ -16,7 +16,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vqa_utils.artifacts.files import write_csv
-from vqa_utils.data.easy_vqa import write_challenge
+from vqa_utils.data.known.easy_vqa import write_challenge
 
 THING = r"(\w+(?: shape)?)"
 RULES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from vqa_utils.artifacts.files import write_csv
-from vqa_utils.data.easy_vqa import ROWS, copy_images, sample_rows
+from vqa_utils.data.known.easy_vqa import ROWS, copy_images, sample_rows
 
 
 def write_extra(folder: Path, count: int = ROWS["train"]) -> Path:

@@ -100,6 +100,24 @@ def test_bad_extra_rows_are_told_with_their_file(folder, change, data):
 @pytest.mark.parametrize(
     ("rows", "data"),
     [
+        (["i9"], ["drop.csv line 2", "'i9'"]),
+        (["i5"], ["drop.csv line 2", "'i5'"]),  # of test.csv
+        (["i1", "i2", "i3", "i4"], ["drop.csv", "all"]),
+        ([], ["drop.csv", "rows"]),
+        (None, ["drop.csv", "file"]),
+    ],
+)
+def test_bad_rows_to_leave_out_are_told(folder, rows, data):
+    file = folder.parent / "drop.csv"
+    if rows is not None:
+        write(file, ["id", *rows])
+    problem = "\n".join(lines_of(load, folder, drop=str(file)))
+    assert str(file) in problem and all(datum in problem for datum in data)
+
+
+@pytest.mark.parametrize(
+    ("rows", "data"),
+    [
         (["i9,so?"], ["line 2", "'i9'"]),
         (["i1,so?", "i2, "], ["line 3", "'i2'"]),
         (["i1,so?,x"], ["line 2", "2 cells"]),

@@ -8,16 +8,16 @@ from korean_challenge import write_korean_challenge
 from PIL import Image
 
 from vqa_utils.config import DEMO_DATA
-from vqa_utils.data import challenge as challenge_module
 from vqa_utils.data._csv_files import SHOWN
 from vqa_utils.data.challenge import (
     DataError,
-    KnownChallenge,
-    data_dir,
     load_challenge,
     load_test,
 )
 from vqa_utils.data.duplicates import duplicate_table, image_sizes
+from vqa_utils.data.fingerprint import data_hash
+from vqa_utils.data.known import challenges
+from vqa_utils.data.known.challenges import KnownChallenge, data_dir
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.presets import preset
 
@@ -223,7 +223,7 @@ def test_a_known_challenge_is_written_when_it_is_first_loaded(tmp_path, monkeypa
         return folder if folder.exists() else write_korean_challenge(folder, train=4, test=2)
 
     known = KnownChallenge(lambda: tmp_path / "place", write)
-    monkeypatch.setitem(challenge_module.KNOWN_CHALLENGES, "shapes", known)
+    monkeypatch.setitem(challenges.KNOWN_CHALLENGES, "shapes", known)
     assert data_dir("shapes") == tmp_path / "place" and not data_dir("shapes").exists()
     for _ in range(2):
         assert len(load_challenge(preset("demo", data="shapes")).train) == 4
@@ -253,3 +253,30 @@ def test_kinds_of_question():
     )
     kinds = [kind for *_, kind in expected]
     assert question_kinds(rows).to_dict() == dict(zip(rows.index, kinds, strict=True))
+
+
+def test_rows_to_leave_out_are_in_no_table_and_their_pictures_are_not_read(folder):
+    whole = load(folder)
+    file = folder.parent / "drop.csv"
+    file.write_text("reason,id\nrejected,r1\nrejected,r4\n".replace("r1", whole.train["id"][1]).replace(
+        "r4", whole.train["id"][4]))  # fmt: skip
+    (folder.parent / "images.csv").unlink()
+    (folder / whole.train["path"][4]).write_bytes(b"no picture")
+    challenge = load(folder, drop=str(file))
+    kept = whole.train.drop(index=[1, 4]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(challenge.train, kept)
+    assert len(challenge.test) == len(whole.test) and file in challenge.files
+    first = load(folder, drop=str(file), limit=2).train["id"]
+    assert list(first) == list(kept["id"][:2]), "the limit counts what is left"
+
+
+def test_data_are_others_without_some_rows_and_with_other_ones(folder):
+    hashes = set()
+    for ids in ("", "t0", "t1"):
+        settings = preset("demo", data=str(folder))
+        if ids:
+            file = folder.parent / f"{ids}.csv"
+            file.write_text(f"id\n{load(folder).train['id'][int(ids[1])]}\n")
+            settings = preset("demo", data=str(folder), drop=str(file))
+        hashes.add(data_hash(settings))
+    assert len(hashes) == 3

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from vqa_utils.artifacts.paths import DEMO_MODEL
 from vqa_utils.data.text_lengths import describe_texts, longest_usual, measure_texts
-from vqa_utils.prompts import LETTERS
+from vqa_utils.prompts import INSTRUCTION, LETTERS, Prompt
 
 TOKENIZER = DEMO_MODEL / "tokenizer.json"
 WORD = "circle "  # of the tiny base's words
@@ -40,6 +40,20 @@ def test_outliers_are_named_by_file_and_id_the_longest_first():
     assert 400 < found.longest_trained == found.outliers[1][1] < 900
     said = describe_texts(found)
     assert f"test.csv, id q2 ({found.longest_test:,})" in said and "passes of their own" in said
+
+
+def test_texts_are_measured_with_the_runs_prompt():
+    """By the tokenizer: one more question, and six words more of the instruction."""
+    usual = measure_texts({"train.csv": rows(WORD * 5)}, TOKENIZER).usual
+    asked_twice = measure_texts({"train.csv": rows(WORD * 5)}, TOKENIZER, Prompt(asks_twice=True))
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+
+    def count(text):
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    assert asked_twice.usual == usual + count(f"{WORD * 5}\n")
+    longer = Prompt(INSTRUCTION + WORD * 6)
+    assert measure_texts({"train.csv": rows(WORD * 5)}, TOKENIZER, longer).usual == usual + 6
 
 
 def test_of_many_outliers_some_are_named():

@@ -7,9 +7,10 @@ from PIL import Image
 from vqa_utils.artifacts.paths import picture_copies_dir
 from vqa_utils.data.pictures import copies
 from vqa_utils.model.encoder import IGNORED, PIECE, Encoder, letter_token_ids
-from vqa_utils.prompts import chat
+from vqa_utils.prompts import USUAL, Prompt, chat
 
 IMAGE = "<|image_pad|>"
+PROMPT = Prompt("Name the <|im_end|> letter.", asks_twice=True)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,22 @@ def expected_ids(processor, row, image_tokens, answer):
         chat(row, answer=answer), tokenize=False, add_generation_prompt=answer is None
     )
     return processor.tokenizer(text.replace(IMAGE, IMAGE * image_tokens))["input_ids"]
+
+
+def test_training_and_scoring_have_the_runs_prompt(processor, encoder, rows):
+    """Its marks are words, as those of rows."""
+    plain = Prompt("Name the < |im_end|> letter.", asks_twice=True)
+    asked = Encoder(processor, encoder.folder, encoder.image_side, PROMPT)
+    questions, examples = asked.questions(rows), asked.examples(rows)
+    for i, row in enumerate(rows):
+        for batch, answer in ((questions, None), (examples, row["answer"])):
+            text = processor.apply_chat_template(
+                chat(row, answer, plain), tokenize=False, add_generation_prompt=answer is None
+            )
+            ids = processor.tokenizer(text.replace(IMAGE, IMAGE * 16))["input_ids"]
+            assert unpadded(batch, i) == ids
+    text = processor.tokenizer.decode(unpadded(questions, 0))
+    assert text.count(rows[0]["question"]) == 2
 
 
 def unpadded(batch, i):
@@ -101,12 +118,15 @@ def test_images_keep_their_aspect_ratio_within_the_budget(tmp_path, processor, r
     assert height * width <= 64**2
 
 
-def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(tmp_path, processor, rows):
+@pytest.mark.parametrize("prompt", [USUAL, PROMPT], ids=["usual", "own"])
+def test_lengths_are_those_of_the_encoded_rows_but_for_the_chats_frame(
+    tmp_path, processor, rows, prompt
+):
     rows, turned = [{**row, "path": f"{i}.jpg"} for i, row in enumerate(rows)], Image.Exif()
     turned[0x0112] = 6  # shown turned by a quarter
     for row, size in zip(rows, [(600, 150), (48, 20), (64, 64), (70, 200)], strict=True):
         Image.new("RGB", size, "red").save(tmp_path / row["path"], exif=turned)
-    encoder = Encoder(processor, tmp_path, 64)
+    encoder = Encoder(processor, tmp_path, 64, prompt)
     encoded, lengths = (
         encoder.questions(rows)["attention_mask"].sum(1),
         torch.tensor(encoder.lengths(rows)),

@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import DEMO_MODEL, FoldPaths
 from vqa_utils.data.challenge import load_challenge
-from vqa_utils.data.easy_vqa import write_challenge
 from vqa_utils.data.folds import make_folds
+from vqa_utils.data.known.easy_vqa import write_challenge
 from vqa_utils.data.pictures.images import image_hashes
 from vqa_utils.data.question_kinds import question_kinds
 from vqa_utils.metrics import accuracy, correct, mcnemar

@@ -12,5 +12,6 @@ gallery          Show rows as cards: picture, question, options
 position_bias    Measure the effect of an option's place on the answer
 question_groups  Group questions that may be hard
 report           Collect results while a notebook shows them; write them as files
+suspect_labels   Find labels that look wrong
 page/            Write the page of a run, from whatever its folder has by now
 """

@@ -63,6 +63,8 @@ class Report:
         words: str = "",
         table: pd.DataFrame | None = None,
         figure: Figure | None = None,
+        *,
+        pictures: bool = True,
     ) -> Figure | pd.DataFrame | None:
         """Add to the section of a title, and print the words.
 
@@ -72,6 +74,7 @@ class Report:
             table: one with the column `path` is shown with the pictures, its questions and options
                 as on cards.
             figure: shown as PNG.
+            pictures: False for a table with the column `path` without its pictures.
 
         Returns:
             For a notebook to show: the figure, or else the table with its cells as text.
@@ -84,7 +87,7 @@ class Report:
             section.figure = figure
         if table is not None:
             section.table = table
-        if table is not None and "path" in table:
+        if table is not None and "path" in table and pictures:
             cards = cards_of(table, self.picture_folder, PICTURE_SIDE_PX)
             section.cards = [dataclasses.asdict(card) for card in cards]
         if figure is not None or table is None:

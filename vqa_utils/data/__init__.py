@@ -2,9 +2,8 @@
 
 _checks         Check a challenge's rows; describe wrong ones by file and line
 _csv_files      Read CSV files of any common encoding as text; collect problems
-challenge       Read a challenge's CSVs and images: all problems in one error; name known challenges
+challenge       Read a challenge's CSVs and images: all problems in one error
 duplicates      Count pictures and questions that occur more than once; list picture sizes
-easy_vqa        Write easy-VQA (the PyPI package, MIT licence) as a four-choice challenge
 fingerprint     Hash a run's data: changes with its CSVs or any picture
 fold_rows       Select a fold's rows: held out, and to train on, extra rows included
 folds           Make folds without leaks: stratified by answer, grouped by image content
@@ -12,5 +11,6 @@ groups          Group rows by picture, near-identical picture, or question
 paraphrases     Give rows other words to train in (`paraphrase`)
 question_kinds  Tell the kind of a question from its words
 text_lengths    Measure texts in tokens, and find rows much longer than the others
+known/          Write the challenges that `data` may name instead of a folder
 pictures/       Read the challenge's pictures
 """

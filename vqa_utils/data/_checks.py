@@ -11,6 +11,7 @@ from vqa_utils.prompts import LETTERS
 EMPTY_ID = "id: expected a value, found none"
 REPEATED_ID = "id {id!r}: expected once, found again"
 UNKNOWN_ID = "id {id!r}: expected an id of test.csv, found none there"
+UNKNOWN_ROW = "id {id!r}: expected an id of train.csv or of extra_train, found none there"
 TAKEN_ID = "id {id!r}: expected one that is not in train.csv or test.csv, found it there"
 WRONG_ANSWER = "answer: expected a, b, c or d, found {answer!r}"
 WRONG_IMAGE = "{path!r}: expected an image, {problem}"
@@ -72,3 +73,20 @@ def image_problems(
     is_wrong = (problems != "") & (located["path"].str.strip() != "")
     described = located[["path"]].assign(problem=problems)
     return row_problems(folder, name, described, is_wrong, WRONG_IMAGE)
+
+
+def drop_problems(
+    folder: Path, name: str, dropped: pd.DataFrame, train: pd.DataFrame, extra: pd.DataFrame
+) -> list[str]:
+    """Describe the wrong rows of a file with ids to leave out.
+
+    Args:
+        dropped: the file's.
+        train: the rows to train on.
+        extra: further ones.
+    """
+    is_unknown = ~dropped["id"].isin([*train["id"], *extra["id"]])
+    problems = row_problems(folder, name, dropped, is_unknown, UNKNOWN_ROW)
+    if train["id"].isin(dropped["id"]).all():
+        problems.append(f"{name}: expected to leave some rows of train.csv, found all of them")
+    return problems

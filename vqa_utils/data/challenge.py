@@ -1,22 +1,21 @@
 """Read and check a challenge; report all problems in one error, by file and line."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from vqa_utils.artifacts.paths import demo_data_dir
-from vqa_utils.config import DEMO_DATA, Config
-from vqa_utils.data import easy_vqa
+from vqa_utils.config import Config
 from vqa_utils.data._checks import (
     answer_problems,
+    drop_problems,
     image_problems,
     question_problems,
     sample_problems,
     taken_id_problems,
 )
 from vqa_utils.data._csv_files import read_rows
+from vqa_utils.data.known.challenges import KNOWN_CHALLENGES, data_dir
 from vqa_utils.data.paraphrases import (
     PARAPHRASE_COLUMNS,
     PARAPHRASES,
@@ -36,26 +35,6 @@ SAMPLE_COLUMNS = ("id", "answer")
 
 class DataError(VqaError):
     """Everything that is wrong with an input folder."""
-
-
-@dataclass(frozen=True)
-class KnownChallenge:
-    """A challenge that `data` may name instead of a folder."""
-
-    folder: Callable[[], Path]
-    """Returns its folder; a function, because VQA_RUNS_DIR may move it."""
-    write: Callable[[Path], Path]
-    """Writes the usual files into a folder, unless they are there."""
-
-
-KNOWN_CHALLENGES = {DEMO_DATA: KnownChallenge(demo_data_dir, easy_vqa.write_challenge)}
-
-
-def data_dir(data: str) -> Path:
-    """Return the folder that `data` names; a known challenge may not be written there yet."""
-    if data in KNOWN_CHALLENGES:
-        return KNOWN_CHALLENGES[data].folder()
-    return Path(data)
 
 
 @dataclass(frozen=True)
@@ -79,12 +58,14 @@ class Challenge:
     extra_file: Path | None = None
     paraphrase_file: Path | None = None
     """None with `paraphrase` off, too."""
+    drop_file: Path | None = None
+    """Names the rows that were left out."""
 
     @property
     def files(self) -> list[Path]:
         """Return every CSV that was read."""
         files = [self.folder / TRAIN, self.folder / TEST, self.folder / SAMPLE]
-        more = (self.extra_file, self.paraphrase_file)
+        more = (self.extra_file, self.paraphrase_file, self.drop_file)
         return files + [file for file in more if file is not None]
 
     @property
@@ -111,15 +92,16 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
 
     Args:
         config: `data` names the folder or a known challenge, which is written first. `extra_train`
-            names a file with more rows, `limit` the number of rows to keep, and `paraphrase` asks
-            for the rows' other wordings.
+            names a file with more rows, `drop` one with rows to leave out, `limit` the number of
+            rows to keep, and `paraphrase` asks for the rows' other wordings.
         images: the run's images.csv. If given, every picture is checked too; one whose size and
             mtime match its line there is not opened again, all others are read and added.
 
     Raises:
         DataError: with every missing column, duplicate or empty id, answer outside a to d, empty
             question or option, missing or unreadable image, id of sample_submission.csv that
-            test.csv lacks, extra id that either has, and paraphrase without a row or without words.
+            test.csv lacks, extra id that either has, paraphrase without a row or without words, and
+            row to leave out that is not there.
     """
     if config.data in KNOWN_CHALLENGES:
         KNOWN_CHALLENGES[config.data].write(data_dir(config.data))
@@ -130,6 +112,7 @@ def load_challenge(config: Config, *, images: Path | None = None) -> Challenge:
         ids = [*challenge.train["id"], *challenge.extra["id"]]
         problems += paraphrase_problems(challenge.folder, paraphrases, ids)
     # The checks above cover whole files; images are read of the kept rows alone
+    challenge = _without_dropped(challenge, config, problems)
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
     found = _find_images(challenge.folder, challenge.question_rows)
@@ -173,6 +156,9 @@ def read_questions(config: Config) -> dict[str, pd.DataFrame]:
         DataError: a file is missing, or no table with the columns that it needs.
     """
     challenge, paraphrases = _read_files(data_dir(config.data), config)
+    problems: list[str] = []
+    challenge = _without_dropped(challenge, config, problems)
+    _refuse(challenge.folder, problems)
     if config.limit:
         challenge = _first_rows(challenge, config.limit)
     return _with_paraphrases(challenge, config, paraphrases).question_rows
@@ -222,6 +208,17 @@ def _row_problems(challenge: Challenge) -> list[str]:
         problems += taken_id_problems(folder, str(challenge.extra_file), challenge.extra, own_ids)
     problems += sample_problems(folder, SAMPLE, challenge.sample_submission, test)
     return problems
+
+
+def _without_dropped(challenge: Challenge, config: Config, problems: list[str]) -> Challenge:
+    """Leave out the rows that `drop` names; `problems` gets a line for each that is not there."""
+    if not config.drop:
+        return challenge
+    tables = (challenge.train, challenge.extra)
+    dropped = read_rows(challenge.folder, config.drop, ("id",), problems)
+    problems += drop_problems(challenge.folder, config.drop, dropped, *tables)
+    kept = [rows[~rows["id"].isin(dropped["id"])].reset_index(drop=True) for rows in tables]
+    return replace(challenge, train=kept[0], extra=kept[1], drop_file=Path(config.drop))
 
 
 def _first_rows(challenge: Challenge, limit: int) -> Challenge:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from vqa_utils.data._checks import UNKNOWN_ROW
 from vqa_utils.data._csv_files import row_problems
 from vqa_utils.prompts import INSTRUCTION
 
 PARAPHRASES = "paraphrases.csv"
 PARAPHRASE_COLUMNS = ("id", "question")
-UNKNOWN_ROW = "id {id!r}: expected an id of train.csv or of extra_train, found none there"
 NO_WORDS = "question: expected a value, found none (id {id!r})"
 ENGLISH = (
     INSTRUCTION,

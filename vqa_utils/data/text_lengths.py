@@ -10,7 +10,14 @@ import pandas as pd
 
 from vqa_utils.data.challenge import TEST
 from vqa_utils.data.paraphrases import wordings_of
-from vqa_utils.prompts import TEMPLATE_TOKENS, instruction_of, question_text
+from vqa_utils.prompts import (
+    TEMPLATE_TOKENS,
+    USUAL,
+    Prompt,
+    instruction_of,
+    question_text,
+    text_before_image,
+)
 
 # An outlier has more than twice the tokens of the median row, and so many more
 FAR = 128
@@ -54,7 +61,7 @@ def describe_texts(lengths: TextLengths | None) -> str:
 
 
 def measure_texts(
-    rows_by_file: Mapping[str, pd.DataFrame], tokenizer: Path | None
+    rows_by_file: Mapping[str, pd.DataFrame], tokenizer: Path | None, prompt: Prompt = USUAL
 ) -> TextLengths | None:
     """Count the tokens of all rows; None without rows, or without a tokenizer.
 
@@ -62,6 +69,7 @@ def measure_texts(
         rows_by_file: `id`, `question`, `a` to `d` of each file. A row with `paraphrases` has the
             tokens of its longest wording.
         tokenizer: the model's tokenizer.json.
+        prompt: of the run.
     """
     if tokenizer is None:
         return None
@@ -70,7 +78,7 @@ def measure_texts(
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_padding()  # the file may ask for it
     encoder.no_truncation()
-    by_file = {file: _tokens_of(rows, encoder) for file, rows in rows_by_file.items()}
+    by_file = {file: _tokens_of(rows, encoder, prompt) for file, rows in rows_by_file.items()}
     every_row = [count for tokens in by_file.values() for count in tokens]
     if not every_row:
         return None
@@ -93,13 +101,14 @@ def longest_usual(lengths: Iterable[int]) -> int:
     return max(length for length in lengths if length <= most)
 
 
-def _tokens_of(rows: pd.DataFrame, encoder: Any) -> list[int]:
+def _tokens_of(rows: pd.DataFrame, encoder: Any, prompt: Prompt) -> list[int]:
     """Count each row's tokens, in its longest wording."""
     numbers, texts = [], []  # of each wording
     for number, row in enumerate(rows.to_dict("records")):
         for wording in wordings_of(row) if "paraphrases" in row else [row]:
             numbers.append(number)
-            texts.append(f"{instruction_of(wording)}{question_text(wording)}")
+            user = f"{text_before_image(wording, prompt)}{question_text(wording)}"
+            texts.append(f"{instruction_of(wording, prompt)}{user}")
     tokens = [0] * len(rows)
     encoded = encoder.encode_batch(texts, add_special_tokens=False)
     for number, one in zip(numbers, encoded, strict=True):

@@ -90,6 +90,7 @@ def check_data(paths: RunPaths, config: Config, hash_of: Callable[[Config], str]
         data=config.data,
         limit=config.limit,
         extra_train=config.extra_train,
+        drop=config.drop,
         paraphrase=config.paraphrase,
     )
     seen = read_json(_marker(paths))["data"]

@@ -1,9 +1,9 @@
 """List the kernels of each part of the model, with their cost per unit of work.
 
-These are the kernels of the fused decoder layer, the experts, LoRA and the vision tower (`ops`,
-`model.fast`, `model.nf4`). Matrix products count their operations (with the experts' padding) and
-the bytes of their weights; the bytes of their inputs and outputs are covered by the measured
-product rate. All other kernels count the bytes they read and write.
+These are the kernels of the fused decoder layer, the experts and LoRA (`ops`, `model.fast`,
+`model.nf4`); `_vision_kernels` has those of the vision tower. Matrix products count their operations
+(with the experts' padding) and the bytes of their weights; the bytes of their inputs and outputs are
+covered by the measured product rate. All other kernels count the bytes they read and write.
 
 Left out: the optimizer's step, LoRA's own products, the recurrence of linear attention.
 """
@@ -15,7 +15,7 @@ from vqa_utils.config import Config
 from vqa_utils.nf4_format import BLOCK
 from vqa_utils.planning.batches import LOGIT_POSITIONS, Batch
 from vqa_utils.planning.memory import FP16, FP32
-from vqa_utils.planning.shapes import VISION, ModelShape, Shape, is_matrix
+from vqa_utils.planning.shapes import ModelShape, Shape, is_matrix
 
 FORWARD = "forward"
 RECOMPUTATION = "recomputation"  # of a checkpointed layer, before its backward
@@ -281,36 +281,3 @@ def head(shape: ModelShape, batch: Batch) -> list[Kernel]:
     weights = shape.vocabulary * shape.hidden
     operations = 2 * batch.rows * LOGIT_POSITIONS
     return [Kernel("head", weights, (FORWARD, BACKWARD), operations, reads=FP16)]
-
-
-def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
-    """List the kernels of the vision tower; it has no backward."""
-    hidden = shape.vision_hidden
-    patches_per_token = shape.pixels_per_token // shape.patch_px**2
-    patches_per_image = batch.image_tokens * patches_per_token
-    patches = batch.rows * patches_per_image
-    forward = (FORWARD,)
-    kernels = []
-    for name, size in shape.parameters.items():
-        # Biases and norms have one dimension; position embeddings are looked up, not multiplied
-        if not name.startswith(VISION) or len(size) < 2 or "pos_embed" in name:
-            continue
-        # A merger's rows are image tokens: patches_per_token patches side by side
-        inputs = patches / patches_per_token if "merger" in name else patches
-        kernels.append(Kernel(name, math.prod(size), forward, 2 * inputs, reads=FP16))
-    # Bytes read and written together: two norms, rotation, attention, sums onto the residual stream.
-    # The activation is part of a product
-    moved = (18 + 8 + 8 + 10) * hidden
-    # Per patch; it attends to all patches of its image
-    operations = 2 * 2 * hidden * patches_per_image  # of QK^T and of the weighted sum of V
-    block_patches = vision_blocks(shape) * patches
-    kernels.append(Kernel("rest of blocks", block_patches, forward, operations, reads=moved))
-    return kernels
-
-
-def vision_blocks(shape: ModelShape) -> int:
-    """Count the blocks of the vision tower."""
-    prefix = f"{VISION}.blocks"
-    return sum(
-        name.startswith(prefix) and name.endswith("attn.qkv.weight") for name in shape.parameters
-    )

@@ -10,6 +10,7 @@ from vqa_utils.config import Config
 from vqa_utils.forecasting import _kernels as kernels_of
 from vqa_utils.forecasting._expert_loads import expected_slots
 from vqa_utils.forecasting._kernels import BACKWARD, FORWARD, RECOMPUTATION, Kernel
+from vqa_utils.forecasting._vision_kernels import vision, vision_blocks
 from vqa_utils.nf4_format import BLOCK
 from vqa_utils.planning.batches import Batch
 from vqa_utils.planning.gpu_plan import GpuPlan
@@ -175,6 +176,6 @@ def _copied_experts(gpu: GpuPlan, shape: ModelShape, one_pass: Pass) -> Work:
 
 def vision_work(shape: ModelShape, batch: Batch, phase_counts: ByPhase = FORWARD_ONLY) -> Work:
     """Count the vision tower's forward for a batch."""
-    block_launches = VISION_BLOCK_LAUNCHES * kernels_of.vision_blocks(shape)
+    block_launches = VISION_BLOCK_LAUNCHES * vision_blocks(shape)
     launches = {FORWARD: block_launches + OTHER_VISION_LAUNCHES}
-    return _summed(kernels_of.vision(shape, batch), launches, phase_counts)
+    return _summed(vision(shape, batch), launches, phase_counts)

@@ -17,7 +17,17 @@ from vqa_utils.data.pictures.copies import open_picture, picture_size
 from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.features.store import FeatureStore
-from vqa_utils.prompts import LETTERS, TEMPLATE_TOKENS, chat, instruction_of, question_text
+from vqa_utils.ops.rotary import rope_positions
+from vqa_utils.prompts import (
+    LETTERS,
+    TEMPLATE_TOKENS,
+    USUAL,
+    Prompt,
+    chat,
+    instruction_of,
+    question_text,
+    text_before_image,
+)
 
 IGNORED = -100  # the label that the loss passes over
 PIECE = "…"  # shown for a token that begins a character, which a later token completes
@@ -34,13 +44,16 @@ class Encoder:
     Picklable, for DataLoader workers.
     """
 
-    def __init__(self, processor: ProcessorMixin, folder: Path, image_side: int):
+    def __init__(
+        self, processor: ProcessorMixin, folder: Path, image_side: int, prompt: Prompt = USUAL
+    ):
         """Make an encoder.
 
         Args:
             processor: of the base.
             folder: the rows' `path` is relative to it.
             image_side: an image gets at most its square in pixels.
+            prompt: of the run.
 
         Raises:
             ValueError: a letter is not one token.
@@ -48,6 +61,7 @@ class Encoder:
         self.processor = processor
         self.folder = folder
         self.image_side = image_side
+        self.prompt = prompt
         self.blank = False  # see `blanked`
         self._store: FeatureStore | None = None  # see `for_model`
         self._marks = marks_of(processor.tokenizer)
@@ -90,7 +104,7 @@ class Encoder:
 
     def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of the rows' prompts without padding; an image is one token."""
-        chats = [chat(as_plain_text(row, self._marks)) for row in rows]
+        chats = [chat(self._plain(row), prompt=self.prompt) for row in rows]
         texts = [self._render(messages, add_generation_prompt=True) for messages in chats]
         return self.processor.tokenizer(texts)["input_ids"]
 
@@ -138,8 +152,10 @@ class Encoder:
         if not rows:
             return []  # the tokenizer cannot take none
         tokenizer = self.processor.tokenizer
-        rows = [as_plain_text(row, self._marks) for row in rows]
-        texts = tokenizer([question_text(row) for row in rows])["input_ids"]
+        rows = [self._plain(row) for row in rows]
+        before = [text_before_image(row, self.prompt) for row in rows]
+        after = [question_text(row) for row in rows]
+        texts = tokenizer([a + b for a, b in zip(before, after, strict=True)])["input_ids"]
         instructions = tokenizer([instruction_of(row) for row in rows])["input_ids"]
         image_tokens: dict[str, int] = {}
         lengths = []
@@ -196,7 +212,7 @@ class Encoder:
         mark = self.processor.image_token
         texts = []
         for row, answer, image_tokens in zip(rows, answers, grids.prod(1).tolist(), strict=True):
-            messages = chat(as_plain_text(row, self._marks), answer=answer)
+            messages = chat(self._plain(row), answer, self.prompt)
             text = self._render(messages, add_generation_prompt=answer is None)
             # One a row: its words have no marks
             texts.append(text.replace(mark, mark * image_tokens))
@@ -208,6 +224,10 @@ class Encoder:
         batch["mm_token_type_ids"] = is_image.long()
         batch["position_ids"] = rope_positions(is_image.long(), batch["attention_mask"], grids)
         return batch
+
+    def _plain(self, row: Row) -> Row:
+        """Return a row with its instruction, and no mark in its words."""
+        return as_plain_text({"instruction": self.prompt.instruction, **row}, self._marks)
 
     def _pictures(self, paths: Sequence[str]) -> Mapping[str, torch.Tensor]:
         """Return pictures' pixels, or their features of the store, and their grids [B, 3]."""
@@ -241,45 +261,6 @@ class Encoder:
         """The sides of images are multiples of this many px: a merged patch."""
         images = self.processor.image_processor
         return images.patch_size * images.merge_size
-
-
-def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-    """Compute the multimodal rotary positions of rows with one image each.
-
-    The same as the models' `get_rope_index`, which goes through the rows in Python on the GPU,
-    with synchronisations; this function runs where batches are made.
-
-    Text counts up in all three; an image's rows and columns count from its start; the text after
-    it goes on from the longer side. For two tokens of padding, two of text, an image of 2 x 3
-    tokens, and text:
-
-        token     .  .  T  T  I  I  I  I  I  I  T  T
-        time      0  0  0  1  2  2  2  2  2  2  5  6
-        row       0  0  0  1  2  2  2  3  3  3  5  6
-        column    0  0  0  1  2  3  4  2  3  4  5  6
-
-    Args:
-        types: [B, L], 1 at image tokens.
-        mask: [B, L], 0 at the padding on the left.
-        grids: [B, 2], the image tokens' rows and columns.
-
-    Returns:
-        [3, B, L]: time, row and column; 0 at padding.
-    """
-    is_token = mask.bool()  # [B, L], as are the next four
-    is_image = types.bool() & is_token
-    is_text = is_token & ~is_image
-    nth_image = is_image.cumsum(1) - 1
-    nth_text = is_text.cumsum(1) - 1
-    is_before_image = nth_image < 0
-    columns = grids[:, 1:]  # [B, 1]
-    longer_side = grids.amax(1, keepdim=True)  # [B, 1]
-    start = (is_text & is_before_image).sum(1, keepdim=True)  # [B, 1], of the image
-    text = nth_text + torch.where(is_before_image, 0, longer_side)  # [B, L]
-    time = start.expand_as(types)
-    # [3, B, L], of use at image tokens only
-    image = torch.stack([time, start + nth_image // columns, start + nth_image % columns])
-    return torch.where(is_image, image, text).masked_fill(mask == 0, 0)
 
 
 def letter_token_ids(processor: ProcessorMixin) -> list[int]:

@@ -9,7 +9,7 @@ gate            Compute silu(gate) * up * router weight, forward and backward
 heads           Make heads of q, k and v: norm, rotary embedding, repetition
 linear_gelu     Multiply, add a bias and apply GELU in one kernel
 norms           Compute a sum and the norm after it
-rotary          Rotate heads by the angles of their positions (rotary embedding)
+rotary          Rotate heads by the angles of their positions, which it computes too
 router_logits   Multiply a norm by the router's weights in fp32, by products of fp16
 token_rows      Copy tokens to their experts' slots; sum what the experts made of each
 

@@ -1,4 +1,4 @@
-"""Rotate heads by the angles of their positions (rotary embedding).
+"""Rotate heads by the angles of their positions (rotary embedding), and compute the positions.
 
 y = x * cos + (-x2, x1) * sin, with x1 and x2 the halves of a head x
 """
@@ -37,3 +37,42 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         launch("rotate", x.device, x.numel() // 8, x, x.stride(0), cos, sin, patches, heads, d)
     else:
         x.copy_(rotated(x, cos[:, None], sin[:, None]))  # cos and sin as [patches, 1, d]
+
+
+def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+    """Compute the multimodal rotary positions of rows with one image each.
+
+    The same as the models' `get_rope_index`, which goes through the rows in Python on the GPU,
+    with synchronisations; this function runs where batches are made.
+
+    Text counts up in all three; an image's rows and columns count from its start; the text after
+    it goes on from the longer side. For two tokens of padding, two of text, an image of 2 x 3
+    tokens, and text:
+
+        token     .  .  T  T  I  I  I  I  I  I  T  T
+        time      0  0  0  1  2  2  2  2  2  2  5  6
+        row       0  0  0  1  2  2  2  3  3  3  5  6
+        column    0  0  0  1  2  3  4  2  3  4  5  6
+
+    Args:
+        types: [B, L], 1 at image tokens.
+        mask: [B, L], 0 at the padding on the left.
+        grids: [B, 2], the image tokens' rows and columns.
+
+    Returns:
+        [3, B, L]: time, row and column; 0 at padding.
+    """
+    is_token = mask.bool()  # [B, L], as are the next four
+    is_image = types.bool() & is_token
+    is_text = is_token & ~is_image
+    nth_image = is_image.cumsum(1) - 1
+    nth_text = is_text.cumsum(1) - 1
+    is_before_image = nth_image < 0
+    columns = grids[:, 1:]  # [B, 1]
+    longer_side = grids.amax(1, keepdim=True)  # [B, 1]
+    start = (is_text & is_before_image).sum(1, keepdim=True)  # [B, 1], of the image
+    text = nth_text + torch.where(is_before_image, 0, longer_side)  # [B, L]
+    time = start.expand_as(types)
+    # [3, B, L], of use at image tokens only
+    image = torch.stack([time, start + nth_image // columns, start + nth_image % columns])
+    return torch.where(is_image, image, text).masked_fill(mask == 0, 0)

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
-from vqa_utils.data.challenge import DataError, data_dir, read_questions
+from vqa_utils.data.challenge import DataError, read_questions
+from vqa_utils.data.known.challenges import data_dir
 from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.errors import RunError
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
@@ -66,7 +67,7 @@ def with_text_lengths(config: Config, console: Console, given: Container[str] = 
         rows = read_questions(with_data(config))
     except (RunError, DataError):  # it is not there, or the check of the data says what is wrong
         return config
-    lengths = measure_texts(rows, tokenizer_of(source_of(config)))
+    lengths = measure_texts(rows, tokenizer_of(source_of(config)), config.prompt)
     if lengths is None:
         return config
     if lengths.outliers:

@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from vqa_utils.config import DEMO_MODEL_NAME, Config
-from vqa_utils.data.challenge import KNOWN_CHALLENGES, Challenge, load_challenge
+from vqa_utils.data.challenge import Challenge, load_challenge
 from vqa_utils.data.folds import describe_balance, make_folds
 from vqa_utils.data.groups import describe_groups, row_groups
+from vqa_utils.data.known.challenges import KNOWN_CHALLENGES
 from vqa_utils.data.pictures.notes import describe_notes
 from vqa_utils.data.text_lengths import describe_texts, measure_texts
 from vqa_utils.errors import RunError, VqaError, problems_of
@@ -114,7 +115,8 @@ def _print_data(challenge: Challenge, config: Config, console: Console) -> None:
     groups = row_groups(challenge, config)
     folds = make_folds(train, groups, config)
     sizes = folds["fold"].value_counts().sort_index()
-    texts = measure_texts(challenge.question_rows, tokenizer_of(source_of(config)))
+    tokenizer = tokenizer_of(source_of(config))
+    texts = measure_texts(challenge.question_rows, tokenizer, config.prompt)
     lines = {
         "rows": f"{len(train):,} to train on, {len(test):,} of test, {len(challenge.extra):,} extra; "
         "all of them and their pictures can be read",

@@ -17,13 +17,9 @@ from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
 from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, parse_settings
-from vqa_utils.data.challenge import (
-    KNOWN_CHALLENGES,
-    Challenge,
-    data_dir,
-    load_challenge,
-)
+from vqa_utils.data.challenge import Challenge, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
+from vqa_utils.data.known.challenges import KNOWN_CHALLENGES, data_dir
 from vqa_utils.errors import RunError
 from vqa_utils.planning.source.identity import record_model, with_changes
 from vqa_utils.presets import preset, preset_changes
@@ -40,7 +36,7 @@ RESERVED_IDS = (
 )  # folders of runs/ that are no runs
 # Options that are settings by the same name
 OWN_ARGUMENTS = (
-    *("data", "model", "limit", "cache_dir", "extra_train", "refit"),
+    *("data", "model", "limit", "cache_dir", "extra_train", "drop", "refit"),
     *("report_to", "lang"),
 )
 
@@ -144,7 +140,7 @@ def checked_run_id(run_id: str) -> str:
 def with_absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve the folders and files among settings by name: the notebooks run elsewhere."""
     changes = dict(changes)
-    for name in ("data", "extra_train", "model_dir", "cache_dir"):
+    for name in ("data", "extra_train", "drop", "model_dir", "cache_dir"):
         if changes.get(name) not in (None, "", AUTO, *KNOWN_CHALLENGES):
             changes[name] = _absolute(changes[name])
     if "model" in changes:

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from transformers import Qwen3VLProcessor
 
-from vqa_utils.data.easy_vqa import all_questions
 from vqa_utils.data.groups import same_words
+from vqa_utils.data.known.easy_vqa import all_questions
 from vqa_utils.prompts import INSTRUCTION, chat, question_text
 from vqa_utils.tiny_base._architecture import PATCH_PX, train_processor
 from vqa_utils.tiny_base.scenes import SIDE_PX, ask, draw_scene

@@ -125,6 +125,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="more rows to train on, never held out; columns as in train.csv",
     )
+    settings.add_argument(
+        "--drop",
+        metavar="CSV",
+        help="ids of train rows to leave out, such as an earlier run's report/suspect_labels.csv",
+    )
 
 
 def add_named_settings(parser: argparse.ArgumentParser) -> Group:

@@ -44,6 +44,7 @@ WORDS = {
     "confidence": "Accuracy by confidence",
     "reliability": "Reliability",
     "worst_mistakes": "Worst mistakes",
+    "suspect_labels": "Labels that look wrong",
     "notebooks": "Notebooks",
     "settings": "Settings",
     "versions": "Versions",

@@ -44,6 +44,7 @@ WORDS = {
     "confidence": "확신도별 정확도",
     "reliability": "신뢰도",
     "worst_mistakes": "가장 크게 틀린 문항",
+    "suspect_labels": "틀려 보이는 정답",
     "notebooks": "노트북",
     "settings": "설정",
     "versions": "버전",
