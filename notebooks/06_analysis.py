@@ -188,7 +188,7 @@ gallery(mistakes.head(8), challenge.folder)
 pictures = challenge.images_of(train)["hash"]
 suspects = suspect_labels.find_suspects(probs, train, pictures, most=200)
 words = suspect_labels.describe_suspects(suspects, probs, rows["answer"])
-report.add("Suspect labels", words, table=suspects if len(suspects) else None, pictures=False)
+report.add("Suspect labels", words, table=suspects if len(suspects) else None)
 gallery(suspects.head(8), challenge.folder)
 
 # %%

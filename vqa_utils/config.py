@@ -529,8 +529,8 @@ def _without_added(values: dict[str, Any]) -> dict[str, Any]:
     """Leave out settings that a version has added, at their defaults: its hashes are the ones before."""
     kept = {}
     for name, value in values.items():
-        about = SETTINGS[name]
-        if not (about.is_added and value == about.default):
+        about = SETTINGS.get(name)  # None in a subclass
+        if not (about and about.is_added and value == about.default):
             kept[name] = value
     return kept
 

@@ -107,6 +107,16 @@ def mistakes(count=6, words=lambda text, number: text):
     return result("Worst mistakes", columns, lines, "the worst", cards)
 
 
+def suspects():
+    """Labels that look wrong: one rejected, one contradicted, and one without a card."""
+    of_mistakes = mistakes(2)
+    lines = []
+    for number, reason in enumerate(("rejected", "row7, row8", "rejected")):
+        lines.append([f"suspect{number}", "a", "b", 0, 0.9 - 0.1 * number, reason])
+    columns = ["id", "answer", "chosen", "fold", "p_chosen", "reason"]
+    return result("Suspect labels", columns, lines, "3 of 9", of_mistakes["cards"])
+
+
 def write_results(paths, *results):
     write_json(paths.results, list(results))
 
@@ -156,6 +166,7 @@ def whole_run(name="r", words=lambda text, number: text):
         reliability,
         other,
         mistakes(words=words),
+        suspects(),
     )
     progress(paths, "finished", {"01_eda": "finished", "06_analysis": "finished"})
     return paths

@@ -71,7 +71,7 @@ def opened(browser, tmp_path, monkeypatch):
 
 
 def shown(page):
-    return page.locator(".card:visible .question").all_inner_texts()
+    return page.locator("#mistakes .card:visible .question").all_inner_texts()
 
 
 def choose(page, name, option):

@@ -15,6 +15,7 @@ from page_runs import (
     new_run,
     progress,
     result,
+    suspects,
     train_fold,
     whole_run,
     write_results,
@@ -246,6 +247,20 @@ def test_the_language_is_named_and_every_word_is_in_one_place():
     html = html_of(whole_run())
     assert '<html lang="en">' in html and 'name="viewport"' in html
     assert WORDS["search_hint"] in html
+
+
+def test_labels_that_look_wrong_are_cards_with_the_reason():
+    paths = new_run()
+    write_results(paths, mistakes(), suspects())
+    text = html_of(paths)
+    _, _, section = text.partition('<section id="suspects">')
+    section = section.partition("</section>")[0]
+    assert section.count('class="card"') == 2, "the first rows have cards"
+    assert f"suspect0 · {WORDS['rejected']} · " in section
+    assert f"suspect1 · {WORDS['contradicts'].format(ids='row7, row8')} · " in section
+    assert 'href="#suspects"' in text and "3 of 9" in section
+    write_results(paths, mistakes())
+    assert "suspects" not in html_of(paths)
 
 
 def test_no_mistake_is_said():

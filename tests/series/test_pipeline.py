@@ -81,7 +81,7 @@ FOLD = {
 }
 NOTEBOOKS = ["01_eda", "02_folds", "03_train_fold-fold0", "03_train_fold-fold1", "04_infer-fold0", "04_infer-fold1",
              "05_ensemble", "06_analysis"]  # fmt: skip
-REPORT = {"index.html", "results.json", "confidence.csv", "folds.csv", "letters.csv", "worst_mistakes.csv",
+REPORT = {"index.html", "results.json", "confidence.csv", "folds.csv", "letters.csv", "worst_mistakes.csv", "suspect_labels.csv",
           *(f"{part}.{kind}" for part in ("baselines", "confusion", "groups", "positions", "reliability")
             for kind in ("csv", "png"))}  # fmt: skip
 

@@ -18,6 +18,7 @@ from vqa_utils.metrics import number_text
 from vqa_utils.tracking.trackers import Tracked, Trackers
 
 PICTURE_SIDE_PX = 160  # 50 of them keep a page small
+MOST_CARDS = 50
 FOLDS = "Folds"  # the section of each fold's scores
 SCORES = ("accuracy", "log_loss")  # that trackers are told
 
@@ -63,8 +64,6 @@ class Report:
         words: str = "",
         table: pd.DataFrame | None = None,
         figure: Figure | None = None,
-        *,
-        pictures: bool = True,
     ) -> Figure | pd.DataFrame | None:
         """Add to the section of a title, and print the words.
 
@@ -72,9 +71,8 @@ class Report:
             title: the section's head, and the name of its files.
             words: what the table or the figure says.
             table: one with the column `path` is shown with the pictures, its questions and options
-                as on cards.
+                as on cards, up to `MOST_CARDS`.
             figure: shown as PNG.
-            pictures: False for a table with the column `path` without its pictures.
 
         Returns:
             For a notebook to show: the figure, or else the table with its cells as text.
@@ -87,8 +85,8 @@ class Report:
             section.figure = figure
         if table is not None:
             section.table = table
-        if table is not None and "path" in table and pictures:
-            cards = cards_of(table, self.picture_folder, PICTURE_SIDE_PX)
+        if table is not None and "path" in table:
+            cards = cards_of(table.head(MOST_CARDS), self.picture_folder, PICTURE_SIDE_PX)
             section.cards = [dataclasses.asdict(card) for card in cards]
         if figure is not None or table is None:
             return figure

@@ -8,13 +8,12 @@ no classes, as an option may stand at any of them, so that one average serves al
 import numpy as np
 import pandas as pd
 
+from vqa_utils.analysis.page.results import REJECTED
 from vqa_utils.data.groups import same_words
 from vqa_utils.ensembling.members import rows_of
 from vqa_utils.language import said
 from vqa_utils.metrics import at_letter, option_matrix, predictions
 from vqa_utils.prompts import LETTERS
-
-REJECTED = "rejected"  # a reason
 
 
 def find_suspects(

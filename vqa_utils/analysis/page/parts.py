@@ -15,17 +15,8 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.language import called
 
 # In their order on the page; results of other names follow
-ORDER = (
-    "groups",
-    "confusion",
-    "positions",
-    "orders",
-    "letters",
-    "reliability",
-    "confidence",
-    "suspect_labels",
-)
-OWN_PLACE = ("folds", "baselines", "worst_mistakes")  # elsewhere on the page
+ORDER = ("groups", "confusion", "positions", "orders", "letters", "reliability", "confidence")
+OWN_PLACE = ("folds", "baselines", "worst_mistakes", "suspect_labels")  # elsewhere on the page
 MOST_GROUPS = 12  # the hardest; the table has all
 LEAST_CONFIDENCE = 0.2  # of a diagram; chance is 0.25
 LEAST_DIFFERENCE = 0.001  # to draw, where all are zero

@@ -12,6 +12,8 @@ from vqa_utils.artifacts.paths import RunPaths
 FINE_TUNED = "fine-tuned"
 BASELINES = {"zero_shot": "base, zero-shot", "blank": "fine-tuned, blank images"}  # by split
 
+REJECTED = "rejected"  # the reason of a label that looks wrong; others are ids that contradict it
+
 Record = dict[str, Any]  # one line of a table, by column
 
 

@@ -19,7 +19,7 @@ for (const head of document.querySelectorAll("table.sortable th")) {
 // The gallery's filters: equal values, a range of confidence, and words that all occur
 const filters = document.querySelector(".filters");
 if (filters) {
-  const cards = [...document.querySelectorAll(".card")];
+  const cards = [...filters.nextElementSibling.querySelectorAll(".card")];
   const output = filters.querySelector("output");
   const isIn = (range, value) => {
     const [low, high] = range.split(" ");

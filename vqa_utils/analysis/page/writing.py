@@ -9,7 +9,7 @@ from vqa_utils.analysis.page.learning import fold_name, learning_curves, memory_
 from vqa_utils.analysis.page.numbers import SPACE, decimals, gib, minutes, percent
 from vqa_utils.analysis.page.parts import OWN_PLACE, part_of, parts_of
 from vqa_utils.analysis.page.progress import FINISHED, RUNNING, RunProgress, read_progress
-from vqa_utils.analysis.page.results import Record, Result, read_results
+from vqa_utils.analysis.page.results import REJECTED, Record, Result, read_results
 from vqa_utils.analysis.page.run_facts import (
     Notebook,
     folds_of,
@@ -65,6 +65,7 @@ def _render(paths: RunPaths, config: Config) -> str:
         parts=parts_of(paths, results),
         own={key: part_of(paths, results[key]) for key in OWN_PLACE if key in results},
         mistakes=_mistakes(results.get("worst_mistakes")),
+        suspects=_suspects(results.get("suspect_labels")),
         notebooks=notebooks,
         folds=folds,
         fold_name=fold_name,
@@ -127,6 +128,18 @@ def _mistakes(result: Result | None) -> list[dict[str, Any]]:
     for record, card in zip(result.records, result.cards, strict=True):
         mistakes.append(_with_filters(record, card))
     return mistakes
+
+
+def _suspects(result: Result | None) -> list[dict[str, Any]]:
+    """The cards of labels that look wrong, with the reason."""
+    if result is None:
+        return []
+    suspects = []
+    for record, card in zip(result.records, result.cards, strict=False):  # the first have cards
+        reason = record["reason"]
+        told = WORDS["rejected"] if reason == REJECTED else WORDS["contradicts"].format(ids=reason)
+        suspects.append({**_with_filters(record, card), "kind": told})
+    return suspects
 
 
 def _with_filters(record: Record, card: Record) -> dict[str, Any]:

@@ -45,6 +45,8 @@ WORDS = {
     "reliability": "Reliability",
     "worst_mistakes": "Worst mistakes",
     "suspect_labels": "Labels that look wrong",
+    "rejected": "rejected out of fold",
+    "contradicts": "another answer than {ids}",
     "notebooks": "Notebooks",
     "settings": "Settings",
     "versions": "Versions",

@@ -45,6 +45,8 @@ WORDS = {
     "reliability": "신뢰도",
     "worst_mistakes": "가장 크게 틀린 문항",
     "suspect_labels": "틀려 보이는 정답",
+    "rejected": "폴드 밖에서 부정됨",
+    "contradicts": "{ids}와 정답이 다름",
     "notebooks": "노트북",
     "settings": "설정",
     "versions": "버전",
