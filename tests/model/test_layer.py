@@ -106,6 +106,19 @@ def test_equal_to_transformers_own_with_gradients(settings, batch, recomputes):
     assert_equal(logits_and_gradients(tuned, batch), wanted)
 
 
+def test_a_dense_layers_packed_weights_are_kept_once(settings):
+    mlp = layers_of(tuned_model(settings))[0].mlp
+    if not hasattr(mlp, "packed"):
+        return  # experts: tests/model/test_experts.py
+    for name, rows in mlp.packed.items():
+        weight = getattr(mlp, name).weight
+        state = weight.quant_state
+        assert rows.packed.weights.data_ptr() == weight.data_ptr()
+        assert rows.packed.scale.data_ptr() == state.state2.absmax.data_ptr()
+        is_whole = len(state.absmax) % 256 == 0
+        assert (rows.packed.absmax.data_ptr() == state.absmax.data_ptr()) == is_whole
+
+
 def test_without_padding_and_without_gradients_too(settings, batch):
     tuned = tuned_model(settings)
     tokens = {"input_ids": torch.arange(5, 21).view(2, 8)}

@@ -164,8 +164,10 @@ class PackedRows(NamedTuple):
         state: QuantState = layer.weight.quant_state
         weights = layer.weight.data.view(count, -1)
         if state.nested:
-            # A copy if the last group of scales is not full, which only one chunk may have
-            scales = F.pad(state.absmax, (0, -len(state.absmax) % GROUP))
+            scales = state.absmax
+            missing = -len(scales) % GROUP
+            if missing:  # the last group is not full, so there is one chunk; padding copies
+                scales = F.pad(scales, (0, missing))
             packed = Packed(
                 weights,
                 scales.view(count, -1, GROUP),
