@@ -8,7 +8,7 @@ import pytest
 
 from vqa_utils.artifacts.paths import ROOT
 from vqa_utils.forecasting.folds_at_once import with_folds_at_once
-from vqa_utils.forecasting.forecast import ASSUMED_ROWS, forecast
+from vqa_utils.forecasting.forecast import ASSUMED_ROWS, RowCounts, forecast
 from vqa_utils.planning.machine.gpus import T4, gpu_limits
 from vqa_utils.planning.plan import make_plan, resolve_batches
 from vqa_utils.planning.shapes import shape_of
@@ -149,3 +149,23 @@ def test_the_plans_of_the_readme_are_those_that_are_made():
             first, second = (f"{total:.1f}" for total in totals)
             assert f"three folds of `safe` at a time need {first} and {second} of the" in main
             assert f"{together:.0f} minutes for 1,000 train" in main
+
+
+def hours(name, rows, **changes):
+    """The expected hours of a preset on two T4, for so many train and test rows."""
+    config = preset(name, cache_features=True, **changes)
+    counts = RowCounts(rows, rows)
+    config = with_folds_at_once(config, [T4, T4], counts)
+    return forecast(config, shape_of(config), [T4, T4], counts).run_s / 3600
+
+
+def test_the_hours_of_the_large_dense_model_are_those_that_are_expected():
+    """Beside those of `safe`."""
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    dense, safe = "dense_32b", "safe"
+    assert (
+        f"`{dense}` takes, by the forecast, {hours(dense, 1000):.1f} hours for those rows, and of "
+        f"4,000 train and 4,000 test rows {hours(dense, 4000):.1f} for three folds (more than a "
+        f"session of 12) and {hours(dense, 4000, use_kfold=False):.1f} with `use_kfold=false`, "
+        f"where `{safe}` takes {hours(safe, 4000):.1f} and {hours(safe, 4000, use_kfold=False):.1f}."
+    ) in text

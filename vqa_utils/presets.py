@@ -86,8 +86,8 @@ PRESETS: dict[str, Preset] = {
         "two T4 of 16 GB, with hours to spend",
         {
             # A token passes ten times the weights of its way through the mixture. By the forecast,
-            # 1,000 train and 1,000 test rows take 3.5 hours, and 0.5 with `safe`; 4,000 of each
-            # take 14, or 7 with use_kfold=false
+            # 1,000 train and 1,000 test rows take 3.2 hours, and 0.5 with `safe`; 4,000 of each
+            # take 12.5, or 6.3 with use_kfold=false
             "model": "Qwen/Qwen3-VL-32B-Instruct",
             "max_memory": ("14GB", "14GB"),
         },
