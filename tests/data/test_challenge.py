@@ -7,6 +7,7 @@ import pytest
 from korean_challenge import write_korean_challenge
 from PIL import Image
 
+from vqa_utils.artifacts.files import write_sheet
 from vqa_utils.config import DEMO_DATA
 from vqa_utils.data._csv_files import SHOWN
 from vqa_utils.data.challenge import (
@@ -268,6 +269,16 @@ def test_rows_to_leave_out_are_in_no_table_and_their_pictures_are_not_read(folde
     assert len(challenge.test) == len(whole.test) and file in challenge.files
     first = load(folder, drop=str(file), limit=2).train["id"]
     assert list(first) == list(kept["id"][:2]), "the limit counts what is left"
+
+
+@pytest.mark.parametrize("row_id", ["=1+1", "-q1", "'=q1", "@q", "plain"])
+def test_rows_to_leave_out_may_come_from_a_reports_table(folder, row_id):
+    """There an apostrophe keeps a spreadsheet from running an id."""
+    edit(folder, "train.csv", lambda rows: rows.assign(id=[row_id, *rows["id"][1:]]))
+    for write in (write_sheet, lambda path, rows: rows.to_csv(path, index=False)):
+        file = folder.parent / "drop.csv"
+        write(file, pd.DataFrame({"id": [row_id]}))
+        assert len(load(folder, drop=str(file)).train) == 5
 
 
 def test_data_are_others_without_some_rows_and_with_other_ones(folder):

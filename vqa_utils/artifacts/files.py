@@ -149,12 +149,17 @@ def write_csv(path: Path, frame: "pd.DataFrame") -> None:
 def write_sheet(path: Path, frame: "pd.DataFrame") -> None:
     """Write a CSV file atomically for people, whose spreadsheet runs no text of it as a formula.
 
-    Such a text gets an apostrophe before it. No stage reads these files.
+    Such a text gets an apostrophe before it, which `from_sheet` takes away.
     """
     plain = frame.map(lambda cell: f"'{cell}" if is_formula(cell) else cell)
     # All texts in quotes: Python's csv leaves a lone \r bare, which ends a line elsewhere
     quotes = csv.QUOTE_NONNUMERIC
     write_atomically(path, lambda temporary: plain.to_csv(temporary, index=False, quoting=quotes))
+
+
+def from_sheet(text: str) -> str:
+    """Return a text as it was before `write_sheet`."""
+    return text[1:] if text.startswith("'") and is_formula(text[1:]) else text
 
 
 def is_formula(cell: object) -> bool:

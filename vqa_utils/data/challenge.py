@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vqa_utils.artifacts.files import from_sheet
 from vqa_utils.config import Config
 from vqa_utils.data._checks import (
     answer_problems,
@@ -216,6 +217,8 @@ def _without_dropped(challenge: Challenge, config: Config, problems: list[str]) 
         return challenge
     tables = (challenge.train, challenge.extra)
     dropped = read_rows(challenge.folder, config.drop, ("id",), problems)
+    known = {*challenge.train["id"], *challenge.extra["id"]}
+    dropped["id"] = [row if row in known else from_sheet(row) for row in dropped["id"]]
     problems += drop_problems(challenge.folder, config.drop, dropped, *tables)
     kept = [rows[~rows["id"].isin(dropped["id"])].reset_index(drop=True) for rows in tables]
     return replace(challenge, train=kept[0], extra=kept[1], drop_file=Path(config.drop))
