@@ -182,11 +182,11 @@ gallery(mistakes.head(8), challenge.folder)
 # ## Do labels look wrong?
 #
 # Rows whose label the out-of-fold models reject with confidence, and those that contradict another
-# row. The first eight; `report/suspect_labels.csv` lists up to 200.
+# row. The first eight; `report/suspect_labels.csv` lists all.
 
 # %% tags=["nbval-ignore-output"]
 pictures = challenge.images_of(train)["hash"]
-suspects = suspect_labels.find_suspects(probs, train, pictures, most=200)
+suspects = suspect_labels.find_suspects(probs, train, pictures)
 words = suspect_labels.describe_suspects(suspects, probs, rows["answer"])
 report.add("Suspect labels", words, table=suspects if len(suspects) else None)
 gallery(suspects.head(8), challenge.folder)

@@ -16,16 +16,13 @@ from vqa_utils.metrics import at_letter, option_matrix, predictions
 from vqa_utils.prompts import LETTERS
 
 
-def find_suspects(
-    probs: pd.DataFrame, train: pd.DataFrame, pictures: pd.Series, most: int
-) -> pd.DataFrame:
-    """List the rows whose label looks wrong, at most `most`.
+def find_suspects(probs: pd.DataFrame, train: pd.DataFrame, pictures: pd.Series) -> pd.DataFrame:
+    """List the rows whose label looks wrong.
 
     Args:
         probs: `id`, `a` to `d`, and `fold` if known, out of fold.
         train: the train rows.
         pictures: the hash of each train row's picture, in their order.
-        most: rows.
 
     Returns:
         The row's columns, its `fold` if known, `chosen` letter, `p_answer` (of its label),
@@ -47,7 +44,7 @@ def find_suspects(
     rows.loc[(rows["reason"] == "") & is_rejected, "reason"] = REJECTED
     suspects = rows[rows["reason"] != ""]
     margin = suspects["p_answer"] - suspects["p_chosen"]
-    return suspects.loc[margin.sort_values(kind="stable").index].head(most)
+    return suspects.loc[margin.sort_values(kind="stable").index]
 
 
 def usual_confidence(probs: pd.DataFrame, answers: pd.Series) -> float:
