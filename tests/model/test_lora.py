@@ -85,6 +85,18 @@ def test_the_scales_are_dense_and_the_same():
     torch.testing.assert_close(base(torch.eye(128)), before)
 
 
+def test_the_packed_weights_are_the_layers_own():
+    """A lent base's are mapped by each fold: a copy would be each fold's own."""
+    model = adapted_layers(0.0, False, (192, 64, 64))
+    layers = tuple(model.base_model.model)
+    before = [layer.base_layer.weight.data_ptr() for layer in layers]
+    use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)
+    project(layers, torch.randn(4, 128))
+    projection = layers[0].projections[layers]
+    assert [part.weights.data_ptr() for part in projection.packed] == before
+    assert [layer.base_layer.weight.data_ptr() for layer in layers] == before
+
+
 def test_without_gradients_the_update_of_many_rows_is_in_the_matrix():
     model = adapted_layers(0.3, True, (192, 64)).eval()
     use_fast_forwards(model, When.ON_THE_ADAPTED_MODEL)

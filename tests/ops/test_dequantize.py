@@ -2,7 +2,7 @@ import bitsandbytes.functional as bnb
 import pytest
 import torch
 
-from vqa_utils.ops.dequantize import Packed, dequantize
+from vqa_utils.ops.dequantize import Packed, dequantize, dequantize_joined
 
 SHAPES = ((96, 128), (128, 48))
 EXPERTS = 5
@@ -49,3 +49,12 @@ def test_dense_weights_are_bitsandbytes_own_bit_by_bit(device, dtype, double_qua
         torch.testing.assert_close(found, whole[order], rtol=0, atol=0)
     (found,) = dequantize(parts[1:], None, dtype)
     torch.testing.assert_close(found, dense[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("order", [[0], [1, 0], [1, 0, 1]])
+def test_parts_side_by_side(device, dtype, double_quant, order):
+    parts, dense = packed_experts(double_quant, device, dtype)
+    found = dequantize_joined([parts[number] for number in order], dtype)
+    wanted = torch.cat([dense[number] for number in order], dim=1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

@@ -1,5 +1,5 @@
-// One projection's packed experts: NF4 [E, width / 2], scales of blocks of 64, in 8 bits where
-// there is a scale of 256 of them
+// Packed matrices of one shape: NF4 [E, width / 2], scales of blocks of 64, in 8 bits where there
+// is a scale of 256 of them
 struct Packed {
     const u8* weights;
     const void* absmax;
@@ -19,13 +19,13 @@ __device__ float scale_of(Packed from, int expert, int block,
                      from.offset[expert]);
 }
 
-// out [experts, first.width + second.width]; one row of blocks (y) per expert, one thread per
-// eight weights
-extern "C" __global__ void dequantize(const u8* weights, const void* absmax, const float* scale,
-                                      const float* offset, int width, const u8* weights2,
-                                      const void* absmax2, const float* scale2,
-                                      const float* offset2, int width2, const float* dynamic_map,
-                                      const i64* order, fp16* out) {
+// out [experts, first.width + second.width + third.width]; one row of blocks (y) per expert, one
+// thread per eight weights
+extern "C" __global__ void dequantize(
+    const u8* weights, const void* absmax, const float* scale, const float* offset, int width,
+    const u8* weights2, const void* absmax2, const float* scale2, const float* offset2, int width2,
+    const u8* weights3, const void* absmax3, const float* scale3, const float* offset3, int width3,
+    const float* dynamic_map, const i64* order, fp16* out) {
     __shared__ float nf4[16];
     const float code[16] = {
         -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
@@ -34,13 +34,19 @@ extern "C" __global__ void dequantize(const u8* weights, const void* absmax, con
         0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
     if (threadIdx.x < 16) nf4[threadIdx.x] = code[threadIdx.x];
     __syncthreads();
-    int eight = thread(), eights = (width + width2) / 8,
+    int eight = thread(), eights = (width + width2 + width3) / 8,
         expert = order ? order[blockIdx.y] : blockIdx.y;
     if (eight >= eights) return;
-    bool second = eight >= width / 8;
-    Packed from = second ? Packed{weights2, absmax2, scale2, offset2, width2}
-                         : Packed{weights, absmax, scale, offset, width};
-    int place = eight - (second ? width / 8 : 0);
+    Packed from = {weights, absmax, scale, offset, width};
+    int place = eight;  // among the eights of `from`
+    if (place >= width / 8) {
+        place -= width / 8;
+        from = {weights2, absmax2, scale2, offset2, width2};
+        if (place >= width2 / 8) {
+            place -= width2 / 8;
+            from = {weights3, absmax3, scale3, offset3, width3};
+        }
+    }
     unsigned packed =
         reinterpret_cast<const unsigned*>(from.weights)[expert * (from.width / 8) + place];
     float largest = scale_of(from, expert, place / 8, dynamic_map);

@@ -19,7 +19,7 @@ import torch
 from vqa_utils.nf4_format import BLOCK, GROUP
 from vqa_utils.ops._launch import EIGHT, Argument, is_ready, launch
 
-MOST_SHAPES = 2  # that the kernel takes at once: an expert's two projections
+MOST_PARTS = 3  # that the kernel takes at once: q, k and v
 
 
 class Packed(NamedTuple):
@@ -46,35 +46,52 @@ def dequantize(
     """Make matrices dense.
 
     Args:
-        parts: of one or two shapes.
+        parts: one to three, with as many matrices each.
         order: [m], the matrices to make; None for all.
         dtype: of the result.
 
     Returns:
-        [m, n] of each part.
+        [m, n] of each part; views, not contiguous where there are several.
     """
-    device = parts[0].weights.device
-    has_whole_blocks = all(part.width % BLOCK == 0 for part in parts)
-    if dtype == torch.float16 and is_ready(device) and has_whole_blocks:
-        return _by_kernel(parts, order)
+    if _has_kernel(parts, dtype):
+        widths = [part.width for part in parts]
+        return list(_by_kernel(parts, order).split(widths, dim=1))
     chosen = parts if order is None else [_chosen(part, order) for part in parts]
     return [_by_bitsandbytes(part, dtype) for part in chosen]
 
 
-def _by_kernel(parts: Sequence[Packed], order: torch.Tensor | None) -> list[torch.Tensor]:
+def dequantize_joined(parts: Sequence[Packed], dtype: torch.dtype) -> torch.Tensor:
+    """Make all matrices dense, side by side: [E, all n].
+
+    Args:
+        parts: one to three, with E matrices each.
+        dtype: of the result.
+    """
+    if _has_kernel(parts, dtype):
+        return _by_kernel(parts, None)
+    dense = [_by_bitsandbytes(part, dtype) for part in parts]
+    return dense[0] if len(dense) == 1 else torch.cat(dense, dim=1)
+
+
+def _has_kernel(parts: Sequence[Packed], dtype: torch.dtype) -> bool:
+    has_whole_blocks = all(part.width % BLOCK == 0 for part in parts)
+    return dtype == torch.float16 and is_ready(parts[0].weights.device) and has_whole_blocks
+
+
+def _by_kernel(parts: Sequence[Packed], order: torch.Tensor | None) -> torch.Tensor:
+    """Make the chosen matrices [m, all n], each part's beside the last one's."""
     device = parts[0].weights.device
     widths = [part.width for part in parts]
     count = len(parts[0].weights if order is None else order)
-    # The parts lie side by side in one tensor
-    out = torch.empty(count, sum(widths), dtype=torch.float16, device=device)  # [m, all n]
+    out = torch.empty(count, sum(widths), dtype=torch.float16, device=device)
     args: list[Argument] = []
     for part in parts:
         args += [*part, part.width]
-    for _ in range(MOST_SHAPES - len(parts)):
+    for _ in range(MOST_PARTS - len(parts)):
         args += [None, None, None, None, 0]  # an empty part: no tensors, width 0
     threads = out.shape[1] // EIGHT  # per matrix; each matrix is a row of blocks
     launch("dequantize", device, threads, *args, _dynamic_map(device), order, out, rows=count)
-    return list(out.split(widths, dim=1))  # [m, n] each: views, not contiguous if there are two
+    return out
 
 
 def _chosen(part: Packed, order: torch.Tensor) -> Packed:

@@ -18,8 +18,7 @@ from bitsandbytes.functional import QuantState
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
-from vqa_utils.nf4_format import BLOCK
-from vqa_utils.ops.dequantize import Packed, dequantize
+from vqa_utils.ops.dequantize import Packed, dequantize_joined
 from vqa_utils.ops.dropout import draw_seed, dropout
 
 
@@ -89,49 +88,39 @@ class Projection:
         out v |  0  |  0  | B_v |
               +-----+-----+-----+
 
-    Two things here are copies, and each has its owner:
-      - packed is W; the base layers' own weights become views of it, so nothing is kept twice.
-        Merging an adapter puts new parameters in their places; `follow_base` sees this and packs
-        anew.
-      - copies are A and B in the type of the products. Whatever writes into A or B drops them, by
-        `forget_copies`. Another adapter, replaced parameters, another scaling and another type are
-        seen when copies are asked for.
+    W is dequantised from the layers' own tensors, which a lent base has once for all folds. Joined
+    copies of them would be each fold's own, and what they replace in a base that is not lent would
+    leave holes: 20 MiB a layer where H is 5,120.
+
+    A and B are copied in the type of the products. Whatever writes into A or B drops the copies, by
+    `forget_copies`. Another adapter, replaced parameters, another scaling and another type are seen
+    when copies are asked for.
     """
 
     def __init__(self, layers: Sequence[LoraLinear4bit]):
-        """Take layers with the same input, and pack their frozen weights together."""
+        """Take up to three layers with the same input."""
         self.layers = tuple(layers)
         self.bases = [layer.get_base_layer() for layer in layers]
         self.widths = [base.out_features for base in self.bases]
         self.shape = (sum(self.widths), self.bases[0].in_features)  # of W
         self.copies: Copies | None = None
-        self._pack()
+        self._read_base()
 
     def follow_base(self) -> None:
-        """Pack anew if a base layer has another parameter than when it was packed."""
+        """Read the base layers anew if one has another parameter, as after merging an adapter."""
         for base, weight in zip(self.bases, self.weights, strict=True):
             if base.weight is not weight:
-                self._pack()
+                self._read_base()
                 return
 
-    def _pack(self) -> None:
-        """Concatenate the layers' packed weights and scales.
-
-        The layers' own tensors become views of them.
-        """
-        self.weights = [base.weight for base in self.bases]  # packed, two weights per byte
-        states = [weight.quant_state for weight in self.weights]
-        for state in states:
+    def _read_base(self) -> None:
+        """Refer to the base layers' packed weights and scales, and join their biases."""
+        self.weights = [base.weight for base in self.bases]
+        self.packed = []
+        for weight in self.weights:
+            state = weight.quant_state
             make_scales_dense(state)  # a merged weight is double-quantised again
-        packed = _joined([weight.data for weight in self.weights])  # [all out * in / 2]
-        absmax = _joined([state.absmax for state in states])  # [all out * in / BLOCK]
-        self.packed = Packed(packed[None], absmax[None])
-        columns = self.shape[1]
-        parts = packed.split([width * columns // 2 for width in self.widths])
-        scales = absmax.split([width * columns // BLOCK for width in self.widths])
-        for number, weight in enumerate(self.weights):
-            weight.data = parts[number].view(weight.shape)
-            states[number].absmax = scales[number]
+            self.packed.append(Packed(weight.data.view(1, -1), state.absmax.view(1, -1)))
         self.bias = None  # or [all out]
         if self.bases[0].bias is not None:
             self.bias = torch.cat([base.bias for base in self.bases])
@@ -220,8 +209,7 @@ class Projection:
 
     def _dense(self, dtype: torch.dtype) -> torch.Tensor:
         """Dequantise W, [all out, in]."""
-        (dense,) = dequantize([self.packed], None, dtype)
-        return dense.view(self.shape)
+        return dequantize_joined(self.packed, dtype).view(self.shape)
 
     def _copies(self, use: AdapterUse, dtype: torch.dtype) -> Copies:
         """Return this use's A and B in `dtype`, made anew if they were dropped or are others."""
@@ -250,10 +238,3 @@ def make_scales_dense(state: QuantState) -> None:
     state.nested = False
     state.state2 = None
     state.offset = None
-
-
-def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate the tensors, flat; a single tensor is not copied."""
-    if len(tensors) == 1:
-        return tensors[0].flatten()
-    return torch.cat([tensor.flatten() for tensor in tensors])
