@@ -5,12 +5,13 @@
 
 One run through run_all.py and its notebooks with folds around one base, and one with `folds_at_once=1`
 in which each notebook loads the base for itself. Both find the packed weights on the disk, kept by an
-earlier run.
+earlier run, and encode the pictures anew.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def main(args: argparse.Namespace) -> None:
         results: list[dict[str, Any]] = []
         for name, alone in (("shared", False), ("alone", True)):
             results.append(run_series(args, name, alone=alone))
+            for features in (args.folder / "kept").glob("*-features-*"):
+                shutil.rmtree(features)
             print(json.dumps(results[-1]), flush=True)
             args.out.write_text(json.dumps(results, indent=1))
         print(f"ratio {results[1]['seconds'] / results[0]['seconds']:.2f}")

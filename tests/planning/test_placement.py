@@ -175,8 +175,9 @@ def test_folds_in_turns_have_a_cut_by_work_where_memory_allows():
 
 
 @pytest.mark.parametrize(
-    ("limit", "experts_at_once", "gives_back"), [(16e9, 64, False), (14e9, 32, False), (13e9, 64, True)]
-)  # fmt: skip
+    ("limit", "experts_at_once", "gives_back"),
+    [(16e9, 64, False), (14e9, 32, False), (13.5e9, 16, False), (13e9, 64, True)],
+)
 def test_folds_in_turns_save_memory_in_the_order_of_what_it_costs(
     limit, experts_at_once, gives_back
 ):

@@ -19,7 +19,7 @@ PASSES = 2
 # Ways of folds in turns to need less memory, each slower than the one before; the first costs nothing
 SAVINGS: tuple[dict[str, Any], ...] = (
     {},
-    {"experts_at_once": FEWER_EXPERTS_AT_ONCE},
+    *({"experts_at_once": count} for count in FEWER_EXPERTS_AT_ONCE),
     {"gives_back": True},
 )
 # Plans a GPU with these modules and this limit: `Placement.with_offloading`, or without

@@ -16,12 +16,12 @@ from vqa_utils.planning.shapes import LAYERS, VISION, ModelShape, Shape, group_o
 FP32 = 4
 FP16 = 2
 
-# Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB per layer
 DENSE_AT_ONCE = 2**25  # weights of a fused MLP's matrix, 64 MiB
 MOST_CHUNKS = 64
+# Experts whose dense 16-bit weights are in memory at a time: 576 of the 30B's 1,152 MiB per layer
 EXPERTS_AT_ONCE = 64
 # The same where folds in turns lack the memory: more launches, and less than giving memory back
-FEWER_EXPERTS_AT_ONCE = 32
+FEWER_EXPERTS_AT_ONCE = (32, 16)
 
 # Bytes of a LoRA weight: itself in fp32, its gradient, AdamW's two moments, autocast's fp16 copy
 LORA_BYTES = FP32 + FP32 + 2 * FP32 + FP16
