@@ -6,7 +6,13 @@ import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import to_dict
-from vqa_utils.planning.machine.check import check_host, check_machine, check_run, check_targets
+from vqa_utils.planning.machine.check import (
+    check_host,
+    check_longest_test,
+    check_machine,
+    check_run,
+    check_targets,
+)
 from vqa_utils.planning.machine.gpus import T4, Gpu, MachineError
 from vqa_utils.planning.plan import memory_plan, plan_for, resolve_for_machine
 from vqa_utils.planning.shapes import ShapeError
@@ -61,6 +67,22 @@ def test_a_run_needs_memory_of_the_machine_itself(monkeypatch, settings, gpus, f
     assert f"found {free}.0" in str(error.value)
     for hint in hints:
         assert hint in str(error.value)
+
+
+def test_another_test_sets_longest_row_has_to_fit_beside_the_runs_own_placement():
+    row = "test.csv, id q17"
+    config = resolve_for_machine(preset("safe", text_tokens=150, cache_features=True), [T4, T4])
+    for tokens in (100, 16_000):
+        check_longest_test(config, [T4, T4], tokens, row)
+    with pytest.raises(MachineError, match=rf"{row}: .* 40,000, .* of the 13.0 GiB of GPU 0"):
+        check_longest_test(config, [T4, T4], 40_000, row)
+    check_longest_test(config, [], 40_000, row)  # nothing is planned
+    measured = resolve_for_machine(preset("safe", longest_test=40_000), [Gpu("H200", 139.8)])
+    check_longest_test(measured, [Gpu("H200", 139.8)], 40_000, row)
+    alone = resolve_for_machine(preset("dense_8b", text_tokens=150), [T4] * 3)  # a fold on each
+    check_longest_test(alone, [T4] * 3, 4_000, row)
+    with pytest.raises(MachineError, match="GPU 0"):
+        check_longest_test(alone, [T4] * 3, 100_000, row)
 
 
 @pytest.mark.slow

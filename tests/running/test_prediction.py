@@ -16,6 +16,7 @@ from vqa_utils.data.challenge import DataError
 from vqa_utils.ensembling import combining
 from vqa_utils.ensembling.temperature import scaled
 from vqa_utils.errors import RunError
+from vqa_utils.planning.machine.gpus import MachineError
 from vqa_utils.running.notebooks.execution import NotebookError, OutOfMemory
 from vqa_utils.running.prediction import predict
 
@@ -155,6 +156,30 @@ def test_a_broken_test_set_is_reported_before_anything_runs(run, answer, hidden,
     with pytest.raises(DataError):
         answer(hidden)
     assert not stand_in.executed
+
+
+def test_a_row_too_long_for_the_gpus_is_refused_before_anything_runs(
+    run, answer, hidden, stand_in, console, monkeypatch
+):
+    run()
+    test = pd.read_csv(hidden / "test.csv", dtype=str)
+    test.loc[1, "question"] += " 원" * 400
+    write_csv(hidden / "test.csv", test)
+    row = f"test.csv, id {test.loc[1, 'id']}"
+    answer(hidden)  # the demo's base fits anywhere
+    assert f"{row} (" in console.file.getvalue() and stand_in.executed == STEPS
+    refused = []
+
+    def refuse(config, gpus, tokens, name):
+        refused.append((tokens > 400, name))
+        raise MachineError("too long")
+
+    monkeypatch.setattr("vqa_utils.running.prediction.check_longest_test", refuse)
+    other = hidden.rename(hidden.with_name("other"))
+    with pytest.raises(MachineError):
+        answer(other)
+    assert refused == [(True, row)] and stand_in.executed == STEPS
+    assert not RunPaths("r/predict/other").provenance.exists()
 
 
 @pytest.mark.parametrize("name", ["none", "test.csv", "x" * 300, "loop", "a\0b", "hidden[/red]{0}"])

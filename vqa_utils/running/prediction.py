@@ -10,12 +10,16 @@ from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.places import located, portable
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.config import Config
-from vqa_utils.data.challenge import load_test
+from vqa_utils.data.challenge import TEST, load_test
 from vqa_utils.data.pictures.images import image_hashes
+from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
+from vqa_utils.planning.machine.check import check_longest_test
+from vqa_utils.planning.machine.gpus import find_gpus
+from vqa_utils.planning.source.check import source_of, tokenizer_of
 from vqa_utils.running.runner import Runner
 from vqa_utils.running.stages import PREDICTION, TRAINING, Step
 
@@ -30,12 +34,14 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         RunError: there is no such folder, the run has no trained fold, or it has answered another
             folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
+        MachineError: its longest row does not fit the GPUs here.
     """
     folder = _existing(folder)
     numbers = _trained_adapters(paths, config)
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
+    _check_texts(test, config, console)
     write_json(out.provenance, {"folder": portable(str(folder))})  # the claim of `_check_claim`
     if config.calibrate and not paths.members.exists():
         console.print(
@@ -107,6 +113,21 @@ def _check_claim(out: RunPaths, folder: Path) -> None:
             f"{shown(out.folder)} has the answers to {before}; "
             f"rename {folder} or move the old answers away"
         )
+
+
+def _check_texts(test: pd.DataFrame, config: Config, console: Console) -> None:
+    """Name rows with much longer texts than the others', and refuse what no GPU here can hold.
+
+    Raises:
+        MachineError: the longest row does not fit.
+    """
+    lengths = measure_texts({TEST: test}, tokenizer_of(source_of(config)), config.prompt)
+    if lengths is None:
+        return
+    if lengths.outliers:
+        console.print(lengths.describe_outliers(), style="yellow", markup=False)
+    longest = lengths.outliers[0][0] if lengths.outliers else f"{TEST}, its longest row"
+    check_longest_test(config, find_gpus(), lengths.longest_test, longest)
 
 
 def _hash_of_test(folder: Path, test: pd.DataFrame, images: Path) -> str:

@@ -9,6 +9,7 @@ from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import problems_of
 from vqa_utils.planning.machine.gpus import Gpu, MachineError, check_torch
 from vqa_utils.planning.machine.host import free_memory, host_memory
+from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.plan import (
     assumed_gpus,
     describe_need,
@@ -38,6 +39,39 @@ def check_machine(config: Config, gpus: Sequence[Gpu]) -> None:
         return
     check_torch()
     raise MachineError(refusal(config, gpus, _least_need(config)))
+
+
+def check_longest_test(config: Config, gpus: Sequence[Gpu], tokens: int, row: str) -> None:
+    """Refuse another test set whose longest row is too long for the memory of a run's GPUs.
+
+    Args:
+        config: the run's settings; its placement stays.
+        gpus: the machine's.
+        tokens: of the row's text.
+        row: its name, for the message.
+
+    Raises:
+        MachineError: with the row and the memory that it takes.
+    """
+    is_counted = bool(gpus) and config.model != DEMO_MODEL_NAME and is_planned(config)
+    if not is_counted or tokens <= config.scored_text:
+        return
+    places = fold_gpus(config, len(config.adapter_numbers), gpus)
+    plan = plan_for(config, [gpus[places[0]]] if places else gpus)
+    placement = Placement(
+        replace(config, longest_test=tokens),
+        shape_of(config),
+        gives_back=plan.gives_back,
+        experts_at_once=plan.experts_at_once,
+    )
+    for number, gpu in enumerate(plan.gpus):
+        needed = placement.recounted(gpu).total
+        if needed > gpu.limit:
+            raise MachineError(
+                f"{row}: expected a text of fewer tokens than its {tokens:,}, as scoring it "
+                f"takes {needed / GIB:.1f} of the {gpu.limit / GIB:.1f} GiB of GPU {number}; "
+                "shorten it"
+            )
 
 
 def check_host(config: Config, gpus: Sequence[Gpu]) -> None:
