@@ -1,6 +1,7 @@
 """A base that is packed without a GPU is the one that a run packs for itself."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ from transformers import AutoModelForImageTextToText
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.manifest import MANIFEST
 from vqa_utils.artifacts.paths import DEMO_MODEL
+from vqa_utils.data.challenge import DataError
 from vqa_utils.errors import RunError
 from vqa_utils.exporting.inputs import Place, find_model
-from vqa_utils.model.loading import load_packed
+from vqa_utils.model import encoder
+from vqa_utils.model._quantized_copy import is_whole
+from vqa_utils.model.encoder import Encoder
+from vqa_utils.model.loading import load_packed, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.model.preparing import prepare_base
 from vqa_utils.planning.machine.check import check_run
@@ -47,6 +52,66 @@ def test_it_is_bitwise_what_a_run_packs(own, use_amp):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype, name
+
+
+def test_pictures_are_prepared_as_they_are_shown(own, challenge, monkeypatch):
+    config, folder = own
+    paths = list(dict.fromkeys([*challenge.train["path"], *challenge.test["path"]]))
+    source = Encoder(load_processor(config), challenge.folder, config.image_side)
+    wanted = source.pixels(paths)
+    assert prepare_base(dataclasses.replace(config, data=str(challenge.folder)), folder) == len(
+        paths
+    )
+    assert is_whole(folder), "its manifest has the pictures too"
+
+    attached = folder.parent.rename(folder.parent.with_name("input")) / "base"
+    (copy,) = (attached / "pictures").iterdir()
+    processor = load_processor(dataclasses.replace(config, model=str(attached)))
+
+    def shown(side=config.image_side):
+        return Encoder(processor, challenge.folder, side)
+
+    read = []
+    real = encoder.open_picture
+    monkeypatch.setattr(
+        encoder, "open_picture", lambda path, side: read.append(path) or real(path, side)
+    )
+    for name, tensor in shown().pixels(paths).items():
+        assert torch.equal(tensor, wanted[name])
+    assert not read, "nothing is decoded anew"
+    grey = shown().blanked().pixels(paths[:1])
+    assert torch.equal(grey["image_grid_thw"], wanted["image_grid_thw"][:1]) and not read
+
+    shown(config.image_side // 2).pixels(paths[:1])
+    assert len(read) == 1, "not prepared in this size"
+    for file in copy.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(
+        shown().pixels(paths[:1])["pixel_values"], source.pixels(paths[:1])["pixel_values"]
+    )
+    assert len(read) == 3, "torn"
+
+
+def test_a_picture_that_has_changed_is_decoded(own, challenge, tmp_path):
+    config, folder = own
+    data = shutil.copytree(challenge.folder, tmp_path / "data")
+    prepare_base(dataclasses.replace(config, data=str(data)), folder)
+    first, second = challenge.train["path"].unique()[:2]
+    shutil.copy(data / second, data / first)
+    processor = load_processor(dataclasses.replace(config, model=str(folder)))
+    one, other = (
+        Encoder(processor, data, config.image_side).pixels([path]) for path in (first, second)
+    )
+    assert torch.equal(one["pixel_values"], other["pixel_values"])
+
+
+def test_wrong_data_is_told_before_the_base_is_packed(own, challenge, tmp_path):
+    config, folder = own
+    data = shutil.copytree(challenge.folder, tmp_path / "data")
+    (data / challenge.test["path"].iloc[0]).unlink()
+    with pytest.raises(DataError):
+        prepare_base(dataclasses.replace(config, data=str(data)), folder)
+    assert not folder.parent.exists()
 
 
 def test_experts_wait_in_files_until_they_are_saved(own, monkeypatch):

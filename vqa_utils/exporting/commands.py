@@ -14,8 +14,9 @@ def _prepare(args: Namespace, config: Config) -> str:
     from vqa_utils.model.preparing import prepare_base  # it imports torch
 
     folder = Path(args.folder).expanduser()
-    prepare_base(config, folder)
-    return f"--model {shown(folder.resolve())} takes it"
+    pictures = prepare_base(config, folder)
+    with_pictures = f", with {pictures:,} pictures as they are shown" if pictures else ""
+    return f"--model {shown(folder.resolve())} takes it{with_pictures}"
 
 
 def _export_kaggle(args: Namespace, config: Config) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.pictures.copies import open_picture, picture_size
+from vqa_utils.data.pictures.prepared import PreparedPictures
 from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.features.store import FeatureStore
@@ -64,6 +65,7 @@ class Encoder:
         self.prompt = prompt
         self.blank = False  # see `blanked`
         self._store: FeatureStore | None = None  # see `for_model`
+        self._prepared = self.prepared_in(processor.tokenizer.name_or_path)
         self._marks = marks_of(processor.tokenizer)
         letter_token_ids(processor)  # for its check, before any batch is made
 
@@ -101,6 +103,14 @@ class Encoder:
         """
         images = [self._image(path) for path in paths]  # of their size by now
         return self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
+
+    def prepared_in(self, base: str | Path) -> PreparedPictures:
+        """Name the place of pictures as they are shown in the folder of a base."""
+        return PreparedPictures.of(base, self.image_side, self._factor)
+
+    def prepare(self, path: str, pictures: PreparedPictures) -> None:
+        """Keep a picture as it is shown."""
+        pictures.write(self.folder / path, self._resized(self.folder / path))
 
     def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of the rows' prompts without padding; an image is one token."""
@@ -197,10 +207,14 @@ class Encoder:
 
     def _image(self, path: str) -> Image.Image:
         """Open a picture at the size in which it is shown; `blanked`, a grey one of that size."""
-        picture = open_picture(self.folder / path, self.image_side)
+        picture = self.folder / path
+        shown = self._prepared.read(picture) or self._resized(picture)
+        return Image.new("RGB", shown.size, BLANK) if self.blank else shown
+
+    def _resized(self, path: Path) -> Image.Image:
+        picture = open_picture(path, self.image_side)
         # As qwen_vl_utils would, but to the size for the whole picture, if this is a reduced copy
-        size = self._size(picture.width, picture.height)
-        return Image.new("RGB", size, BLANK) if self.blank else picture.image.resize(size)
+        return picture.image.resize(self._size(picture.width, picture.height))
 
     def _encode(self, rows: Sequence[Row], answers: Sequence[str | None]) -> BatchFeature:
         """Encode rows with their answers, or without any.

@@ -70,7 +70,7 @@ def read_images(folder: Path, paths: Iterable[str], table: Path | None = None) -
     different = list(dict.fromkeys(paths))
     known = _unchanged(folder, different, table)
     unread = [path for path in different if path not in known]
-    read = _each_file(lambda path: _read(folder / path), unread, "reading images")
+    read = each_file(lambda path: _read(folder / path), unread, "reading images")
     rows = [known.get(path) or read[path] for path in different]
     return pd.DataFrame(rows, index=pd.Index(different, name="path"), columns=ImageFile._fields)
 
@@ -96,7 +96,7 @@ def image_hashes(folder: Path, paths: Iterable[str], table: Path | None = None) 
     different = list(dict.fromkeys(paths))
     known = _unchanged(folder, different, table)
     unread = [path for path in different if path not in known]
-    read = _each_file(lambda path: _hash(folder / path), unread, "hashing images")
+    read = each_file(lambda path: _hash(folder / path), unread, "hashing images")
     hashes = {path: file.hash for path, file in known.items()} | read
     return [hashes[path] for path in paths]
 
@@ -120,7 +120,7 @@ def _unchanged(folder: Path, paths: list[str], table: Path | None) -> dict[str, 
     saved = _read_table(table)
     names = {path: portable(path) for path in paths}  # as `keep_images` writes them
     here = [path for path in paths if names[path] in saved]
-    stamps = _each_file(lambda path: stamp_if_any(folder / path), here, "looking at images")
+    stamps = each_file(lambda path: stamp_if_any(folder / path), here, "looking at images")
     unchanged = {}
     for path in here:
         row = saved[names[path]]
@@ -193,7 +193,7 @@ def _note(picture: Picture) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
+def each_file(work: Callable[[str], Any], paths: list[str], title: str) -> dict[str, Any]:
     """Do `work` on each path in threads: reading, hashing and decoding let go of Python's lock."""
     with ThreadPool(os.cpu_count()) as pool:
         results = pool.imap(work, paths, FILES_PER_TASK)

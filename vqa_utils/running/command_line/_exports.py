@@ -8,7 +8,12 @@ from vqa_utils.running.command_line._types import path
 
 def add_prepare_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of prepare."""
-    parser.add_argument("folder", type=path, metavar="DIR", help="a new folder for the base")
+    parser.add_argument(
+        "folder",
+        type=path,
+        metavar="DIR",
+        help="a new folder for the base, and with --data for the pictures as they are shown",
+    )
     add_settings(parser)
 
 
