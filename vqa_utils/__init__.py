@@ -38,6 +38,10 @@ import warnings
 for _name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
     os.environ.setdefault(_name, "expandable_segments:True")
 
+# Nothing here is compiled by torch's inductor, which in torch 2.8 starts processes to compile with as
+# soon as bitsandbytes is imported: one with torch in it, and a fork of it for each core
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 # Loading bars of transformers and the hub, in a terminal alone: a notebook's archive keeps each redraw
 if not sys.stderr.isatty():
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

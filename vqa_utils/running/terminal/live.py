@@ -52,7 +52,8 @@ class _LinesOfARun(Progress):
     def stop(self) -> None:
         """Leave the notebooks' lines alone on the terminal."""
         self.whole = str
-        super().stop()
+        if not self.disable:  # rich before 15 would end it with an empty line all the same
+            super().stop()
 
 
 def progress_lines(console: Console, whole: Callable[[], str] = str) -> Progress:
