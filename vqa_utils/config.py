@@ -289,6 +289,14 @@ class Config:
         used_from="04_infer",
     )
 
+    base_member: bool = setting(
+        False,
+        "let the base answer without an adapter too, with a weight beside the folds where that "
+        "lowers the log loss of rows that the fit did not see",
+        used_from="04_infer",
+        is_added=True,
+    )
+
     # Ensembling
     calibrate: BoolOrAuto = setting(
         AUTO,
@@ -336,6 +344,11 @@ class Config:
         problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type
         if problems:
             raise ConfigError(listed("settings that cannot be used:", problems))
+
+    @property
+    def base_fold(self) -> int:
+        """The fold whose notebook has the base answer the test rows too: they need it once."""
+        return self.fold_numbers[0]
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from bases import base_with_lora
 from workers import terminate_workers
 
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.artifacts.probabilities import read_orders, read_probabilities
+from vqa_utils.artifacts.probabilities import BASE_TEST, read_orders, read_probabilities
 from vqa_utils.artifacts.stop import VARIABLE, StopRequested
 from vqa_utils.data.pictures.files import PictureError
 from vqa_utils.metrics import option_matrix
@@ -179,6 +179,27 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
     np.testing.assert_allclose(probs["zero_shot"], alone, atol=1e-6)
     np.testing.assert_allclose(probs["blank"], blank, atol=1e-6)
     assert np.abs(probs["oof"] - alone).max() > 0.05
+
+
+def test_the_base_answers_the_test_rows_in_one_fold_alone(encoder, config, challenge, tmp_path):
+    config = dataclasses.replace(config, baselines=False, base_member=True)
+    questions = {"oof": challenge.train.head(2), "test": challenge.test.head(2)}
+    model = base_with_lora(config).eval()
+    first, second = (FoldPaths(tmp_path / f"fold{number}") for number in (0, 1))
+    probs = score_fold(model, encoder, questions, config, first)
+    assert (
+        list(probs) == ["oof", "test", "zero_shot", BASE_TEST] and first.probs(BASE_TEST).exists()
+    )
+    with model.disable_adapter():
+        alone = score_options(model, encoder, questions["test"], ScoringSettings.of_run(config))
+    pd.testing.assert_frame_equal(probs[BASE_TEST], alone)
+    assert list(score_fold(model, encoder, questions, config, second)) == [
+        "oof",
+        "test",
+        "zero_shot",
+    ]
+    predicted = {"test": questions["test"]}
+    assert list(score_fold(model, encoder, predicted, config, first)) == ["test", BASE_TEST]
 
 
 @pytest.mark.parametrize("orders", [1, 4])

@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 DEMO_MODEL = ROOT / "vqa_utils" / "tiny_base" / "model"
 SHAPES = ROOT / "vqa_utils" / "planning" / "model_configs"
+FOLD = "fold"  # before the number, in the name of a fold's folder
 CONFIG_BESIDE_ADAPTER = "vqa_config.json"
 RUNS_VARIABLE = "VQA_RUNS_DIR"  # points the tests, or a user with a larger disk, elsewhere
 
@@ -58,6 +59,11 @@ class FoldPaths:
     folder: Path
 
     @property
+    def number(self) -> int:
+        """Of the fold, or the refit's."""
+        return int(self.folder.name.removeprefix(FOLD))
+
+    @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
 
@@ -90,7 +96,7 @@ class FoldPaths:
         return self.folder / "rungs.json"
 
     def probs(self, rows: str) -> Path:
-        """Probabilities of `rows`: oof, test, zero_shot or blank."""
+        """Probabilities of `rows`: oof, test, zero_shot, blank or zero_shot_test."""
         return self.folder / f"probs_{rows}.csv"
 
     def orders(self, rows: str) -> Path:
@@ -182,7 +188,7 @@ class RunPaths:
         return self.folder / "progress.json"
 
     def fold(self, k: int) -> FoldPaths:
-        return FoldPaths(self.folder / f"fold{k}")
+        return FoldPaths(self.folder / f"{FOLD}{k}")
 
     def submission(self, use_kfold: bool) -> Path:
         name = "submission_ensemble.csv" if use_kfold else "submission_single.csv"

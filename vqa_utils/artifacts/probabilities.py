@@ -15,6 +15,7 @@ from vqa_utils.metrics import option_matrix
 from vqa_utils.prompts import LETTERS
 
 PROBABILITY_COLUMNS = ["id", *LETTERS]
+BASE_TEST = "zero_shot_test"  # the test rows by the base without an adapter
 ORDER_COLUMNS = ["id", "order", *LETTERS]
 SUM_TOLERANCE = 1e-4  # of a row's probabilities, which went through text
 

@@ -1,6 +1,7 @@
 """Combine many opinions into one answer per row. Notebook 05 shows it; README.md has the rules.
 
 _weights           Fit mixture weights on out-of-fold rows; judge them on other rows
+base_member        Mix the folds with the base without an adapter, where that helps
 calibration        Fit one temperature per fold, and decide whether to use them
 combining          Combine members' probabilities into one answer per row; measure their agreement
 ensemble           Hold what 05_ensemble shows and writes

@@ -19,30 +19,32 @@ RESAMPLES = 9999  # p-values down to 1 in 10,000, in under a second for 10,000 g
 
 @dataclass(frozen=True)
 class Mixture:
-    """The members' weights, compared with the plain mean on rows outside their fit."""
+    """The members' weights, compared with others on rows outside their fit."""
 
     weights: dict[str, float]
-    """in use, by member: the fitted ones, or equal ones"""
+    """in use, by member: the fitted ones, or the others"""
     uses_fit: bool
+    others: str
+    """what the weights to beat are called, such as `the plain mean`"""
     p: float
-    """that fitted weights and the mean are equally good"""
+    """that the fitted weights and the others are equally good"""
     fitted: pd.DataFrame
     """one line per part and one for all rows: `fitted without`, `rows`, a weight for each member,
-    `log_loss`, `log_loss_mean`; both losses of the rows outside the line's fit (in the last line,
-    of all parts together)"""
+    `log_loss`, `log_loss_mean` (by the others); both losses of the rows outside the line's fit (in
+    the last line, of all parts together)"""
     oof: pd.DataFrame
-    """`id`, `a` to `d`: each row mixed by weights fitted without it, or by equal ones"""
+    """`id`, `a` to `d`: each row mixed by weights fitted without it, or by the others"""
 
     def describe(self) -> str:
         """Name the weights in use, with the reason."""
-        log_loss, log_loss_of_mean = self.fitted.iloc[-1][["log_loss", "log_loss_mean"]]
-        verdict = "not lower beyond chance, so the mean is used"
+        log_loss, log_loss_of_others = self.fitted.iloc[-1][["log_loss", "log_loss_mean"]]
+        verdict = f"not lower beyond chance, so {self.others} is used"
         if self.uses_fit:
             verdict = "lower beyond chance, so the fitted weights are used"
         asked = asked_text(SIGNIFICANT) if self.p >= SIGNIFICANT else ""
         return (
-            f"Fitted weights: log loss {log_loss:.3f} against {log_loss_of_mean:.3f} of the plain "
-            f"mean, on rows that the fit did not see ({p_text(self.p)}{asked}): {verdict}."
+            f"Fitted weights: log loss {log_loss:.3f} against {log_loss_of_others:.3f} of "
+            f"{self.others}, on rows that the fit did not see ({p_text(self.p)}{asked}): {verdict}."
         )
 
 
@@ -56,11 +58,17 @@ class _Part(NamedTuple):
 
 
 def fit_mixture(
-    members: Mapping[str, pd.DataFrame], answers: pd.Series, groups: pd.Series, seed: int
+    members: Mapping[str, pd.DataFrame],
+    answers: pd.Series,
+    groups: pd.Series,
+    seed: int,
+    *,
+    otherwise: Sequence[float] = (),
+    called: str = "the plain mean",
 ) -> Mixture:
-    """Fit weights that sum to 1, and keep them if they beat the plain mean.
+    """Fit weights that sum to 1, and keep them if they beat others, by default the plain mean's.
 
-    They beat it with a lower mean log loss on rows outside their fit, and p below `SIGNIFICANT`
+    They beat them with a lower mean log loss on rows outside their fit, and p below `SIGNIFICANT`
     (see `sign_flip_p`).
 
     Args:
@@ -69,26 +77,30 @@ def fit_mixture(
         groups: one label per row, by position; rows of one group (here: of one image) are fitted or
             judged together.
         seed: of the parts and of the test.
+        otherwise: the weights to beat; by default, equal ones.
+        called: their name.
     """
     frames = list(members.values())
     right = np.column_stack([probability_of(frame, answers) for frame in frames])  # [N, members]
     equal = np.full(len(members), 1 / len(members))
+    others = np.asarray(otherwise) if otherwise else equal
     parts = _fit_parts(right, groups, seed)
     loss = np.empty(len(right))  # [N] nats, each row by weights fitted without it
     for part in parts:
         loss[part.rows] = -np.log(right[part.rows] @ part.weights)
-    loss_of_mean = -np.log(right @ equal)  # [N] nats
-    p = sign_flip_p(loss - loss_of_mean, groups, seed)
-    uses_fit = bool(p < SIGNIFICANT and loss.mean() < loss_of_mean.mean())
+    loss_of_others = -np.log(right @ others)  # [N] nats
+    p = sign_flip_p(loss - loss_of_others, groups, seed)
+    uses_fit = bool(p < SIGNIFICANT and loss.mean() < loss_of_others.mean())
 
     fitted = fit_weights(right)  # on all rows: for the test rows, seen by no fit
-    in_use = fitted if uses_fit else equal
+    in_use = fitted if uses_fit else others
     return Mixture(
         weights=dict(zip(members, in_use.tolist(), strict=True)),
         uses_fit=uses_fit,
+        others=called,
         p=p,
-        fitted=_weights_table(list(members), parts, fitted, loss, loss_of_mean),
-        oof=_mixed_by_part(frames, parts) if uses_fit else mixed(frames, equal),
+        fitted=_weights_table(list(members), parts, fitted, loss, loss_of_others),
+        oof=_mixed_by_part(frames, parts) if uses_fit else mixed(frames, others),
     )
 
 

@@ -8,6 +8,7 @@ from vqa_utils.artifacts.run import open_run
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
+from vqa_utils.ensembling.base_member import BASE, NO_ANSWERS, base_member
 from vqa_utils.ensembling.calibration import Calibration, calibrate
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.ensemble import Ensemble, Fit, Outcome
@@ -26,7 +27,8 @@ from vqa_utils.ensembling.temperature import temperature_of
 def of_folds(run_id: str) -> Ensemble:
     """Calibrate a run's folds on the rows that each held out, and combine them.
 
-    A refit is one more member for the test rows (see `temperature_of` for its temperature).
+    A refit is one more member for the test rows (see `temperature_of` for its temperature); the
+    base, with `base_member`, one beside all of them.
     """
     paths, config = open_run(run_id)
     challenge = load_challenge(config)
@@ -37,23 +39,37 @@ def of_folds(run_id: str) -> Ensemble:
     calibration = calibrate(config.calibrate, oof, answers, groups, config.seed)
     members = read_members(paths, config, challenge.test["id"])
     test = combine_members(members, calibration.in_use, config.ensemble)
+    test_members = {member.name: member.test for member in members}
+    compared = {"as scored": calibration.before, "calibrated": calibration.after}
+    decisions = [calibration.describe(), _describe_temperatures(calibration, members)]
+    final_oof = calibration.oof
+    record = _record_of_folds(paths, config, calibration, members)
+    base = base_member(paths, config, folds, calibration.oof, answers, groups, challenge.test["id"])
+    if base is not None:
+        test = base.mix(test)
+        test_members[BASE] = base.test
+        compared["with the base"] = final_oof = base.mixture.oof
+        decisions.append(base.describe())
+        record["base"] = base.record()
+    elif config.base_member:
+        decisions.append(NO_ANSWERS)
     return Ensemble(
         who=_describe_folds(paths, config),
         scores=fold_table(paths, config, folds, challenge.train),
         whole="the folds, as scored",
-        members={member.name: member.test for member in members},
+        members=test_members,
         fit=Fit(
             table=calibration.table(),
-            decision=f"{calibration.describe()}\n{_describe_temperatures(calibration, members)}",
-            compared={"as scored": calibration.before, "calibrated": calibration.after},
+            decision="\n".join(decisions),
+            compared=compared,
             answers=answers,
         ),
         outcome=Outcome(
-            oof=calibration.oof,
+            oof=final_oof,
             test=test,
             submission=submission(challenge.sample_submission, test),
             submission_path=paths.submission(config.use_kfold),
-            record=_record_of_folds(paths, config, calibration, members),
+            record=record,
         ),
     )
 

@@ -94,12 +94,20 @@ def read_temperatures(paths: RunPaths) -> dict[int, float]:
     return {int(number): temperature for number, temperature in written.items()}
 
 
+def read_base_weight(paths: RunPaths) -> float:
+    """Read the weight of the base beside the folds (see base_member.py), as 05_ensemble wrote it."""
+    if not paths.members.exists():
+        return 0.0
+    return read_json(paths.members).get("base", {}).get("weight", 0.0)
+
+
 def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
     """Read the rows `ids` out of fold, each scaled by a temperature fitted without it.
 
-    None if calibration is off, or 05_ensemble has not run on exactly these rows.
+    None if calibration is off, 05_ensemble has not run on exactly these rows, or has mixed them
+    with the base's.
     """
-    if not read_temperatures(paths):
+    if not read_temperatures(paths) or read_base_weight(paths):
         return None
     probs = read_probabilities(paths.ensemble / "probs_oof.csv").set_index("id")
     if set(probs.index) != set(ids):

@@ -104,8 +104,9 @@ def held_out_rows(config: Config, rows: RowCounts) -> float:
 
 def scored_rows(config: Config, rows: RowCounts) -> float:
     """Return how many rows a fold scores: with `baselines`, held-out ones three times."""
-    held_out_scorings = 3 if config.baselines else 1  # the base too, and blank pictures
-    return held_out_rows(config, rows) * held_out_scorings + rows.test
+    held_out_scorings = 1 + (config.baselines or config.base_member) + config.baselines
+    test_scorings = 1 + config.base_member / len(config.fold_numbers)  # in one fold's notebook
+    return held_out_rows(config, rows) * held_out_scorings + rows.test * test_scorings
 
 
 def has_linear_attention(shape: ModelShape) -> bool:

@@ -13,6 +13,7 @@ from vqa_utils.config import Config
 from vqa_utils.data.challenge import TEST, load_test
 from vqa_utils.data.pictures.images import image_hashes
 from vqa_utils.data.text_lengths import measure_texts
+from vqa_utils.ensembling.base_member import with_base
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
 from vqa_utils.ensembling.temperature import read_temperatures
@@ -60,6 +61,7 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         probs = read_probabilities(out.fold(number).probs("test"), test["id"])
         members.append(Member(number, config.adapter_name(number), probs))
     probs = combine_members(members, read_temperatures(paths), config.ensemble)
+    probs = with_base(paths, config, out, probs)
     path = out.submission(config.use_kfold)
     write_csv(path, submission(sample, probs))
     return path

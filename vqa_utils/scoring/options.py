@@ -18,7 +18,7 @@ from transformers import BatchFeature
 
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
-from vqa_utils.artifacts.probabilities import write_orders, write_probabilities
+from vqa_utils.artifacts.probabilities import BASE_TEST, write_orders, write_probabilities
 from vqa_utils.artifacts.stop import SCORING, stop_if_asked, tell_by_hand
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
@@ -113,7 +113,11 @@ def score_fold(
 
     Several orders are also written one by one, to `probs_<set>_orders.csv`. With
     `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its
-    adapter, and `blank` by the adapter with grey pictures.
+    adapter, and `blank` by the adapter with grey pictures. With `config.base_member` they are
+    scored as `zero_shot`, and the first fold's notebook scores the test rows so too.
+
+    Args:
+        out: of the fold's files.
 
     Returns:
         The probabilities by set: `id`, `a` to `d`.
@@ -127,10 +131,11 @@ def score_fold(
         by_order[name] = score_orders(model, encoder, rows, settings)
 
     probs = {name: averaged(orders) for name, orders in by_order.items()}
+    with model.disable_adapter():
+        for name, rows in _of_the_base(questions, config, out).items():
+            probs[name] = score_options(model, encoder, rows, settings)
     held_out = shown_grey(questions, config)
     if held_out is not None:
-        with model.disable_adapter():
-            probs["zero_shot"] = score_options(model, encoder, held_out, settings)
         probs["blank"] = score_options(model, encoder.blanked(), held_out, settings)
     check_lent_base()
 
@@ -139,6 +144,18 @@ def score_fold(
     for name, orders in by_order.items():
         write_orders(out.orders(name), orders)
     return probs
+
+
+def _of_the_base(
+    questions: dict[str, pd.DataFrame], config: Config, out: FoldPaths
+) -> dict[str, pd.DataFrame]:
+    """Select the rows that the base scores without an adapter, by the name of their file."""
+    rows = {}
+    if "oof" in questions and (config.baselines or config.base_member):
+        rows["zero_shot"] = questions["oof"]
+    if config.base_member and out.number == config.base_fold:
+        rows[BASE_TEST] = questions["test"]
+    return rows
 
 
 def shown_grey(questions: dict[str, pd.DataFrame], config: Config) -> pd.DataFrame | None:
