@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -223,6 +224,18 @@ class Config:
         used_from=NO_NOTEBOOK,
     )
     epochs: float = setting(2, "passes over the training rows", UP_TO_A_THOUSAND)
+    eval_every: float = setting(
+        1.0,
+        "epochs between two evaluations on the held-out rows, of which the best adapter is kept",
+        between(0.01, 1, "epochs"),
+        is_added=True,
+    )
+    patience: int = setting(
+        0,
+        "evaluations in a row without a lower log loss that end a training; 0 trains to the end",
+        between(0, 10_000),
+        is_added=True,
+    )
     learning_rate: float = setting(5e-5, "the highest, at the end of the warm-up", ABOVE_ZERO)
     warmup_ratio: float = setting(
         0.05, "share of the steps with a rising learning rate, before its cosine decay", SHARE
@@ -344,6 +357,19 @@ class Config:
         problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type
         if problems:
             raise ConfigError(listed("settings that cannot be used:", problems))
+
+    @property
+    def evaluations_per_epoch(self) -> int:
+        """How often the held-out rows are scored in an epoch."""
+        return math.ceil(1 / self.eval_every)
+
+    @property
+    def ends_at_best(self) -> bool:
+        """Tell whether a refit trains for as many steps as the folds' best adapters had.
+
+        Else it trains all epochs, as the folds do.
+        """
+        return self.patience > 0 or self.eval_every < 1
 
     @property
     def base_fold(self) -> int:

@@ -143,6 +143,14 @@ def test_folds_chooses_the_refit_by_its_number(command):
         command("--resume", "--set", "refit=false", "--folds", "2")
 
 
+def test_a_refit_of_the_folds_best_steps_is_refused_without_them(command):
+    new = (*command.new, "--set", "patience=2")
+    with pytest.raises(RunError, match="expected all to be trained, found no fold 1"):
+        command(*new, "--refit", "--folds", "0,2")
+    command(*new, "--folds", "0,1")
+    assert command("--resume", "--refit", "--folds", "2") == [*REFIT, *COMBINED]
+
+
 def test_a_refit_starts_with_the_rungs_that_a_fold_needed(command, stand_in):
     stand_in.climbed.add("r")
     command(*command.new, "--refit")
@@ -233,7 +241,9 @@ def test_without_held_out_rows_the_last_epochs_adapter_is_kept(
         "epochs": [
             {"epoch": 1, "accuracy": 0.5, "log_loss": 1.0},
             {"epoch": 2, "accuracy": 0.6, "log_loss": 0.8},
-        ]
+        ],
+        "steps": 4,
+        "planned_steps": 4,
     }
     said = train.describe_epochs(judged | {"best_epoch": 2})
     assert said == "Best epoch 2: held-out accuracy 0.600, log loss 0.800 nats."

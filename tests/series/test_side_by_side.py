@@ -28,7 +28,7 @@ PATIENCE = 60  # seconds until a wait in vain fails
 @pytest.fixture
 def side_by_side(small_run, monkeypatch):
     """Runs steps on two GPUs, with a function in place of each notebook's execution."""
-    make, paths, _ = small_run
+    make, paths, config = small_run
     monkeypatch.setattr(runner, "fold_environments", lambda config, folds: TWO)
 
     def run(work, *stages, folds):
@@ -38,11 +38,12 @@ def side_by_side(small_run, monkeypatch):
             write_text(paths.fold(fold).folder / f"{name}.txt", "whole")
 
         monkeypatch.setattr(attempts, "execute", execute)
-        one = make()
+        one = make(config=replace(config, **run.changes))
         run.clock = one.clock
         one.run([Step(stage, fold) for stage in stages for fold in folds])
 
     run.paths = paths
+    run.changes = {}
     return run
 
 
@@ -71,6 +72,24 @@ def test_side_by_side_one_folds_error_waits_for_the_other(side_by_side):
         side_by_side(work, TRAIN, folds=(0, 1))
     markers = [path.name for path in side_by_side.paths.stages.iterdir()]
     assert markers == ["train-fold1.json"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_refit_that_ends_where_folds_were_best_waits_for_them(side_by_side, waits):
+    patience = 1 if waits else 0
+    side_by_side.changes.update(n_folds=2, refit=True, patience=patience)
+    trains = replace(TRAIN, trains=True)
+    refit_has_begun = threading.Event()
+    found = []
+
+    def work(name, fold):
+        if fold == 2:
+            refit_has_begun.set()
+        if (name, fold) == ("train", 1):  # fold 0's process is free soon
+            found.append(refit_has_begun.wait(2 if waits else PATIENCE))
+
+    side_by_side(work, trains, SCORE, folds=(0, 1, 2))
+    assert found == [not waits] and refit_has_begun.is_set()
 
 
 def test_a_folds_next_notebook_waits_for_no_other_fold(side_by_side):

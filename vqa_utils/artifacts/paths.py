@@ -63,6 +63,10 @@ class FoldPaths:
         """Of the fold, or the refit's."""
         return int(self.folder.name.removeprefix(FOLD))
 
+    def beside(self, number: int) -> "FoldPaths":
+        """Name another fold's files, of the same run."""
+        return FoldPaths(self.folder.with_name(f"{FOLD}{number}"))
+
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"

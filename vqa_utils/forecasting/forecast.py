@@ -128,7 +128,7 @@ def _adapter_seconds(
     """
     held_out = held_out_rows(config, rows)
     trained_on = rows.train - held_out + rows.extra
-    epoch = trained_on * training + held_out * evaluating
+    epoch = trained_on * training + held_out * config.evaluations_per_epoch * evaluating
     scored = scored_rows(config, rows)
     folds = len(config.fold_numbers)
     train_seconds = [config.epochs * epoch] * folds

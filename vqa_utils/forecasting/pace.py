@@ -112,7 +112,8 @@ def training_seconds(
 ) -> float:
     """Expect the seconds of a training with so many steps left, its evaluations included."""
     epochs = config.epochs * steps / max_steps
-    return steps * pace.step + epochs * held_out_rows(config, rows) * pace.row
+    evaluations = epochs * config.evaluations_per_epoch
+    return steps * pace.step + evaluations * held_out_rows(config, rows) * pace.row
 
 
 def ending_seconds(paths: RunPaths) -> float:

@@ -83,8 +83,10 @@ def refuse_unfit(runner: Runner, steps: Sequence[Step], *, looks_at_rows: bool) 
         RunError: with all problems.
     """
     problems = problems_of([functools.partial(check_trackers, runner.config)])
+    due = due_steps(steps, runner.is_reused)
+    problems += _problems_of_refit(runner, due)
     # Notebooks of a fold use the model; the others need neither GPU nor hub
-    if any(step.fold is not None for step in due_steps(steps, runner.is_reused)):
+    if any(step.fold is not None for step in due):
         if runner.cluster:
             check = functools.partial(runner.cluster.check, runner.config)
         else:
@@ -94,6 +96,25 @@ def refuse_unfit(runner: Runner, steps: Sequence[Step], *, looks_at_rows: bool) 
         problems += problems_of([functools.partial(check_rows, runner.config)])
     if problems:
         raise RunError("\n".join(problems))
+
+
+def _problems_of_refit(runner: Runner, due: Sequence[Step]) -> list[str]:
+    """Tell what keeps a refit from the steps of the folds' best adapters, if it trains for these."""
+    config = runner.config
+    trained = [step.fold for step in due if step.stage.trains]
+    is_due = config.refit and config.adapter_numbers[-1] in trained
+    if not is_due or not config.ends_at_best:
+        return []
+    needs = "refit: with eval_every or patience it trains for the steps of the folds' best adapters"
+    if runner.cluster:
+        return [f"{needs}, which nodes of a cluster do not see; leave out --executor ray or refit"]
+    missing = []
+    for number in config.fold_numbers:
+        if number not in trained and not runner.paths.fold(number).meta.exists():
+            missing.append(f"fold {number}")
+    return (
+        [f"{needs}; expected all to be trained, found no {', '.join(missing)}"] if missing else []
+    )
 
 
 def print_whole_plan(

@@ -216,7 +216,15 @@ class Runner:
 
             if processes:
                 self.clock.at_once = functools.partial(_at_once, sharing, len(processes))
-                together = SideBySide(steps, sharing, run_in, self._is_skipped, self.console)
+                refit = self.config.refit and self.config.ends_at_best
+                together = SideBySide(
+                    steps,
+                    sharing,
+                    run_in,
+                    self._is_skipped,
+                    self.console,
+                    refit=self.config.adapter_numbers[-1] if refit else None,
+                )
                 together.run(processes)
                 return
             for step in steps:

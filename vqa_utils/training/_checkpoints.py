@@ -16,14 +16,23 @@ from vqa_utils.artifacts.manifest import tear, write_manifest
 from vqa_utils.artifacts.stop import TRAINING, must_stop, stop_if_asked
 from vqa_utils.config import Config
 from vqa_utils.model.adapter import name_base_portably
+from vqa_utils.training._evaluations import Evaluations
 
 STATE = "trainer_state.json"
 ASIDE = "torn"  # the folder for torn checkpoints, beside the whole ones
 
 
-def training_key(config: Config, train: pd.DataFrame) -> str:
-    """Name a training, in 12 hex digits: other settings, rows or answers have another name."""
+def training_key(config: Config, train: pd.DataFrame, steps: int | None = None) -> str:
+    """Name a training, in 12 hex digits: other settings, rows or answers have another name.
+
+    Args:
+        config: its settings.
+        train: its rows.
+        steps: of a refit that trains for as many as the folds' best adapters.
+    """
     described = config.training_hash + train.to_csv(index=False)
+    if steps is not None:
+        described += f"{steps} steps"
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -34,8 +43,10 @@ class Checkpoints(TrainerCallback):
     which the Trainer reads at the end.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, evaluations: Evaluations | None = None):
+        """Keep checkpoints in `folder`; `evaluations` are those within epochs."""
         self.folder = folder
+        self.evaluations = evaluations or Evaluations(every=1, patience=0)
 
     def newest(self) -> str | None:
         """Find the newest whole checkpoint; set aside what is torn or has a foreign name."""
@@ -52,10 +63,10 @@ class Checkpoints(TrainerCallback):
         return str(max(usable, key=_step)) if usable else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save before the last step of an epoch, and wherever the training was asked to stop.
+        """Save before the step that ends in an evaluation, and wherever it was asked to stop.
 
-        The end of an epoch is saved once the held-out rows are scored, which may take minutes.
-        Until then, a stop costs one step.
+        After an evaluation, as at the end of an epoch, it is saved once the held-out rows are
+        scored, which may take minutes. Until then, a stop costs one step.
         """
         ends_epoch = math.isclose(state.epoch, round(state.epoch))
         ends_training = state.global_step >= state.max_steps
@@ -63,7 +74,7 @@ class Checkpoints(TrainerCallback):
             return
         step = state.epoch / state.global_step  # in epochs
         one_is_left = math.ceil(state.epoch) - state.epoch <= 1.01 * step
-        if one_is_left or must_stop(TRAINING):
+        if one_is_left or self.evaluations.comes_next(state) or must_stop(TRAINING):
             control.should_save = True
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

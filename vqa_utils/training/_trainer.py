@@ -109,15 +109,18 @@ def make_trainer(
     held_out: pd.DataFrame,
     checkpoints: Path,
     callbacks: Sequence[TrainerCallback],
+    steps: int | None = None,
 ) -> StepTrainer:
     """Make the Trainer of one fold; the arguments are those of `train_fold`.
 
     Args:
         checkpoints: the folder of the Trainer's checkpoints.
         callbacks: what happens beside the steps.
+        steps: to train for in place of the config's epochs.
     """
     letters = letter_token_ids(encoder.processor)
     arguments = training_arguments(config, checkpoints, judged=len(held_out) > 0)
+    arguments.max_steps = steps or -1  # -1: all epochs
     # A second visible GPU would double the batch and the loss of a model that lies on one
     arguments._n_gpu = 1
 

@@ -63,6 +63,7 @@ class SideBySide:
         run_in: runs a step in a process, or reuses it.
         is_skipped: tells of a step whether it needs no process: it is reused, or there is no time for it.
         console: the terminal.
+        refit: the number of a refit whose training waits for those of all folds; None for none.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class SideBySide:
         run_in: Callable[[Step, Process], None],
         is_skipped: Callable[[Step], bool],
         console: Console,
+        refit: int | None = None,
     ):
         self.steps = steps
         self.sharing = sharing
         self.run_in = run_in
         self.is_skipped = is_skipped
         self.console = console
+        self.refit = refit
         self._free: queue.Queue[Process] = queue.Queue()
         self._is_stopped = threading.Event()
 
@@ -93,7 +96,10 @@ class SideBySide:
             for process in processes:
                 self._free.put(opened.enter_context(process))
             for step in self.steps:
-                latest[step.fold] = threads.submit(self._run_step, step, latest.get(step.fold))
+                earlier = [latest[step.fold]] if step.fold in latest else []
+                if step.stage.trains and step.fold == self.refit:
+                    earlier = list(latest.values())
+                latest[step.fold] = threads.submit(self._run_step, step, earlier)
                 running.append(latest[step.fold])
             try:
                 wait(running)
@@ -108,8 +114,8 @@ class SideBySide:
         for finished in running:
             finished.result()  # raises the step's error
 
-    def _run_step(self, step: Step, earlier: Future | None) -> None:
-        """Run a step in a process, once there is one and its fold's earlier step has ended."""
+    def _run_step(self, step: Step, earlier: Sequence[Future]) -> None:
+        """Run a step in a process, once there is one and the earlier steps have ended."""
         process = self._free.get()
         try:
             self._wait_for_its_turn(step, earlier, process)
@@ -121,17 +127,17 @@ class SideBySide:
         finally:
             self.sharing.seats.leave(step.name)
             self._free.put(process)
-        self._run_step(step, None)  # when another fold has ended
+        self._run_step(step, ())  # when another fold has ended
 
-    def _wait_for_its_turn(self, step: Step, earlier: Future | None, process: Process) -> None:
-        """Wait for the fold's earlier step and a seat, while the step's kernel imports."""
+    def _wait_for_its_turn(self, step: Step, earlier: Sequence[Future], process: Process) -> None:
+        """Wait for the earlier steps and a seat, while the step's kernel imports."""
         shares = self.sharing is not ALONE
         if shares and not asked_by() and not self.is_skipped(step):
             is_last = step is self.steps[-1]
             kernels = 1 if is_last else 1 + self.sharing.kernels_ahead
             with contextlib.suppress(KernelDied):  # it only saves time
                 import_ahead(step.stage.name, process, kernels)
-        if earlier is not None:
-            earlier.result()  # raises its error: no scoring without an adapter
+        for one in earlier:
+            one.result()  # raises its error: no scoring without an adapter
         if shares and not self.is_skipped(step):
             self.sharing.seats.take(step.name)
