@@ -114,24 +114,24 @@ if fold == 0 and open({out!r}.format(fold=fold)).read() == "x" or fold == 2:
 
 
 STARTS = """
-import os, pathlib, sys
+import os, pathlib, sys, time
 starts = pathlib.Path(__file__).with_name("starts.txt")
 with starts.open("a") as file:
     file.write("x")
 if len(starts.read_text()) <= {failing}:
-    sys.exit("Address already in use")
+    {fails}
 os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *sys.argv[1:]])
 """
 
 
 @pytest.fixture
 def kernel_that_fails(tmp_path, monkeypatch):
-    """Makes a kernel that exits at its first starts; returns the file with an x for each start."""
+    """Makes a kernel that fails at its first starts; returns the file with an x for each start."""
 
-    def make(failing):
+    def make(failing, fails="sys.exit('Address already in use')"):
         spec = tmp_path / "jupyter" / "kernels" / "python3"
         spec.mkdir(parents=True)
-        (spec / "start.py").write_text(STARTS.format(failing=failing))
+        (spec / "start.py").write_text(STARTS.format(failing=failing, fails=fails))
         argv = [sys.executable, str(spec / "start.py"), "-f", "{connection_file}"]
         kernel = {"argv": argv, "display_name": "Python 3", "language": "python"}
         write_json(spec / "kernel.json", kernel)
@@ -172,6 +172,17 @@ def test_a_kernel_that_dies_as_it_starts_is_started_again(notebooks, kernel_that
     notebooks("once", f"open({str(tmp_path / 'out.txt')!r}, 'a').write('x')")
     execute("once", tmp_path / "archive" / "once.ipynb", {})
     assert (tmp_path / "out.txt").read_text() == "x" and starts.read_text() == "xxx"
+
+
+@pytest.mark.slow
+def test_a_kernel_that_hangs_as_it_starts_is_started_again(
+    notebooks, kernel_that_fails, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(execution, "START_TIMEOUT", 10)
+    starts = kernel_that_fails(1, fails="time.sleep(600)")
+    notebooks("once", f"open({str(tmp_path / 'out.txt')!r}, 'a').write('x')")
+    execute("once", tmp_path / "archive" / "once.ipynb", {})
+    assert (tmp_path / "out.txt").read_text() == "x" and starts.read_text() == "xx"
 
 
 @pytest.mark.slow

@@ -38,8 +38,10 @@ FUNCTIONS_OF_PHASE = {
     "scoring": ("evaluation_loop", "score_orders"),
     "loading": ("from_pretrained",),
 }
-DIED_AT_THE_START = "Kernel died before replying to kernel_info"  # jupyter_client's words
+# jupyter_client's words
+NOT_STARTED = ("Kernel died before replying to kernel_info", "Kernel didn't respond in")
 KERNEL_STARTS = 3  # tries
+START_TIMEOUT = 60  # seconds of each
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _run_in_a_kernel(
             km=kernel,
             kernel_name=KERNEL,
             progress_bar=False,
+            start_timeout=START_TIMEOUT,
             execution_timeout=math.ceil(cell_timeout) if cell_timeout else None,
             extra_arguments=[QUIET, first_line()],
         )
@@ -204,21 +207,21 @@ def _as_it_is(path: Path | str) -> str:
 
 
 def _until_its_kernel_starts(run: Callable[[], None], archived: Path) -> None:
-    """Run a notebook, and again if its kernel has died before the first cell.
+    """Run a notebook, and again if its kernel has died, or hung, before the first cell.
 
     A kernel gets ports of a moment ago. Another one, started beside it, may have taken them since
-    (nteract/papermill#511).
+    (nteract/papermill#511): then it ends with an error, or its threads keep it from its end.
     """
     for starts in range(1, KERNEL_STARTS + 1):
         try:
             run()
             return
         except RuntimeError as error:
-            if DIED_AT_THE_START not in str(error):
+            if not any(words in str(error) for words in NOT_STARTED):
                 raise
             if starts == KERNEL_STARTS:
                 raise RunError(
-                    f"{archived.stem}: its kernel died {starts} times as it started; its own "
+                    f"{archived.stem}: its kernel failed {starts} times as it started; its own "
                     "words stand above. Does `python -m ipykernel_launcher --version` work in this "
                     "environment?"
                 ) from error
