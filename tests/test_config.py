@@ -73,7 +73,9 @@ CHOICES = {
     "cache_features": True,"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
            "text_tokens": 90, "longest_text": 700, "longest_test": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
-           "report_to": ("wandb",), "lang": "ko"}  # fmt: skip
+           "report_to": ("wandb",), "lang": "ko", "second_look": 0.1, "second_look_side": 512}  # fmt: skip
+# Settings that mean something with others alone
+NEEDS = {"second_look": {"tta": 1}, "second_look_side": {"tta": 1, "second_look": 0.1}}
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 4,
@@ -86,12 +88,13 @@ OTHER = {
 def changed(name):
     """The settings of `safe` with another value of one."""
     value = getattr(preset("safe"), name)
-    return preset("safe", **{name: CHOICES.get(name, OTHER[type(value)](value))})
+    other = CHOICES.get(name, OTHER[type(value)](value))
+    return preset("safe", **NEEDS.get(name, {}), **{name: other})
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_hashes_change_with_a_setting_as_far_as_it_counts(name):
-    base, other = preset("safe"), changed(name)
+    base, other = preset("safe", **NEEDS.get(name, {})), changed(name)
     used_from = SETTINGS[name].used_from
     counts = other.hash_for("06_analysis") != base.hash_for("06_analysis")
     assert counts == (used_from != NO_NOTEBOOK)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa_utils.errors import did_you_mean, listed
-from vqa_utils.prompts import INSTRUCTION, Prompt
+from vqa_utils.prompts import INSTRUCTION, LETTERS, Prompt
 from vqa_utils.setting_types import (
     ABOVE_ZERO,
     AUTO,
@@ -302,6 +302,21 @@ class Config:
         used_from="04_infer",
     )
 
+    second_look: float = setting(
+        0.0,
+        "share of the rows, those that the model is least sure of, to score again in all four "
+        "orders of their options; both looks' mean counts if that lowers the log loss out of fold",
+        SHARE,
+        used_from="04_infer",
+        is_added=True,
+    )
+    second_look_side: int = setting(
+        0,
+        "px, as image_side, for the second look; 0 shows pictures as at first",
+        between(0, 8192, "px"),
+        used_from="04_infer",
+        is_added=True,
+    )
     base_member: bool = setting(
         False,
         "let the base answer without an adapter too, with a weight beside the folds where that "
@@ -357,6 +372,11 @@ class Config:
         problems = _type_problems(self) or _rule_problems(self)  # rules compare values of the type
         if problems:
             raise ConfigError(listed("settings that cannot be used:", problems))
+
+    @property
+    def look_side(self) -> int:
+        """The `image_side` of the second look."""
+        return self.second_look_side or self.image_side
 
     @property
     def evaluations_per_epoch(self) -> int:
@@ -600,6 +620,18 @@ def _rule_problems(config: Config) -> list[str]:
         problems.append(
             f"micro_batch and accumulation: expected up to {MOST_ROWS:,} rows per optimizer step, "
             f"found {config.effective_batch:,}"
+        )
+    if config.second_look and config.tta == len(LETTERS) and config.look_side <= config.image_side:
+        problems.append(
+            "second_look: expected tta below 4 or second_look_side above image_side, as it scores "
+            f"rows in all four orders, found tta=4 and {config.look_side} px"
+        )
+    if config.second_look_side and not config.second_look:
+        problems.append("second_look_side: expected second_look above 0 with it, found 0")
+    if config.second_look_side and config.cache_features is True:
+        problems.append(
+            "cache_features: expected false with second_look_side, as the vision tower has gone by "
+            "the second look, found true"
         )
     if config.use_kfold and config.n_folds < 2:
         problems.append(

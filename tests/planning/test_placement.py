@@ -9,7 +9,7 @@ from vqa_utils.planning.activations import SAVED, input_bytes, saved_bytes
 from vqa_utils.planning.batches import Batch, batch_of
 from vqa_utils.planning.gpu_plan import RESERVE
 from vqa_utils.planning.machine.gpus import T4, gpu_limits
-from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, ROTARY
+from vqa_utils.planning.placement import EMBEDDINGS, HEAD, NORM, ROTARY, Placement
 from vqa_utils.planning.plan import make_plan, resolve_batches
 from vqa_utils.planning.shapes import LAYERS, VISION, shape_of
 from vqa_utils.presets import preset
@@ -217,3 +217,18 @@ def test_a_fold_alone_has_two_batches_in_flight_where_the_second_has_room():
     assert rows > 32
     offloading = planned_of(limits=[6e9] * 2, offload_experts=True, score_batch=4)
     assert offloading.offloaded_layers and offloading.batches_in_flight == 1
+
+
+@pytest.mark.parametrize(("side", "score_batch"), [(0, 16), (640, 16), (640, 1), (1024, 2)])
+def test_a_second_look_is_planned_in_passes_of_no_more_tokens(side, score_batch):
+    settings = {"micro_batch": 2, "accumulation": 8, "score_batch": score_batch, "tta": 2}
+    config = preset("safe", **settings, second_look=0.1, second_look_side=side)
+    first, *others = Placement(config, SHAPE).scoring
+    looks = [batch for batch in others if batch.rows > 1 or batch.image_tokens > first.image_tokens]
+    for look in looks:
+        assert (
+            look.image_tokens
+            == batch_of(SHAPE, preset("safe", image_side=side or 384), 1).image_tokens
+        )
+        assert look.tokens <= first.tokens or look.rows == 1
+    assert looks

@@ -9,11 +9,16 @@ from bases import base_with_lora
 from workers import terminate_workers
 
 from vqa_utils.artifacts.paths import FoldPaths
-from vqa_utils.artifacts.probabilities import BASE_TEST, read_orders, read_probabilities
+from vqa_utils.artifacts.probabilities import (
+    BASE_TEST,
+    SECOND_LOOK,
+    read_orders,
+    read_probabilities,
+)
 from vqa_utils.artifacts.stop import VARIABLE, StopRequested
 from vqa_utils.data.pictures.files import PictureError
 from vqa_utils.metrics import option_matrix
-from vqa_utils.model.encoder import letter_token_ids
+from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import activations, batches
 from vqa_utils.planning.shapes import shape_of
@@ -179,6 +184,28 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
     np.testing.assert_allclose(probs["zero_shot"], alone, atol=1e-6)
     np.testing.assert_allclose(probs["blank"], blank, atol=1e-6)
     assert np.abs(probs["oof"] - alone).max() > 0.05
+
+
+@pytest.mark.parametrize("side", [0, 96])
+def test_the_least_certain_rows_are_scored_again_in_all_orders(
+    base, encoder, config, challenge, tmp_path, side
+):
+    config = dataclasses.replace(
+        config, baselines=False, second_look=0.3, second_look_side=side, tta=1
+    )
+    rows = challenge.train.head(10).drop(columns="answer")
+    probs = score_fold(base, encoder, {"oof": rows}, config, FoldPaths(tmp_path))
+    assert list(probs) == ["oof", f"oof_{SECOND_LOOK}"]
+    again = probs[f"oof_{SECOND_LOOK}"]
+    confidence = option_matrix(probs["oof"]).max(axis=1)
+    least = probs["oof"]["id"][confidence <= np.sort(confidence)[2]]
+    assert list(again["id"]) == list(least), "three of ten, in their order"
+    settings = dataclasses.replace(ScoringSettings.of_run(config), orders=4)
+    closer = Encoder(encoder.processor, challenge.folder, side or config.image_side)
+    whole = score_options(base, closer, rows[rows["id"].isin(least)], settings)
+    pd.testing.assert_frame_equal(again, whole, atol=1e-5)
+    read = read_probabilities(FoldPaths(tmp_path).probs(f"oof_{SECOND_LOOK}"))
+    np.testing.assert_allclose(option_matrix(read), option_matrix(again), atol=1e-6)
 
 
 def test_the_base_answers_the_test_rows_in_one_fold_alone(encoder, config, challenge, tmp_path):

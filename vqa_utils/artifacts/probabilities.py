@@ -16,6 +16,7 @@ from vqa_utils.prompts import LETTERS
 
 PROBABILITY_COLUMNS = ["id", *LETTERS]
 BASE_TEST = "zero_shot_test"  # the test rows by the base without an adapter
+SECOND_LOOK = "second_look"  # ends the name of a file with the rows that are scored again
 ORDER_COLUMNS = ["id", "order", *LETTERS]
 SUM_TOLERANCE = 1e-4  # of a row's probabilities, which went through text
 

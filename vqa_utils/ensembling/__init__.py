@@ -10,5 +10,6 @@ ensemble_of_runs   Mix finished runs by fitted weights; compare with the best on
 fold_table         Tabulate a run's adapters: scores, minutes, memory
 members            Read a run's scored adapters and pool the out-of-fold rows
 other_runs         Read finished runs as members, and check them against each other
+second_look        Take the second look at uncertain rows, if it lowers the log loss out of fold
 temperature        Scale probabilities by a temperature (Guo et al. 2017)
 """

@@ -21,6 +21,7 @@ from vqa_utils.ensembling.members import (
     rows_of,
     scored_folds,
 )
+from vqa_utils.ensembling.second_look import members_with_look, second_look
 from vqa_utils.ensembling.temperature import temperature_of
 
 
@@ -35,15 +36,24 @@ def of_folds(run_id: str) -> Ensemble:
     folds = read_folds(paths.folds, challenge.train)
     oof = pooled(paths, config, folds, "oof")
     answers = rows_of(oof, challenge.train)["answer"]
+    look = second_look(paths, config, oof, answers)
+    if look is not None and look.is_used:
+        oof = look.after
     groups = rows_of(oof, folds)["group"]
     calibration = calibrate(config.calibrate, oof, answers, groups, config.seed)
     members = read_members(paths, config, challenge.test["id"])
+    if look is not None and look.is_used:
+        members = members_with_look(members, paths)
     test = combine_members(members, calibration.in_use, config.ensemble)
     test_members = {member.name: member.test for member in members}
     compared = {"as scored": calibration.before, "calibrated": calibration.after}
     decisions = [calibration.describe(), _describe_temperatures(calibration, members)]
+    if look is not None:
+        decisions.insert(0, look.describe())
     final_oof = calibration.oof
     record = _record_of_folds(paths, config, calibration, members)
+    if look is not None:
+        record["second_look"] = look.record()
     base = base_member(paths, config, folds, calibration.oof, answers, groups, challenge.test["id"])
     if base is not None:
         test = base.mix(test)

@@ -13,6 +13,7 @@ from sklearn.model_selection import GroupKFold
 from vqa_utils.artifacts.files import read_json
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
+from vqa_utils.ensembling.second_look import uses_second_look
 from vqa_utils.language import called, said
 from vqa_utils.metrics import (
     P_FLOOR,
@@ -104,10 +105,10 @@ def read_base_weight(paths: RunPaths) -> float:
 def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
     """Read the rows `ids` out of fold, each scaled by a temperature fitted without it.
 
-    None if calibration is off, 05_ensemble has not run on exactly these rows, or has mixed them
-    with the base's.
+    None if calibration is off, 05_ensemble has not run on exactly these rows, or has done more with
+    them: a second look, or the base's answers.
     """
-    if not read_temperatures(paths) or read_base_weight(paths):
+    if not read_temperatures(paths) or read_base_weight(paths) or uses_second_look(paths):
         return None
     probs = read_probabilities(paths.ensemble / "probs_oof.csv").set_index("id")
     if set(probs.index) != set(ids):

@@ -21,6 +21,8 @@ from vqa_utils.planning.shapes import ModelShape
 DISK_BYTES_PER_SECOND = 0.2e9  # assumed, reading weights
 # Until a notebook loads the model: 10 to 14 were recorded on two cores, and Kaggle's are slow
 NOTEBOOK_START_SECONDS = 25
+# Four orders in one pass, by the wall time of one: tests/bench/README.md
+ORDERS_IN_ONE_PASS = 1.5
 # Until it has attached a lent base and compared its bytes: 2.2 to 3.1 were recorded
 ATTACH_SECONDS = 5
 
@@ -104,8 +106,11 @@ def held_out_rows(config: Config, rows: RowCounts) -> float:
 
 def scored_rows(config: Config, rows: RowCounts) -> float:
     """Return how many rows a fold scores: with `baselines`, held-out ones three times."""
-    held_out_scorings = 1 + (config.baselines or config.base_member) + config.baselines
-    test_scorings = 1 + config.base_member / len(config.fold_numbers)  # in one fold's notebook
+    look = config.second_look * ORDERS_IN_ONE_PASS * (config.look_side / config.image_side) ** 2
+    held_out_scorings = 1 + (config.baselines or config.base_member) + config.baselines + look
+    test_scorings = (
+        1 + config.base_member / len(config.fold_numbers) + look
+    )  # in one fold's notebook
     return held_out_rows(config, rows) * held_out_scorings + rows.test * test_scorings
 
 

@@ -13,6 +13,7 @@ from vqa_utils.artifacts.timings import seconds_of
 from vqa_utils.config import Config
 from vqa_utils.errors import VqaError
 from vqa_utils.forecasting.forecast import (
+    ORDERS_IN_ONE_PASS,
     RowCounts,
     has_linear_attention,
     held_out_rows,
@@ -25,8 +26,6 @@ LATEST_STEPS = 20  # batches differ in length: the mean of so many
 # Of a training row's seconds: a forward, where training has a forward, its recomputation and a
 # backward of twice its operations. Taken until held-out rows have been timed
 FORWARD_SHARE = 0.3
-# Four orders in one pass, by the wall time of one: tests/bench/README.md
-ORDERS_IN_ONE_PASS = 1.5
 ENDING_SECONDS = 60.0  # of the notebooks after the folds, until a notebook of the run is timed
 
 

@@ -75,6 +75,13 @@ class Encoder:
         other.blank = True
         return other
 
+    def at_side(self, image_side: int) -> "Encoder":
+        """Return an encoder that shows pictures with at most this number's square in pixels."""
+        other = copy.copy(self)
+        other.image_side = image_side
+        other._prepared = other.prepared_in(self.processor.tokenizer.name_or_path)
+        return other
+
     def for_model(self, model: nn.Module) -> "Encoder":
         """Return an encoder of what a model takes: pixels, or features of its store."""
         other = copy.copy(self)

@@ -10,6 +10,7 @@ from vqa_utils.planning.shapes import ModelShape
 LONGER_INSTRUCTION = 8
 # Share of a row's text in its options and what follows them: each further option order adds it
 OPTIONS_SHARE = 80 / 128
+MOST_ORDERS = 4  # of a row's options that are scored
 # Positions of a row that get logits: the letter, the two tokens that end the turn, one before them
 LOGIT_POSITIONS = 4
 
@@ -44,8 +45,7 @@ def batch_of(
     """
     # image_side**2 px limits the area, so no aspect ratio has more tokens
     image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
-    further_orders = math.ceil((orders - 1) * OPTIONS_SHARE * config.usual_text)
-    text_tokens = config.usual_text + further_orders
+    text_tokens = _text_tokens(config, orders)
     if training and config.paraphrase:
         text_tokens += LONGER_INSTRUCTION
     return Batch(rows, image_tokens, text_tokens, config.caches_features)
@@ -62,3 +62,29 @@ def batches_of(
     most_text = config.trained_text if training else config.scored_text
     longest = replace(usual, rows=1, text_tokens=most_text)
     return [usual, longest] if longest.tokens > usual.tokens else [usual]
+
+
+def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
+    """Make the batches of the second look at uncertain rows, as `batches_of` does."""
+    look = replace(config, image_side=config.look_side, second_look_side=0)
+    image_tokens = batch_of(shape, config, 1).image_tokens
+    rows = second_look_rows(config, image_tokens, batch_of(shape, look, 1).image_tokens)
+    return batches_of(shape, look, rows, orders=MOST_ORDERS)
+
+
+def second_look_rows(config: Config, image_tokens: int, look_image_tokens: int) -> int:
+    """Return the rows per pass of a second look, with no more tokens than the first look's pass.
+
+    Args:
+        config: the run's.
+        image_tokens: of a row, at most, at first.
+        look_image_tokens: of a row, at most, in the second look.
+    """
+    first = image_tokens + _text_tokens(config, config.tta)
+    second = look_image_tokens + _text_tokens(config, MOST_ORDERS)
+    return max(1, config.score_batch_rows * first // second)
+
+
+def _text_tokens(config: Config, orders: int) -> int:
+    """Count the text tokens of a usual row in so many option orders."""
+    return config.usual_text + math.ceil((orders - 1) * OPTIONS_SHARE * config.usual_text)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vqa_utils.config import Config
 from vqa_utils.planning import activations
-from vqa_utils.planning.batches import batches_of
+from vqa_utils.planning.batches import batches_of, second_look_batches
 from vqa_utils.planning.gpu_plan import RESERVE, GpuPlan
 from vqa_utils.planning.images import vision_bytes
 from vqa_utils.planning.memory import (
@@ -65,6 +65,8 @@ class Placement:
         self.weights = {name: weights[name] for name in weights if is_kept or name != VISION}
         self.training = batches_of(shape, config, config.micro_batch_rows, training=True)
         self.scoring = batches_of(shape, config, config.score_batch_rows, orders=config.tta)
+        if config.second_look:
+            self.scoring += second_look_batches(shape, config)
         self.first = [VISION, EMBEDDINGS, ROTARY]
         self.last = [NORM]
         is_tied = HEAD not in self.weights

@@ -16,6 +16,7 @@ from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.ensembling.base_member import with_base
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
+from vqa_utils.ensembling.second_look import members_with_look, uses_second_look
 from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.check import check_longest_test
@@ -60,6 +61,8 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     for number in numbers:
         probs = read_probabilities(out.fold(number).probs("test"), test["id"])
         members.append(Member(number, config.adapter_name(number), probs))
+    if config.second_look and uses_second_look(paths):
+        members = members_with_look(members, out)
     probs = combine_members(members, read_temperatures(paths), config.ensemble)
     probs = with_base(paths, config, out, probs)
     path = out.submission(config.use_kfold)

@@ -7,7 +7,7 @@ over the orders; each option is followed to its place in an order.
 import contextlib
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,12 @@ from transformers import BatchFeature
 
 from vqa_utils.artifacts.files import ArtifactError, ids_hash, read_json
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
-from vqa_utils.artifacts.probabilities import BASE_TEST, write_orders, write_probabilities
+from vqa_utils.artifacts.probabilities import (
+    BASE_TEST,
+    SECOND_LOOK,
+    write_orders,
+    write_probabilities,
+)
 from vqa_utils.artifacts.stop import SCORING, stop_if_asked, tell_by_hand
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
@@ -27,6 +32,7 @@ from vqa_utils.metrics import option_matrix
 from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.lending.attach import check_lent_base
 from vqa_utils.model.pass_size import PassSize, row_tokens
+from vqa_utils.planning.batches import MOST_ORDERS, second_look_rows
 from vqa_utils.prompts import LETTERS, cyclic_order
 from vqa_utils.scoring._batches import EncodedPasses, loader_of
 from vqa_utils.scoring._in_flight import in_flight
@@ -114,7 +120,9 @@ def score_fold(
     Several orders are also written one by one, to `probs_<set>_orders.csv`. With
     `config.baselines`, the held-out rows are scored twice more: `zero_shot` by the base without its
     adapter, and `blank` by the adapter with grey pictures. With `config.base_member` they are
-    scored as `zero_shot`, and the first fold's notebook scores the test rows so too.
+    scored as `zero_shot`, and the first fold's notebook scores the test rows so too. With
+    `config.second_look`, `<set>_second_look` has the least certain rows in all orders, with
+    `second_look_side` in other pixels.
 
     Args:
         out: of the fold's files.
@@ -131,9 +139,19 @@ def score_fold(
         by_order[name] = score_orders(model, encoder, rows, settings)
 
     probs = {name: averaged(orders) for name, orders in by_order.items()}
-    with model.disable_adapter():
-        for name, rows in _of_the_base(questions, config, out).items():
-            probs[name] = score_options(model, encoder, rows, settings)
+    if config.second_look:
+        closer = encoder.at_side(config.look_side)
+        rows_a_pass = second_look_rows(config, encoder.most_image_tokens, closer.most_image_tokens)
+        in_all_orders = replace(settings, batch_size=rows_a_pass, orders=MOST_ORDERS)
+        for name, rows in questions.items():
+            unsure = least_certain(rows, probs[name], config.second_look)
+            again = score_options(model, closer, unsure, in_all_orders)
+            probs[f"{name}_{SECOND_LOOK}"] = again
+    of_the_base = _of_the_base(questions, config, out)
+    if of_the_base:
+        with model.disable_adapter():
+            for name, rows in of_the_base.items():
+                probs[name] = score_options(model, encoder, rows, settings)
     held_out = shown_grey(questions, config)
     if held_out is not None:
         probs["blank"] = score_options(model, encoder.blanked(), held_out, settings)
@@ -144,6 +162,23 @@ def score_fold(
     for name, orders in by_order.items():
         write_orders(out.orders(name), orders)
     return probs
+
+
+def least_certain(rows: pd.DataFrame, probs: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Select this share of rows, at least one: those whose chosen option is least probable.
+
+    Args:
+        rows: any columns.
+        probs: `id`, `a` to `d`, in the order of `rows`.
+        share: of the rows.
+
+    Returns:
+        In the order of `rows`.
+    """
+    confidence = option_matrix(probs).max(axis=1)  # [N]
+    count = max(1, round(share * len(rows)))
+    chosen = np.sort(np.argsort(confidence, kind="stable")[:count])
+    return rows.iloc[chosen]
 
 
 def _of_the_base(
