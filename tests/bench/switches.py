@@ -2,6 +2,7 @@
 
     python run_all.py sweep tests/bench/switches.yaml
     python tests/bench/switches.py RUN ...          # all runs of the sweep, and more
+    python tests/bench/switches.py --final RUN ...  # as 05 leaves the rows: second_look, base_member
 
 Runs that differ in their seed alone are one line. A row's difference to the runs without a switch
 is its mean over the seeds, and its p-value that of flipping signs, a picture's rows together.
@@ -20,6 +21,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vqa_utils.artifacts.files import read_json
+from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.folds import read_folds
@@ -34,8 +36,8 @@ NO_SWITCH = "none"
 SCORES = {"right": "accuracy", "loss": "log loss"}  # title by column
 
 
-def scored_rows(run_id: str) -> pd.DataFrame:
-    """Score a run's out-of-fold rows.
+def scored_rows(run_id: str, *, final: bool) -> pd.DataFrame:
+    """Score a run's out-of-fold rows: as its folds scored them, or as 05_ensemble left them.
 
     Returns:
         One line per row: `run`, `seed`, `id`, `right`, `loss`, and `seconds` of its trainings.
@@ -43,7 +45,10 @@ def scored_rows(run_id: str) -> pd.DataFrame:
     paths, config = open_run(run_id)
     check_finished(paths, config)
     train = load_challenge(config).train
-    probs = pooled(paths, config, read_folds(paths.folds, train), "oof")
+    if final:
+        probs = read_probabilities(paths.ensemble / "probs_oof.csv")
+    else:
+        probs = pooled(paths, config, read_folds(paths.folds, train), "oof")
     answers = rows_of(probs, train)["answer"]
     seconds = [read_json(paths.fold(number).meta)["seconds"] for number in config.fold_numbers]
     return pd.DataFrame(
@@ -76,17 +81,20 @@ def _settings(run_id: str) -> list[str]:
     return [f"{name}={value}" for name, value in changes.items() if name != "seed"]
 
 
-def switches(run_ids: Sequence[str], pictures: pd.Series) -> pd.DataFrame:
+def switches(run_ids: Sequence[str], pictures: pd.Series, *, final: bool) -> pd.DataFrame:
     """Compare the switches with the runs that have none.
 
     Args:
+        run_ids: of finished runs.
         pictures: each row's picture, by id.
+        final: as of `scored_rows`.
 
     Returns:
         One line per switch: accuracy by seed; accuracy and log loss, their means with the change to
         NO_SWITCH and its p; training seconds as a multiple of those without.
     """
-    rows = pd.concat([scored_rows(run_id) for run_id in run_ids], ignore_index=True)
+    scored = [scored_rows(run_id, final=final) for run_id in run_ids]
+    rows = pd.concat(scored, ignore_index=True)
     rows["switch"] = rows["run"].map(switch_of(run_ids))
     check_seeds(rows)
 
@@ -127,14 +135,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    run_ids = parser.parse_args().runs
+    parser.add_argument("--final", action="store_true", help="score ensemble/probs_oof.csv")
+    args = parser.parse_args()
+    run_ids = args.runs
 
     # The groups of a run without a switch are pictures; group_questions, say, makes others
     names = switch_of(run_ids)
     without = [run_id for run_id in run_ids if names[run_id] == NO_SWITCH]
     paths, config = open_run((without or run_ids)[0])
     folds = read_folds(paths.folds, load_challenge(config).train)
-    table = switches(run_ids, folds.set_index("id")["group"])
+    table = switches(run_ids, folds.set_index("id")["group"], final=args.final)
     print_table(Console(width=200), "out of fold", table)
 
 

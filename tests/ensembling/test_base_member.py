@@ -69,6 +69,13 @@ def test_a_base_that_helps_has_a_weight_for_the_test_rows_and_for_another_set(sc
     np.testing.assert_allclose(option_matrix(predicted), wanted, atol=1e-4)
 
 
+def test_a_base_that_adds_nothing_has_no_weight_of_rounding(scored):
+    """Its fit ends near the bound of 0: on these rows as well as the folds, and no better."""
+    ensemble = of_folds(scored("nothing", 0.0, base_member=True)[0].run_id)
+    assert ensemble.outcome.record["base"] == {"weight": 0, "p": 1}
+    assert "so the folds' answer is used" in ensemble.fit.decision
+
+
 def of_folds_alone(paths, config):
     settings = read_json(paths.config)
     write_json(paths.config, {**settings, "base_member": False})
