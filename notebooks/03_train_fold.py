@@ -68,8 +68,8 @@ loaded_weights(base, config)
 # %% [markdown]
 # ## Training
 #
-# Each step adds a line to `train_log.csv`. The adapter of the best epoch is kept; without held-out
-# rows, that of the last.
+# Each step adds a line to `train_log.csv`. Held-out rows are scored after each epoch, or with
+# `eval_every` more often, and the best adapter is kept; without such rows, the last.
 
 # %% tags=["nbval-ignore-output"]
 model = add_lora(base, config, plan)

@@ -39,7 +39,8 @@ model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, pl
 # %% [markdown]
 # The right answers are dropped before anything is scored. With `baselines` on, the held-out rows
 # are scored twice more: by the base without its adapter (`zero_shot`), and with grey pictures
-# (`blank`). With `tta` above 1, a row is scored in several orders of its options, and averaged.
+# (`blank`). With `tta` above 1, a row is scored in several orders of its options, and averaged. With
+# `second_look`, the least certain rows are scored again.
 
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
