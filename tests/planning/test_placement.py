@@ -219,9 +219,11 @@ def test_a_fold_alone_has_two_batches_in_flight_where_the_second_has_room():
     assert offloading.offloaded_layers and offloading.batches_in_flight == 1
 
 
-@pytest.mark.parametrize(("side", "score_batch"), [(0, 16), (640, 16), (640, 1), (1024, 2)])
-def test_a_second_look_is_planned_in_passes_of_no_more_tokens(side, score_batch):
-    settings = {"micro_batch": 2, "accumulation": 8, "score_batch": score_batch, "tta": 2}
+@pytest.mark.parametrize(
+    ("side", "score_batch", "tta"), [(0, 16, 1), (640, 16, 4), (640, 1, 2), (1024, 2, 4)]
+)
+def test_a_second_look_is_planned_in_passes_of_no_more_tokens(side, score_batch, tta):
+    settings = {"micro_batch": 2, "accumulation": 8, "score_batch": score_batch, "tta": tta}
     config = preset("safe", **settings, second_look=0.1, second_look_side=side)
     first, *others = Placement(config, SHAPE).scoring
     looks = [batch for batch in others if batch.rows > 1 or batch.image_tokens > first.image_tokens]

@@ -66,7 +66,7 @@ def batches_of(
 
 def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
     """Make the batches of the second look at uncertain rows, as `batches_of` does."""
-    look = replace(config, image_side=config.look_side, second_look_side=0)
+    look = replace(config, image_side=config.look_side, second_look=0.0, second_look_side=0)
     image_tokens = batch_of(shape, config, 1).image_tokens
     rows = second_look_rows(config, image_tokens, batch_of(shape, look, 1).image_tokens)
     return batches_of(shape, look, rows, orders=MOST_ORDERS)
