@@ -61,9 +61,7 @@ def kill_after(monkeypatch):
     return after
 
 
-@pytest.mark.parametrize(
-    ("every", "steps"), [(1.0, [4, 8]), (0.5, [2, 4, 6, 8]), (0.4, [2, 4, 5, 7, 8]), (0.01, list(range(1, 9)))]
-)  # fmt: skip
+@pytest.mark.parametrize(("every", "steps"), [(0.5, [2, 4, 6, 8]), (0.4, [2, 4, 5, 7, 8])])
 def test_rows_are_scored_at_each_fraction_and_at_the_end_of_an_epoch(
     often, encoder, rows, tmp_path, every, steps
 ):
@@ -84,7 +82,7 @@ def test_the_best_adapter_within_an_epoch_is_kept(often, encoder, rows, tmp_path
     assert log_loss(probs, rows[1]["answer"]) == pytest.approx(best["log_loss"], abs=1e-3)
 
 
-@pytest.mark.parametrize("step", [1, 2, 5, 6])
+@pytest.mark.parametrize("step", [1, 6])
 def test_a_training_that_is_killed_ends_as_the_whole_one(
     often, encoder, rows, tmp_path, kill_after, step
 ):
