@@ -57,17 +57,23 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
     runner.tell_changes([], [Step(TRAINING, number) for number in numbers])
     runner = runner.writing_to(out, lambda _: test_hash)
     runner.run([Step(PREDICTION, number, predict=str(folder)) for number in numbers])
+    path = out.submission(config.use_kfold)
+    write_csv(path, submission(sample, _combined(paths, config, out, numbers, test["id"])))
+    return path
+
+
+def _combined(
+    paths: RunPaths, config: Config, out: RunPaths, numbers: list[int], ids: pd.Series
+) -> pd.DataFrame:
+    """Combine what these adapters have written to `out`, as 05_ensemble has combined the run's."""
     members = []  # in 05's order, refit last
     for number in numbers:
-        probs = read_probabilities(out.fold(number).probs("test"), test["id"])
+        probs = read_probabilities(out.fold(number).probs("test"), ids)
         members.append(Member(number, config.adapter_name(number), probs))
     if config.second_look and uses_second_look(paths):
         members = members_with_look(members, out)
     probs = combine_members(members, read_temperatures(paths), config.ensemble)
-    probs = with_base(paths, config, out, probs)
-    path = out.submission(config.use_kfold)
-    write_csv(path, submission(sample, probs))
-    return path
+    return with_base(paths, config, out, probs)
 
 
 def _existing(folder: Path) -> Path:

@@ -140,13 +140,7 @@ def score_fold(
 
     probs = {name: averaged(orders) for name, orders in by_order.items()}
     if config.second_look:
-        closer = encoder.at_side(config.look_side)
-        rows_a_pass = second_look_rows(config, encoder.most_image_tokens, closer.most_image_tokens)
-        in_all_orders = replace(settings, batch_size=rows_a_pass, orders=MOST_ORDERS)
-        for name, rows in questions.items():
-            unsure = least_certain(rows, probs[name], config.second_look)
-            again = score_options(model, closer, unsure, in_all_orders)
-            probs[f"{name}_{SECOND_LOOK}"] = again
+        probs |= _second_look(model, encoder, questions, config, probs)
     of_the_base = _of_the_base(questions, config, out)
     if of_the_base:
         with model.disable_adapter():
@@ -162,6 +156,29 @@ def score_fold(
     for name, orders in by_order.items():
         write_orders(out.orders(name), orders)
     return probs
+
+
+def _second_look(
+    model: PeftModel,
+    encoder: Encoder,
+    questions: dict[str, pd.DataFrame],
+    config: Config,
+    probs: dict[str, pd.DataFrame],
+) -> dict[str, pd.DataFrame]:
+    """Score the least certain rows of each set again, in all orders; the others as in `score_fold`.
+
+    Args:
+        probs: of the first look, by set.
+    """
+    closer = encoder.at_side(config.look_side)
+    rows_a_pass = second_look_rows(config, encoder.most_image_tokens, closer.most_image_tokens)
+    first = ScoringSettings.of_run(config)
+    in_all_orders = replace(first, batch_size=rows_a_pass, orders=MOST_ORDERS)
+    looks = {}
+    for name, rows in questions.items():
+        unsure = least_certain(rows, probs[name], config.second_look)
+        looks[f"{name}_{SECOND_LOOK}"] = score_options(model, closer, unsure, in_all_orders)
+    return looks
 
 
 def least_certain(rows: pd.DataFrame, probs: pd.DataFrame, share: float) -> pd.DataFrame:
