@@ -36,7 +36,7 @@ NO_SWITCH = "none"
 SCORES = {"right": "accuracy", "loss": "log loss"}  # title by column
 
 
-def scored_rows(run_id: str, *, final: bool) -> pd.DataFrame:
+def scored_rows(run_id: str, *, final: bool = False) -> pd.DataFrame:
     """Score a run's out-of-fold rows: as its folds scored them, or as 05_ensemble left them.
 
     Returns:
@@ -81,7 +81,7 @@ def _settings(run_id: str) -> list[str]:
     return [f"{name}={value}" for name, value in changes.items() if name != "seed"]
 
 
-def switches(run_ids: Sequence[str], pictures: pd.Series, *, final: bool) -> pd.DataFrame:
+def switches(run_ids: Sequence[str], pictures: pd.Series, *, final: bool = False) -> pd.DataFrame:
     """Compare the switches with the runs that have none.
 
     Args:
