@@ -1,6 +1,7 @@
 """One more adapter, trained on all rows: it joins the test answers and no out-of-fold score."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,6 +22,8 @@ from vqa_utils.forecasting.forecast import RowCounts, _finish_time, forecast
 from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.shapes import shape_of
 from vqa_utils.presets import preset
+from vqa_utils.running.checking import _problems_of_refit
+from vqa_utils.running.stages import TRAINING, Step
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +152,17 @@ def test_a_refit_of_the_folds_best_steps_is_refused_without_them(command):
         command(*new, "--refit", "--folds", "0,2")
     command(*new, "--folds", "0,1")
     assert command("--resume", "--refit", "--folds", "2") == [*REFIT, *COMBINED]
+
+
+def test_a_refit_of_the_folds_best_steps_is_refused_on_a_cluster():
+    refit = [Step(TRAINING, 2)]
+    for changes, is_refused in (({"patience": 2}, True), ({"eval_every": 0.5}, True), ({}, False)):
+        config = preset("demo", n_folds=2, refit=True, **changes)
+        runner = SimpleNamespace(config=config, cluster=object(), paths=RunPaths("r"))
+        problems = _problems_of_refit(runner, refit)
+        assert bool(problems) == is_refused
+        assert all("nodes of a cluster do not see" in problem for problem in problems)
+        assert not _problems_of_refit(runner, refit[:0])
 
 
 def test_a_refit_starts_with_the_rungs_that_a_fold_needed(command, stand_in):

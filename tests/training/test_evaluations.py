@@ -82,6 +82,17 @@ def test_the_best_adapter_within_an_epoch_is_kept(often, encoder, rows, tmp_path
     assert log_loss(probs, rows[1]["answer"]) == pytest.approx(best["log_loss"], abs=1e-3)
 
 
+def ends_as(meta, train, kill_after, step):
+    """Kill a training once it has saved a step; it goes on to the result of the whole one."""
+    kill_after(step)
+    with pytest.raises(Killed):
+        train()
+    kill_after(None)
+    found = train()
+    assert found["epochs"] == meta["epochs"]
+    assert found["adapter_sha256"] == meta["adapter_sha256"]
+
+
 @pytest.mark.parametrize("step", [1, 6])
 def test_a_training_that_is_killed_ends_as_the_whole_one(
     often, encoder, rows, tmp_path, kill_after, step
@@ -89,13 +100,7 @@ def test_a_training_that_is_killed_ends_as_the_whole_one(
     """Before an evaluation within an epoch, and after it."""
     whole, killed = FoldPaths(tmp_path / "whole"), FoldPaths(tmp_path / "killed")
     meta = trained(often, encoder, rows, whole)
-    kill_after(step)
-    with pytest.raises(Killed):
-        trained(often, encoder, rows, killed)
-    kill_after(None)
-    found = trained(often, encoder, rows, killed)
-    assert found["epochs"] == meta["epochs"]
-    assert found["adapter_sha256"] == meta["adapter_sha256"]
+    ends_as(meta, lambda: trained(often, encoder, rows, killed), kill_after, step)
     losses = [pd.read_csv(paths.train_log)["loss"].tolist() for paths in (killed, whole)]
     assert losses[0] == losses[1]
 
@@ -114,13 +119,8 @@ def test_patience_ends_a_training_that_gets_no_better(
     assert len({scores["step"] for scores in meta["epochs"]}) == len(losses), "none twice"
     assert f"It ended after {meta['steps']} of 12 steps" in describe_epochs(meta)
 
-    kill_after(meta["steps"] - 1)  # the last that was saved
-    with pytest.raises(Killed):
-        trained(config, encoder, rows, killed)
-    kill_after(None)
-    found = trained(config, encoder, rows, killed)
-    assert found["epochs"] == meta["epochs"]
-    assert found["adapter_sha256"] == meta["adapter_sha256"]
+    last_saved = meta["steps"] - 1
+    ends_as(meta, lambda: trained(config, encoder, rows, killed), kill_after, last_saved)
 
 
 def test_a_refit_trains_for_the_mean_of_the_best_steps(often, encoder, challenge, tmp_path):
