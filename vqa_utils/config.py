@@ -32,6 +32,7 @@ from vqa_utils.setting_types import (
 )
 
 DEMO_DATA = "easy-vqa"  # the value of `data` for the demo's challenge
+HARD_DATA = "hard-vqa"  # and for the one that tells switches apart
 DEMO_MODEL_NAME = "demo"  # the value of `model` for the tiny base in vqa_utils/tiny_base/model
 NO_NOTEBOOK = "no notebook"  # sorts after the notebooks' names
 MOST_SEED = 2**32 - 1  # of NumPy
@@ -82,7 +83,7 @@ class Config:
     data: str = setting(
         "",
         "a folder with train.csv, test.csv, sample_submission.csv and the images, or "
-        f'"{DEMO_DATA}"; "" looks in Kaggle\'s input folder',
+        f'"{DEMO_DATA}" or "{HARD_DATA}"; "" looks in Kaggle\'s input folder',
         PLACE,
         used_from=NO_NOTEBOOK,
     )

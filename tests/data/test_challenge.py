@@ -8,7 +8,7 @@ from korean_challenge import write_korean_challenge
 from PIL import Image
 
 from vqa_utils.artifacts.files import write_sheet
-from vqa_utils.config import DEMO_DATA
+from vqa_utils.config import DEMO_DATA, HARD_DATA
 from vqa_utils.data._csv_files import SHOWN
 from vqa_utils.data.challenge import (
     DataError,
@@ -231,9 +231,10 @@ def test_a_known_challenge_is_written_when_it_is_first_loaded(tmp_path, monkeypa
     assert data_dir(str(tmp_path)) == tmp_path
 
 
-def test_easy_vqa_lies_beside_the_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("data", "folder"), [(DEMO_DATA, "demo-data"), (HARD_DATA, "hard-data")])
+def test_known_challenges_lie_beside_the_runs(tmp_path, monkeypatch, data, folder):
     monkeypatch.setenv("VQA_RUNS_DIR", str(tmp_path))
-    assert data_dir(DEMO_DATA) == tmp_path / "demo-data"
+    assert data_dir(data) == tmp_path / folder
 
 
 def test_kinds_of_question():

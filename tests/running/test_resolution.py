@@ -171,6 +171,7 @@ def test_a_picture_in_two_folds_is_found_before_anything_runs(command, folds_of_
     [
         "latest",
         "demo-data",
+        "hard-data",
         "tensorboard",
         "trackio",
         "wandb",

@@ -31,6 +31,11 @@ def demo_data_dir() -> Path:
     return runs_dir() / "demo-data"
 
 
+def hard_data_dir() -> Path:
+    """hard-vqa in the challenge's format; made once, shared by all runs."""
+    return runs_dir() / "hard-data"
+
+
 def picture_copies_dir() -> Path:
     """Reduced copies of large pictures; shared by all runs (see `data.pictures.copies`)."""
     return runs_dir() / ".pictures"

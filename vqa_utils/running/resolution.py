@@ -16,7 +16,7 @@ from vqa_utils.artifacts.places import portable
 from vqa_utils.artifacts.provenance import provenance
 from vqa_utils.artifacts.run import LATEST, RUN_ID, link_latest, named_run, read_config
 from vqa_utils.artifacts.taking_over import take_over_run
-from vqa_utils.config import DEMO_DATA, DEMO_MODEL_NAME, Config, parse_settings
+from vqa_utils.config import DEMO_MODEL_NAME, Config, parse_settings
 from vqa_utils.data.challenge import Challenge, load_challenge
 from vqa_utils.data.folds import check_leaks, read_folds
 from vqa_utils.data.known.challenges import KNOWN_CHALLENGES, data_dir
@@ -30,6 +30,7 @@ KAGGLE_INPUT = Path("/kaggle/input")
 RESERVED_IDS = (
     LATEST,
     "demo-data",
+    "hard-data",
     "tensorboard",
     "trackio",
     "wandb",
@@ -86,7 +87,7 @@ def resolve_run(args: argparse.Namespace, new_id: str) -> tuple[RunPaths, Config
 
 def tell_toy(args: argparse.Namespace, config: Config, console: Console) -> None:
     """Say that the demo's base answers one's own questions, if no preset was asked for."""
-    is_own = config.model == DEMO_MODEL_NAME and config.data != DEMO_DATA
+    is_own = config.model == DEMO_MODEL_NAME and config.data not in KNOWN_CHALLENGES
     if is_own and args.preset is None and not args.resume:
         console.print(
             "the demo's toy base answers these questions, which only shows that all works; "

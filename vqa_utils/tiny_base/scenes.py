@@ -5,7 +5,6 @@ colours), and no question has the words of one of easy-VQA's: `pretraining` comp
 refuses to train otherwise.
 """
 
-import math
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,27 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vqa_utils.data.known.shapes import COLOURS, SHAPES, Item, draw_item, light_ground
 from vqa_utils.prompts import LETTERS
 
 SIDE_PX = 64
-COLOURS = {
-    "red": (225, 30, 30), "blue": (30, 60, 225), "green": (30, 170, 60), "yellow": (240, 230, 40),
-    "black": (12, 12, 12), "gray": (128, 128, 128), "teal": (10, 130, 130), "brown": (140, 70, 35),
-    "orange": (250, 140, 20), "purple": (130, 30, 150), "pink": (250, 150, 190), "white": (250, 250, 250),
-}  # fmt: skip
-SHAPES = ("circle", "rectangle", "triangle", "line", "star")
 COUNTS = ("zero", "one", "two", "three")  # by number of shapes; zero is always wrong
 SIDES = ("left", "right", "top", "bottom", "center")  # center is always wrong
 YES_NO = ("yes", "no", "maybe", "unknown")
-
-
-class Item(NamedTuple):
-    """One shape of a scene; `x` and `y` are its centre in pixels."""
-
-    shape: str
-    colour: str
-    x: float
-    y: float
 
 
 class Question(NamedTuple):
@@ -48,8 +33,7 @@ class Question(NamedTuple):
 def draw_scene(seed: int) -> tuple[np.ndarray, list[Item]]:
     """Draw one to three shapes on a light ground: uint8 [64, 64, 3], and the list of them."""
     rng = random.Random(seed)
-    ground = tuple(rng.randint(200, 255) for _ in range(3))
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
+    image = Image.new("RGB", (SIDE_PX, SIDE_PX), light_ground(rng))
     pen = ImageDraw.Draw(image)
     count = rng.choice((1, 1, 1, 1, 2, 3))  # two thirds have one, as all of easy-VQA
     items = []
@@ -59,54 +43,9 @@ def draw_scene(seed: int) -> tuple[np.ndarray, list[Item]]:
         x = rng.uniform(size, SIDE_PX - size)
         y = rng.uniform(size, SIDE_PX - size)
         item = Item(shape, colour, x, y)
-        fill = tuple(_near(value, rng) for value in COLOURS[colour])
-        _draw(pen, item, size, fill, rng)
+        draw_item(pen, item, size, rng, line_px=3)
         items.append(item)
     return np.asarray(image).copy(), items
-
-
-def _near(value: int, rng: random.Random) -> int:
-    """A value of a colour's channel up to 30 lighter or darker."""
-    return max(0, min(255, value + rng.randint(-30, 30)))
-
-
-def _draw(
-    pen: ImageDraw.ImageDraw,
-    item: Item,
-    size: float,
-    fill: tuple[int, ...],
-    rng: random.Random,
-) -> None:
-    """Draw an item. Half of them stand upright, the others are turned by any angle."""
-    is_turned = rng.random() < 0.5
-    turn = rng.uniform(0, math.tau) if is_turned else 0.0
-    if item.shape == "circle":
-        x, y = item.x, item.y
-        pen.ellipse((x - size, y - size, x + size, y + size), fill)
-        return
-    corners = []
-    for radius, angle in _corners(item.shape, size, rng):
-        x = item.x + radius * math.cos(turn + angle)
-        y = item.y + radius * math.sin(turn + angle)
-        corners.append((x, y))
-    if item.shape == "line":
-        pen.line(corners, fill, width=3)
-    else:
-        pen.polygon(corners, fill)
-
-
-def _corners(shape: str, size: float, rng: random.Random) -> list[tuple[float, float]]:
-    """The corners of an upright shape: distance from the centre in px, and angle."""
-    if shape == "line":
-        return [(size, 0), (size, math.pi)]
-    if shape == "triangle":
-        # y grows downwards: -pi/2 is the top
-        return [(size, k * math.tau / 3 - math.pi / 2) for k in range(3)]
-    if shape == "star":  # of five points; ten corners, near and far in turns
-        return [(size if k % 2 else size * 0.4, k * math.tau / 10) for k in range(10)]
-    # The tangent is the ratio of height and width
-    half = math.atan(rng.uniform(0.4, 2.5))  # of the angle between a rectangle's diagonals
-    return [(size, angle) for angle in (half, math.pi - half, math.pi + half, -half)]
 
 
 def ask(items: list[Item], rng: random.Random) -> dict[str, str]:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqa_utils.artifacts.paths import demo_data_dir
-from vqa_utils.config import DEMO_DATA
-from vqa_utils.data.known import easy_vqa
+from vqa_utils.artifacts.paths import demo_data_dir, hard_data_dir
+from vqa_utils.config import DEMO_DATA, HARD_DATA
+from vqa_utils.data.known import easy_vqa, hard_vqa
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,10 @@ class KnownChallenge:
     """Writes the usual files into a folder, unless they are there."""
 
 
-KNOWN_CHALLENGES = {DEMO_DATA: KnownChallenge(demo_data_dir, easy_vqa.write_challenge)}
+KNOWN_CHALLENGES = {
+    DEMO_DATA: KnownChallenge(demo_data_dir, easy_vqa.write_challenge),
+    HARD_DATA: KnownChallenge(hard_data_dir, hard_vqa.write_challenge),
+}
 
 
 def data_dir(data: str) -> Path:
