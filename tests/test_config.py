@@ -73,9 +73,14 @@ CHOICES = {
     "cache_features": True,"quantization": "none", "folds_at_once": 2, "micro_batch": 4, "score_batch": 4, "tta": 2,
            "text_tokens": 90, "longest_text": 700, "longest_test": 700,
            "use_gradient_checkpointing": True, "calibrate": False, "ensemble": "vote",
-           "report_to": ("wandb",), "lang": "ko", "second_look": 0.1, "second_look_side": 512}  # fmt: skip
+           "report_to": ("wandb",), "lang": "ko", "second_look": 0.1, "second_look_side": 512, "crops": 2,
+           "second_look_crops": 2}  # fmt: skip
 # Settings that mean something with others alone
-NEEDS = {"second_look": {"tta": 1}, "second_look_side": {"tta": 1, "second_look": 0.1}}
+NEEDS = {
+    "second_look": {"tta": 1},
+    "second_look_side": {"tta": 1, "second_look": 0.1},
+    "second_look_crops": {"tta": 1, "second_look": 0.1},
+}
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 4,
@@ -131,7 +136,7 @@ def test_no_setting_is_a_flag_that_nothing_reads():
     ]
     # As fold_numbers, trained_text and scored_text
     read_by_config_itself = {"use_kfold", "n_folds", "longest_text", "longest_test"}
-    read_by_config_itself |= {"instruction", "ask_twice"}
+    read_by_config_itself |= {"instruction", "ask_twice", "second_look_side", "second_look_crops"}
     assert set(unread) <= read_by_config_itself
 
 

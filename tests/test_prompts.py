@@ -33,6 +33,13 @@ def test_a_question_that_is_asked_twice_stands_before_the_image_too():
     assert user["content"] == [{"type": "text", "text": "색은?\n"}, *chat(ROW)[1]["content"]]
 
 
+def test_crops_follow_the_picture():
+    _, user = chat(ROW, prompt=Prompt(crops=2))
+    assert user["content"] == [{"type": "image"}] * 4 + chat(ROW)[1]["content"]
+    _, twice = chat(ROW, prompt=Prompt(crops=3, asks_twice=True))
+    assert [part["type"] for part in twice["content"]] == ["text", *["image"] * 10, "text"]
+
+
 def test_an_instruction_of_ones_own_gives_way_to_a_rows():
     own = Prompt("Answer in Korean.")
     assert chat(ROW, prompt=own)[0]["content"] == "Answer in Korean."

@@ -114,6 +114,13 @@ class Config:
         "px; an image gets at most image_side squared pixels and keeps its aspect ratio",
         between(32, 8192, "px (one merged patch of Qwen3-VL, and the largest of cameras)"),
     )
+    crops: int = setting(
+        0,
+        "a side: show 2 x 2 or 3 x 3 parts of each image after it, each as large as the whole; five "
+        "or ten times the image tokens",
+        one_of(0, 2, 3),
+        is_added=True,
+    )
 
     # The prompt
     instruction: str = setting(
@@ -318,6 +325,13 @@ class Config:
         used_from="04_infer",
         is_added=True,
     )
+    second_look_crops: int = setting(
+        0,
+        "as crops, for the second look; 0 shows pictures as at first",
+        one_of(0, 2, 3),
+        used_from="04_infer",
+        is_added=True,
+    )
     base_member: bool = setting(
         False,
         "let the base answer without an adapter too, with a weight beside the folds where that "
@@ -380,6 +394,21 @@ class Config:
         return self.second_look_side or self.image_side
 
     @property
+    def look_crops(self) -> int:
+        """The `crops` of the second look."""
+        return self.second_look_crops or self.crops
+
+    @property
+    def look_prompt(self) -> Prompt:
+        """How questions are put in the second look."""
+        return self.prompt._replace(crops=self.look_crops)
+
+    @property
+    def looks_closer(self) -> bool:
+        """Tell whether the second look has images of its own, which the vision tower has to see."""
+        return bool(self.second_look_side or self.second_look_crops)
+
+    @property
     def evaluations_per_epoch(self) -> int:
         """How often the held-out rows are scored in an epoch."""
         return math.ceil(1 / self.eval_every)
@@ -417,7 +446,7 @@ class Config:
     @property
     def prompt(self) -> Prompt:
         """How questions are put."""
-        return Prompt(self.instruction or INSTRUCTION, self.ask_twice)
+        return Prompt(self.instruction or INSTRUCTION, self.ask_twice, self.crops)
 
     @property
     def effective_batch(self) -> int:
@@ -622,18 +651,21 @@ def _rule_problems(config: Config) -> list[str]:
             f"micro_batch and accumulation: expected up to {MOST_ROWS:,} rows per optimizer step, "
             f"found {config.effective_batch:,}"
         )
-    if config.second_look and config.tta == len(LETTERS) and config.look_side <= config.image_side:
+    sees_more = config.look_side > config.image_side or config.look_crops > config.crops
+    if config.second_look and config.tta == len(LETTERS) and not sees_more:
         problems.append(
-            "second_look: expected tta below 4 or second_look_side above image_side, as it scores "
-            f"rows in all four orders, found tta=4 and {config.look_side} px"
+            "second_look: expected tta below 4, second_look_side above image_side or "
+            "second_look_crops above crops, as it scores rows in all four orders, found tta=4, "
+            f"{config.look_side} px and {config.look_crops} crops a side"
         )
-    if config.second_look_side and not config.second_look:
-        problems.append("second_look_side: expected second_look above 0 with it, found 0")
-    if config.second_look_side and config.cache_features is True:
-        problems.append(
-            "cache_features: expected false with second_look_side, as the vision tower has gone by "
-            "the second look, found true"
-        )
+    for name in ("second_look_side", "second_look_crops"):
+        if getattr(config, name) and not config.second_look:
+            problems.append(f"{name}: expected second_look above 0 with it, found 0")
+        if getattr(config, name) and config.cache_features is True:
+            problems.append(
+                f"cache_features: expected false with {name}, as the vision tower has gone by the "
+                "second look, found true"
+            )
     if config.use_kfold and config.n_folds < 2:
         problems.append(
             f"n_folds: expected at least 2 (or use_kfold=false), found {config.n_folds}"

@@ -10,6 +10,7 @@ INSTRUCTION = "Look at the image and answer with the letter of the right option.
 # Of Qwen's chat, around instruction, image, words and answer: 18 of Qwen3-VL, and four more where
 # the answer comes after an empty thought
 TEMPLATE_TOKENS = 22
+IMAGE_MARKS = 2  # of each further image: its start and end
 
 
 class Prompt(NamedTuple):
@@ -19,6 +20,18 @@ class Prompt(NamedTuple):
     """The system's words."""
     asks_twice: bool = False
     """The question stands before the image too, so that the image is read with it in mind."""
+    crops: int = 0
+    """Parts a side, shown after the whole picture; 2: its four quarters. 0 shows none."""
+
+    @property
+    def images(self) -> int:
+        """Count the images of a row: the picture, and its crops."""
+        return 1 + self.crops**2
+
+    @property
+    def image_marks(self) -> int:
+        """Count the tokens around a row's images that `TEMPLATE_TOKENS` does not count."""
+        return (self.images - 1) * IMAGE_MARKS
 
 
 USUAL = Prompt()
@@ -76,10 +89,8 @@ def chat(
     """
     if answer is not None and answer not in LETTERS:
         raise ValueError(f"answer: expected one of {', '.join(LETTERS)}, found {answer!r}")
-    user = [
-        {"type": "image"},  # its place: the encoder knows the picture
-        {"type": "text", "text": question_text(row)},
-    ]
+    user = [{"type": "image"}] * prompt.images  # their places: the encoder knows the picture
+    user.append({"type": "text", "text": question_text(row)})
     before = text_before_image(row, prompt)
     if before:
         user.insert(0, {"type": "text", "text": before})

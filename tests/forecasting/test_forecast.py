@@ -83,6 +83,14 @@ def test_four_orders_cost_less_than_four_times_one():
     assert 1.2 < four.scoring.wall / one.scoring.wall < 2.5 and four.training == one.training
 
 
+def test_crops_cost_their_tokens():
+    whole, parts = (
+        expected(crops=crops, micro_batch=4, accumulation=4, score_batch=8) for crops in (0, 2)
+    )
+    assert 2 < parts.training.wall / whole.training.wall < 5
+    assert 2 < parts.scoring.wall / whole.scoring.wall < 5
+
+
 def test_several_orders_alone_cost_a_whole_mask(monkeypatch):
     asked = []
 

@@ -22,7 +22,7 @@ from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.model.loading import load_base, load_processor
 from vqa_utils.model.nf4.experts import PROJECTIONS, NF4Experts
 from vqa_utils.planning.shapes import LAYERS
-from vqa_utils.prompts import LETTERS, chat, cyclic_order, reorder_options
+from vqa_utils.prompts import LETTERS, USUAL, Prompt, chat, cyclic_order, reorder_options
 from vqa_utils.scoring._orders import can_share
 from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.training.fold import train_fold
@@ -178,22 +178,23 @@ def test_attention_takes_the_form_that_a_t4_has_a_fast_kernel_for(
     )
 
 
-def test_the_positions_are_those_of_the_model(family, challenge):
-    batch = Encoder(load_processor(family), challenge.folder, family.image_side).examples(
-        challenge.train.to_dict("records")
-    )
+@pytest.mark.parametrize("prompt", [USUAL, Prompt(crops=2)], ids=["whole", "crops"])
+def test_the_positions_are_those_of_the_model(family, challenge, prompt):
+    encoder = Encoder(load_processor(family), challenge.folder, family.image_side, prompt)
+    batch = encoder.examples(challenge.train.to_dict("records"))
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     wanted, _ = base_of(family).model.get_rope_index(**{name: batch[name] for name in names})
     assert torch.equal(batch["position_ids"], wanted)
 
 
-def test_a_batch_is_what_the_familys_own_processor_makes(family, challenge):
+@pytest.mark.parametrize("prompt", [USUAL, Prompt(crops=2)], ids=["whole", "crops"])
+def test_a_batch_is_what_the_familys_own_processor_makes(family, challenge, prompt):
     processor = load_processor(family)
-    encoder = Encoder(processor, challenge.folder, family.image_side)
+    encoder = Encoder(processor, challenge.folder, family.image_side, prompt)
     rows = challenge.test.head(3).to_dict("records")
-    chats = [chat(row) for row in rows]
+    chats = [chat(row, prompt=prompt) for row in rows]
     texts = processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    images = [encoder._image(row["path"]) for row in rows]
+    images = [image for row in rows for image in encoder._images(row["path"])]
     wanted = processor(
         text=texts, images=images, do_resize=False, padding=True, padding_side="left", return_tensors="pt"
     )  # fmt: skip

@@ -125,7 +125,7 @@ def test_features_do_not_depend_on_the_pictures_beside(cached, pictures, tmp_pat
         stores.append(store_of(load_base(settings, None, Pictures(pictures.folder, paths, []))))
     last = pictures.folder / pictures.paths[-1]
     found, wanted = (store.read(last) for store in stores)
-    assert torch.equal(found.tokens, wanted.tokens) and torch.equal(found.grid, wanted.grid)
+    assert torch.equal(found.tokens, wanted.tokens) and torch.equal(found.grids, wanted.grids)
 
 
 @pytest.mark.parametrize("change", ["other bytes", "deleted"])
@@ -152,14 +152,15 @@ def test_what_features_depend_on_has_a_folder_of_its_own(cached, pictures, monke
     usual = folder()
     others = [
         folder(dataclasses.replace(cached, image_side=96)),
+        folder(dataclasses.replace(cached, crops=2)),
         folder(dtype=torch.float16),
     ]
-    monkeypatch.setattr(loading, "FEATURES_FORMAT", 2)
+    monkeypatch.setattr(loading, "FEATURES_FORMAT", 0)
     others.append(folder())
     monkeypatch.undo()
     monkeypatch.setattr(cache_folders.importlib.metadata, "version", lambda name: "0")
     others.append(folder())
-    assert len({usual, *others}) == 5
+    assert len({usual, *others}) == 6
     assert feature_store(dataclasses.replace(cached, cache_features=False), None, pictures) is None
     assert feature_store(dataclasses.replace(cached, cache_features="auto"), None, pictures) is None
 

@@ -22,6 +22,7 @@ from vqa_utils.model.preparing import prepare_base
 from vqa_utils.planning.machine.check import check_run
 from vqa_utils.planning.machine.gpus import T4, MachineError
 from vqa_utils.planning.source.check import check_source, is_packed
+from vqa_utils.prompts import Prompt
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,32 @@ def test_pictures_are_prepared_as_they_are_shown(own, challenge, monkeypatch):
         shown().pixels(paths[:1])["pixel_values"], source.pixels(paths[:1])["pixel_values"]
     )
     assert len(read) == 3, "torn"
+
+
+def test_crops_are_prepared_with_their_pictures(own, challenge, monkeypatch):
+    config, folder = own
+    paths = list(challenge.train["path"].unique()[:3])
+    shown = [
+        Encoder(load_processor(config), challenge.folder, config.image_side, Prompt(crops=crops))
+        for crops in (0, 2)
+    ]
+    wanted = [one.pixels(paths)["pixel_values"] for one in shown]
+    prepare_base(dataclasses.replace(config, data=str(challenge.folder), crops=2), folder)
+    processor = load_processor(dataclasses.replace(config, model=str(folder)))
+
+    def found(crops):
+        return Encoder(processor, challenge.folder, config.image_side, Prompt(crops=crops))
+
+    decoded = []
+    real = encoder.open_picture
+    monkeypatch.setattr(
+        encoder, "open_picture", lambda path, side: decoded.append(path) or real(path, side)
+    )
+    for crops, pixels in zip((0, 2), wanted, strict=True):
+        assert torch.equal(found(crops).pixels(paths)["pixel_values"], pixels)
+    assert not decoded
+    found(3).pixels(paths)
+    assert len(decoded) == 3, "nine parts were not prepared"
 
 
 def test_a_picture_that_has_changed_is_decoded(own, challenge, tmp_path):

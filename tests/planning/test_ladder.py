@@ -56,6 +56,11 @@ def test_the_order_is_the_fields_advice():
     assert "GPU 0" in end and "training" in end and "single_gpu" in end
 
 
+def test_crops_go_before_pixels():
+    rungs, _ = climb(replace(ONE_ROW, crops=2), gpu=1)
+    assert [rung.after for rung in rungs][:2] == [{"crops": 0}, {"image_side": 320}]
+
+
 def test_nothing_gets_smaller_than_in_the_preset_low_memory():
     small = preset("low_memory")
     settings = replace(small, micro_batch=1, score_batch=1, use_gradient_checkpointing=True)

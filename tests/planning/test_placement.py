@@ -220,17 +220,17 @@ def test_a_fold_alone_has_two_batches_in_flight_where_the_second_has_room():
 
 
 @pytest.mark.parametrize(
-    ("side", "score_batch", "tta"), [(0, 16, 1), (640, 16, 4), (640, 1, 2), (1024, 2, 4)]
+    ("side", "crops", "score_batch", "tta"),
+    [(0, 0, 16, 1), (640, 0, 16, 4), (640, 0, 1, 2), (1024, 0, 2, 4), (0, 2, 16, 4), (0, 3, 2, 1)],
 )
-def test_a_second_look_is_planned_in_passes_of_no_more_tokens(side, score_batch, tta):
+def test_a_second_look_is_planned_in_passes_of_no_more_tokens(side, crops, score_batch, tta):
     settings = {"micro_batch": 2, "accumulation": 8, "score_batch": score_batch, "tta": tta}
-    config = preset("safe", **settings, second_look=0.1, second_look_side=side)
+    looks = {"second_look": 0.1, "second_look_side": side, "second_look_crops": crops}
+    config = preset("safe", **settings, **looks)
     first, *others = Placement(config, SHAPE).scoring
     looks = [batch for batch in others if batch.rows > 1 or batch.image_tokens > first.image_tokens]
     for look in looks:
-        assert (
-            look.image_tokens
-            == batch_of(SHAPE, preset("safe", image_side=side or 384), 1).image_tokens
-        )
+        alone = batch_of(SHAPE, preset("safe", image_side=side or 384, crops=crops), 1)
+        assert (look.image_tokens, look.images) == (alone.image_tokens, 1 + crops**2)
         assert look.tokens <= first.tokens or look.rows == 1
     assert looks

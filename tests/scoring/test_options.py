@@ -22,7 +22,7 @@ from vqa_utils.model.encoder import Encoder, letter_token_ids
 from vqa_utils.model.nf4 import forward as experts
 from vqa_utils.planning import activations, batches
 from vqa_utils.planning.shapes import shape_of
-from vqa_utils.prompts import LETTERS, chat
+from vqa_utils.prompts import LETTERS, Prompt, chat
 from vqa_utils.scoring import options
 from vqa_utils.scoring._orders import encode_orders, shifts_of
 from vqa_utils.scoring.options import ScoringSettings, last_logits, score_fold, score_options
@@ -186,13 +186,12 @@ def test_baselines_are_the_base_alone_and_the_adapter_without_pictures(
     assert np.abs(probs["oof"] - alone).max() > 0.05
 
 
-@pytest.mark.parametrize("side", [0, 96])
+@pytest.mark.parametrize(("side", "crops"), [(0, 0), (96, 0), (0, 2)])
 def test_the_least_certain_rows_are_scored_again_in_all_orders(
-    base, encoder, config, challenge, tmp_path, side
+    base, encoder, config, challenge, tmp_path, side, crops
 ):
-    config = dataclasses.replace(
-        config, baselines=False, second_look=0.3, second_look_side=side, tta=1
-    )
+    looks = {"second_look": 0.3, "second_look_side": side, "second_look_crops": crops}
+    config = dataclasses.replace(config, baselines=False, **looks, tta=1)
     rows = challenge.train.head(10).drop(columns="answer")
     probs = score_fold(base, encoder, {"oof": rows}, config, FoldPaths(tmp_path))
     assert list(probs) == ["oof", f"oof_{SECOND_LOOK}"]
@@ -201,7 +200,8 @@ def test_the_least_certain_rows_are_scored_again_in_all_orders(
     least = probs["oof"]["id"][confidence <= np.sort(confidence)[2]]
     assert list(again["id"]) == list(least), "three of ten, in their order"
     settings = dataclasses.replace(ScoringSettings.of_run(config), orders=4)
-    closer = Encoder(encoder.processor, challenge.folder, side or config.image_side)
+    seen_at = side or config.image_side
+    closer = Encoder(encoder.processor, challenge.folder, seen_at, Prompt(crops=crops))
     whole = score_options(base, closer, rows[rows["id"].isin(least)], settings)
     pd.testing.assert_frame_equal(again, whole, atol=1e-5)
     read = read_probabilities(FoldPaths(tmp_path).probs(f"oof_{SECOND_LOOK}"))

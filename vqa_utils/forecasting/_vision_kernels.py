@@ -12,8 +12,8 @@ def vision(shape: ModelShape, batch: Batch) -> list[Kernel]:
     """List the kernels of the vision tower; it has no backward."""
     hidden = shape.vision_hidden
     patches_per_token = shape.pixels_per_token // shape.patch_px**2
-    patches_per_image = batch.image_tokens * patches_per_token
-    patches = batch.rows * patches_per_image
+    patches_per_image = batch.image_tokens * patches_per_token // batch.images
+    patches = batch.rows * batch.images * patches_per_image
     forward = (FORWARD,)
     kernels = []
     for name, size in shape.parameters.items():

@@ -106,7 +106,9 @@ def held_out_rows(config: Config, rows: RowCounts) -> float:
 
 def scored_rows(config: Config, rows: RowCounts) -> float:
     """Return how many rows a fold scores: with `baselines`, held-out ones three times."""
-    look = config.second_look * ORDERS_IN_ONE_PASS * (config.look_side / config.image_side) ** 2
+    pixels = config.prompt.images * config.image_side**2
+    look_pixels = config.look_prompt.images * config.look_side**2
+    look = config.second_look * ORDERS_IN_ONE_PASS * look_pixels / pixels
     held_out_scorings = 1 + (config.baselines or config.base_member) + config.baselines + look
     test_scorings = (
         1 + config.base_member / len(config.fold_numbers) + look

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BatchFeature, ProcessorMixin
 
 from vqa_utils.data.pictures.copies import open_picture, picture_size
+from vqa_utils.data.pictures.crops import crop_boxes
 from vqa_utils.data.pictures.prepared import PreparedPictures
 from vqa_utils.model._plain_text import as_plain_text, marks_of
 from vqa_utils.model.features.stand_in import store_of
@@ -54,7 +55,7 @@ class Encoder:
             processor: of the base.
             folder: the rows' `path` is relative to it.
             image_side: an image gets at most its square in pixels.
-            prompt: of the run.
+            prompt: of the run; its crops are shown at the size of the whole picture.
 
         Raises:
             ValueError: a letter is not one token.
@@ -75,10 +76,11 @@ class Encoder:
         other.blank = True
         return other
 
-    def at_side(self, image_side: int) -> "Encoder":
-        """Return an encoder that shows pictures with at most this number's square in pixels."""
+    def closer(self, image_side: int, crops: int) -> "Encoder":
+        """Return an encoder that shows images with at most this side's square in pixels, and crops."""
         other = copy.copy(self)
         other.image_side = image_side
+        other.prompt = self.prompt._replace(crops=crops)
         other._prepared = other.prepared_in(self.processor.tokenizer.name_or_path)
         return other
 
@@ -97,18 +99,18 @@ class Encoder:
         Returns:
             input_ids, attention_mask, mm_token_type_ids [B, L], position_ids [3, B, L],
             pixel_values (see `pixels`, or of a store [image tokens of all rows, 1 + D, H]) and
-            image_grid_thw [B, 3].
+            image_grid_thw [B * images, 3].
         """
         return self._encode(rows, [None] * len(rows))
 
     def pixels(self, paths: Sequence[str]) -> BatchFeature:
-        """Return pictures as the vision tower takes them.
+        """Return pictures as the vision tower takes them, each with its crops after it.
 
         Returns:
-            pixel_values [patches of all pictures, pixels of a patch] and image_grid_thw
-            [pictures, 3], their frames (1), rows and columns of patches.
+            pixel_values [patches of all images, pixels of a patch] and image_grid_thw [images, 3],
+            their frames (1), rows and columns of patches.
         """
-        images = [self._image(path) for path in paths]  # of their size by now
+        images = [image for path in paths for image in self._images(path)]  # of their size by now
         return self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
 
     def prepared_in(self, base: str | Path) -> PreparedPictures:
@@ -116,7 +118,7 @@ class Encoder:
         return PreparedPictures.of(base, self.image_side, self._factor)
 
     def prepare(self, path: str, pictures: PreparedPictures) -> None:
-        """Keep a picture as it is shown."""
+        """Keep a picture as it is shown, and its crops."""
         pictures.write(self.folder / path, self._resized(self.folder / path))
 
     def prompt_ids(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -165,7 +167,7 @@ class Encoder:
         return tokens, is_label.tolist()
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
-        """Count each row's tokens: image, words, chat template. Reads image headers only."""
+        """Count each row's tokens: images, words, chat template. Reads image headers only."""
         if not rows:
             return []  # the tokenizer cannot take none
         tokenizer = self.processor.tokenizer
@@ -190,12 +192,15 @@ class Encoder:
 
     @property
     def most_image_tokens(self) -> int:
-        """The most tokens of an image."""
-        return math.ceil(self.image_side**2 / self._factor**2)
+        """The most tokens of a row's images, with the marks between them."""
+        return self._of_all_images(math.ceil(self.image_side**2 / self._factor**2))
 
     def _image_tokens(self, path: Path) -> int:
-        """Count the tokens of an image after resizing: one for each merged patch."""
-        return math.prod(self._size(*picture_size(path))) // self._factor**2
+        """Count the tokens of a row's images after resizing: one for each merged patch."""
+        return self._of_all_images(math.prod(self._size(*picture_size(path))) // self._factor**2)
+
+    def _of_all_images(self, of_one: int) -> int:
+        return self.prompt.images * of_one + self.prompt.image_marks
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height in px that an image is resized to, multiples of the factor.
@@ -212,16 +217,22 @@ class Encoder:
         longest = most // self._factor**2 * self._factor
         return (longest, self._factor) if width > height else (self._factor, longest)
 
-    def _image(self, path: str) -> Image.Image:
-        """Open a picture at the size in which it is shown; `blanked`, a grey one of that size."""
+    def _images(self, path: str) -> list[Image.Image]:
+        """Open a picture as it is shown, and its crops; `blanked`, grey ones of that size."""
         picture = self.folder / path
-        shown = self._prepared.read(picture) or self._resized(picture)
-        return Image.new("RGB", shown.size, BLANK) if self.blank else shown
+        shown = self._prepared.read(picture, self.prompt.crops) or self._resized(picture)
+        if self.blank:
+            return [Image.new("RGB", image.size, BLANK) for image in shown]
+        return shown
 
-    def _resized(self, path: Path) -> Image.Image:
-        picture = open_picture(path, self.image_side)
+    def _resized(self, path: Path) -> list[Image.Image]:
+        """Open a picture at the size in which it is shown, and its crops at the same size."""
+        picture = open_picture(path, self.image_side * max(1, self.prompt.crops))
         # As qwen_vl_utils would, but to the size for the whole picture, if this is a reduced copy
-        return picture.image.resize(self._size(picture.width, picture.height))
+        size = self._size(picture.width, picture.height)
+        whole = picture.image
+        boxes = crop_boxes(*whole.size, self.prompt.crops)
+        return [whole.resize(size), *(whole.resize(size, box=box) for box in boxes)]
 
     def _encode(self, rows: Sequence[Row], answers: Sequence[str | None]) -> BatchFeature:
         """Encode rows with their answers, or without any.
@@ -229,13 +240,15 @@ class Encoder:
         As the processor would, which takes no features in place of images.
         """
         images = self._pictures([row["path"] for row in rows])
-        grids = images["image_grid_thw"][:, 1:] // self.processor.image_processor.merge_size
+        merge = self.processor.image_processor.merge_size
+        # [B, 2]; all images of a row have the same
+        grids = images["image_grid_thw"][:: self.prompt.images, 1:] // merge
         mark = self.processor.image_token
         texts = []
         for row, answer, image_tokens in zip(rows, answers, grids.prod(1).tolist(), strict=True):
             messages = chat(self._plain(row), answer, self.prompt)
             text = self._render(messages, add_generation_prompt=answer is None)
-            # One a row: its words have no marks
+            # Its words have no marks
             texts.append(text.replace(mark, mark * image_tokens))
         words = self.processor.tokenizer(
             texts, padding=True, padding_side="left", return_tensors="pt"
@@ -251,12 +264,12 @@ class Encoder:
         return as_plain_text({"instruction": self.prompt.instruction, **row}, self._marks)
 
     def _pictures(self, paths: Sequence[str]) -> Mapping[str, torch.Tensor]:
-        """Return pictures' pixels, or their features of the store, and their grids [B, 3]."""
+        """Return pictures' pixels, or their features of the store, and the grids of all images."""
         if self._store is None:
             return self.pixels(paths)
         features = [self._store.read(self.folder / path, grey=self.blank) for path in paths]
         tokens = torch.cat([picture.tokens for picture in features])
-        grids = torch.stack([picture.grid for picture in features])
+        grids = torch.cat([picture.grids for picture in features])
         # Under the names that the model has for pixels: a `StoredFeatures` gets them
         return {"pixel_values": tokens, "image_grid_thw": grids}
 

@@ -32,7 +32,7 @@ from vqa_utils.planning.shapes import shape_of
 from vqa_utils.planning.source.check import check_packing, is_packed, source_of
 from vqa_utils.sharing.client import is_shared
 
-FEATURES_FORMAT = 1  # to be raised when pictures or the tower's forward change
+FEATURES_FORMAT = 2  # to be raised when pictures or the tower's forward change
 # That decide how a picture looks, and what the tower makes of it
 OF_FEATURES = ("pillow", "qwen-vl-utils", "torch", "transformers")
 SHARD_SIZE = "2GB"  # of a kept copy: the loader reads shard after shard
@@ -189,7 +189,8 @@ def with_features(
     """
     store = feature_store(config, model.dtype, pictures)
     if store is not None and pictures is not None:
-        encoder = Encoder(load_processor(config), pictures.folder, config.image_side)
+        processor = load_processor(config)
+        encoder = Encoder(processor, pictures.folder, config.image_side, config.prompt)
         store_features(model, store, pictures, encoder, config)
     return model
 
@@ -246,7 +247,8 @@ def feature_store(
     if not config.caches_features or pictures is None:
         return None
     source = _source_folder(config)
-    key = source_key(source, [str(dtype), config.image_side, FEATURES_FORMAT], OF_FEATURES)
+    made_with = [str(dtype), config.image_side, config.crops, FEATURES_FORMAT]
+    key = source_key(source, made_with, OF_FEATURES)
     name = f"{Path(model_path(config)).name}-features-{config.image_side}px-{key}"
     size = len(pictures.paths) * feature_bytes(shape_of(config), config)
     folder = cache_folder(config, name, size, Path.is_dir)

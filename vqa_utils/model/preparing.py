@@ -62,7 +62,7 @@ def prepare_base(config: Config, folder: Path) -> int:
             processor.save_pretrained(draft)
             if pictures is None:
                 return 0
-            encoder = Encoder(processor, pictures.folder, config.image_side)
+            encoder = Encoder(processor, pictures.folder, config.image_side, config.prompt)
             prepared = encoder.prepared_in(draft)
             each_file(
                 functools.partial(encoder.prepare, pictures=prepared),

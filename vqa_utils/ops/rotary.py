@@ -40,14 +40,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 
 def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-    """Compute the multimodal rotary positions of rows with one image each.
+    """Compute the multimodal rotary positions of rows whose images are of one size each.
 
     The same as the models' `get_rope_index`, which goes through the rows in Python on the GPU,
     with synchronisations; this function runs where batches are made.
 
     Text counts up in all three; an image's rows and columns count from its start; the text after
-    it goes on from the longer side. For two tokens of padding, two of text, an image of 2 x 3
-    tokens, and text:
+    it goes on from the longer side. Text stands between two images. For two tokens of padding, two
+    of text, an image of 2 x 3 tokens, and text:
 
         token     .  .  T  T  I  I  I  I  I  I  T  T
         time      0  0  0  1  2  2  2  2  2  2  5  6
@@ -57,22 +57,21 @@ def rope_positions(types: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor)
     Args:
         types: [B, L], 1 at image tokens.
         mask: [B, L], 0 at the padding on the left.
-        grids: [B, 2], the image tokens' rows and columns.
+        grids: [B, 2], rows and columns of tokens of each of a row's images.
 
     Returns:
         [3, B, L]: time, row and column; 0 at padding.
     """
-    is_token = mask.bool()  # [B, L], as are the next four
+    is_token = mask.bool()  # [B, L], as are the next ones
     is_image = types.bool() & is_token
     is_text = is_token & ~is_image
-    nth_image = is_image.cumsum(1) - 1
-    nth_text = is_text.cumsum(1) - 1
-    is_before_image = nth_image < 0
     columns = grids[:, 1:]  # [B, 1]
     longer_side = grids.amax(1, keepdim=True)  # [B, 1]
-    start = (is_text & is_before_image).sum(1, keepdim=True)  # [B, 1], of the image
-    text = nth_text + torch.where(is_before_image, 0, longer_side)  # [B, L]
-    time = start.expand_as(types)
+    image_tokens = grids.prod(1, keepdim=True)  # [B, 1], of one image
+    texts_before = is_text.cumsum(1) - is_text.long()
+    seen = is_image.cumsum(1) - is_image.long()  # image tokens before this one
+    images_before, place = seen // image_tokens, seen % image_tokens
+    start = texts_before + images_before * longer_side
     # [3, B, L], of use at image tokens only
-    image = torch.stack([time, start + nth_image // columns, start + nth_image % columns])
-    return torch.where(is_image, image, text).masked_fill(mask == 0, 0)
+    image = torch.stack([start, start + place // columns, start + place % columns])
+    return torch.where(is_image, image, start).masked_fill(mask == 0, 0)

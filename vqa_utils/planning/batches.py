@@ -21,11 +21,13 @@ class Batch:
 
     rows: int
     image_tokens: int
-    """Per row."""
+    """Per row, of all its images."""
     text_tokens: int
     """Per row."""
     has_features: bool = False
     """Pictures come as features of a store, not as pixels for the vision tower."""
+    images: int = 1
+    """Per row: the picture, and its crops."""
 
     @property
     def tokens(self) -> int:
@@ -44,11 +46,12 @@ def batch_of(
         orders: option orders in one pass.
     """
     # image_side**2 px limits the area, so no aspect ratio has more tokens
-    image_tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
-    text_tokens = _text_tokens(config, orders)
+    images = config.prompt.images
+    image_tokens = images * math.ceil(config.image_side**2 / shape.pixels_per_token)
+    text_tokens = _text_tokens(config, orders) + config.prompt.image_marks
     if training and config.paraphrase:
         text_tokens += LONGER_INSTRUCTION
-    return Batch(rows, image_tokens, text_tokens, config.caches_features)
+    return Batch(rows, image_tokens, text_tokens, config.caches_features, images)
 
 
 def batches_of(
@@ -60,15 +63,24 @@ def batches_of(
     """
     usual = batch_of(shape, config, rows, orders=orders, training=training)
     most_text = config.trained_text if training else config.scored_text
-    longest = replace(usual, rows=1, text_tokens=most_text)
+    longest = replace(usual, rows=1, text_tokens=most_text + config.prompt.image_marks)
     return [usual, longest] if longest.tokens > usual.tokens else [usual]
 
 
 def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
     """Make the batches of the second look at uncertain rows, as `batches_of` does."""
-    look = replace(config, image_side=config.look_side, second_look=0.0, second_look_side=0)
-    image_tokens = batch_of(shape, config, 1).image_tokens
-    rows = second_look_rows(config, image_tokens, batch_of(shape, look, 1).image_tokens)
+    look = replace(
+        config,
+        image_side=config.look_side,
+        crops=config.look_crops,
+        second_look=0.0,
+        second_look_side=0,
+        second_look_crops=0,
+    )
+    image_tokens, look_image_tokens = (
+        batch_of(shape, one, 1).image_tokens + one.prompt.image_marks for one in (config, look)
+    )
+    rows = second_look_rows(config, image_tokens, look_image_tokens)
     return batches_of(shape, look, rows, orders=MOST_ORDERS)
 
 
@@ -77,8 +89,8 @@ def second_look_rows(config: Config, image_tokens: int, look_image_tokens: int) 
 
     Args:
         config: the run's.
-        image_tokens: of a row, at most, at first.
-        look_image_tokens: of a row, at most, in the second look.
+        image_tokens: of a row, at most, at first, with the marks between its images.
+        look_image_tokens: likewise, in the second look.
     """
     first = image_tokens + _text_tokens(config, config.tta)
     second = look_image_tokens + _text_tokens(config, MOST_ORDERS)

@@ -37,8 +37,11 @@ def _token_bytes_of_features(shape: ModelShape, element_bytes: int) -> int:
 
 
 def feature_bytes(shape: ModelShape, config: Config) -> int:
-    """Count the bytes of the features of one picture of the maximum size: 2.4 MB of the 30B's."""
-    tokens = math.ceil(config.image_side**2 / shape.pixels_per_token)
+    """Count the bytes of the features of one picture of the maximum size: 2.4 MB of the 30B's.
+
+    Those of its crops come to it.
+    """
+    tokens = config.prompt.images * math.ceil(config.image_side**2 / shape.pixels_per_token)
     return tokens * _token_bytes_of_features(shape, FP16 if config.use_amp else FP32)
 
 

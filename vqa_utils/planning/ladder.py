@@ -103,6 +103,8 @@ def _costing_time(config: Config) -> Iterator[_Change]:
 
 
 def _costing_accuracy(config: Config) -> Iterator[_Change]:
+    if config.crops:
+        yield _Change(f"crops {config.crops} -> 0", {"crops": 0})
     if config.image_side > SMALL.image_side:
         name = f"image side {config.image_side} -> {SMALL.image_side}"
         yield _Change(name, {"image_side": SMALL.image_side})

@@ -122,7 +122,7 @@ def score_fold(
     adapter, and `blank` by the adapter with grey pictures. With `config.base_member` they are
     scored as `zero_shot`, and the first fold's notebook scores the test rows so too. With
     `config.second_look`, `<set>_second_look` has the least certain rows in all orders, with
-    `second_look_side` in other pixels.
+    `second_look_side` in other pixels, with `second_look_crops` with crops.
 
     Args:
         out: of the fold's files.
@@ -170,7 +170,7 @@ def _second_look(
     Args:
         probs: of the first look, by set.
     """
-    closer = encoder.at_side(config.look_side)
+    closer = encoder.closer(config.look_side, config.look_crops)
     rows_a_pass = second_look_rows(config, encoder.most_image_tokens, closer.most_image_tokens)
     first = ScoringSettings.of_run(config)
     in_all_orders = replace(first, batch_size=rows_a_pass, orders=MOST_ORDERS)

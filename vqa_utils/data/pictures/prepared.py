@@ -3,6 +3,8 @@
 A session with GPUs then reads small files. The folder may be attached anywhere, read-only.
 """
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,28 +39,39 @@ class PreparedPictures:
         folder = Path(base) / FOLDER / f"{side}px-{factor}-pillow-{PIL.__version__}"
         return PreparedPictures(folder, folder.is_dir())
 
-    def read(self, picture: Path) -> Image.Image | None:
-        """Read a picture as it is shown; None if it is not there, or torn.
+    def read(self, picture: Path, crops: int = 0) -> list[Image.Image] | None:
+        """Read a picture as it is shown, and its crops; None if one is not there, or torn.
+
+        Args:
+            picture: its own file.
+            crops: parts a side that are shown after it.
 
         Raises:
             PictureError: the picture's own file cannot be read.
         """
         if not self.is_there:
             return None
-        file = self._file_of(picture)
+        files = self._files_of(picture, 1 + crops**2)
+        images: list[Image.Image] = []
         try:
-            with reading(file) as contents, opened(contents, file) as image:
-                image.load()
-                return image
+            for file in files:
+                with reading(file) as contents, opened(contents, file) as image:
+                    image.load()
+                    images.append(image)
         except PictureError:
             return None
+        return images
 
-    def write(self, picture: Path, image: Image.Image) -> None:
-        """Keep a picture as it is shown."""
-        file = self._file_of(picture)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda draft: image.save(draft, "PNG", compress_level=QUICKLY))
+    def write(self, picture: Path, images: Sequence[Image.Image]) -> None:
+        """Keep a picture as it is shown, and its crops."""
+        for file, image in zip(self._files_of(picture, len(images)), images, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save = functools.partial(image.save, format="PNG", compress_level=QUICKLY)
+            write_atomically(file, save)
 
-    def _file_of(self, picture: Path) -> Path:
+    def _files_of(self, picture: Path, images: int) -> list[Path]:
+        """Name the files of a picture, HASH.png, and of its crops, such as HASH-4-0.png of four."""
         with reading(picture):
-            return self.folder / f"{sha256(picture)[:32]}.png"
+            stem = sha256(picture)[:32]
+        crops = [f"{stem}-{images - 1}-{number}.png" for number in range(images - 1)]
+        return [self.folder / name for name in (f"{stem}.png", *crops)]

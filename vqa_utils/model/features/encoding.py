@@ -121,7 +121,7 @@ def _pixels(encoder: Encoder, paths: list[str], workers: int) -> Iterator[tuple[
 
 @torch.inference_mode()
 def run_tower(tower: Any, pixels: BatchFeature, dtype: torch.dtype) -> Features:
-    """Run the tower for one picture.
+    """Run the tower for one picture, and its crops.
 
     Args:
         tower: of `prepare_tower`.
@@ -129,10 +129,10 @@ def run_tower(tower: Any, pixels: BatchFeature, dtype: torch.dtype) -> Features:
         dtype: of the products, and of the features.
     """
     device = next(tower.parameters()).device
-    grids = pixels["image_grid_thw"]  # [1, 3]
+    grids = pixels["image_grid_thw"]  # [images, 3]
     values = pixels["pixel_values"].to(device, dtype)  # [patches, pixels of a patch]
     with torch.autocast(device.type, torch.float16, enabled=dtype == torch.float16):
         output = tower(values, grid_thw=grids.to(device), return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
     tokens = torch.stack([output.pooler_output, *deepstack], dim=1)  # [image tokens, 1 + D, H]
-    return Features(tokens.to(dtype).cpu(), grids[0])
+    return Features(tokens.to(dtype).cpu(), grids)

@@ -13,16 +13,16 @@ from vqa_utils.data.pictures.files import stamp_of
 from vqa_utils.errors import RunError
 from vqa_utils.planning.machine.disk import DiskFull, describe_full, is_full
 
-TOKENS, GRID = "tokens", "grid"  # names of a file's tensors
+TOKENS, GRIDS = "tokens", "grids"  # names of a file's tensors
 
 
 class Features(NamedTuple):
-    """What the vision tower makes of a picture."""
+    """What the vision tower makes of a picture and its crops."""
 
     tokens: torch.Tensor
-    """[image tokens, 1 + D, H]: those at the image's place, and DeepStack's for D layers"""
-    grid: torch.Tensor
-    """[3], int64: the picture's frames (1), rows and columns of patches"""
+    """[image tokens, 1 + D, H]: those at the images' places, and DeepStack's for D layers"""
+    grids: torch.Tensor
+    """[images, 3], int64: each image's frames (1), rows and columns of patches"""
 
 
 class FeatureStore:
@@ -47,8 +47,8 @@ class FeatureStore:
 
     def grey_file_of(self, picture: Path) -> Path:
         """Return the file for a grey picture of this one's size; that of this one is there."""
-        grid = self._tensors(picture, GRID)[GRID]
-        return self._named(f"grey {grid.tolist()}")
+        grids = self._tensors(picture, GRIDS)[GRIDS]
+        return self._named(f"grey {grids.tolist()}")
 
     def write(self, file: Path, features: Features) -> None:
         """Write a file, at once or not at all.
@@ -56,7 +56,7 @@ class FeatureStore:
         Raises:
             DiskFull: its disk is.
         """
-        tensors = {TOKENS: features.tokens.contiguous(), GRID: features.grid}
+        tensors = {TOKENS: features.tokens.contiguous(), GRIDS: features.grids}
         try:
             write_atomically(file, lambda draft: save_file(tensors, draft))
         except (OSError, SafetensorError) as error:
@@ -72,8 +72,8 @@ class FeatureStore:
         Raises:
             RunError: there are none, or they cannot be read.
         """
-        tensors = self._tensors(picture, TOKENS, GRID, grey=grey)
-        return Features(tensors[TOKENS], tensors[GRID])
+        tensors = self._tensors(picture, TOKENS, GRIDS, grey=grey)
+        return Features(tensors[TOKENS], tensors[GRIDS])
 
     def _tensors(self, picture: Path, *names: str, grey: bool = False) -> dict[str, torch.Tensor]:
         """Read some of the tensors of a picture's file, and nothing of the others."""
