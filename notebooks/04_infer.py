@@ -17,7 +17,7 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.adapter import load_adapter
 from vqa_utils.model.features.encoding import pictures_of
 from vqa_utils.planning.plan import memory_plan
-from vqa_utils.scoring.options import questions_of_fold, score_fold, shown_grey
+from vqa_utils.scoring.fold import questions_of_fold, score_fold, shown_grey
 
 # %% tags=["parameters"]
 run_id: str = "interactive"  # the run's folder below runs/
@@ -45,7 +45,7 @@ model, processor, config = load_adapter(paths.fold(fold).adapter, run_config, pl
 # %% tags=["nbval-ignore-output"]
 out = paths.predicting(predict).fold(fold)
 encoder = Encoder(processor, folder, config.image_side, config.prompt)
-probs = score_fold(model, encoder, questions, config, out)
+probs = score_fold(model, encoder, questions, config, paths.fold(fold), out)
 
 # %%
 for name, frame in probs.items():

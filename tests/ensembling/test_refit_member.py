@@ -126,7 +126,7 @@ def test_probabilities_that_a_switched_off_refit_left_are_no_members(scored_run)
 
 
 def test_a_refit_holds_out_no_row_and_scores_the_test_set_alone(scored_run):
-    from vqa_utils.scoring.options import questions_of_fold
+    from vqa_utils.scoring.fold import questions_of_fold
 
     paths = scored_run("on", refit=True)
     config = open_run("on")[1]

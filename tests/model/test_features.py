@@ -34,7 +34,8 @@ from vqa_utils.model.loading import (
 from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.machine.disk import DiskFull
 from vqa_utils.planning.shapes import VISION
-from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
+from vqa_utils.scoring.fold import score_fold
+from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.training.fold import train_fold
 
@@ -203,7 +204,7 @@ def fold_of(config, encoder, challenge, pictures, paths):
     train_fold(model, config, encoder, rows.head(8), rows.tail(4), paths)
     model, _, config = load_adapter(paths.adapter, config, None, pictures)
     questions = {"oof": rows.tail(4).drop(columns="answer"), "test": challenge.test}
-    score_fold(model, encoder, questions, config, paths)
+    score_fold(model, encoder, questions, config, paths, paths)
     weights = load_file(paths.adapter / "adapter_model.safetensors")
     names = ("oof", "test", "zero_shot", "blank")
     return weights, {name: paths.probs(name).read_bytes() for name in names}

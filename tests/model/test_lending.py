@@ -17,7 +17,7 @@ from vqa_utils.model.lending import attach, lender
 from vqa_utils.model.lending.blocks import allocate, mapped
 from vqa_utils.model.lending.fingerprint import CHUNK, fingerprint
 from vqa_utils.model.loading import base_key, compute_dtype, load_base, load_packed
-from vqa_utils.scoring.options import score_fold
+from vqa_utils.scoring.fold import score_fold
 from vqa_utils.sharing.gpu_memory import PAGE
 from vqa_utils.sharing.lent import LentBase
 from vqa_utils.training.fold import train_fold
@@ -103,7 +103,7 @@ def test_results_of_a_base_that_has_changed_meanwhile_are_not_written(
     with pytest.raises(RunError, match=CHANGED):
         train_fold(tuned, config, encoder, rows.head(4), rows.tail(4), paths)
     with pytest.raises(RunError, match=CHANGED):
-        score_fold(tuned.eval(), encoder, {"test": challenge.test}, config, paths)
+        score_fold(tuned.eval(), encoder, {"test": challenge.test}, config, paths, paths)
     assert not paths.adapter.exists() and not paths.probs("test").exists()
 
 

@@ -23,7 +23,8 @@ from vqa_utils.model.encoder import Encoder
 from vqa_utils.model.loading import load_processor
 from vqa_utils.presets import preset
 from vqa_utils.prompts import LETTERS, chat
-from vqa_utils.scoring.options import ScoringSettings, score_fold, score_options
+from vqa_utils.scoring.fold import score_fold
+from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.tiny_base import _corpus
 from vqa_utils.tiny_base import _fast_forward as fast
 from vqa_utils.tiny_base._corpus import make_example
@@ -177,9 +178,8 @@ def test_a_fold_of_the_demo_reaches_its_floors(demo, tmp_path):
         FoldPaths(tmp_path),
     )
     model, _, _ = load_adapter(tmp_path / "adapter", config)
-    probs = score_fold(
-        model, encoder, {"oof": held_out.drop(columns="answer")}, config, FoldPaths(tmp_path)
-    )
+    questions = {"oof": held_out.drop(columns="answer")}
+    probs = score_fold(model, encoder, questions, config, FoldPaths(tmp_path), FoldPaths(tmp_path))
     right = {name: correct(frame, held_out["answer"]) for name, frame in probs.items()}
     open_rows = (question_kinds(held_out) != "yes/no").to_numpy()
     assert right["oof"].mean() >= 0.85 and right["oof"][open_rows].mean() >= 0.75

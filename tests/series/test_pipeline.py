@@ -20,7 +20,7 @@ from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.artifacts.probabilities import read_probabilities
 from vqa_utils.artifacts.run import open_run
 from vqa_utils.ensembling.temperature import read_temperatures, scaled
-from vqa_utils.scoring.options import questions_of_fold
+from vqa_utils.scoring.fold import questions_of_fold
 
 pytestmark = [pytest.mark.slow, pytest.mark.in_order]
 WEIGHTS = "adapter_model.safetensors"
