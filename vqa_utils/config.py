@@ -406,7 +406,8 @@ class Config:
     @property
     def looks_closer(self) -> bool:
         """Tell whether the second look has images of its own, which the vision tower has to see."""
-        return bool(self.second_look_side or self.second_look_crops)
+        is_other = (self.look_side, self.look_crops) != (self.image_side, self.crops)
+        return self.second_look > 0 and is_other
 
     @property
     def evaluations_per_epoch(self) -> int:
@@ -661,11 +662,6 @@ def _rule_problems(config: Config) -> list[str]:
     for name in ("second_look_side", "second_look_crops"):
         if getattr(config, name) and not config.second_look:
             problems.append(f"{name}: expected second_look above 0 with it, found 0")
-        if getattr(config, name) and config.cache_features is True:
-            problems.append(
-                f"cache_features: expected false with {name}, as the vision tower has gone by the "
-                "second look, found true"
-            )
     if config.use_kfold and config.n_folds < 2:
         problems.append(
             f"n_folds: expected at least 2 (or use_kfold=false), found {config.n_folds}"

@@ -103,9 +103,7 @@ def test_probabilities_with_it_are_not_called_calibrated(scored):
         ({"second_look": 0.1, "tta": 4, "second_look_side": 32}, "tta=4, 32 px and 0 crops"),
         ({"second_look": 0.1, "tta": 4, "crops": 2, "second_look_crops": 2}, "and 2 crops"),
         ({"second_look_side": 96}, "expected second_look above 0"),
-        ({"second_look": 0.1, "second_look_side": 96, "cache_features": True}, "cache_features"),
         ({"second_look_crops": 2}, "expected second_look above 0"),
-        ({"second_look": 0.1, "second_look_crops": 2, "cache_features": True}, "cache_features"),
     ],
 )
 def test_settings_that_leave_no_second_look_are_refused(changes, words):

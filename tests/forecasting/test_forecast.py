@@ -91,6 +91,20 @@ def test_crops_cost_their_tokens():
     assert 2 < parts.scoring.wall / whole.scoring.wall < 5
 
 
+def test_a_closer_look_is_encoded_ahead_for_all_pictures():
+    batch = {"micro_batch": 4, "accumulation": 4, "score_batch": 4}
+    few = {"second_look": 1e-6, "tta": 1, "folds_at_once": 1, **batch}
+
+    def added(crops, **settings):
+        looks = expected(**few, **settings, second_look_crops=crops)
+        return looks.run_s - expected(**few, **settings).run_s
+
+    assert added(2, cache_features=True) > 60  # seconds, of 2,000 pictures with their quarters
+    twice = 2 * added(2, cache_features=True)  # ten images each, not five
+    assert added(3, cache_features=True) == pytest.approx(twice, rel=0.05)  # launches aside
+    assert added(2, cache_features=False) < 1
+
+
 def test_several_orders_alone_cost_a_whole_mask(monkeypatch):
     asked = []
 

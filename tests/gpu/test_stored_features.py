@@ -47,7 +47,7 @@ def test_features_answer_as_the_tower_does_in_fp16(cached, encoder, challenge, p
     with_tower = dataclasses.replace(cached, cache_features=False)
     wanted = answers(load_base(with_tower, memory_plan(with_tower)), encoder, challenge)
     model = load_base(cached, memory_plan(cached), pictures)
-    features = store_of(model).read(pictures.folder / pictures.paths[0]).tokens
+    features = store_of(model).read(pictures.folder / pictures.paths[0], encoder.view).tokens
     assert features.dtype == torch.float16 and features.isfinite().all()
     found = answers(model, encoder, challenge)
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=5e-2)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vqa_utils.artifacts.paths import FoldPaths, RunPaths
+from vqa_utils.artifacts.probabilities import SECOND_LOOK
 from vqa_utils.errors import RunError
 from vqa_utils.model import cache_folders, loading
 from vqa_utils.model.adapter import add_lora, load_adapter
@@ -119,14 +120,34 @@ def test_the_tower_sees_each_picture_once(cached, challenge, pictures, encoded):
     assert all(len(pixels["image_grid_thw"]) == 1 for pixels in encoded), "it is alone"
 
 
-def test_features_do_not_depend_on_the_pictures_beside(cached, pictures, tmp_path):
+def test_features_do_not_depend_on_the_pictures_beside(cached, encoder, pictures, tmp_path):
     stores = []
     for name, paths in (("all", pictures.paths), ("last", pictures.paths[-1:])):
         settings = dataclasses.replace(cached, cache_dir=str(tmp_path / name))
         stores.append(store_of(load_base(settings, None, Pictures(pictures.folder, paths, []))))
     last = pictures.folder / pictures.paths[-1]
-    found, wanted = (store.read(last) for store in stores)
+    found, wanted = (store.read(last, encoder.view) for store in stores)
     assert torch.equal(found.tokens, wanted.tokens) and torch.equal(found.grids, wanted.grids)
+
+
+@pytest.mark.parametrize("looks", [{"second_look_side": 96}, {"second_look_crops": 2}])
+def test_a_second_look_finds_features_of_its_own(
+    cached, base, encoder, challenge, pictures, tmp_path, looks
+):
+    """The tower has gone by then."""
+    settings = {"second_look": 0.3, "tta": 1, "baselines": False, **looks}
+    cached = dataclasses.replace(cached, **settings)
+    questions = {"oof": challenge.train.head(6).drop(columns="answer")}
+    found, wanted = (
+        score_fold(model, encoder, questions, cached, paths, paths)
+        for model, paths in (
+            (load_base(cached, None, pictures), FoldPaths(tmp_path / "stored")),
+            (base, FoldPaths(tmp_path / "tower")),
+        )
+    )
+    assert list(found) == ["oof", f"oof_{SECOND_LOOK}"]
+    for name, frame in wanted.items():
+        pd.testing.assert_frame_equal(found[name], frame, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", ["other bytes", "deleted"])

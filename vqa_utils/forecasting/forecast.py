@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vqa_utils.config import Config
 from vqa_utils.forecasting._work import Pass, vision_work, work_of
 from vqa_utils.forecasting.rates import Rates, Seconds, rates_of, seconds_of
-from vqa_utils.planning.batches import batch_of
+from vqa_utils.planning.batches import batch_of, of_second_look
 from vqa_utils.planning.gpu_plan import Plan
 from vqa_utils.planning.machine.gpus import Gpu, gpu_limits
 from vqa_utils.planning.memory import FP16, weights_by_module
@@ -231,8 +231,12 @@ class _RowTimes:
         """Estimate the seconds of a picture in the vision tower, if it runs once for each."""
         if not self.config.caches_features:
             return 0.0
-        alone = batch_of(self.shape, self.config, 1)
-        return seconds_of([vision_work(self.shape, alone)], self.rates[:1]).wall
+        views = [self.config]
+        if self.config.looks_closer:
+            views.append(of_second_look(self.config))
+        alone = [batch_of(self.shape, view, 1) for view in views]
+        works = [vision_work(self.shape, batch) for batch in alone]
+        return sum(seconds_of([work], self.rates[:1]).wall for work in works)
 
     def _row(
         self, rows: int, *, orders: int = 1, passes: int = 1, training: bool = False

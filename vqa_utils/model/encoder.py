@@ -191,6 +191,11 @@ class Encoder:
         return [{**row, "length": length} for row, length in zip(rows, lengths, strict=True)]
 
     @property
+    def view(self) -> str:
+        """Name how pictures are shown."""
+        return f"{self.image_side} px, crops {self.prompt.crops}"
+
+    @property
     def most_image_tokens(self) -> int:
         """The most tokens of a row's images, with the marks between them."""
         return self._of_all_images(math.ceil(self.image_side**2 / self._factor**2))
@@ -267,7 +272,8 @@ class Encoder:
         """Return pictures' pixels, or their features of the store, and the grids of all images."""
         if self._store is None:
             return self.pixels(paths)
-        features = [self._store.read(self.folder / path, grey=self.blank) for path in paths]
+        files = [self.folder / path for path in paths]
+        features = [self._store.read(file, self.view, grey=self.blank) for file in files]
         tokens = torch.cat([picture.tokens for picture in features])
         grids = torch.cat([picture.grids for picture in features])
         # Under the names that the model has for pixels: a `StoredFeatures` gets them

@@ -67,9 +67,9 @@ def batches_of(
     return [usual, longest] if longest.tokens > usual.tokens else [usual]
 
 
-def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
-    """Make the batches of the second look at uncertain rows, as `batches_of` does."""
-    look = replace(
+def of_second_look(config: Config) -> Config:
+    """Return settings whose first look is the second one of these."""
+    return replace(
         config,
         image_side=config.look_side,
         crops=config.look_crops,
@@ -77,6 +77,11 @@ def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
         second_look_side=0,
         second_look_crops=0,
     )
+
+
+def second_look_batches(shape: ModelShape, config: Config) -> list[Batch]:
+    """Make the batches of the second look at uncertain rows, as `batches_of` does."""
+    look = of_second_look(config)
     image_tokens, look_image_tokens = (
         batch_of(shape, one, 1).image_tokens + one.prompt.image_marks for one in (config, look)
     )

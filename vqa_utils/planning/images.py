@@ -39,9 +39,12 @@ def _token_bytes_of_features(shape: ModelShape, element_bytes: int) -> int:
 def feature_bytes(shape: ModelShape, config: Config) -> int:
     """Count the bytes of the features of one picture of the maximum size: 2.4 MB of the 30B's.
 
-    Those of its crops come to it.
+    Those of its crops come to it, and of a second look that sees more.
     """
-    tokens = config.prompt.images * math.ceil(config.image_side**2 / shape.pixels_per_token)
+    views = {(config.image_side, config.prompt.images)}
+    if config.looks_closer:
+        views.add((config.look_side, config.look_prompt.images))
+    tokens = sum(images * math.ceil(side**2 / shape.pixels_per_token) for side, images in views)
     return tokens * _token_bytes_of_features(shape, FP16 if config.use_amp else FP32)
 
 

@@ -92,7 +92,8 @@ def with_feature_cache(config: Config, gpus: Sequence[Gpu]) -> Config:
     if config.cache_features != AUTO:
         return config
     is_worth_it = bool(gpus) and config.model != DEMO_MODEL_NAME and is_planned(config)
-    if not is_worth_it or config.looks_closer:  # whose images need the vision tower
+    # A closer look at few pictures would have all of them go through the tower once more
+    if not is_worth_it or config.looks_closer:
         return dataclasses.replace(config, cache_features=False)
     shape = shape_of(config)
     rows = rows_here(config) or ASSUMED_ROWS

@@ -70,8 +70,11 @@ def store_features(
     dtype = model.dtype
     model.set_submodule(VISION, StoredFeatures(store, dtype, tower.spatial_merge_size))
     prepare_tower(tower, dtype)
-    for paths, shown in ((pictures.paths, encoder), (pictures.grey, encoder.blanked())):
-        files = _missing(store, pictures.folder, paths, grey=shown.blank)
+    views = [(pictures.paths, encoder), (pictures.grey, encoder.blanked())]
+    if config.looks_closer:  # the tower has gone before it is known at which pictures
+        views.append((pictures.paths, encoder.closer(config.look_side, config.look_crops)))
+    for paths, shown in views:
+        files = _missing(store, pictures.folder, paths, shown)
         loaded = _pixels(shown, list(files), config.num_workers)
         for done, (path, pixels) in enumerate(loaded, 1):
             stop_if_asked(SCORING)  # not TRAINING: pictures are encoded before scoring too
@@ -96,12 +99,14 @@ def prepare_tower(tower: nn.Module, dtype: torch.dtype) -> None:
     use_fast_forwards(alone, When.ON_THE_BASE)
 
 
-def _missing(store: FeatureStore, folder: Path, paths: list[str], *, grey: bool) -> dict[str, Path]:
+def _missing(
+    store: FeatureStore, folder: Path, paths: list[str], shown: Encoder
+) -> dict[str, Path]:
     """Return the files to write, by a path of a picture to encode for each."""
+    file_of = store.grey_file_of if shown.blank else store.file_of
     missing: dict[Path, str] = {}
     for path in paths:
-        picture = folder / path
-        file = store.grey_file_of(picture) if grey else store.file_of(picture)
+        file = file_of(folder / path, shown.view)
         if file not in missing and not file.exists():
             missing[file] = path
     return {path: file for file, path in missing.items()}

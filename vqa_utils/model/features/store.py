@@ -37,17 +37,21 @@ class FeatureStore:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def file_of(self, picture: Path) -> Path:
+    def file_of(self, picture: Path, view: str) -> Path:
         """Return the file for a picture.
 
         It is named after the picture's place and stamp, so that it is never outdated.
+
+        Args:
+            picture: its own file.
+            view: how it is shown: `Encoder.view`.
         """
-        parts = (str(picture.resolve()), *map(str, stamp_of(picture)))
+        parts = (str(picture.resolve()), *map(str, stamp_of(picture)), view)
         return self._named("|".join(parts))
 
-    def grey_file_of(self, picture: Path) -> Path:
+    def grey_file_of(self, picture: Path, view: str) -> Path:
         """Return the file for a grey picture of this one's size; that of this one is there."""
-        grids = self._tensors(picture, GRIDS)[GRIDS]
+        grids = self._tensors(self.file_of(picture, view), picture, GRIDS)[GRIDS]
         return self._named(f"grey {grids.tolist()}")
 
     def write(self, file: Path, features: Features) -> None:
@@ -66,18 +70,18 @@ class FeatureStore:
                 f"{describe_full(self.folder)}; --set cache_features=false needs no disk"
             ) from error
 
-    def read(self, picture: Path, *, grey: bool = False) -> Features:
-        """Read the features of a picture, or of a grey one of its size.
+    def read(self, picture: Path, view: str, *, grey: bool = False) -> Features:
+        """Read the features of a picture in a view, or of a grey one of its size.
 
         Raises:
             RunError: there are none, or they cannot be read.
         """
-        tensors = self._tensors(picture, TOKENS, GRIDS, grey=grey)
+        file = self.grey_file_of(picture, view) if grey else self.file_of(picture, view)
+        tensors = self._tensors(file, picture, TOKENS, GRIDS)
         return Features(tensors[TOKENS], tensors[GRIDS])
 
-    def _tensors(self, picture: Path, *names: str, grey: bool = False) -> dict[str, torch.Tensor]:
+    def _tensors(self, file: Path, picture: Path, *names: str) -> dict[str, torch.Tensor]:
         """Read some of the tensors of a picture's file, and nothing of the others."""
-        file = self.grey_file_of(picture) if grey else self.file_of(picture)
         try:
             with safe_open(file, "pt") as tensors:
                 return {name: tensors.get_tensor(name) for name in names}
