@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +53,14 @@ def test_answers(data: str, folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "answer": [example.columns["answer"] for example in drawn]})
 
 
-def run_demo(data: Path, runs: Path, seed: int, drop: Iterable[str] = ()) -> Path:
+def run_demo(data: Path, runs: Path, seed: int, drop: Sequence[str] = ()) -> Path:
     """Execute a run of the demo on other data, without some rows; return its folder."""
     name = f"run-{len(list(runs.glob('run-*')))}"
     command = [sys.executable, "run_all.py", "--data", str(data), "--run-id", name]
     command += ["--set", f"seed={seed}", "--set", "baselines=false"]
     if drop:
         runs.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame({"id": list(drop)}).to_csv(runs / f"{name}.csv", index=False)
+        pd.DataFrame({"id": drop}).to_csv(runs / f"{name}.csv", index=False)
         command += ["--drop", str(runs / f"{name}.csv")]
     subprocess.run(
         command,
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
             planted = plant(data, args.share, seed)
             with_all = run_demo(data, runs, seed)
             report = with_all / "report" / "suspect_labels.csv"
-            suspects = pd.read_csv(report, dtype=str)["id"]
+            suspects = list(pd.read_csv(report, dtype=str)["id"])
             found = set(suspects) & set(planted)
             print(
                 f"seed {seed}: {len(planted)} planted, {len(suspects)} suspects, {len(found)} of "
