@@ -9,6 +9,7 @@ SENTENCES = {
     "no GPU": "GPU 없음",
     "as scored": "채점한 그대로",
     "calibrated": "보정 후",
+    "as answered": "최종 답 기준",
     "options as written": "원래 순서의 보기",
     "right in train": "학습의 정답",
     "chosen in train": "학습에서 선택",
@@ -104,6 +105,7 @@ SENTENCES = {
     "Probabilities {name}: log loss {loss}, confidence off by {error} on average (expected calibration "
     "error).": "확률({name}): 로그 손실 {loss}, 확신도는 평균 {error} 어긋납니다(기대 보정 오차).",
     "Each row was calibrated by a fit that did not see it.": "각 행은 그 행을 보지 않은 적합으로 보정했습니다.",
+    "As answered: with all that 05_ensemble has in use.": "최종 답 기준: 05_ensemble이 쓰는 모든 것을 반영했습니다.",
     "No calibration of these rows is in use.": "이 행들에는 보정을 쓰지 않았습니다.",
     # Positions
     "All rows share no more than one order of their options (as with tta=1), which cannot tell a "

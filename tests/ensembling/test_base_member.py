@@ -110,8 +110,9 @@ def test_without_its_answers_it_is_no_member_and_that_is_said(scored):
     assert "base" not in of_folds("off").outcome.record
 
 
-def test_probabilities_with_the_base_are_not_called_calibrated(scored):
+def test_probabilities_with_the_base_are_called_as_answered(scored):
     paths, _ = scored("named", 4.0, base_member=True, calibrate=True)
     of_folds("named").outcome.write(paths)
     oof = read_probabilities(paths.ensemble / "probs_oof.csv")
-    assert read_base_weight(paths) > 0 and list(before_and_after(paths, oof)) == ["as scored"]
+    assert read_base_weight(paths) > 0
+    assert list(before_and_after(paths, oof)) == ["as scored", "as answered"]

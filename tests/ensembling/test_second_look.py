@@ -9,10 +9,12 @@ from run_all import STAGES
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.probabilities import SECOND_LOOK, read_probabilities, write_probabilities
 from vqa_utils.config import ConfigError
+from vqa_utils.data.challenge import load_challenge
+from vqa_utils.data.folds import read_folds
 from vqa_utils.ensembling.ensemble_of_folds import of_folds
-from vqa_utils.ensembling.members import read_members
+from vqa_utils.ensembling.members import pooled, read_members, rows_of
 from vqa_utils.ensembling.second_look import members_with_look, uses_second_look
-from vqa_utils.ensembling.temperature import before_and_after
+from vqa_utils.ensembling.temperature import before_and_after, describe_calibration_effect
 from vqa_utils.metrics import option_matrix
 from vqa_utils.presets import preset
 from vqa_utils.running.resolution import start_run
@@ -89,11 +91,23 @@ def test_without_the_setting_nothing_is_looked_at(scored):
     assert "second_look" not in of_folds("off").outcome.record
 
 
-def test_probabilities_with_it_are_not_called_calibrated(scored):
-    paths, _ = scored("named", is_right=True, calibrate=True)
-    of_folds("named").outcome.write(paths)
-    oof = read_probabilities(paths.ensemble / "probs_oof.csv")
-    assert list(before_and_after(paths, oof)) == ["as scored"]
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_probabilities_with_it_are_called_as_answered(scored, calibrate):
+    paths, config = scored("named", is_right=True, calibrate=calibrate)
+    ensemble = of_folds("named")
+    ensemble.outcome.write(paths)
+    train = load_challenge(config).train
+    oof = pooled(paths, config, read_folds(paths.folds, train), "oof")
+    sets = before_and_after(paths, oof)
+    assert list(sets) == ["as scored", "as answered"]
+    found, wanted = (
+        option_matrix(frame.set_index("id").loc[oof["id"]].reset_index())
+        for frame in (sets["as answered"], ensemble.outcome.oof)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    words = describe_calibration_effect(sets, rows_of(oof, train)["answer"])
+    assert words.endswith("As answered: with all that 05_ensemble has in use.")
+    assert "No calibration" not in words
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,18 @@ def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
     None if calibration is off, 05_ensemble has not run on exactly these rows, or has done more with
     them: a second look, or the base's answers.
     """
-    if not read_temperatures(paths) or read_base_weight(paths) or uses_second_look(paths):
+    if not read_temperatures(paths) or _does_more(paths):
         return None
+    return _final_oof(paths, ids)
+
+
+def _does_more(paths: RunPaths) -> bool:
+    """Tell whether 05_ensemble took a second look or the base's answers."""
+    return read_base_weight(paths) > 0 or uses_second_look(paths)
+
+
+def _final_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
+    """Read the rows `ids` out of fold as 05_ensemble left them; None if it ran on others."""
     probs = read_probabilities(paths.ensemble / "probs_oof.csv").set_index("id")
     if set(probs.index) != set(ids):
         return None
@@ -117,14 +127,19 @@ def calibrated_oof(paths: RunPaths, ids: pd.Series) -> pd.DataFrame | None:
 
 
 def before_and_after(paths: RunPaths, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Out-of-fold probabilities `as scored` and, if calibration is on, `calibrated`.
+    """Out-of-fold probabilities `as scored` and, if 05_ensemble changed them, as it left them.
 
-    Both have the same rows in the same order.
+    These are `calibrated`; or `as answered`, with a second look or the base's answers. Both sets
+    have the same rows in the same order.
     """
     sets = {"as scored": oof}
-    calibrated = calibrated_oof(paths, oof["id"])
-    if calibrated is not None:
-        sets["calibrated"] = calibrated
+    after = calibrated_oof(paths, oof["id"])
+    if after is not None:
+        sets["calibrated"] = after
+    elif _does_more(paths):
+        after = _final_oof(paths, oof["id"])
+        if after is not None:
+            sets["as answered"] = after
     return sets
 
 
@@ -141,7 +156,9 @@ def describe_calibration_effect(sets: dict[str, pd.DataFrame], answers: pd.Serie
             error=f"{error:.1%}",
         )
         lines.append(line)
-    if len(sets) > 1:
+    if "as answered" in sets:
+        lines.append(said("As answered: with all that 05_ensemble has in use."))
+    elif "calibrated" in sets:
         lines.append(said("Each row was calibrated by a fit that did not see it."))
     else:
         lines.append(said("No calibration of these rows is in use."))
