@@ -28,6 +28,8 @@ def test_a_notebook_that_was_not_executed_to_its_end_is_left_out(tmp_path, metad
     write_json(tmp_path / "killed.ipynb", {"metadata": metadata, "cells": []})
     assert time_table(tmp_path, ["killed"])["notebook"].tolist() == ["all"]
     assert seconds_of(tmp_path, ["killed"]) == 0
+    write_json(tmp_path / "other.ipynb", {"cells": []})  # JSON, and no notebook
+    assert seconds_of(tmp_path, ["other"]) == 0
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ def _executed(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, TornFile):
         return None
     # papermill writes it with the first cell, and the duration with the last
-    is_through = notebook["metadata"].get("papermill", {}).get("duration") is not None
-    return notebook if is_through else None
+    clock = notebook.get("metadata", {}).get("papermill", {})
+    return notebook if clock.get("duration") is not None else None
 
 
 def duration(seconds: float) -> str:
