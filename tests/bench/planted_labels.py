@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from more_easy_vqa import known_test_answers
+from more_easy_vqa import known_answers_of
 
 from vqa_utils.artifacts.paths import ROOT, RUNS_VARIABLE
 from vqa_utils.artifacts.probabilities import read_probabilities
@@ -44,10 +44,10 @@ def plant(folder: Path, share: float, seed: int) -> list[str]:
     return list(train["id"][chosen])
 
 
-def test_answers(data: str, folder: Path) -> pd.DataFrame:
+def answers_of(data: str, folder: Path) -> pd.DataFrame:
     """`id` and `answer` of a known challenge's test rows: test.csv lacks the answers."""
     if data == DEMO_DATA:
-        return known_test_answers()
+        return known_answers_of()
     ids = pd.read_csv(folder / "test.csv", dtype=str)["id"]
     drawn = hard_vqa.draw_examples("test", len(ids))
     return pd.DataFrame({"id": ids, "answer": [example.columns["answer"] for example in drawn]})
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             data, runs = Path(temporary) / "data", Path(temporary) / "runs"
             KNOWN_CHALLENGES[args.data].write(data)
-            answers = test_answers(args.data, data)
+            answers = answers_of(args.data, data)
             planted = plant(data, args.share, seed)
             with_all = run_demo(data, runs, seed)
             report = with_all / "report" / "suspect_labels.csv"
