@@ -60,9 +60,12 @@ def encoded(monkeypatch):
     return seen
 
 
+@pytest.mark.parametrize("crops", [0, 2])
 def test_a_base_with_features_answers_as_the_one_with_a_tower(
-    cached, base, encoder, challenge, pictures
+    cached, base, encoder, challenge, pictures, crops
 ):
+    cached = dataclasses.replace(cached, crops=crops)
+    encoder = encoder.closer(cached.image_side, crops)
     found = load_base(cached, None, pictures)
     assert not any("visual" in name for name, _ in found.named_parameters())
     assert "vision" not in set(loaded_weights(found, cached)["weights"])
