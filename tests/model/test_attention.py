@@ -5,6 +5,7 @@ from transformers import DynamicCache
 
 from vqa_utils.model.fast._attention import as_bias
 from vqa_utils.model.fast._shared import one_forward
+from vqa_utils.model.fast.table import When, use_fast_forwards
 
 
 @pytest.fixture
@@ -82,3 +83,10 @@ def test_a_forward_that_fails_leaves_nothing_shared():
         bias = as_bias(mask, torch.float32)
         1 / 0  # noqa: B018
     assert as_bias(mask, torch.float32) is not bias
+
+
+def test_attention_is_left_to_kernels_that_plan_for_no_length():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    use_fast_forwards(torch.nn.Identity(), When.ON_THE_BASE)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled(), "of a T4"

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from vqa_utils.model.fast._attention import attention_forward
@@ -131,6 +132,8 @@ TABLE = (
 
 def use_fast_forwards(model: nn.Module, when: When) -> None:
     """Apply the table's rows of this moment, one after the other, to all modules they match."""
+    # Of torch's kernels for attention: cuDNN plans anew for each length of a batch
+    torch.backends.cuda.enable_cudnn_sdp(False)
     for row in TABLE:
         if row.when is not when:
             continue
