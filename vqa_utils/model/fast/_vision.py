@@ -159,10 +159,11 @@ def patch_positions(grids: torch.Tensor, merge: int, patches: int) -> torch.Tens
         patches: of all images.
     """
     device = grids.device
-    counts = grids.prod(1)  # [images], patches of each
+    frames, rows, columns = grids.unbind(1)  # [images] each
+    counts = frames * rows * columns  # patches of each; torch compiles `prod` at its first use
     numbers = torch.arange(len(grids), device=device)
     image = torch.repeat_interleave(numbers, counts, output_size=patches)  # [patches]
-    _, rows, columns = grids[image].unbind(1)  # [patches] each
+    rows, columns = rows[image], columns[image]  # [patches] each
     first = counts.cumsum(0) - counts  # [images], each one's first patch
     in_image = torch.arange(patches, device=device) - first[image]
     in_frame = in_image % (rows * columns)  # [patches]; frames have the same positions
