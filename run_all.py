@@ -93,7 +93,9 @@ def run_series(args: "Namespace", console: "Console") -> None:
     from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.auto_settings import for_machine
     from vqa_utils.running.cluster.opening import cluster_of
+    from vqa_utils.running.notebooks.kernels import clean_environment
     from vqa_utils.running.resolution import resolve_run, tell_toy
+    from vqa_utils.sharing.lender import lender_ahead
 
     paths, config = resolve_run(args, new_id=time.strftime("%Y%m%d-%H%M%S"))
     tell_toy(args, config, console)
@@ -102,7 +104,10 @@ def run_series(args: "Namespace", console: "Console") -> None:
             config = cluster.one_fold_a_place(config)
         gpus = cluster.gpus if cluster else find_gpus()
         config = for_machine(config, gpus, console, parse_settings(args.set))
-        run_steps(args, paths, config, console, cluster)
+        lends = config.sharing_folds > 1 and not cluster and not args.dry_run
+        clean_environment()  # a lender inherits it
+        with lender_ahead(lends):
+            run_steps(args, paths, config, console, cluster)
 
 
 def show_plan(args: "Namespace", console: "Console") -> None:
@@ -158,16 +163,19 @@ def predict_test(args: "Namespace", console: "Console") -> None:
     from vqa_utils.planning.machine.check import check_run
     from vqa_utils.planning.machine.gpus import find_gpus
     from vqa_utils.running.auto_settings import for_machine
+    from vqa_utils.running.notebooks.kernels import clean_environment
     from vqa_utils.running.prediction import predict
     from vqa_utils.running.resolution import resolve_run
     from vqa_utils.running.terminal.console import END
     from vqa_utils.running.terminal.events import tell, tell_started
+    from vqa_utils.sharing.lender import lender_ahead
 
     paths, config = resolve_run(args, new_id="")
     config = for_machine(config, find_gpus(), console, parse_settings(args.set))
     check_run(config, find_gpus())
     tell_started(console, paths, config)
-    with locked(paths):
+    clean_environment()  # a lender inherits it
+    with locked(paths), lender_ahead(config.sharing_folds > 1):
         submission = predict(paths, config, Path(args.folder), console)
     console.print(f"submission: {shown(submission)}", style=END)
     tell(console, "finished", run=paths.run_id, submission=str(submission.absolute()))

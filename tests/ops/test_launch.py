@@ -29,6 +29,42 @@ def test_a_kernel_that_does_not_compile_names_its_file_and_line(monkeypatch, tmp
         launch.compiled("sm_75")
 
 
+def test_the_kernels_are_compiled_once_and_ahead_for_each_gpu(monkeypatch):
+    compiled = []
+    capability = {0: (7, 5), 1: (7, 5), torch.device("cuda", 0): (7, 5)}
+    monkeypatch.setattr(launch, "compiled", lambda name: compiled.append(name) or b"code")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability.get)
+    launch._being_compiled.cache_clear()
+    try:
+        launch.compile_ahead()
+        architecture = launch._architecture(torch.device("cuda", 0))
+        assert launch._being_compiled(architecture).result(60) == b"code"
+        assert compiled == ["sm_75"], "two GPUs of a kind, and then the launch"
+    finally:
+        launch._being_compiled.cache_clear()
+
+
+def test_an_error_of_the_compiler_waits_until_the_kernels_are_needed(monkeypatch):
+    def fails(name):
+        raise RuntimeError(f"{name}: no")
+
+    monkeypatch.setattr(launch, "compiled", fails)
+    launch._being_compiled.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="sm_75: no"):
+            launch._being_compiled("sm_75").result(60)
+    finally:
+        launch._being_compiled.cache_clear()
+
+
+def test_without_a_gpu_nothing_is_compiled_ahead(monkeypatch):
+    monkeypatch.setattr(launch, "_being_compiled", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    launch.compile_ahead()
+
+
 def test_a_cpu_has_no_kernels():
     assert not launch.is_ready(torch.device("cpu"))
 

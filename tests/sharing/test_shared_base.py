@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 
 import psutil
 import pytest
 
+import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
 from vqa_utils.config import to_dict
@@ -19,7 +21,7 @@ from vqa_utils.planning.plan import plan_for, resolve_for_machine
 from vqa_utils.presets import preset
 from vqa_utils.sharing import client, lender
 from vqa_utils.sharing import shared_base as of_base
-from vqa_utils.sharing.lender import Lender, LenderError
+from vqa_utils.sharing.lender import LenderError, lender_ahead, new_lender
 from vqa_utils.sharing.shared_base import ALONE, early_lender, shared_base
 
 PATIENCE = 60  # seconds until a wait in vain fails
@@ -62,6 +64,7 @@ def test_without_a_gpu_a_base_is_lent_where_it_is_asked_for(run, console):
 @pytest.mark.slow
 def test_a_lender_ends_once_it_has_lent(run, console, as_a_fold):
     paths, config = run()
+    (paths.folder / "lender.log").write_text("of an earlier failure")
     with shared_base(paths, config, [config] * 3, console, None) as sharing:
         first, second = sharing.environments
         assert first == second and sharing.seats.count == 2
@@ -105,14 +108,14 @@ def test_the_last_words_of_a_lender_are_told(run, monkeypatch, code, said):
     monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
     paths, _ = run()
     with pytest.raises(LenderError, match=said):
-        Lender(paths).wait_until_loaded()
+        new_lender(paths).wait_until_loaded()
 
 
 # Programs that take a lender's place, with its arguments
 HAS_LOADED = """
 import sys, time
 from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[2]))
+connection = Connection(int(sys.argv[1]))
 connection.send_bytes(b"loaded")
 """
 LOADS_FOR_EVER = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -138,12 +141,62 @@ def test_an_early_lender_is_the_one_that_lends(run, console, monkeypatch):
     monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
     paths, config = run()
     with early_lender(paths, config, [config] * 2) as early:
-        monkeypatch.setattr(of_base, "Lender", None)  # a second one would fail
+        monkeypatch.setattr(of_base, "new_lender", None)  # a second one would fail
         with shared_base(paths, config, [config] * 2, console, early) as sharing:
             assert len(sharing.environments) == 2, "no more than folds"
             assert early._process.poll() is None
         assert early._process.poll() == -signal.SIGKILL
     assert "killed" not in console.file.getvalue(), "nobody waited for it"
+
+
+def test_a_lender_that_was_started_ahead_is_the_one_that_loads(run, monkeypatch):
+    monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
+    paths, config = run()
+    with lender_ahead(True):
+        (ahead,) = lender._ahead
+        with early_lender(paths, config, [config] * 2) as early:
+            assert early is ahead and not lender._ahead
+        assert ahead._process.poll() == -signal.SIGKILL
+    with lender_ahead(True):
+        (unneeded,) = lender._ahead
+        with early_lender(paths, config, [config]) as early:
+            assert early is None, "one fold alone"
+            assert unneeded._process.poll() == -signal.SIGKILL, "it holds no memory meanwhile"
+    with pytest.raises(RuntimeError, match="refused"), lender_ahead(True):
+        (unneeded,) = lender._ahead
+        raise RuntimeError("refused")
+    assert unneeded._process.poll() == -signal.SIGKILL
+    with lender_ahead(False):
+        assert not lender._ahead
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [(["folds_at_once=2"], 1), (["folds_at_once=2", "--dry-run"], 0), (["folds_at_once=1"], 0)],
+)
+def test_a_run_starts_its_lender_before_it_is_checked(run, monkeypatch, words, count):
+    monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
+    _, config = run()
+    ahead = []
+    monkeypatch.setattr(run_all, "run_steps", lambda *_: ahead.extend(lender._ahead))
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--data", config.data, "--set", *words])
+    run_all.main()
+    assert len(ahead) == count and not lender._ahead
+    assert all(each._process.poll() == -signal.SIGKILL for each in ahead)
+
+
+@pytest.mark.slow
+def test_a_lender_without_a_driver_ends_without_a_word():
+    ours, theirs = Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [*lender.LENDER, str(theirs.fileno())],
+            cwd=ROOT,
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+        )
+    ours.close()
+    assert process.communicate(timeout=PATIENCE) == (None, b"") and process.returncode == 0
 
 
 def test_folds_begin_while_pictures_are_encoded(run, console, monkeypatch):

@@ -14,6 +14,7 @@ import re
 import struct
 import threading
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,9 +140,8 @@ def _kernels(device: torch.device) -> dict[str, Any]:
     driver = _driver()
     with torch.cuda.device(device):
         torch.cuda.current_stream(device).synchronize()  # now the device has its context
-        major, minor = torch.cuda.get_device_capability(device)
-        code = compiled(f"sm_{major}{minor}")
-        error, module = driver.cuModuleLoadData(code)
+        code = _being_compiled(_architecture(device))
+        error, module = driver.cuModuleLoadData(code.result())
         if error:
             raise RuntimeError(repr(error))
     names = re.findall(r'extern "C" __global__ void (\w+)\(', _source())
@@ -158,6 +158,31 @@ def _driver() -> Any:
     from cuda.bindings import driver
 
     return driver
+
+
+def compile_ahead() -> None:
+    """Begin to compile the kernels for this machine's GPUs, while a model is loaded.
+
+    An error is raised where they are first asked for.
+    """
+    if torch.cuda.is_available() and not torch.version.hip:
+        for device in range(torch.cuda.device_count()):
+            _being_compiled(_architecture(device))
+
+
+def _architecture(device: torch.device | int) -> str:
+    """Name a GPU's architecture, such as "sm_75"."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@functools.cache
+def _being_compiled(architecture: str) -> Future[bytes]:
+    """Compile the kernels in a thread of their own, once; NVRTC lets other threads run."""
+    executor = ThreadPoolExecutor(1, "nvrtc")
+    code = executor.submit(compiled, architecture)
+    executor.shutdown(wait=False)
+    return code
 
 
 def compiled(architecture: str) -> bytes:

@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from multiprocessing import Pipe
+from pathlib import Path
 
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
@@ -44,28 +47,33 @@ class Lender:
 
     Attributes:
         is_stopped: nobody waits for its base any more.
-        has_failed: its log has the reason.
     """
 
-    def __init__(self, paths: RunPaths, predict: str = ""):
-        """Start it; the run's settings are written.
+    def __init__(self) -> None:
+        """Start it: it imports, and waits for `load`."""
+        self.is_stopped = False
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  (all that it prints; see `close`)
+        self._ours, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*LENDER, str(theirs.fileno())],
+                cwd=ROOT,
+                stdout=self._words,
+                stderr=self._words,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def load(self, paths: RunPaths, predict: str = "") -> None:
+        """Let it load the base of a run, whose settings are written.
 
         Args:
             paths: the run.
             predict: a folder with another test.csv to answer.
         """
-        self.is_stopped = self.has_failed = False
         self._paths = paths
-        self._log = paths.folder / "lender.log"
-        self._ours, theirs = Pipe()
-        with self._log.open("w") as output, theirs:
-            self._process = subprocess.Popen(
-                [*LENDER, paths.run_id, str(theirs.fileno()), predict],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-            )
+        self._log.unlink(missing_ok=True)  # of an earlier one, which has failed
+        with contextlib.suppress(OSError):  # it has ended: who waits for its base will be told
+            self._ours.send_bytes(json.dumps([paths.run_id, predict]).encode())
 
     def wait_until_loaded(self) -> None:
         """Wait until the model is loaded, which is what goes wrong, if anything does.
@@ -93,15 +101,20 @@ class Lender:
         """Tell why the lender has ended early, if it has."""
         try:
             yield
-        except EOFError:
-            self.has_failed = True
+        except (EOFError, ConnectionResetError):  # the latter, if it has not read what it was sent
             status = self._process.wait()
-            log = self._log.read_text(encoding="utf-8", errors="replace")
-            write_text(self._log, without_names(log, outside_folders(self._paths)))
-            problem = _last_error(log)
+            self._words.seek(0)
+            words = self._words.read().decode(errors="replace")
+            write_text(self._log, without_names(words, outside_folders(self._paths)))
+            problem = _last_error(words)
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
             raise LenderError(f"{problem} ({shown(self._log)})") from None
+
+    @property
+    def _log(self) -> Path:
+        """Where its words are kept, if it fails."""
+        return self._paths.folder / "lender.log"
 
     def stop(self) -> None:
         """End it, if it is still at work; `receive` in another thread ends too."""
@@ -113,8 +126,34 @@ class Lender:
         """End it, and let go of what it has lent and was not received."""
         self.stop()
         self._ours.close()
-        if not self.has_failed:
-            self._log.unlink(missing_ok=True)
+        self._words.close()
+
+
+_ahead: list[Lender] = []  # started before it was known what to load; one at most
+
+
+@contextlib.contextmanager
+def lender_ahead(wanted: bool) -> Iterator[None]:
+    """Keep a lender that imports while this is open, for the first `new_lender`, if it is wanted."""
+    if wanted:
+        _ahead.append(Lender())
+    try:
+        yield
+    finally:
+        end_lender_ahead()
+
+
+def end_lender_ahead() -> None:
+    """End a lender that nobody needs."""
+    while _ahead:
+        _ahead.pop().close()
+
+
+def new_lender(paths: RunPaths, predict: str = "") -> Lender:
+    """Let a lender load the base of a run; the arguments are those of `Lender.load`."""
+    lender = _ahead.pop() if _ahead else Lender()
+    lender.load(paths, predict)
+    return lender
 
 
 def _last_error(text: str) -> str:

@@ -13,7 +13,7 @@ from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.config import Config
 from vqa_utils.planning.machine.gpus import Gpu, find_gpus
 from vqa_utils.planning.plan import can_lend, fold_gpus, memory_plan, plan_for
-from vqa_utils.sharing.lender import Lender, LenderError
+from vqa_utils.sharing.lender import Lender, LenderError, end_lender_ahead, new_lender
 from vqa_utils.sharing.seats import Seats
 from vqa_utils.sharing.server import Server
 from vqa_utils.sharing.turns import Turns
@@ -49,7 +49,8 @@ def early_lender(
         folds: the settings of each fold that will have notebooks to run.
         predict: a folder with another test.csv to answer.
     """
-    lender = Lender(paths, predict) if lends(config, folds) else None
+    lender = new_lender(paths, predict) if lends(config, folds) else None
+    end_lender_ahead()
     try:
         yield lender
     finally:
@@ -88,7 +89,7 @@ def shared_base(
             lender.close()
         yield ALONE
         return
-    lender = lender or Lender(paths, predict)
+    lender = lender or new_lender(paths, predict)
     seats = Seats(min(config.sharing_folds, len(folds)))
     turns = Turns(functools.partial(_report_stall, console))
     with Server(turns) as server:

@@ -1,14 +1,16 @@
 """Load the base, pack it into blocks, hand them to the driver, exit. A program.
 
-    python -m vqa_utils.model.lending.lender RUN FD PREDICT
+    python -m vqa_utils.model.lending.lender FD
 
-FD is the driver's connection, PREDICT a folder with another test.csv to answer, or "".
+FD is the driver's connection, which brings the run's id, and a folder with another test.csv to
+answer, or "". By then the imports are through.
 
 When it exits, its CUDA memory is free, but for the blocks.
 """
 
 import dataclasses
 import gc
+import json
 import os
 import sys
 import threading
@@ -35,6 +37,7 @@ from vqa_utils.model.loading import (
     load_packed,
     with_features,
 )
+from vqa_utils.ops._launch import compile_ahead
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
@@ -152,9 +155,12 @@ def end_with(connection: Connection) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the program."""
-    run_id, descriptor, predict = arguments
     leave_signals_to_the_driver()
-    connection = Connection(int(descriptor))
+    connection = Connection(int(arguments[0]))
+    try:
+        run_id, predict = json.loads(connection.recv_bytes())
+    except (EOFError, OSError):
+        return  # the driver needs no base, or has ended
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
     paths = RunPaths(run_id)
@@ -166,6 +172,7 @@ def main(arguments: list[str]) -> None:
     key = base_key(config, dtype, feature_store(config, dtype, pictures))
 
     def load() -> PreTrainedModel:
+        compile_ahead()
         model = load_packed(config, plan)
         connection.send_bytes(LOADED)
         return with_features(model, config, pictures)
