@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from more_easy_vqa import known_answers_of
+from more_easy_vqa import known_test_answers
 
 from vqa_utils.artifacts.paths import ROOT, RUNS_VARIABLE
 from vqa_utils.artifacts.probabilities import read_probabilities
@@ -47,7 +47,7 @@ def plant(folder: Path, share: float, seed: int) -> list[str]:
 def answers_of(data: str, folder: Path) -> pd.DataFrame:
     """`id` and `answer` of a known challenge's test rows: test.csv lacks the answers."""
     if data == DEMO_DATA:
-        return known_answers_of()
+        return known_test_answers()
     ids = pd.read_csv(folder / "test.csv", dtype=str)["id"]
     drawn = hard_vqa.draw_examples("test", len(ids))
     return pd.DataFrame({"id": ids, "answer": [example.columns["answer"] for example in drawn]})

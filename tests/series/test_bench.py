@@ -210,13 +210,17 @@ def test_the_large_pictures_benchmark_measures_stages(tmp_path):
 
 
 SCRIPTS = sorted((ROOT / "tests/bench").glob("*.py"))
+ITS_NEIGHBOURS = {script.stem for script in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_benchmark_imports_what_there_is(script):
     """Some need GPUs, and run seldom."""
-    for node in ast.parse(script.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vqa_utils"):
-            module = importlib.import_module(node.module)
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        package = str(node.module).partition(".")[0]
+        if package == "vqa_utils" or package in ITS_NEIGHBOURS:
+            module = importlib.import_module(str(node.module))
             for name in (alias.name for alias in node.names):
                 assert hasattr(module, name), f"{node.module} has no {name}"
