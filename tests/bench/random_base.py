@@ -93,7 +93,7 @@ def encode_pictures(
     rows: pd.DataFrame,
 ) -> None:
     """Put features of the rows' pictures in the vision tower's place, as `cache_features` does."""
-    encoder = Encoder(processor, folder, config.image_side)
+    encoder = Encoder(processor, folder, config.image_side, config.prompt)
     store = FeatureStore(folder / "features")
     store_features(base, store, pictures_of(folder, [rows]), encoder, config)
 

@@ -7,7 +7,8 @@
 
 Random weights are quantised parameter by parameter on the GPU, through the loader of a checkpoint.
 If a preset names two GPUs and one is there, that one is capped at the sum of their limits. Each
-case trains 32 rows and scores 64; with --long-row, one of each has a question so many words longer.
+case trains 32 rows and scores 64, with a `second_look` its share of them once more; with
+--long-row, one of each has a question so many words longer.
 """
 
 import argparse
@@ -39,12 +40,14 @@ from vqa_utils.model.loading_check import loaded_weights
 from vqa_utils.planning.plan import Plan, make_plan, memory_plan, resolve_batches
 from vqa_utils.planning.shapes import published_config, read_shape
 from vqa_utils.presets import preset
+from vqa_utils.scoring.fold import _second_look
 from vqa_utils.scoring.options import ScoringSettings, score_options
 from vqa_utils.setting_types import size_in_bytes
 from vqa_utils.training.fold import train_fold
 
 TRAIN_ROWS = 32  # two steps of the largest batch, so that the optimizer's state is in the peak
 SCORE_ROWS = 64
+OPTION_TOKENS = 18  # of these rows: each further option order adds them
 
 Case = tuple[str, Config]  # its name on the command line, and its settings
 
@@ -66,6 +69,12 @@ def picture_side(config: Config) -> int:
     return config.image_side // factor_px * factor_px
 
 
+def original_side(config: Config) -> int:
+    """Return the side of pictures whose pixels are all shown somewhere, in px."""
+    most_crops = max(1, config.crops, config.look_crops)
+    return max(picture_side(config), config.look_side) * most_crops
+
+
 def run_case(
     name: str,
     base: PreTrainedModel,
@@ -77,15 +86,17 @@ def run_case(
 ) -> dict[str, Any]:
     """Train and score; return predicted and measured peaks in GiB, and seconds per row."""
     side = picture_side(config)
+    shape = read_shape(published_config(config.model))
     rows = rows.copy()
     rows.loc[[0, SCORE_ROWS - 1], "question"] += " circle" * long_row
     train, held_out = rows.head(TRAIN_ROWS), rows.tail(config.score_batch)
-    encoder = Encoder(processor, folder, config.image_side).for_model(base)
-    shape = read_shape(published_config(config.model))
-    image_tokens = side**2 // shape.pixels_per_token
+    encoder = Encoder(processor, folder, config.image_side, config.prompt).for_model(base)
+    image_tokens = config.prompt.images * side**2 // shape.pixels_per_token
     tokens = encoder.examples(train.tail(TRAIN_ROWS - 1).to_dict("records"))["input_ids"].shape[1]
+    text_tokens = tokens - image_tokens - config.prompt.image_marks
     limits = [size_in_bytes(size) for size in config.max_memory]
-    plan = with_text(make_plan(config, shape, limits), config, shape, tokens - image_tokens)
+    plan = make_plan(config, shape, limits)
+    plan = with_text(plan, config, shape, text_tokens, OPTION_TOKENS)
 
     model = add_lora(base, config, memory_plan(config))
     paths = FoldPaths(folder / name)
@@ -103,6 +114,15 @@ def run_case(
     )
     score_s = timer.seconds()
     scored = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+
+    unsure = rows.head(round(config.second_look * SCORE_ROWS))
+    timer = Timer()
+    if len(unsure):
+        _second_look(model, encoder, {"oof": unsure}, config)
+    look_s = timer.seconds()
+    looked = [torch.cuda.max_memory_allocated(gpu) for gpu in gpus]
     model.unload()
     return {
         "case": name,
@@ -118,15 +138,26 @@ def run_case(
         "trained_gib": gib(trained),
         "before_evaluation_gib": float(log["memory_gib"].iloc[0]),
         "scored_gib": gib(scored),
+        "looked_gib": gib(looked) if len(unsure) else [],
+        "planned_scoring_gib": gib(planned_scoring(plan)),
         "reserved_gib": gib(reserved),
         "context_gib": context_gib(),
         "train_s_per_row": round(log["seconds_per_step"].sum() / TRAIN_ROWS, 3),
         "score_s_per_row": round(score_s / SCORE_ROWS, 3),
+        "look_s_per_row": round(look_s / max(1, len(unsure)), 3),
         "losses": log["loss"].round(3).tolist(),
         "grad_norms": log["grad_norm"].tolist(),
         "skipped": meta["skipped_steps"],
         "finite": bool(np.isfinite(probs).all() and np.isfinite(log["loss"]).all()),
     }
+
+
+def planned_scoring(plan: Plan) -> list[int]:
+    """Return the bytes of scoring on each GPU, with what a second batch in flight holds."""
+    sizes = [gpu.peaks["scoring"] for gpu in plan.gpus]
+    if plan.batches_in_flight > 1:
+        sizes[0] += plan.gpus[0].held_in_scoring
+    return sizes
 
 
 def described(plan: Plan) -> dict[str, Any]:
@@ -200,8 +231,9 @@ def groups(cases: Sequence[str]) -> Iterable[list[Case]]:
         config = case[1]
         plan = memory_plan(config)
         cut = tuple(plan.device_map.items()) if plan else ()
-        shown = config.image_side, config.caches_features
-        base = config.model, config.max_memory, config.offload_experts, cut, shown
+        base = config.model, config.max_memory, config.offload_experts, cut, config.image_side
+        if config.caches_features:  # these pictures are stored
+            base += config.crops, config.look_side, config.look_crops
         by_base.setdefault(base, []).append(case)
     return by_base.values()
 
@@ -231,7 +263,8 @@ def main() -> None:
         processor = make_processor(read_shape(published_config(config.model)).patch_px)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            rows = make_rows(folder, picture_side(config), SCORE_ROWS)
+            side = max(original_side(case) for _, case in cases)
+            rows = make_rows(folder, side, SCORE_ROWS)
             timer = Timer()
             base = load(config, processor, folder, rows)
             loading = {

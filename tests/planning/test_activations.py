@@ -56,7 +56,8 @@ def test_the_plan_is_within_a_few_percent_of_every_recorded_peak(recorded):
         score_batch=recorded["score_batch"],
     )
     shape = shape_of(config)
-    text_tokens = recorded["tokens"] - batch_of(shape, config, 1).image_tokens
+    image_tokens = batch_of(shape, config, 1).image_tokens + config.prompt.image_marks
+    text_tokens = recorded["tokens"] - image_tokens
     planned = make_plan(config, shape, limits)
     plan = with_text(as_measured(planned, recorded, config, shape), config, shape, text_tokens)
     loaded = [recorded["load_peak_gib"], *[0.0] * (len(limits) - 1)]  # seen on the first GPU alone
