@@ -19,7 +19,7 @@ from vqa_utils.artifacts.paths import RUNS_VARIABLE, runs_dir, shown
 from vqa_utils.config import parse_settings
 from vqa_utils.errors import Stopped, VqaError
 from vqa_utils.running.command_line.arguments import PROGRAM, parse_arguments
-from vqa_utils.running.stages import STAGES, select_steps
+from vqa_utils.running.stages import STAGES, Step, select_steps
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -104,9 +104,10 @@ def run_series(args: "Namespace", console: "Console") -> None:
             config = cluster.one_fold_a_place(config)
         gpus = cluster.gpus if cluster else find_gpus()
         config = for_machine(config, gpus, console, parse_settings(args.set))
-        lends = config.sharing_folds > 1 and not cluster and not args.dry_run
         clean_environment()  # a lender inherits it
-        with lender_ahead(lends):
+        folds = {step.fold for step in chosen_steps(args, config)} - {None}
+        lends = config.sharing_folds > 1 and len(folds) > 1 and not cluster
+        with lender_ahead(lends and not args.dry_run):
             run_steps(args, paths, config, console, cluster)
 
 
@@ -237,6 +238,13 @@ def show_presets(args: "Namespace", console: "Console") -> None:
     print_presets(console)
 
 
+def chosen_steps(args: "Namespace", config: "Config") -> list[Step]:
+    """Return the steps of a run that its command asks for."""
+    return select_steps(
+        STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
+    )
+
+
 def run_steps(
     args: "Namespace",
     paths: "RunPaths",
@@ -255,9 +263,7 @@ def run_steps(
     from vqa_utils.running.status import status_table
     from vqa_utils.running.terminal.tables import print_table
 
-    steps = select_steps(
-        STAGES, config.adapter_numbers, chosen=args.folds, only=args.only, start=args.start
-    )
+    steps = chosen_steps(args, config)
     named = config.data
     config = with_data(config)
     if config.data != named:

@@ -87,6 +87,6 @@ def test_a_forward_that_fails_leaves_nothing_shared():
 
 def test_attention_is_left_to_kernels_that_plan_for_no_length():
     torch.backends.cuda.enable_cudnn_sdp(True)
-    use_fast_forwards(torch.nn.Identity(), When.ON_THE_BASE)
+    use_fast_forwards(torch.nn.Identity(), When.ON_THE_BASE)  # as any model of this process
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.backends.cuda.mem_efficient_sdp_enabled(), "of a T4"

@@ -38,7 +38,9 @@ def test_the_kernels_are_compiled_once_and_ahead_for_each_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability.get)
     launch._being_compiled.cache_clear()
     try:
-        launch.compile_ahead()
+        launch.compile_ahead(torch.float32)  # they are of fp16
+        assert not compiled
+        launch.compile_ahead(torch.float16)
         architecture = launch._architecture(torch.device("cuda", 0))
         assert launch._being_compiled(architecture).result(60) == b"code"
         assert compiled == ["sm_75"], "two GPUs of a kind, and then the launch"
@@ -60,9 +62,11 @@ def test_an_error_of_the_compiler_waits_until_the_kernels_are_needed(monkeypatch
 
 
 def test_without_a_gpu_nothing_is_compiled_ahead(monkeypatch):
-    monkeypatch.setattr(launch, "_being_compiled", None)
+    compiled = []
+    monkeypatch.setattr(launch, "_being_compiled", compiled.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    launch.compile_ahead()
+    launch.compile_ahead(torch.float16)
+    assert not compiled
 
 
 def test_a_cpu_has_no_kernels():

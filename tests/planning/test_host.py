@@ -1,9 +1,17 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from vqa_utils.planning.machine import host
-from vqa_utils.planning.machine.host import GIB, LowestMemory, folds_on_cpu, free_memory
+from vqa_utils.planning.machine.host import (
+    GIB,
+    LowestMemory,
+    folds_on_cpu,
+    free_memory,
+    memory_of_children,
+)
 
 STATS = (
     "anon 5\ninactive_file {cached}\nactive_file 7\n",
@@ -43,6 +51,19 @@ def test_free_memory_is_the_machines_or_the_containers(memory):
     assert free_memory() == 350, "what was read can be dropped"
     memory(1000, 700, used=800)
     assert free_memory() == 0
+
+
+def test_the_memory_of_children_is_what_they_alone_hold():
+    held = 80 * 2**20  # bytes
+    code = f"held = bytearray({held}); print(flush=True); input()"
+    before = memory_of_children()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        with_child = memory_of_children()
+        child.stdin.close()
+    assert held < with_child - before < held + 40 * 2**20
 
 
 @pytest.mark.parametrize(("free_gib", "folds"), [(0.5, 1), (1.4, 1), (1.7, 2), (2.1, 3), (24, 65)])

@@ -26,6 +26,7 @@ GIB = 2**30
 def kaggles_memory(monkeypatch):
     """The machine's own memory is Kaggle's, whatever these tests run on."""
     monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: 31 * GIB)
+    monkeypatch.setattr("vqa_utils.planning.machine.check.memory_of_children", lambda: 0)
 
 
 @pytest.mark.parametrize("name", ["safe", "balanced", "low_memory"])
@@ -67,6 +68,15 @@ def test_a_run_needs_memory_of_the_machine_itself(monkeypatch, settings, gpus, f
     assert f"found {free}.0" in str(error.value)
     for hint in hints:
         assert hint in str(error.value)
+
+
+def test_what_a_lender_holds_already_is_part_of_the_need(monkeypatch):
+    config = preset("safe", folds_at_once=2)
+    monkeypatch.setattr("vqa_utils.planning.machine.check.free_memory", lambda: int(14.5 * GIB))
+    with pytest.raises(MachineError, match=r"expected 15\.0 GiB"):
+        check_host(config, [T4, T4])
+    monkeypatch.setattr("vqa_utils.planning.machine.check.memory_of_children", lambda: GIB)
+    check_host(config, [T4, T4])
 
 
 def test_another_test_sets_longest_row_has_to_fit_beside_the_runs_own_placement():

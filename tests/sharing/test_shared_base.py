@@ -15,6 +15,7 @@ import pytest
 import run_all
 from vqa_utils.artifacts.files import write_json
 from vqa_utils.artifacts.paths import ROOT, RunPaths
+from vqa_utils.artifacts.stop import file_to_stop, stoppable
 from vqa_utils.config import to_dict
 from vqa_utils.planning.machine.gpus import T4
 from vqa_utils.planning.plan import plan_for, resolve_for_machine
@@ -25,6 +26,12 @@ from vqa_utils.sharing.lender import LenderError, lender_ahead, new_lender
 from vqa_utils.sharing.shared_base import ALONE, early_lender, shared_base
 
 PATIENCE = 60  # seconds until a wait in vain fails
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """Other GPUs than a test names would have plans of their own."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture
@@ -172,7 +179,13 @@ def test_a_lender_that_was_started_ahead_is_the_one_that_loads(run, monkeypatch)
 
 @pytest.mark.parametrize(
     ("words", "count"),
-    [(["folds_at_once=2"], 1), (["folds_at_once=2", "--dry-run"], 0), (["folds_at_once=1"], 0)],
+    [
+        (["folds_at_once=2"], 1),
+        (["folds_at_once=1"], 0),
+        (["folds_at_once=2", "--dry-run"], 0),
+        (["folds_at_once=2", "--folds", "0"], 0),
+        (["folds_at_once=2", "--only", "01_eda"], 0),
+    ],
 )
 def test_a_run_starts_its_lender_before_it_is_checked(run, monkeypatch, words, count):
     monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
@@ -183,6 +196,48 @@ def test_a_run_starts_its_lender_before_it_is_checked(run, monkeypatch, words, c
     run_all.main()
     assert len(ahead) == count and not lender._ahead
     assert all(each._process.poll() == -signal.SIGKILL for each in ahead)
+
+
+def test_a_lender_that_has_died_is_no_lender(run, monkeypatch):
+    paths, _ = run()
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", ""))
+    with lender_ahead(True):
+        (dead,) = lender._ahead
+        dead._process.wait()
+        monkeypatch.setattr(lender, "LENDER", LOADS_FOR_EVER)
+        alive = new_lender(paths)
+        assert alive is not dead and alive.is_there
+        alive.close()
+
+
+@pytest.mark.slow
+def test_a_lender_that_was_started_ahead_hears_that_its_run_is_to_stop(run, monkeypatch):
+    code = (
+        "import os, sys; from vqa_utils.model.lending import lender; "
+        "lender.read_config = lambda paths: sys.exit(os.environ['VQA_STOP_FILE']); "
+        "lender.main(sys.argv[1:])"
+    )
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
+    paths, _ = run()
+    with lender_ahead(True), stoppable(paths):
+        found = new_lender(paths)
+        with pytest.raises(LenderError, match=str(file_to_stop(paths))):
+            found.wait_until_loaded()
+        assert paths.lender_log.exists()
+        found.close()
+    assert paths.lender_log.exists(), "it has failed"
+
+
+def test_a_lender_that_is_stopped_leaves_no_log(run, monkeypatch):
+    prints = "import time; print('loading', flush=True); time.sleep(600)"
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", prints))
+    paths, _ = run()
+    stopped = new_lender(paths)
+    stopped.stop()
+    with pytest.raises(LenderError):
+        stopped.wait_until_loaded()
+    stopped.close()
+    assert not paths.lender_log.exists()
 
 
 @pytest.mark.slow

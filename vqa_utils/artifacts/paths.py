@@ -192,6 +192,11 @@ class RunPaths:
         return self.report / "index.html"
 
     @property
+    def lender_log(self) -> Path:
+        """What the process prints that loads the base of all folds; kept if it fails."""
+        return self.folder / "lender.log"
+
+    @property
     def progress(self) -> Path:
         """How far the run's last command is, for its page."""
         return self.folder / "progress.json"

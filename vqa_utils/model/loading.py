@@ -122,10 +122,10 @@ def load_base(
     Raises:
         LoadError: the model was not loaded as planned.
     """
-    compile_ahead()
+    dtype = dtype or compute_dtype(config)
+    compile_ahead(dtype)
     base = None
     if plan is None or not plan.offloaded_layers:
-        dtype = dtype or compute_dtype(config)
         store = feature_store(config, dtype, pictures)
         key = base_key(config, dtype, store)
         base = attached(key, loading_options(config, plan, dtype), model_path(config), store)

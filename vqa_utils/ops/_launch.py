@@ -1,4 +1,4 @@
-"""Compile this folder's CUDA kernels when they are first asked for; launch them on torch's stream.
+"""Compile this folder's CUDA kernels while a model is loaded; launch them on torch's stream.
 
 NVRTC and its Python bindings are CUDA's own and come with torch since 2.10; no compiler has to be
 installed.
@@ -160,12 +160,12 @@ def _driver() -> Any:
     return driver
 
 
-def compile_ahead() -> None:
-    """Begin to compile the kernels for this machine's GPUs, while a model is loaded.
+def compile_ahead(dtype: torch.dtype) -> None:
+    """Begin to compile the kernels for this machine's GPUs, while a model of this type is loaded.
 
     An error is raised where they are first asked for.
     """
-    if torch.cuda.is_available() and not torch.version.hip:
+    if dtype == torch.float16 and torch.cuda.is_available() and not torch.version.hip:
         for device in range(torch.cuda.device_count()):
             _being_compiled(_architecture(device))
 

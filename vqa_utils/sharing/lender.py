@@ -47,12 +47,15 @@ class Lender:
 
     Attributes:
         is_stopped: nobody waits for its base any more.
+        has_failed: the run's log has the reason.
     """
 
     def __init__(self) -> None:
         """Start it: it imports, and waits for `load`."""
-        self.is_stopped = False
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115  (all that it prints; see `close`)
+        self.is_stopped = self.has_failed = False
+        self._paths: RunPaths | None = None  # before `load`
+        # What it prints before it has a run
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  (`close` closes it)
         self._ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -71,7 +74,7 @@ class Lender:
             predict: a folder with another test.csv to answer.
         """
         self._paths = paths
-        self._log.unlink(missing_ok=True)  # of an earlier one, which has failed
+        paths.lender_log.unlink(missing_ok=True)  # of an earlier one, which has failed
         with contextlib.suppress(OSError):  # it has ended: who waits for its base will be told
             self._ours.send_bytes(json.dumps([paths.run_id, predict]).encode())
 
@@ -103,18 +106,24 @@ class Lender:
             yield
         except (EOFError, ConnectionResetError):  # the latter, if it has not read what it was sent
             status = self._process.wait()
-            self._words.seek(0)
-            words = self._words.read().decode(errors="replace")
-            write_text(self._log, without_names(words, outside_folders(self._paths)))
+            assert self._paths  # of `load`
+            log = self._paths.lender_log
+            words = self._last_words(log)
+            if not self.is_stopped:
+                self.has_failed = True
+                write_text(log, without_names(words, outside_folders(self._paths)))
             problem = _last_error(words)
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
-            raise LenderError(f"{problem} ({shown(self._log)})") from None
+            raise LenderError(f"{problem} ({shown(log)})") from None
 
-    @property
-    def _log(self) -> Path:
-        """Where its words are kept, if it fails."""
-        return self._paths.folder / "lender.log"
+    def _last_words(self, log: Path) -> str:
+        """Return all that it has printed, before it had a run and to its log; it has ended."""
+        self._words.seek(0)
+        words = self._words.read()
+        with contextlib.suppress(OSError):
+            words += log.read_bytes()
+        return words.decode(errors="replace")
 
     def stop(self) -> None:
         """End it, if it is still at work; `receive` in another thread ends too."""
@@ -127,6 +136,13 @@ class Lender:
         self.stop()
         self._ours.close()
         self._words.close()
+        if self._paths and not self.has_failed:
+            self._paths.lender_log.unlink(missing_ok=True)
+
+    @property
+    def is_there(self) -> bool:
+        """True until it has ended."""
+        return self._process.poll() is None
 
 
 _ahead: list[Lender] = []  # started before it was known what to load; one at most
@@ -151,7 +167,7 @@ def end_lender_ahead() -> None:
 
 def new_lender(paths: RunPaths, predict: str = "") -> Lender:
     """Let a lender load the base of a run; the arguments are those of `Lender.load`."""
-    lender = _ahead.pop() if _ahead else Lender()
+    lender = _ahead.pop() if _ahead and _ahead[-1].is_there else Lender()
     lender.load(paths, predict)
     return lender
 

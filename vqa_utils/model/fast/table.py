@@ -131,8 +131,11 @@ TABLE = (
 
 
 def use_fast_forwards(model: nn.Module, when: When) -> None:
-    """Apply the table's rows of this moment, one after the other, to all modules they match."""
-    # Of torch's kernels for attention: cuDNN plans anew for each length of a batch
+    """Apply the table's rows of this moment, one after the other, to all modules they match.
+
+    In this process, torch no longer takes cuDNN's kernels for attention.
+    """
+    # They are the first choice on an H100, and plan anew for each length of a batch
     torch.backends.cuda.enable_cudnn_sdp(False)
     for row in TABLE:
         if row.when is not when:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
-from vqa_utils.artifacts.stop import leave_signals_to_the_driver
+from vqa_utils.artifacts.stop import VARIABLE, file_to_stop, leave_signals_to_the_driver
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.model.features.encoding import Pictures, pictures_of
@@ -153,6 +153,14 @@ def end_with(connection: Connection) -> None:
         os._exit(1)
 
 
+def write_to(log: Path) -> None:
+    """Let this process print to a new file."""
+    with log.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
 def main(arguments: list[str]) -> None:
     """Run the program."""
     leave_signals_to_the_driver()
@@ -164,6 +172,8 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
     paths = RunPaths(run_id)
+    write_to(paths.lender_log)
+    os.environ[VARIABLE] = str(file_to_stop(paths))
     config = read_config(paths)
     plan = memory_plan(config)
     self_test(range(len(plan.gpus)) if plan else [])
@@ -172,7 +182,7 @@ def main(arguments: list[str]) -> None:
     key = base_key(config, dtype, feature_store(config, dtype, pictures))
 
     def load() -> PreTrainedModel:
-        compile_ahead()
+        compile_ahead(dtype)
         model = load_packed(config, plan)
         connection.send_bytes(LOADED)
         return with_features(model, config, pictures)

@@ -8,7 +8,7 @@ from pathlib import Path
 from vqa_utils.config import DEMO_MODEL_NAME, Config
 from vqa_utils.errors import problems_of
 from vqa_utils.planning.machine.gpus import Gpu, MachineError, check_torch
-from vqa_utils.planning.machine.host import free_memory, host_memory
+from vqa_utils.planning.machine.host import free_memory, host_memory, memory_of_children
 from vqa_utils.planning.placement import Placement
 from vqa_utils.planning.plan import (
     assumed_gpus,
@@ -87,7 +87,8 @@ def check_host(config: Config, gpus: Sequence[Gpu]) -> None:
     adapters = len(config.adapter_numbers)
     folds = min(adapters, max(len(places), config.sharing_folds))
     needed = host_memory(config, shape_of(config), plan, folds)
-    total, free = sum(needed.values()), free_memory()
+    total = sum(needed.values())
+    free = free_memory() + memory_of_children()  # a lender that has started is part of the need
     if total <= free:
         return
     parts = [f"{purpose} {size / GIB:.1f}" for purpose, size in needed.items() if size]

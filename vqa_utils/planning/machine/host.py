@@ -56,6 +56,15 @@ def _free_of_container(folder: Path, limit_file: str, used_file: str, free: int)
     return max(0, int(limit) - used + (int(cached[-1]) if cached else 0))
 
 
+def memory_of_children() -> int:
+    """Return the bytes that this process's children alone hold: no other process can take them."""
+    held = 0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            held += child.memory_full_info().uss
+    return held
+
+
 def folds_on_cpu() -> int:
     """Return for how many folds, trained side by side on a CPU, there is memory; at least one."""
     return max(1, int((free_memory() / GIB - DRIVER - SHARED_ON_CPU) / ON_CPU))
