@@ -92,10 +92,10 @@ SENTENCES = {
     "No label looks wrong.": "틀려 보이는 정답이 없습니다.",
     "{count} of {rows} labels look wrong: for {rejected}, another option has at least {level:.1%}, which "
     "labelled options have on average; {others} contradict an equal question. Some of them are hard, and "
-    "not wrong: look, and delete their lines from suspect_labels.csv. A new run with --drop and that file "
-    "goes without the rest.": "정답 {rows}개 중 {count}개가 틀려 보입니다. {rejected}개에서는 다른 보기의 확률이 정답 보기의 평균인 {level:.1%} "
-    "이상이고, {others}개는 같은 질문과 정답이 다릅니다. 틀린 것이 아니라 어려운 문항도 있으니 살펴보고 그 줄은 "
-    "suspect_labels.csv에서 지우세요. 새 실행에 --drop과 이 파일을 주면 남은 행을 빼고 실행합니다.",
+    "not wrong; most are, where the models are often wrong. Look, and delete their lines from "
+    "suspect_labels.csv. A new run with --drop and that file goes without the rest.": "정답 {rows}개 중 {count}개가 틀려 보입니다. {rejected}개에서는 다른 보기의 확률이 정답 보기의 평균인 {level:.1%} "
+    "이상이고, {others}개는 같은 질문과 정답이 다릅니다. 틀린 것이 아니라 어려운 문항도 있고, 모델이 자주 틀리는 "
+    "데이터에서는 대부분이 그렇습니다. 살펴보고 그 줄은 suspect_labels.csv에서 지우세요. 새 실행에 --drop과 이 파일을 주면 남은 행을 빼고 실행합니다.",
     # Confidence
     "All rows have a confidence of {band}; {right:.1%} of them are right.": "모든 행의 확신도가 {band}이고, "
     "{right:.1%}가 정답입니다.",

@@ -90,8 +90,8 @@ def describe_suspects(suspects: pd.DataFrame, probs: pd.DataFrame, answers: pd.S
     return said(
         "{count} of {rows} labels look wrong: for {rejected}, another option has at least {level:.1%}, "
         "which labelled options have on average; {others} contradict an equal question. Some of them "
-        "are hard, and not wrong: look, and delete their lines from suspect_labels.csv. A new run with "
-        "--drop and that file goes without the rest.",
+        "are hard, and not wrong; most are, where the models are often wrong. Look, and delete their "
+        "lines from suspect_labels.csv. A new run with --drop and that file goes without the rest.",
         count=len(suspects),
         rows=len(probs),
         rejected=rejected,
