@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import vqa_utils.ops
-from vqa_utils.ops import _launch, router_logits
+from vqa_utils.ops import launch, router_logits
 
 SHIM = Path(__file__).with_suffix(".h")
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
@@ -38,7 +38,7 @@ class Driver:
 @functools.cache
 def kernels():
     """Compile all kernels; return each by its name."""
-    source = _launch._source()
+    source = launch._source()
     for words, replacement in CONVERSIONS.items():
         assert words in source, words
         source = source.replace(words, replacement)
@@ -66,13 +66,13 @@ def kernels():
 
 def use_kernels(monkeypatch):
     """Let the operations launch their kernels on a CPU's tensors."""
-    monkeypatch.setattr(_launch, "_kernels", lambda device: kernels())
-    monkeypatch.setattr(_launch, "_driver", Driver)
+    monkeypatch.setattr(launch, "_kernels", lambda device: kernels())
+    monkeypatch.setattr(launch, "_driver", Driver)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0, raising=False)
     for module in pkgutil.iter_modules(vqa_utils.ops.__path__, "vqa_utils.ops."):
         operation = importlib.import_module(module.name)
-        if hasattr(operation, "is_ready") and operation is not _launch:
+        if hasattr(operation, "is_ready") and operation is not launch:
             monkeypatch.setattr(operation, "is_ready", lambda device: True)
     # A product of fp16 into fp32 is cuBLAS's: its arithmetic is fp32's, of numbers in fp16
     monkeypatch.setattr(router_logits, "_product", lambda x, weight: x.float() @ weight.float().T)

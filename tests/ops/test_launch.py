@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from vqa_utils.ops import _launch as launch
+from vqa_utils.ops import launch
 
 NEEDS_NVRTC = pytest.mark.skipif(
     not importlib.util.find_spec("cuda"), reason="torch before 2.10 comes without CUDA's bindings"

@@ -24,7 +24,7 @@ from vqa_utils.model.lending.attach import attached
 from vqa_utils.model.loading_check import LoadError, check_loaded
 from vqa_utils.model.nf4.experts import NF4Experts
 from vqa_utils.model.nf4.quantizer import nf4_config, offloading
-from vqa_utils.ops._launch import compile_ahead
+from vqa_utils.ops.launch import compile_ahead
 from vqa_utils.planning.images import feature_bytes
 from vqa_utils.planning.machine.gpus import find_gpus, gpu_limits
 from vqa_utils.planning.memory import weights_by_module

@@ -9,7 +9,7 @@ the same.
 
 import torch
 
-from vqa_utils.ops._launch import WARP, is_ready, launch
+from vqa_utils.ops.launch import WARP, is_ready, launch
 from vqa_utils.ops.router_logits import Logits
 
 # Of the kernels: a lane of a token's warp holds up to 8 logits, and one chosen expert

@@ -17,7 +17,7 @@ import bitsandbytes.functional as bnb
 import torch
 
 from vqa_utils.nf4_format import BLOCK, GROUP
-from vqa_utils.ops._launch import EIGHT, Argument, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, Argument, is_ready, launch
 
 MOST_PARTS = 3  # that the kernel takes at once: q, k and v
 

@@ -8,7 +8,7 @@ generator. The two drop different values, each with probability p.
 
 import torch
 
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, is_ready, launch
 
 
 def draw_seed() -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vqa_utils.ops._launch import is_ready, launch
+from vqa_utils.ops.launch import is_ready, launch
 from vqa_utils.planning.expert_chunks import split
 
 PAIRS_A_THREAD = 8  # of the kernels that count: each block first counts in its shared memory

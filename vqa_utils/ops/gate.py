@@ -14,7 +14,7 @@ gate and up lie side by side in gate_up [rows, 2 * width]; w is the router's wei
 import torch
 from torch import nn
 
-from vqa_utils.ops._launch import EIGHT, WARP, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, WARP, is_ready, launch
 
 
 def gate(

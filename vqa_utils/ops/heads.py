@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, is_ready, launch
 from vqa_utils.ops.rotary import rotated
 
 HEAD_SIZES = (64, 128, 256)  # known to the kernels: d / 8 threads per head, a power of two up to 32

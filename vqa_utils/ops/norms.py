@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqa_utils.ops._launch import EIGHT, THREADS, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, THREADS, is_ready, launch
 
 # Four loads of EIGHT by each of a block's THREADS
 WIDEST = 8192  # values of a row that a block of the kernels can hold

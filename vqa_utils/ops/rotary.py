@@ -5,7 +5,7 @@ y = x * cos + (-x2, x1) * sin, with x1 and x2 the halves of a head x
 
 import torch
 
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, is_ready, launch
 
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from vqa_utils.ops._launch import is_ready
+from vqa_utils.ops.launch import is_ready
 
 LARGEST_EXPONENT = 14  # of a split weight, which is below 2^14
 

@@ -11,7 +11,7 @@ without atomics.
 import torch
 import torch.nn.functional as F
 
-from vqa_utils.ops._launch import EIGHT, is_ready, launch
+from vqa_utils.ops.launch import EIGHT, is_ready, launch
 
 
 def spread_rows(x: torch.Tensor, index: torch.Tensor, slots: int) -> torch.Tensor:

@@ -37,7 +37,7 @@ from vqa_utils.model.loading import (
     load_packed,
     with_features,
 )
-from vqa_utils.ops._launch import compile_ahead
+from vqa_utils.ops.launch import compile_ahead
 from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
