@@ -280,6 +280,8 @@ def test_a_single_split_trains_one_fold():
         ("epochs", [math.inf, math.nan, 0.0, 1001.0]),
         ("max_grad_norm", [math.inf, 0.0]),
         ("report_to", [("wandbb",), ("wandb", "tensorbord")]),
+        ("second_look_side", [16, 31, -1, 8193]),
+        ("instruction", [" ", "\n\t", "a" * 4001]),
     ],
 )
 def test_what_would_fail_after_the_base_is_loaded_is_refused_at_once(name, values):

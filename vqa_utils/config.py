@@ -127,8 +127,8 @@ class Config:
         "",
         'the system\'s words in each prompt, in training and scoring; "" takes the built-in ones',
         Rule(
-            f"up to {LONGEST_INSTRUCTION:,} characters",
-            lambda text: len(text) <= LONGEST_INSTRUCTION,
+            f'"", or words of up to {LONGEST_INSTRUCTION:,} characters',
+            lambda text: len(text) <= LONGEST_INSTRUCTION and (not text or bool(text.strip())),
         ),
         is_added=True,
     )
@@ -321,7 +321,7 @@ class Config:
     second_look_side: int = setting(
         0,
         "px, as image_side, for the second look; 0 shows pictures as at first",
-        between(0, 8192, "px"),
+        Rule("0, or 32 to 8,192 px", lambda side: side == 0 or 32 <= side <= 8192),
         used_from="04_infer",
         is_added=True,
     )

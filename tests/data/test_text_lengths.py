@@ -56,6 +56,18 @@ def test_texts_are_measured_with_the_runs_prompt():
     assert measure_texts({"train.csv": rows(WORD * 5)}, TOKENIZER, longer).usual == usual + 6
 
 
+def test_the_chats_marks_in_a_text_are_counted_as_the_words_that_they_become():
+    marks = "<|im_end|>" * 50
+    broken = marks.replace("<", "< ")
+    for text in (marks, f"{marks}<|image_pad|>"):
+        wanted = measure_texts({"train.csv": rows(text.replace("<", "< "))}, TOKENIZER)
+        assert measure_texts({"train.csv": rows(text)}, TOKENIZER) == wanted
+    own = Prompt(INSTRUCTION + marks)
+    wanted = measure_texts({"train.csv": rows("what?")}, TOKENIZER, Prompt(INSTRUCTION + broken))
+    assert measure_texts({"train.csv": rows("what?")}, TOKENIZER, own) == wanted
+    assert wanted.usual > 150
+
+
 def test_of_many_outliers_some_are_named():
     train = rows(*["what?"] * 9, *[WORD * 400] * 8)
     assert "and 3 more" in describe_texts(measure_texts({"train.csv": train}, TOKENIZER))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from vqa_utils.artifacts.paths import ROOT
-from vqa_utils.experiments.sweep_points import LONGEST_NAME, SweepError, read_points
+from vqa_utils.experiments.sweep_points import SweepError, read_points
 from vqa_utils.planning.machine.gpus import T4
 
 GRID = """
@@ -97,7 +97,8 @@ def test_a_point_is_named_by_values_not_by_their_spelling(read):
         ("grid: {seed: 1, tta: []}\nalso: [2]", ["seed: ", "found 1", "tta: ", "also: ", "found 2"]),
         ("set: {lora_rr: 1}\ngrid: {seeed: [1], model: [null]}", ["lora_rr", "seeed", "model: ", "None"]),
         ("grid: {seed: [1, 1]}", ["little-seed=1: "]),
-        (f"grid: {{model: [{'m' * LONGEST_NAME}]}}", [f"little-model={'m' * LONGEST_NAME}: ", "200"]),
+        (f"grid: {{model: [{'m' * 150}]}}", [f"little-model={'m' * 150}: ", "150", "255"]),
+        (f"grid: {{instruction: [{'가' * 90}]}}", [f"little-instruction={'가' * 90}: ", "150", "255"]),
         ("grid: {preset: [saef]}", ["little-preset=saef: ", "'saef'"]),
     ],
 )  # fmt: skip

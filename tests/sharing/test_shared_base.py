@@ -228,6 +228,19 @@ def test_a_lender_that_was_started_ahead_hears_that_its_run_is_to_stop(run, monk
     assert paths.lender_log.exists(), "it has failed"
 
 
+def test_a_lender_that_stops_with_its_run_is_no_failure(run, console, monkeypatch, as_a_fold):
+    code = (
+        "import sys; from vqa_utils.sharing.server import STOPPED; print('pictures', flush=True); "
+        "sys.exit(STOPPED)"
+    )
+    monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", code))
+    paths, config = run()
+    with shared_base(paths, config, [config] * 2, console, None) as sharing:
+        as_a_fold(sharing.environments[0])
+        assert client.lent_base("any") is None, "folds wait no longer, and stop"
+    assert not console.file.getvalue() and not paths.lender_log.exists()
+
+
 def test_a_lender_that_is_stopped_leaves_no_log(run, monkeypatch):
     prints = "import time; print('loading', flush=True); time.sleep(600)"
     monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", prints))

@@ -9,6 +9,7 @@ fold_rows       Select a fold's rows: held out, and to train on, extra rows incl
 folds           Make folds without leaks: stratified by answer, grouped by image content
 groups          Group rows by picture, near-identical picture, or question
 paraphrases     Give rows other words to train in (`paraphrase`)
+plain_text      Keep a row's words from being read as the chat's own marks
 question_kinds  Tell the kind of a question from its words
 text_lengths    Measure texts in tokens, and find rows much longer than the others
 known/          Write the challenges that `data` may name instead of a folder

@@ -10,6 +10,7 @@ import pandas as pd
 
 from vqa_utils.data.challenge import TEST
 from vqa_utils.data.paraphrases import wordings_of
+from vqa_utils.data.plain_text import as_plain_text, marks_of
 from vqa_utils.prompts import (
     TEMPLATE_TOKENS,
     USUAL,
@@ -102,13 +103,15 @@ def longest_usual(lengths: Iterable[int]) -> int:
 
 
 def _tokens_of(rows: pd.DataFrame, encoder: Any, prompt: Prompt) -> list[int]:
-    """Count each row's tokens, in its longest wording."""
+    """Count each row's tokens, in its longest wording; the chat's own marks in it are text."""
+    marks = marks_of(token.content for token in encoder.get_added_tokens_decoder().values())
     numbers, texts = [], []  # of each wording
     for number, row in enumerate(rows.to_dict("records")):
         for wording in wordings_of(row) if "paraphrases" in row else [row]:
+            plain = as_plain_text({"instruction": prompt.instruction, **wording}, marks)
             numbers.append(number)
-            user = f"{text_before_image(wording, prompt)}{question_text(wording)}"
-            texts.append(f"{instruction_of(wording, prompt)}{user}")
+            user = f"{text_before_image(plain, prompt)}{question_text(plain)}"
+            texts.append(f"{instruction_of(plain, prompt)}{user}")
     tokens = [0] * len(rows)
     encoded = encoder.encode_batch(texts, add_special_tokens=False)
     for number, one in zip(numbers, encoded, strict=True):

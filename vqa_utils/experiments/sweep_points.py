@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from vqa_utils.artifacts.paths import RunPaths
+from vqa_utils.artifacts.run import RUN_ID
 from vqa_utils.config import Config, field_types, parse_settings
 from vqa_utils.errors import VqaError, listed
 from vqa_utils.planning.machine.gpus import Gpu
@@ -34,7 +35,7 @@ KINDS: dict[str, tuple[type, str]] = {
 HUGE = 10**18  # of no setting
 VALUES = (str, int, float, list)  # the types of a setting in YAML; a bool is an int
 MOST_POINTS = 1000  # of a sweep: each is a run of its own
-LONGEST_NAME = 200  # of a run's folder; file systems allow 255 bytes
+LONGEST_NAME = 255  # bytes of a run's folder, on the usual file systems
 Settings = dict[str, Any]
 
 
@@ -139,8 +140,11 @@ def _problems_of_names(names: list[str]) -> list[str]:
         if names.count(name) > 1:
             problems.append(f"{name}: expected one point of that name, found another")
     for name in names:
-        if len(name) > LONGEST_NAME:
-            problems.append(f"{name}: expected {LONGEST_NAME} letters at most")
+        if not re.fullmatch(RUN_ID, name) or len(name.encode()) > LONGEST_NAME:
+            problems.append(
+                f"{name}: expected the name of a run, up to 150 characters and {LONGEST_NAME} bytes; "
+                "shorten the file's name or a text among its settings"
+            )
     return problems
 
 

@@ -1,6 +1,5 @@
 """Load the model in 4 bits, check it, keep it safe in fp16, and make it fast; see README.md.
 
-_plain_text      Keep a row's words from being read as the chat's own marks
 _quantized_copy  Keep quantised weights between folds; free of torch
 adapter          Put LoRA on a base: a new adapter, or a trained one from its folder
 cache_folders    Find disks for what is kept between folds and runs; free of torch

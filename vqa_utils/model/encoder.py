@@ -16,7 +16,7 @@ from transformers import BatchFeature, ProcessorMixin
 from vqa_utils.data.pictures.copies import open_picture, picture_size
 from vqa_utils.data.pictures.crops import crop_boxes
 from vqa_utils.data.pictures.prepared import PreparedPictures
-from vqa_utils.model._plain_text import as_plain_text, marks_of
+from vqa_utils.data.plain_text import as_plain_text, marks_of
 from vqa_utils.model.features.stand_in import store_of
 from vqa_utils.model.features.store import FeatureStore
 from vqa_utils.ops.rotary import rope_positions
@@ -67,7 +67,7 @@ class Encoder:
         self.blank = False  # see `blanked`
         self._store: FeatureStore | None = None  # see `for_model`
         self._prepared = self.prepared_in(processor.tokenizer.name_or_path)
-        self._marks = marks_of(processor.tokenizer)
+        self._marks = marks_of(processor.tokenizer.get_added_vocab())
         letter_token_ids(processor)  # for its check, before any batch is made
 
     def blanked(self) -> "Encoder":

@@ -17,7 +17,7 @@ from vqa_utils.artifacts.places import without_names
 from vqa_utils.artifacts.run import outside_folders
 from vqa_utils.errors import RunError
 from vqa_utils.sharing.lent import LentBase
-from vqa_utils.sharing.server import receive_descriptors
+from vqa_utils.sharing.server import STOPPED, receive_descriptors
 
 LENDER = (sys.executable, "-m", "vqa_utils.model.lending.lender")
 SELF_TEST = (sys.executable, "-m", "vqa_utils.sharing.gpu_memory")
@@ -106,6 +106,7 @@ class Lender:
             yield
         except (EOFError, ConnectionResetError):  # the latter, if it has not read what it was sent
             status = self._process.wait()
+            self.is_stopped |= status == STOPPED
             assert self._paths  # of `load`
             log = self._paths.lender_log
             words = self._last_words(log)

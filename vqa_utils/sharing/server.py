@@ -32,6 +32,7 @@ KEY = "VQA_SHARING_KEY"
 # Requests, each one message: a word, a space, and the base's key or the GPU's number
 BASE, TAKE, GIVE = b"base", b"take", b"give"
 GRANTED = b"granted"
+STOPPED = 75  # exit status of a lender whose run was asked to stop
 LOADED = b"loaded"  # the lender's first message; it encodes pictures and packs after it
 LONGEST_PARENT = 70  # characters, of the folder of the socket's folder
 DESCRIPTORS_AT_ONCE = 200  # in a message; Linux takes 253

@@ -24,7 +24,12 @@ from transformers import PreTrainedModel
 
 from vqa_utils.artifacts.paths import RunPaths
 from vqa_utils.artifacts.run import read_config
-from vqa_utils.artifacts.stop import VARIABLE, file_to_stop, leave_signals_to_the_driver
+from vqa_utils.artifacts.stop import (
+    VARIABLE,
+    StopRequested,
+    file_to_stop,
+    leave_signals_to_the_driver,
+)
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge, load_test
 from vqa_utils.model.features.encoding import Pictures, pictures_of
@@ -42,7 +47,7 @@ from vqa_utils.planning.memory import module_of
 from vqa_utils.planning.plan import memory_plan
 from vqa_utils.sharing.gpu_memory import PAGE, LendingError, self_test
 from vqa_utils.sharing.lent import Block, LentBase, LentTensor
-from vqa_utils.sharing.server import LOADED, send_descriptors
+from vqa_utils.sharing.server import LOADED, STOPPED, send_descriptors
 
 ALIGNMENT = 256  # bytes, as CUDA's own allocations
 
@@ -197,5 +202,7 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
+    except StopRequested:
+        sys.exit(STOPPED)
     except LendingError as error:
         sys.exit(f"this machine's processes cannot share memory: {error}")

@@ -57,11 +57,12 @@ def _free_of_container(folder: Path, limit_file: str, used_file: str, free: int)
 
 
 def memory_of_children() -> int:
-    """Return the bytes that this process's children alone hold: no other process can take them."""
+    """Return the bytes that this process's children hold of their own, without files and shared ones."""
     held = 0
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has ended
-            held += child.memory_full_info().uss
+            memory = child.memory_info()
+            held += memory.rss - getattr(memory, "shared", 0)  # Linux tells what is shared
     return held
 
 

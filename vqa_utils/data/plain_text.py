@@ -1,9 +1,8 @@
 """Keep a row's words from being read as the chat's own marks, such as <|im_end|> or <|image_pad|>."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from vqa_utils.prompts import LETTERS
 
@@ -12,11 +11,15 @@ MARKS = r"<\|[^<>|\s]+\|>"
 TEXTS = ("question", *LETTERS, "instruction")
 
 
-def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Return a pattern of all that a tokenizer, or a processor around it, takes for a mark."""
-    tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+def marks_of(added_tokens: Iterable[str]) -> re.Pattern:
+    """Return a pattern of all that a tokenizer, or a processor around it, takes for a mark.
+
+    Args:
+        added_tokens: of the tokenizer, beside those that it has learned.
+    """
+    longest_first = sorted(added_tokens, key=len, reverse=True)
     # A space within changes no other: "\n", or "  "
-    broken = [token for token in tokens if token not in _with_space(token)]
+    broken = [token for token in longest_first if token not in _with_space(token)]
     return re.compile("|".join([MARKS, *map(re.escape, broken)]))
 
 
