@@ -97,6 +97,18 @@ def test_a_setting_of_the_scoring_answers_anew(run, answer, hidden, stand_in):
     assert stand_in.executed == STEPS
 
 
+def test_verdicts_of_other_settings_are_not_used(run, answer, hidden, stand_in):
+    """Such as whether a second look counts, of another look."""
+    run()
+    run("--resume", "--only", "04_infer", "--set", "tta=2")
+    with pytest.raises(RunError, match=r"members\.json: .*05_ensemble.*--resume"):
+        answer(hidden)
+    assert not stand_in.executed
+    run("--resume")
+    answer(hidden)
+    assert stand_in.executed == STEPS
+
+
 def test_memory_that_runs_out_takes_a_rung(run, answer, hidden, stand_in, monkeypatch):
     run()
 

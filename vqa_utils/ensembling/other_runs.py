@@ -10,7 +10,7 @@ import pandas as pd
 from vqa_utils.artifacts.files import ArtifactError, hashes, read_json, read_table
 from vqa_utils.artifacts.paths import RunPaths, shown
 from vqa_utils.artifacts.probabilities import read_probabilities
-from vqa_utils.artifacts.run import named_run, open_run
+from vqa_utils.artifacts.run import named_run, open_run, read_config
 from vqa_utils.config import Config
 from vqa_utils.data.challenge import load_challenge
 from vqa_utils.data.fingerprint import data_hash
@@ -119,6 +119,13 @@ def check_finished(paths: RunPaths, config: Config) -> None:
     if missing:
         names = ", ".join(config.adapter_name(number) for number in missing)
         raise RunError(f"not finished: without scores: {names}")
+
+
+def has_other_settings(paths: RunPaths) -> bool:
+    """Tell whether a run's 05_ensemble, if it has run, had other settings than the run has now."""
+    if not _marker(paths).exists():
+        return False
+    return read_json(_marker(paths))["config"] != read_config(paths).hash_for(ENSEMBLE)
 
 
 def _marker(paths: RunPaths) -> Path:

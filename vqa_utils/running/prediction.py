@@ -16,6 +16,7 @@ from vqa_utils.data.text_lengths import measure_texts
 from vqa_utils.ensembling.base_member import with_base
 from vqa_utils.ensembling.combining import combine_members, submission
 from vqa_utils.ensembling.members import Member, has_settings
+from vqa_utils.ensembling.other_runs import has_other_settings
 from vqa_utils.ensembling.second_look import members_with_look, uses_second_look
 from vqa_utils.ensembling.temperature import read_temperatures
 from vqa_utils.errors import RunError
@@ -33,13 +34,18 @@ def predict(paths: RunPaths, config: Config, folder: Path, console: Console) -> 
         The submission, `runs/<run_id>/predict/<name of the folder>/submission_*.csv`.
 
     Raises:
-        RunError: there is no such folder, the run has no trained fold, or it has answered another
-            folder of the same name.
+        RunError: there is no such folder, the run has no trained fold, its ensemble is of other
+            settings, or it has answered another folder of the same name.
         DataError: the folder's test.csv, its sample_submission.csv or a picture has problems.
         MachineError: its longest row does not fit the GPUs here.
     """
     folder = _existing(folder)
     numbers = _trained_adapters(paths, config)
+    if has_other_settings(paths):
+        raise RunError(
+            f"{shown(paths.members)}: expected the verdicts of 05_ensemble under the run's settings, "
+            "found those of other settings; run_all.py --resume makes them anew"
+        )
     out = paths.predicting(str(folder))
     _check_claim(out, folder)
     test, sample = load_test(folder, out.images)
