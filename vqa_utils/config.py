@@ -127,7 +127,7 @@ class Config:
         "",
         'the system\'s words in each prompt, in training and scoring; "" takes the built-in ones',
         Rule(
-            f'"", or words of up to {LONGEST_INSTRUCTION:,} characters',
+            f"up to {LONGEST_INSTRUCTION:,} characters, and not spaces alone",
             lambda text: len(text) <= LONGEST_INSTRUCTION and (not text or bool(text.strip())),
         ),
         is_added=True,
