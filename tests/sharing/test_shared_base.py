@@ -246,6 +246,11 @@ def test_a_lender_that_is_stopped_leaves_no_log(run, monkeypatch):
     monkeypatch.setattr(lender, "LENDER", (sys.executable, "-c", prints))
     paths, _ = run()
     stopped = new_lender(paths)
+    deadline = time.monotonic() + PATIENCE
+    while not os.fstat(stopped._words.fileno()).st_size:  # it has printed
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not paths.lender_log.exists(), "a driver that is killed would leave it, with names in it"
     stopped.stop()
     with pytest.raises(LenderError):
         stopped.wait_until_loaded()

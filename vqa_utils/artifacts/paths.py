@@ -193,7 +193,7 @@ class RunPaths:
 
     @property
     def lender_log(self) -> Path:
-        """What the process prints that loads the base of all folds; kept if it fails."""
+        """Why the base of all folds could not be loaded."""
         return self.folder / "lender.log"
 
     @property

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import Pipe
-from pathlib import Path
 
 from vqa_utils.artifacts.files import write_text
 from vqa_utils.artifacts.paths import ROOT, RunPaths, shown
@@ -47,14 +46,13 @@ class Lender:
 
     Attributes:
         is_stopped: nobody waits for its base any more.
-        has_failed: the run's log has the reason.
     """
 
     def __init__(self) -> None:
         """Start it: it imports, and waits for `load`."""
-        self.is_stopped = self.has_failed = False
+        self.is_stopped = False
         self._paths: RunPaths | None = None  # before `load`
-        # What it prints before it has a run
+        # What it prints, which names folders and users: of no name, so that nothing is left of it
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  (`close` closes it)
         self._ours, theirs = Pipe()
         with theirs:
@@ -109,22 +107,14 @@ class Lender:
             self.is_stopped |= status == STOPPED
             assert self._paths  # of `load`
             log = self._paths.lender_log
-            words = self._last_words(log)
+            self._words.seek(0)
+            words = self._words.read().decode(errors="replace")
             if not self.is_stopped:
-                self.has_failed = True
                 write_text(log, without_names(words, outside_folders(self._paths)))
             problem = _last_error(words)
             if status < 0:
                 problem = f"the lender was killed by signal {-status}"
             raise LenderError(f"{problem} ({shown(log)})") from None
-
-    def _last_words(self, log: Path) -> str:
-        """Return all that it has printed, before it had a run and to its log; it has ended."""
-        self._words.seek(0)
-        words = self._words.read()
-        with contextlib.suppress(OSError):
-            words += log.read_bytes()
-        return words.decode(errors="replace")
 
     def stop(self) -> None:
         """End it, if it is still at work; `receive` in another thread ends too."""
@@ -137,8 +127,6 @@ class Lender:
         self.stop()
         self._ours.close()
         self._words.close()
-        if self._paths and not self.has_failed:
-            self._paths.lender_log.unlink(missing_ok=True)
 
     @property
     def is_there(self) -> bool:

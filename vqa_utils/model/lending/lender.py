@@ -158,14 +158,6 @@ def end_with(connection: Connection) -> None:
         os._exit(1)
 
 
-def write_to(log: Path) -> None:
-    """Let this process print to a new file."""
-    with log.open("w") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
-
-
 def main(arguments: list[str]) -> None:
     """Run the program."""
     leave_signals_to_the_driver()
@@ -177,7 +169,6 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     start = time.monotonic()
     paths = RunPaths(run_id)
-    write_to(paths.lender_log)
     os.environ[VARIABLE] = str(file_to_stop(paths))
     config = read_config(paths)
     plan = memory_plan(config)
